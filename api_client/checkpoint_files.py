@@ -1,0 +1,88 @@
+"""What a checkpoint directory of a run holds, seen without reading weights: an adapter, full weights, or wreckage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+from api_client.run_files import ADAPTER_SUBDIRECTORIES, RunFile, RunFiles
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MAX_HEADER_BYTES = 100 * 10**6
+"""The safetensors format's own bound."""
+
+_PICKLES = re.compile(r"^(pytorch_model|model|adapter_model|consolidated).*\.(bin|pt|pth|ckpt)$")
+
+
+class CheckpointKind(StrEnum):
+    """What a checkpoint directory holds."""
+
+    ADAPTER = "adapter"
+    FULL = "full"
+    INCOMPLETE = "incomplete"
+    """Nothing that can be packaged; ``problem`` says why."""
+
+
+def classify(
+    run: RunFiles, prefix: str, files: Mapping[str, RunFile]
+) -> tuple[CheckpointKind, tuple[str, ...], str | None]:
+    """Tell what a checkpoint is by its files' names and the headers of its safetensors files.
+
+    Args:
+        run: The run.
+        prefix: The checkpoint's directory within the run, with a slash at its end; empty for the run itself.
+        files: The checkpoint's files, relative to that directory.
+
+    Returns:
+        Kind, names of the weight files, and for an incomplete one the problem.
+    """
+    for sub in ADAPTER_SUBDIRECTORIES:
+        base = f"{sub}/" if sub else ""
+        if base + ADAPTER_CONFIG in files and base + ADAPTER_WEIGHTS in files:
+            return _checked(run, prefix, files, CheckpointKind.ADAPTER, (base + ADAPTER_WEIGHTS,))
+    weights = tuple(name for name in files if "/" not in name and re.fullmatch(r"model.*\.safetensors", name))
+    if weights:
+        return _checked(run, prefix, files, CheckpointKind.FULL, weights)
+    pickles = [name for name in files if _PICKLES.match(name.rpartition("/")[2])]
+    if pickles:
+        return CheckpointKind.INCOMPLETE, (), f"only pickled weights ({pickles[0]}); save with safetensors"
+    for present, absent in ((ADAPTER_CONFIG, ADAPTER_WEIGHTS), (ADAPTER_WEIGHTS, ADAPTER_CONFIG)):
+        if any(name.rpartition("/")[2] == present for name in files):
+            return CheckpointKind.INCOMPLETE, (), f"{present} without {absent}"
+    return CheckpointKind.INCOMPLETE, (), "no weights"
+
+
+def _checked(
+    run: RunFiles, prefix: str, files: Mapping[str, RunFile], kind: CheckpointKind, weights: tuple[str, ...]
+) -> tuple[CheckpointKind, tuple[str, ...], str | None]:
+    problem = next((p for name in weights if (p := _damage(run, prefix + name, files[name].size_bytes))), None)
+    if problem is None and kind is CheckpointKind.FULL:
+        problem = _missing_shard(weights)
+    return (kind if problem is None else CheckpointKind.INCOMPLETE), weights, problem
+
+
+def _damage(run: RunFiles, name: str, size_bytes: int) -> str | None:
+    """Why a safetensors file is cut short or damaged, seen from its header."""
+    short = name.rpartition("/")[2]
+    try:
+        length = int.from_bytes(run.read(name, 0, 8), "little")
+        if size_bytes < 8 or not 0 < length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+            return f"{short} is cut short or damaged ({size_bytes} bytes)"
+        header = json.loads(run.read(name, 8, length))
+        expected = (
+            8 + length + max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return f"{short} has a damaged header"
+    except OSError as error:
+        return f"{short} cannot be read: {error.strerror or error}"
+    return None if expected == size_bytes else f"{short} is {size_bytes} bytes, its header says {expected}"
+
+
+def _missing_shard(weights: Iterable[str]) -> str | None:
+    numbers = [(int(m[1]), int(m[2])) for name in weights if (m := re.search(r"-(\d+)-of-(\d+)\.safetensors$", name))]
+    missing = sorted(set(range(1, numbers[0][1] + 1)) - {number for number, _ in numbers}) if numbers else []
+    return f"shard {missing[0]} of {numbers[0][1]} is missing" if missing else None

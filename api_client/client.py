@@ -1,0 +1,284 @@
+"""The client: what producers, operators and the command line use. It goes on in ``store`` and ``messages``."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import itertools
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from api_client.address import find_redis_url, masked_url
+from api_client.errors import ErrorCode, PackagingError
+from api_client.events import Event
+from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
+from api_client.job import Artifact, Job, JobState, StageName
+from api_client.keys import Keys
+from api_client.messages import QUEUE_HEAVY, QUEUE_IO, MessageSender, host_queue, queue_keys
+from api_client.request import PackagingRequest
+from api_client.rules import resolve_request
+from api_client.store import JobStore, stage_not_in_plan
+from api_client.templates import BUILTIN_TEMPLATES, Template
+
+_BLOCK_MS = 1000
+
+
+class PackagingClient:
+    """Submits packaging requests and follows them.
+
+    Args:
+        redis_url: ``redis://``, ``rediss://`` or ``sentinel://host:port,host:port/service/db``. Not given:
+            ``TRAINPACK_REDIS_URL``, else the running embedded stack, else ``redis://127.0.0.1:6379/0``.
+        key_prefix: First part of every Redis key, as the workers have it.
+        timeout_s: Longest wait for Redis in one call. A Redis that answered before is tried again within it.
+
+    Raises:
+        PackagingError: every method raises ``redis_unreachable`` when Redis does not answer.
+    """
+
+    def __init__(self, redis_url: str | None = None, *, key_prefix: str = "trainpack", timeout_s: float = 5.0) -> None:
+        self._url = find_redis_url(redis_url)
+        self._keys = Keys(key_prefix)
+        self._timeout_s = timeout_s
+        self._store = JobStore(self._url, self._keys, timeout_s)
+        self._sender = MessageSender(self._url, self._keys, timeout_s)
+
+    def __repr__(self) -> str:
+        return f"PackagingClient({masked_url(self._url)!r}, key_prefix={self._keys.prefix!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._sender.close()
+        self._store.redis.close()
+
+    def submit(self, request: PackagingRequest) -> Job:
+        """Check a request and queue it. Safe to call again: with an idempotency key it makes one job at most.
+
+        Raises:
+            PackagingError: any code of class ``refuse`` that the rules of the contract give, ``idempotency_conflict``.
+        """
+        templates = self.templates() if request.template not in BUILTIN_TEMPLATES else BUILTIN_TEMPLATES
+        resolved, options = resolve_request(request, templates)
+        outcome = self._store.submit(resolved, options, request)
+        if isinstance(outcome, str):
+            return self._store.get(outcome)
+        self._sender.send(outcome)
+        return self._store.get(outcome.job_id)
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        return self._store.get(job_id)
+
+    def list(
+        self,
+        state: JobState | str | None = None,
+        labels: dict[str, str] | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> builtins.list[Job]:
+        """Jobs, newest first.
+
+        Args:
+            state: Only jobs in this state.
+            labels: Only jobs that have all of these labels.
+            since: Only jobs submitted at or after this time.
+            limit: At most so many.
+            cursor: Id of the last job already seen; the list goes on after it.
+
+        Raises:
+            PackagingError: ``request_invalid`` for an unknown state or cursor.
+        """
+        ids = self._store.iterate_ids(_job_state(state), labels or {}, since, cursor)
+        return self._store.read_many([*itertools.islice(ids, limit)])
+
+    def events(
+        self, job_id: str, follow: bool = False, after: str = "0", timeout_s: float | None = None
+    ) -> Iterator[Event]:
+        """Entries of a job's log, oldest first.
+
+        Args:
+            job_id: The job.
+            follow: Go on with new entries until the job has ended.
+            after: Id of the last entry already seen.
+            timeout_s: Stop following after this time; ``None``: no bound.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        self._store.state(job_id)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        return self._entries(job_id, follow, after, deadline)
+
+    def _entries(self, job_id: str, follow: bool, after: str, deadline: float | None) -> Iterator[Event]:
+        if after == "0" and (mark := self._store.truncation(job_id)):
+            yield mark
+        while True:
+            entries = self._store.read_events(job_id, after, self._block_ms(deadline) if follow else None)
+            yield from entries
+            after = entries[-1].id if entries else after
+            if not entries and not follow:
+                return
+            # The state is read after the entries, so that the last ones are still read in the rounds that follow.
+            follow = follow and not self._finished(job_id) and not _passed(deadline)
+
+    def _finished(self, job_id: str) -> bool:
+        try:
+            return self._store.state(job_id) in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+        except PackagingError as error:
+            if error.code is ErrorCode.JOB_NOT_FOUND:
+                return True
+            raise
+
+    def _block_ms(self, deadline: float | None) -> int:
+        longest = min(_BLOCK_MS, int(self._timeout_s * 500))
+        if deadline is None:
+            return max(longest, 1)
+        return max(1, min(longest, int((deadline - time.monotonic()) * 1000)))
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """Wait until a job has ended, well or not.
+
+        Args:
+            job_id: The job.
+            timeout: Seconds; ``None``: no bound.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``wait_timeout``.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        after = "$"
+        while True:
+            job = self._store.state(job_id)
+            if job in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED):
+                return self._store.get(job_id)
+            if _passed(deadline):
+                raise PackagingError(
+                    ErrorCode.WAIT_TIMEOUT,
+                    f"job {job_id} is still {job.value} after {timeout:g} s",
+                    fields={"job_id": job_id, "state": job.value, "timeout_s": timeout},
+                )
+            entries = self._store.read_events(job_id, after, self._block_ms(deadline))
+            after = entries[-1].id if entries else after
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job's end. A queued job ends at once, a running one within seconds.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_finished``.
+        """
+        self._store.cancel(job_id)
+        return self._store.get(job_id)
+
+    def replay(self, job_id: str, from_stage: StageName | str | None = None) -> Job:
+        """Run an ended job again, from its first stage that did not succeed or from a chosen one.
+
+        Earlier stages' files are checked and made again only where missing or changed. Attempts go on counting and
+        the log is kept. A job that succeeded is run again from the start.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_running``, ``stage_not_in_plan``.
+        """
+        try:
+            stage = StageName(from_stage) if from_stage else None
+        except ValueError:
+            raise stage_not_in_plan(job_id, str(from_stage), self.get(job_id).plan) from None
+        self._sender.send(self._store.replay(job_id, stage))
+        return self._store.get(job_id)
+
+    def replay_failed(self, since: datetime, code: ErrorCode | str | None = None) -> builtins.list[Job]:
+        """Replay every failed job submitted since a time; with ``code``, only those that failed with it."""
+        replayed = []
+        for job_id in [*self._store.iterate_ids(JobState.FAILED, {}, since, None)]:
+            try:
+                failure = self.get(job_id).error or {}
+                if code is None or failure.get("code") == str(code):
+                    replayed.append(self.replay(job_id))
+            except PackagingError as error:
+                # Someone else replayed it, or it expired, between the list and here.
+                if error.code not in (ErrorCode.JOB_RUNNING, ErrorCode.JOB_NOT_FOUND):
+                    raise
+        return replayed
+
+    def outputs(self, job_id: str) -> tuple[Artifact, ...]:
+        """The published files of a job; empty until it has succeeded.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        return self.get(job_id).outputs
+
+    def templates(self) -> dict[str, Template]:
+        """The built-in templates and those that workers have published for this site."""
+        return {**self._store.site_templates(), **BUILTIN_TEMPLATES}
+
+    def workers(self) -> builtins.list[WorkerInfo]:
+        """Workers that are alive."""
+        redis, keys = self._store.redis, self._keys
+        names = self._store.call(lambda: redis.zrange(keys.named("workers"), 0, -1))
+        hashes = [self._store.call(functools.partial(redis.hget, keys.worker(name), "info")) for name in names]
+        return [WorkerInfo.model_validate_json(text) for text in hashes if text]
+
+    def queues(self) -> builtins.list[QueueInfo]:
+        """Queues with the number of waiting messages and of workers that take from them."""
+        redis, keys = self._store.redis, self._keys
+        workers = self.workers()
+        hosts = self._store.call(lambda: redis.zrange(keys.named("hosts"), 0, -1))
+        names = dict.fromkeys([QUEUE_HEAVY, QUEUE_IO, *map(host_queue, hosts)])
+        found = []
+        for name in names:
+            lengths = [self._store.call(functools.partial(redis.llen, key)) for key in queue_keys(keys, name)]
+            taking = sum(name in worker.queues for worker in workers)
+            found.append(QueueInfo(name=name, waiting=sum(lengths), workers=taking))
+        return found
+
+    def ping(self) -> HealthInfo:
+        """Ask Redis whether it answers and how it is set."""
+        redis = self._store.redis
+
+        def action() -> tuple[dict[str, Any], str]:
+            info = redis.info()
+            return info, str(redis.config_get("maxmemory-policy").get("maxmemory-policy", ""))
+
+        self._store.call(redis.ping)
+        started = time.monotonic()
+        self._store.call(redis.ping)
+        latency_ms = (time.monotonic() - started) * 1000
+        info, policy = self._store.call(action)
+        return HealthInfo(
+            version=str(info.get("valkey_version") or info.get("redis_version", "")),
+            eviction_policy=policy,
+            append_only=bool(int(info.get("aof_enabled", 0))),
+            used_memory_bytes=int(info.get("used_memory", 0)),
+            latency_ms=latency_ms,
+        )
+
+
+def _passed(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _job_state(state: JobState | str | None) -> JobState | None:
+    try:
+        return None if state is None else JobState(state)
+    except ValueError:
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"unknown state {state!r}; states are {', '.join(s.value for s in JobState)}",
+            fields={"field": "state"},
+        ) from None

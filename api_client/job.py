@@ -1,0 +1,208 @@
+"""Jobs, stages, attempts and artifacts: what the service stores and clients read.
+
+States::
+
+    job:    queued -> running -> succeeded | failed | cancelled        (replay: failed, cancelled, succeeded -> queued)
+    stage:  pending -> queued -> running -> succeeded | failed | cancelled
+                         ^          |
+                         `----------'  handed back (drain), rescued (lease ran out), retried (transient error)
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+
+SCHEMA_VERSION = 1
+"""Version of stored jobs and messages; a worker leaves a newer one alone."""
+
+
+class JobState(StrEnum):
+    """State of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class StageName(StrEnum):
+    """The stages, in the order in which a plan has them."""
+
+    PREPARE = "prepare"
+    MERGE = "merge"
+    CONVERT = "convert"
+    IMATRIX = "imatrix"
+    QUANTIZE = "quantize"
+    EXPORT_LORA = "export_lora"
+    VERIFY = "verify"
+    PUBLISH = "publish"
+
+
+class StageState(StrEnum):
+    """State of a stage."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRIED = "retried"
+    """A transient error; another attempt follows."""
+    RESCUED = "rescued"
+    """Its lease ran out: the worker or its machine is gone."""
+    CRASHED = "crashed"
+    """Its process died; another attempt follows while any are left."""
+    HANDED_BACK = "handed_back"
+    """The worker drained; no retry is spent."""
+    CANCELLED = "cancelled"
+
+
+class ArtifactKind(StrEnum):
+    """What an artifact is."""
+
+    OVERLAY = "overlay"
+    GGUF = "gguf"
+    QUANTIZED = "quantized"
+    LORA = "lora"
+    IMATRIX = "imatrix"
+    MERGED_MODEL = "merged_model"
+    COMPANION = "companion"
+    MANIFEST = "manifest"
+    CHECKSUMS = "checksums"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Artifact(_Record):
+    """A file that a stage produced."""
+
+    name: str
+    """File name under which it is published; scratch files keep it too."""
+    path: str
+    """Where it lies now."""
+    kind: ArtifactKind
+    size_bytes: int
+    sha256: str
+    quant_type: str | None = None
+    url: str | None = None
+    """``s3://`` address after publishing."""
+    facts: dict[str, Any] = Field(default_factory=dict)
+    """What is known of it: mixture counts, bits per weight, tensor count."""
+
+
+class Progress(_Record):
+    """How far a stage is."""
+
+    done: float
+    total: float
+    unit: str
+    """``bytes``, ``tensors``, ``chunks``, ``files``."""
+    rate: float | None = None
+    """Units a second."""
+    detail: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Part done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds left at the present rate."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class Attempt(_Record):
+    """One execution of one stage."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: AttemptOutcome = AttemptOutcome.RUNNING
+    error: dict[str, Any] | None = None
+
+
+class Stage(_Record):
+    """One stage of one job."""
+
+    name: StageName
+    state: StageState = StageState.PENDING
+    attempt: int = 0
+    """Number of the newest attempt; 0 before the first."""
+    attempts: tuple[Attempt, ...] = ()
+    progress: Progress | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: dict[str, Any] | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from the first start to the end."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+class Job(_Record):
+    """One accepted request, as clients see it."""
+
+    id: str
+    schema_version: int = SCHEMA_VERSION
+    state: JobState
+    request: PackagingRequest
+    options: ResolvedOptions
+    plan: tuple[StageName, ...]
+    stages: tuple[Stage, ...] = ()
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested: bool = False
+    error: dict[str, Any] | None = None
+    """``PackagingError.to_dict()`` of what ended a failed job, with ``stage``."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended, well or not."""
+        return self.state in FINISHED_STATES
+
+    @property
+    def outputs(self) -> tuple[Artifact, ...]:
+        """The published files; empty until ``publish`` has succeeded."""
+        return next((stage.artifacts for stage in self.stages if stage.name is StageName.PUBLISH), ())
+
+    @property
+    def current_stage(self) -> Stage | None:
+        """The stage that is queued or running, if any."""
+        return next((s for s in self.stages if s.state in (StageState.QUEUED, StageState.RUNNING)), None)
+
+    def stage(self, name: StageName) -> Stage:
+        """Look a stage up; ``KeyError`` if the plan has none of that name."""
+        for stage in self.stages:
+            if stage.name is name:
+                return stage
+        raise KeyError(name)

@@ -1,0 +1,92 @@
+"""Every Redis key, in one place.
+
+Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a member ``ID|stage``; times in ms)::
+
+    key                       type    holds                                              lives
+    P:{ID}:job                hash    state, request, options, plan, times, host         job_ttl_s after the end
+    P:{ID}:stages             hash    ``stage:field`` of every stage                     as the job
+    P:{ID}:attempts           list    JSON: attempts started and ended, in order         as the job
+    P:{ID}:events             stream  the job's log, capped                              as the job
+    P:jobs                    zset    ID by creation                                     entries as the job
+    P:jobs:state:STATE        zset    ID by creation                                     entries as the job
+    P:jobs:label:K=V          zset    ID by creation                                     entries as the job
+    P:idempotency:KEY         string  JSON: job id and digest of the request             as the job
+    P:expiry                  zset    ID by the time its keys go                         until then
+    P:sent                    zset    M of queued stages by the time a message was sent  while queued
+    P:wake                    zset    M of queued stages by the time a message is due    while delayed
+    P:leases                  zset    M of running stages by the end of the lease        while running
+    P:pinned:HOST             set     M of queued stages that only HOST can run          while queued
+    P:running:K=V             set     M of running stages that count against a cap       while running
+    P:waiting:K=V             zset    M of queued stages held back by a cap              while held back
+    P:workers                 zset    worker names by last heartbeat                     until silent
+    P:worker:NAME             hash    what the worker says of itself                     until silent
+    P:hosts                   zset    hosts by last heartbeat                            until silent
+    P:scratch:HOST            hash    ID -> scratch directory on that host               until removed
+    P:templates               hash    site templates, JSON by name                       always
+    P:config                  hash    job_ttl_ms, events_max, as the workers were told   always
+    P:reaper                  string  name of the worker that reaps                      one lease
+    P:broker:*                        Celery's queues; kombu owns them
+
+The Lua scripts build the same names in ``lua/prelude.lua``. They touch several hash tags at once, so the keys
+must live on one node: Redis Cluster does not work (nor does Celery's broker on it); Sentinel does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from api_client.job import StageName
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of keys under one prefix."""
+
+    prefix: str = "trainpack"
+
+    def job(self, job_id: str) -> str:
+        """The job's hash."""
+        return f"{self.prefix}:{{{job_id}}}:job"
+
+    def stages(self, job_id: str) -> str:
+        """The hash of the job's stages."""
+        return f"{self.prefix}:{{{job_id}}}:stages"
+
+    def attempts(self, job_id: str) -> str:
+        """The list of the job's attempts."""
+        return f"{self.prefix}:{{{job_id}}}:attempts"
+
+    def events(self, job_id: str) -> str:
+        """The job's log stream."""
+        return f"{self.prefix}:{{{job_id}}}:events"
+
+    def state_index(self, state: str) -> str:
+        """Jobs in one state."""
+        return f"{self.prefix}:jobs:state:{state}"
+
+    def label_index(self, key: str, value: str) -> str:
+        """Jobs with one label."""
+        return f"{self.prefix}:jobs:label:{key}={value}"
+
+    def worker(self, name: str) -> str:
+        """What a worker says of itself."""
+        return f"{self.prefix}:worker:{name}"
+
+    def scratch(self, host: str) -> str:
+        """Scratch directories on one host."""
+        return f"{self.prefix}:scratch:{host}"
+
+    def named(self, name: str) -> str:
+        """One of the fixed keys: ``jobs``, ``expiry``, ``sent``, ``wake``, ``leases``, ``workers``, ``hosts``, ..."""
+        return f"{self.prefix}:{name}"
+
+    @property
+    def broker_prefix(self) -> str:
+        """Prefix of Celery's own keys."""
+        return f"{self.prefix}:broker:"
+
+
+def split_member(member: str) -> tuple[str, StageName]:
+    """Job and stage of an ``ID|stage`` member."""
+    job_id, _, stage = member.partition("|")
+    return job_id, StageName(stage)

@@ -1,0 +1,133 @@
+-- Stands before every script. ARGV[1]: key prefix. ARGV[2]: the script's arguments, one JSON object.
+-- Names of keys are those of api_client/keys.py. Time is the server's: clocks of workers and producers play no part.
+local prefix = ARGV[1]
+local a = cjson.decode(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local DAY_MS = 86400000
+
+local function key(name) return prefix .. ':' .. name end
+local function job_key(id) return prefix .. ':{' .. id .. '}:job' end
+local function stages_key(id) return prefix .. ':{' .. id .. '}:stages' end
+local function attempts_key(id) return prefix .. ':{' .. id .. '}:attempts' end
+local function events_key(id) return prefix .. ':{' .. id .. '}:events' end
+local function member(id, stage) return id .. '|' .. stage end
+local function ms(number) return string.format('%.0f', number) end
+
+local function job_get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+local function job_set(id, ...) redis.call('HSET', job_key(id), ...) end
+local function read(id, stage, field) return redis.call('HGET', stages_key(id), stage .. ':' .. field) or '' end
+local function write(id, stage, values)
+  for field, value in pairs(values) do redis.call('HSET', stages_key(id), stage .. ':' .. field, value) end
+end
+local function number(id, stage, field) return tonumber(read(id, stage, field)) or 0 end
+local function plan_of(id) return cjson.decode(job_get(id, 'plan')) end
+local function labels_of(id) return cjson.decode(job_get(id, 'labels')) end
+local function config(name, default) return tonumber(redis.call('HGET', key('config'), name)) or default end
+
+local function finished(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
+
+-- One entry of the job's log. `e`: message, and optionally kind, level, stage, attempt, fields.
+local function event(id, e)
+  e.time, e.job_id, e.kind = now, id, e.kind or 'Job'
+  redis.call('XADD', events_key(id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', cjson.encode(e))
+end
+
+local function set_job_state(id, state)
+  local old = job_get(id, 'state')
+  if old == state then return end
+  if old ~= '' then redis.call('ZREM', key('jobs:state:' .. old), id) end
+  redis.call('ZADD', key('jobs:state:' .. state), job_get(id, 'created_at'), id)
+  job_set(id, 'state', state)
+end
+
+-- The queue that can run a stage now: the host that holds the job's scratch while it lives, else any worker.
+local function queue_for(id, stage)
+  local host = job_get(id, 'host')
+  if host ~= '' and stage ~= plan_of(id)[1] and redis.call('ZSCORE', key('hosts'), host) then
+    return 'packaging.host.' .. host, host
+  end
+  if stage == 'prepare' or stage == 'publish' then return 'packaging.io', '' end
+  return 'packaging.heavy', ''
+end
+
+local function dequeue(id, stage)
+  local m, pinned = member(id, stage), read(id, stage, 'pinned')
+  redis.call('ZREM', key('sent'), m)
+  redis.call('ZREM', key('wake'), m)
+  if pinned ~= '' then redis.call('SREM', key('pinned:' .. pinned), m) end
+  for label, value in pairs(labels_of(id)) do redis.call('ZREM', key('waiting:' .. label .. '=' .. value), m) end
+end
+
+-- Marks a stage queued. With no delay the caller sends the message; with one, whoever finds it due does.
+local function enqueue(id, stage, delay_ms)
+  dequeue(id, stage)
+  local queue, host = queue_for(id, stage)
+  local due = delay_ms > 0 and ms(now + delay_ms) or ''
+  write(id, stage, {state = 'queued', queue = queue, pinned = host, token = '', not_before = due})
+  if host ~= '' then redis.call('SADD', key('pinned:' .. host), member(id, stage)) end
+  if delay_ms > 0 then
+    redis.call('ZADD', key('wake'), now + delay_ms, member(id, stage))
+  else
+    redis.call('ZADD', key('sent'), now, member(id, stage))
+  end
+end
+
+-- What a message for a queued stage must say: stage, attempt, queue, priority.
+local function message_for(id, stage)
+  return {id, stage, tostring(number(id, stage, 'attempt') + 1), read(id, stage, 'queue'), job_get(id, 'priority')}
+end
+
+-- A running stage ends: its lease goes, and a stage that waited for its place under a cap becomes due.
+local function release(id, stage)
+  local m = member(id, stage)
+  redis.call('ZREM', key('leases'), m)
+  for label, value in pairs(labels_of(id)) do
+    local pair = label .. '=' .. value
+    if redis.call('SREM', key('running:' .. pair), m) == 1 then
+      local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
+      if freed[1] then
+        redis.call('ZREM', key('sent'), freed[1])
+        redis.call('ZADD', key('wake'), now, freed[1])
+      end
+    end
+  end
+end
+
+local function note_attempt_end(id, stage, outcome, failure)
+  local record = {stage = stage, number = number(id, stage, 'attempt'), outcome = outcome, finished_at = now}
+  if failure ~= '' then record.error = failure end
+  redis.call('RPUSH', attempts_key(id), cjson.encode(record))
+end
+
+local function first_open_stage(id)
+  for _, stage in ipairs(plan_of(id)) do
+    if read(id, stage, 'state') ~= 'succeeded' then return stage end
+  end
+  return nil
+end
+
+local function job_keys(id) return {job_key(id), stages_key(id), attempts_key(id), events_key(id)} end
+
+-- The job ends: no stage stays queued, and its keys get an end of their own.
+local function finish(id, state, failure, level, text)
+  for _, stage in ipairs(plan_of(id)) do dequeue(id, stage) end
+  set_job_state(id, state)
+  job_set(id, 'finished_at', ms(now), 'error', failure)
+  event(id, {level = level, message = text, fields = {job_state = state}})
+  local ttl = config('job_ttl_ms', 14 * DAY_MS)
+  redis.call('ZADD', key('expiry'), now + ttl, id)
+  for _, name in ipairs(job_keys(id)) do redis.call('PEXPIRE', name, ms(ttl + DAY_MS)) end
+  local idempotency = job_get(id, 'idempotency_key')
+  if idempotency ~= '' then redis.call('PEXPIRE', key('idempotency:' .. idempotency), ms(ttl)) end
+end
+
+local function cancel_job(id)
+  for _, stage in ipairs(plan_of(id)) do
+    if read(id, stage, 'state') ~= 'succeeded' then
+      dequeue(id, stage)
+      write(id, stage, {state = 'cancelled', finished_at = ms(now)})
+    end
+  end
+  finish(id, 'cancelled', '', 'warning', 'Job cancelled')
+end

@@ -1,0 +1,32 @@
+-- Opens a finished job again from a stage; '' means the first that did not succeed, or all of them.
+-- Attempt numbers go on counting and the log is kept.
+-- Arguments: id, from_stage, nonce. Answers {queued, message} | {missing} | {running, state} | {no_stage}.
+local state = job_get(a.id, 'state')
+if state == '' then return {'missing'} end
+if not finished(state) then
+  if job_get(a.id, 'replay_nonce') ~= a.nonce then return {'running', state} end
+  local open = first_open_stage(a.id)
+  return {'queued', message_for(a.id, open)} -- the answer to the first call was lost
+end
+local plan = plan_of(a.id)
+local from = a.from_stage ~= '' and a.from_stage or first_open_stage(a.id) or plan[1]
+local found = false
+for _, stage in ipairs(plan) do
+  if stage == from then found = true end
+  if found then
+    write(a.id, stage, {state = 'pending', retries = '0', crashes = '0', error = '', progress = '', started_at = '',
+      finished_at = '', artifacts = '', facts = '', token = ''})
+  end
+end
+if not found then return {'no_stage'} end
+local open = first_open_stage(a.id)
+for _, name in ipairs(job_keys(a.id)) do redis.call('PERSIST', name) end
+redis.call('ZREM', key('expiry'), a.id)
+local idempotency = job_get(a.id, 'idempotency_key')
+if idempotency ~= '' then redis.call('PERSIST', key('idempotency:' .. idempotency)) end
+job_set(a.id, 'replay_nonce', a.nonce, 'cancel_requested', '0', 'error', '', 'finished_at', '', 'check_artifacts', '1',
+  'rewinds', '0')
+set_job_state(a.id, 'queued')
+event(a.id, {message = 'Job replayed from ' .. open, stage = open, fields = {from_stage = open}})
+enqueue(a.id, open, 0)
+return {'queued', message_for(a.id, open)}

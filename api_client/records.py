@@ -1,0 +1,112 @@
+"""From Redis hashes to the models of ``job``: how what the scripts store is read back. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from api_client.errors import PackagingError
+from api_client.events import Event
+from api_client.job import Attempt, Job, JobState, Progress, Stage, StageName, StageState
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+
+
+def time_of(text: str | None) -> datetime | None:
+    """A stored time (milliseconds as text) as an aware datetime; ``None`` where unset."""
+    return datetime.fromtimestamp(int(text) / 1000, UTC) if text else None
+
+
+def read_request(text: str) -> PackagingRequest:
+    """The stored request; one that this version cannot read (another version wrote it) is shown as it is, unchecked."""
+    try:
+        return PackagingRequest.from_json(text)
+    except PackagingError:
+        raw = json.loads(text)
+        return PackagingRequest.model_construct(**{k: v for k, v in raw.items() if k in PackagingRequest.model_fields})
+
+
+def read_options(text: str) -> ResolvedOptions:
+    """The stored options; unchecked where this version cannot read them."""
+    try:
+        return ResolvedOptions.model_validate_json(text)
+    except ValidationError:
+        return ResolvedOptions.model_construct(**json.loads(text))
+
+
+def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str]) -> Job:
+    """Put a job together from its hash, its stages' hash and its list of attempts."""
+    plan = tuple(StageName(name) for name in json.loads(job["plan"]))
+    folded = fold_attempts(attempts)
+    return Job(
+        id=job["id"],
+        schema_version=int(job["schema_version"]),
+        state=JobState(job["state"]),
+        request=read_request(job["request"]),
+        options=read_options(job["options"]),
+        plan=plan,
+        stages=tuple(read_stage(name, stages, folded.get(name, ())) for name in plan),
+        created_at=datetime.fromtimestamp(int(job["created_at"]) / 1000, UTC),
+        started_at=time_of(job.get("started_at")),
+        finished_at=time_of(job.get("finished_at")),
+        cancel_requested=job.get("cancel_requested") == "1",
+        error=json.loads(job["error"]) if job.get("error") else None,
+    )
+
+
+def read_stage(name: StageName, stages: Mapping[str, str], attempts: Sequence[Attempt] = ()) -> Stage:
+    """One stage from the stages' hash."""
+
+    def value(field: str) -> str:
+        return stages.get(f"{name.value}:{field}", "")
+
+    def document(field: str, default: Any) -> Any:
+        return json.loads(value(field)) if value(field) else default
+
+    return Stage(
+        name=name,
+        state=StageState(value("state") or "pending"),
+        attempt=int(value("attempt") or 0),
+        attempts=tuple(attempts),
+        progress=Progress(**document("progress", {})) if value("progress") else None,
+        started_at=time_of(value("started_at")),
+        finished_at=time_of(value("finished_at")),
+        error=document("error", None),
+        artifacts=tuple(document("artifacts", [])),
+        facts=document("facts", {}),
+    )
+
+
+def fold_attempts(entries: Sequence[str]) -> dict[StageName, list[Attempt]]:
+    """Join the records of attempts started and ended; each stage's attempts in order of number."""
+    merged: dict[tuple[str, int], dict[str, Any]] = {}
+    for entry in entries:
+        record = json.loads(entry)
+        if "error" in record:
+            record["error"] = json.loads(record["error"])
+        merged.setdefault((record["stage"], int(record["number"])), {}).update(record)
+    found: dict[StageName, list[Attempt]] = {}
+    for (stage, _), record in sorted(merged.items(), key=lambda item: item[0][1]):
+        if "started_at" in record:
+            found.setdefault(StageName(stage), []).append(_attempt(record))
+    return found
+
+
+def _attempt(record: dict[str, Any]) -> Attempt:
+    times: dict[str, Any] = {
+        name: datetime.fromtimestamp(record[name] / 1000, UTC)
+        for name in ("started_at", "finished_at")
+        if name in record
+    }
+    return Attempt(**{**record, **times})
+
+
+def read_event(entry_id: str, text: str) -> Event:
+    """One entry of a job's stream."""
+    data = json.loads(text)
+    data["time"] = datetime.fromtimestamp(data["time"] / 1000, UTC)
+    return Event(id=entry_id, **{key: value for key, value in data.items() if value is not None})

@@ -1,0 +1,212 @@
+"""The packaging request: what a producer sends. The main path goes on in ``rules`` (options) and ``plan`` (stages)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.locations import CheckpointRef, Location, is_remote
+from api_client.quant_types import QuantType
+from api_client.task import TrainingTask
+from api_client.templates import DEFAULT_TEMPLATE
+
+__all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error", "unknown_quant_type"]
+
+MAX_NAME_BYTES = 200
+"""File systems allow 255 bytes; the quant type, shard number and temporary suffix are added to the name."""
+
+
+class Options(BaseModel):
+    """The four switches; ``None`` leaves the template's value. Only the template ``custom`` lets them be set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    merge_lora: bool | None = None
+    export_gguf: bool | None = None
+    quantize: bool | None = None
+    export_lora: bool | None = None
+
+    def chosen(self) -> dict[str, bool]:
+        """The switches that were set, by name."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+class ImatrixOptions(BaseModel):
+    """Where the importance matrix comes from.
+
+    ``auto`` computes one only when a quant type needs it; ``compute`` always does; ``file`` uses ``path``;
+    ``off`` refuses types that need one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["auto", "compute", "file", "off"] = "auto"
+    path: Location | None = None
+    """An existing matrix, GGUF or legacy form."""
+    calibration: Location | None = None
+    """A text file to compute from; the text shipped with trainpack where not given."""
+    chunks: int | None = Field(default=None, ge=1, le=100_000)
+    """How many chunks of the text to use; all where not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, data: Any) -> Any:
+        if isinstance(data, str | Path):
+            word = str(data)
+            return {"mode": word} if word in ("auto", "compute", "off") else {"mode": "file", "path": word}
+        if isinstance(data, Mapping) and "mode" not in data:
+            data = dict(data)
+            if data.get("path") is not None:
+                data["mode"] = "file"
+            elif data.get("calibration") is not None or data.get("chunks") is not None:
+                data["mode"] = "compute"
+        return data
+
+    @model_validator(mode="after")
+    def _fields_fit_mode(self) -> Self:
+        if (self.mode == "file") != (self.path is not None):
+            raise ValueError("path goes with mode 'file', and only with it")
+        if self.mode != "compute" and (self.calibration is not None or self.chunks is not None):
+            raise ValueError("calibration and chunks go with mode 'compute'")
+        return self
+
+
+class PackagingRequest(BaseModel):
+    """One request to package a model. Frozen; unknown fields are refused with a suggestion.
+
+    ``base_model``, ``checkpoint`` and ``output_dir`` may be local paths, ``s3://bucket/prefix`` or (inputs)
+    ``hf://owner/name``. ``checkpoint`` also takes ``latest``, ``best`` or a bare name such as ``checkpoint-900``,
+    looked up in the task's output directory.
+
+    Raises:
+        PackagingError: ``unknown_field``, ``quant_type_unknown`` or ``request_invalid``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: str = DEFAULT_TEMPLATE
+    options: Options = Options()
+    task: TrainingTask | None = None
+    base_model: Location | None = None
+    checkpoint: CheckpointRef | None = None
+    output_dir: Location | None = None
+    model_name: str | None = Field(default=None, min_length=1, max_length=120)
+    """Replaces ``merged_model`` (or the base model's name) in the names of the outputs."""
+    quant_types: tuple[QuantType, ...] | None = None
+    gguf_dtype: Literal["auto", "f32", "f16", "bf16"] = "auto"
+    """Type of the unquantized GGUF; ``auto`` keeps the base model's."""
+    imatrix: ImatrixOptions = ImatrixOptions()
+    keep_unquantized: bool = True
+    save_merged: bool = False
+    """Also write the merged model as a Hugging Face directory."""
+    companions: bool = False
+    """Also write a model card (``README.md``) and an Ollama ``Modelfile``."""
+    split_max_size_bytes: int | None = Field(default=None, ge=1_000_000)
+    """Files above this size are split in llama.cpp's shard naming."""
+    overwrite: bool = False
+    upload: bool = True
+    """Whether outputs go to object storage, where the workers have one."""
+    priority: int = Field(default=5, ge=0, le=9)
+    """9 is the most urgent."""
+    labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise request_error(error) from error
+
+    @field_validator("quant_types", mode="before")
+    @classmethod
+    def _upper_case(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, Iterable):
+            return tuple(item.strip().upper() if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _plain_file_name(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if value.startswith(".") or any(c in "/\\" or not c.isprintable() for c in value):
+            raise ValueError("must be a plain file name: no slash, no control character, no leading dot")
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"is too long: {len(value.encode())} bytes, at most {MAX_NAME_BYTES}")
+        return value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _writable_scheme(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("hf://"):
+            raise ValueError("cannot be hf://; use a local directory or s3://")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _short_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not key or len(key) > 63 or len(text) > 200 or "=" in key:
+                raise ValueError(f"label {key!r}: keys have 1-63 characters and no '=', values at most 200 characters")
+            if not (key + text).isprintable():
+                raise ValueError(f"label {key!r} holds a control character")
+        return value
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PackagingRequest:
+        """Parse a stored or sent request.
+
+        Raises:
+            PackagingError: as the constructor.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise request_error(error) from error
+
+
+def request_error(error: ValidationError) -> PackagingError:
+    """Translate pydantic's first complaint into the project's error, with a suggestion for misspelt names."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown_field(first["loc"])
+    if first["type"] == "enum" and first["loc"][:1] == ("quant_types",):
+        return unknown_quant_type(str(first["input"]))
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"{where}: {reason}" if where else reason,
+        fields={"field": where, "input": repr(first["input"])[:200]},
+    )
+
+
+def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
+    name = str(location[-1])
+    models: dict[str, type[BaseModel]] = {"options": Options, "task": TrainingTask, "imatrix": ImatrixOptions}
+    owner = models.get(str(location[-2]), PackagingRequest) if len(location) > 1 else PackagingRequest
+    close = difflib.get_close_matches(name, owner.model_fields, n=1, cutoff=0.5)
+    where = ".".join(str(part) for part in location)
+    return PackagingError(
+        ErrorCode.UNKNOWN_FIELD,
+        f"unknown field {where!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        remedy=f"Known names: {', '.join(sorted(owner.model_fields))}.",
+        fields={"field": where, "suggestion": close[0] if close else None},
+    )
+
+
+def unknown_quant_type(name: str) -> PackagingError:
+    """Error for a quant type that does not exist, naming the nearest one."""
+    close = difflib.get_close_matches(name.upper(), [quant.value for quant in QuantType], n=1, cutoff=0.4)
+    return PackagingError(
+        ErrorCode.QUANT_TYPE_UNKNOWN,
+        f"unknown quant type {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        fields={"quant_type": name, "suggestion": close[0] if close else None},
+    )

@@ -1,0 +1,31 @@
+"""Lua scripts: every change of a job's state is one of them, so that it happens whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+
+
+class Script:
+    """One Lua script, run with named arguments.
+
+    Args:
+        redis: Connection pool to run on.
+        prefix: Key prefix.
+        package: Package that holds the ``.lua`` file.
+        name: File name without the suffix; its head comment lists arguments and answers.
+    """
+
+    def __init__(self, redis: Redis, prefix: str, package: str, name: str) -> None:
+        prelude = files("api_client.lua").joinpath("prelude.lua").read_text("utf-8")
+        body = files(package).joinpath(f"{name}.lua").read_text("utf-8")
+        self._script: Any = redis.register_script(f"{prelude}\n{body}")
+        self._prefix = prefix
+
+    def __call__(self, **arguments: Any) -> list[Any]:
+        """Run the script; nested answers come back as nested lists of strings."""
+        answer: list[Any] = self._script(args=[self._prefix, json.dumps(arguments, ensure_ascii=False)])
+        return answer

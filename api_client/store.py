@@ -1,0 +1,304 @@
+"""The client's side of Redis: reading jobs, submitting, cancelling and replaying. ``client`` adds messages and waiting.
+
+Every call retries while Redis is briefly away, so every script it runs may be run twice with the same outcome.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from api_client.address import connect, unreachable
+from api_client.errors import ErrorCode, PackagingError
+from api_client.events import Event, EventKind
+from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
+from api_client.keys import Keys
+from api_client.messages import StageMessage
+from api_client.plan import plan_stages
+from api_client.records import read_event, read_job
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+from api_client.scripts import Script
+from api_client.templates import Template
+
+_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+_ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAGE = 200
+
+T = TypeVar("T")
+
+
+def new_job_id(now: datetime | None = None) -> str:
+    """A new id, ``YYYYMMDD-HHMMSS-xxxxxx`` (UTC): ids sort by time, and no two are likely to meet."""
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(6))}"
+
+
+def request_digest(request: PackagingRequest) -> str:
+    """Digest by which a repeated request is known; the key itself plays no part."""
+    text = json.dumps(request.model_dump(mode="json", exclude={"idempotency_key"}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class JobStore:
+    """Jobs in Redis.
+
+    Raises:
+        PackagingError: every method raises ``redis_unreachable`` when Redis does not answer within the time-out.
+    """
+
+    def __init__(self, redis_url: str, keys: Keys, timeout_s: float) -> None:
+        self._url = redis_url
+        self._keys = keys
+        self._timeout_s = timeout_s
+        self._answered = False
+        self.redis: Any = connect(redis_url, timeout_s)
+        self._submit, self._cancel, self._replay = (
+            Script(self.redis, keys.prefix, "api_client.lua", name) for name in ("submit", "cancel", "replay")
+        )
+
+    def call(self, action: Callable[[], T]) -> T:
+        """Run ``action``, again after a lost connection, within the time-out.
+
+        A Redis that has never answered is not waited for.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        pause_s = 0.05
+        while True:
+            try:
+                result = action()
+            except AuthenticationError as error:
+                raise unreachable(self._url, error) from error
+            except OutOfMemoryError as error:
+                raise unreachable(self._url, error) from error
+            except _AWAY as error:
+                if not self._answered or time.monotonic() + pause_s > deadline:
+                    raise unreachable(self._url, error) from error
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 1.0)
+            else:
+                self._answered = True
+                return result
+
+    def submit(self, request: PackagingRequest, options: ResolvedOptions, sent: PackagingRequest) -> StageMessage | str:
+        """Store a job.
+
+        Args:
+            request: The request with everything filled in.
+            options: Its resolved options.
+            sent: The request as the producer sent it; a repeated key is compared by it.
+
+        Returns:
+            The first stage's message, or the id of the job that the same key made before.
+
+        Raises:
+            PackagingError: ``idempotency_conflict``.
+        """
+        arguments = {
+            "nonce": secrets.token_hex(8),
+            "digest": request_digest(sent),
+            "idempotency_key": request.idempotency_key or "",
+            "schema_version": str(SCHEMA_VERSION),
+            "request": request.model_dump_json(exclude_unset=True),
+            "options": options.model_dump_json(),
+            "plan": json.dumps([stage.value for stage in plan_stages(request, options)]),
+            "labels": json.dumps(request.labels),
+            "priority": str(request.priority),
+            "template": request.template,
+        }
+        while True:
+            job_id = new_job_id()
+            status, *rest = self.call(functools.partial(self._submit, id=job_id, **arguments))
+            if status == "created":
+                return StageMessage.from_answer(rest[0])
+            if status == "known":
+                return str(rest[0])
+            if status == "conflict":
+                raise PackagingError(
+                    ErrorCode.IDEMPOTENCY_CONFLICT,
+                    f"idempotency key {request.idempotency_key!r} belongs to job {rest[0]}, which has another request",
+                    fields={"idempotency_key": request.idempotency_key, "job_id": rest[0]},
+                )
+
+    def get(self, job_id: str) -> Job:
+        """Read one job.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        jobs = self.read_many([job_id])
+        if not jobs:
+            raise job_not_found(job_id)
+        return jobs[0]
+
+    def read_many(self, job_ids: Sequence[str]) -> list[Job]:
+        """Read jobs in one round trip; those that no longer exist are left out."""
+
+        def action() -> list[Any]:
+            pipe = self.redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.hgetall(self._keys.job(job_id))
+                pipe.hgetall(self._keys.stages(job_id))
+                pipe.lrange(self._keys.attempts(job_id), 0, -1)
+            answers: list[Any] = pipe.execute()
+            return answers
+
+        answers = self.call(action) if job_ids else []
+        triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [read_job(job, stages, attempts) for job, stages, attempts in triples if job and stages]
+
+    def state(self, job_id: str) -> JobState:
+        """State of a job, cheaply.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        state = self.call(lambda: self.redis.hget(self._keys.job(job_id), "state"))
+        if state is None:
+            raise job_not_found(job_id)
+        return JobState(state)
+
+    def iterate_ids(
+        self, state: JobState | None, labels: dict[str, str], since: datetime | None, cursor: str | None
+    ) -> Iterator[str]:
+        """Ids, newest first, of jobs that have the state and all labels; ``cursor`` is the last id already seen."""
+        indexes = [self._keys.label_index(key, value) for key, value in labels.items()]
+        if state is not None:
+            indexes.append(self._keys.state_index(state.value))
+        walked, *others = indexes or [self._keys.named("jobs")]
+        oldest = "-inf" if since is None else str(int(since.timestamp() * 1000))
+        newest = "+inf" if cursor is None else str(self._created_ms(cursor))
+        offset = 0
+        while True:
+            walk = {"desc": True, "byscore": True, "offset": offset, "num": _PAGE}
+            page = self.call(functools.partial(self.redis.zrange, walked, newest, oldest, **walk))
+            offset += len(page)
+            kept = [job_id for job_id in page if cursor is None or self._after_cursor(job_id, cursor, newest)]
+            yield from self._in_all(kept, others)
+            if len(page) < _PAGE:
+                return
+
+    def _after_cursor(self, job_id: str, cursor: str, newest: str) -> bool:
+        if job_id < cursor:
+            return True
+        return job_id != cursor and str(self._created_ms(job_id)) != newest
+
+    def _in_all(self, job_ids: list[str], indexes: list[str]) -> list[str]:
+        for index in indexes if job_ids else []:
+            scores = self.call(functools.partial(self.redis.zmscore, index, job_ids))
+            job_ids = [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None]
+            if not job_ids:
+                break
+        return job_ids
+
+    def _created_ms(self, job_id: str) -> int:
+        score = self.call(lambda: self.redis.zscore(self._keys.named("jobs"), job_id))
+        if score is not None:
+            return int(score)
+        try:
+            stamp = datetime.strptime(job_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+        except ValueError:
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID, f"cursor {job_id!r} is not a job id", fields={"field": "cursor"}
+            ) from None
+        return int(stamp.timestamp() * 1000) + 999
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for a job's end.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_finished``.
+        """
+        status, *rest = self.call(lambda: self._cancel(id=job_id))
+        if status == "missing":
+            raise job_not_found(job_id)
+        if status == "finished":
+            raise PackagingError(
+                ErrorCode.JOB_FINISHED, f"job {job_id} is {rest[0]}", fields={"job_id": job_id, "state": rest[0]}
+            )
+
+    def replay(self, job_id: str, from_stage: StageName | None) -> StageMessage:
+        """Open a finished job again.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_running``, ``stage_not_in_plan``.
+        """
+        nonce = secrets.token_hex(8)
+        stage = from_stage.value if from_stage else ""
+        status, *rest = self.call(lambda: self._replay(id=job_id, from_stage=stage, nonce=nonce))
+        if status == "missing":
+            raise job_not_found(job_id)
+        if status == "running":
+            raise PackagingError(
+                ErrorCode.JOB_RUNNING, f"job {job_id} is {rest[0]}", fields={"job_id": job_id, "state": rest[0]}
+            )
+        if status == "no_stage":
+            raise stage_not_in_plan(job_id, stage, self.get(job_id).plan)
+        return StageMessage.from_answer(rest[0])
+
+    def read_events(self, job_id: str, after: str, block_ms: int | None) -> list[Event]:
+        """Entries after ``after``; waits for the first up to ``block_ms`` (``None``: not at all)."""
+        key = self._keys.events(job_id)
+        answer = self.call(lambda: self.redis.xread({key: after}, count=500, block=block_ms))
+        streams = answer.items() if isinstance(answer, dict) else answer or []
+        return [read_event(entry_id, fields["event"]) for _, entries in streams for entry_id, fields in _flat(entries)]
+
+    def truncation(self, job_id: str) -> Event | None:
+        """The mark that stands for older entries which were dropped from a long log, if any were."""
+        key = self._keys.events(job_id)
+        if not self.call(lambda: self.redis.exists(key)):
+            return None
+        info = self.call(lambda: self.redis.xinfo_stream(key))
+        dropped = int(info.get("entries-added", info["length"])) - int(info["length"])
+        first = info.get("first-entry")
+        if dropped <= 0 or not first:
+            return None
+        oldest = read_event(first[0], first[1]["event"])
+        return Event(
+            id=first[0],
+            time=oldest.time,
+            job_id=job_id,
+            level="warning",
+            kind=EventKind.TRUNCATED,
+            message=f"{dropped} older entries were dropped",
+            fields={"dropped": dropped},
+        )
+
+    def site_templates(self) -> dict[str, Template]:
+        """Templates that workers have published."""
+        stored = self.call(lambda: self.redis.hgetall(self._keys.named("templates")))
+        return {name: Template.model_validate_json(text) for name, text in sorted(stored.items())}
+
+
+def _flat(entries: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Entries of one stream; newer protocol versions nest them one level deeper."""
+    for entry in entries:
+        if entry and isinstance(entry[0], list | tuple):
+            yield from entry
+        else:
+            yield entry
+
+
+def job_not_found(job_id: str) -> PackagingError:
+    """Error for an id that names no job."""
+    return PackagingError(ErrorCode.JOB_NOT_FOUND, f"no job {job_id!r}", fields={"job_id": job_id})
+
+
+def stage_not_in_plan(job_id: str, stage: str, plan: Sequence[StageName]) -> PackagingError:
+    """Error for a stage that a job's plan does not have."""
+    names = [name.value for name in plan]
+    return PackagingError(
+        ErrorCode.STAGE_NOT_IN_PLAN,
+        f"job {job_id} has no stage {stage!r}; its plan is {', '.join(names)}",
+        fields={"job_id": job_id, "stage": stage, "plan": names},
+    )
