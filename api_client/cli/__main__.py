@@ -1,0 +1,5 @@
+"""``python -m api_client.cli``."""
+
+from api_client.cli import main
+
+main()

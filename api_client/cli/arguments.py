@@ -1,0 +1,94 @@
+"""Arguments that several commands share, and how the shell completes them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from api_client.cli.connection import open_client
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import JobState, StageName
+
+_SPAN_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_COMPLETION_TIMEOUT_S = 0.5
+
+
+def complete_job(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Ids of recent jobs for the shell; none where the service does not answer at once."""
+    try:
+        with open_client(timeout_s=_COMPLETION_TIMEOUT_S) as client:
+            jobs = client.list(limit=30)
+    except PackagingError:
+        return
+    for job in jobs:
+        if job.id.startswith(incomplete):
+            yield job.id, f"{job.state.value}, {job.request.template}"
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_job)]
+
+
+def parse_since(text: str, now: datetime | None = None) -> datetime:
+    """A time, from a span (``30m``, ``24h``, ``7d``) or an ISO date.
+
+    Raises:
+        PackagingError: ``request_invalid``.
+    """
+    now = now or datetime.now(UTC)
+    span = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
+    try:
+        if span:
+            return now - timedelta(seconds=float(span[1]) * _SPAN_UNITS[span[2]])
+        when = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"--since {text!r} is no span of time or date",
+            remedy="Write e.g. 30m, 24h, 7d or 2025-11-23T08:00.",
+            fields={"field": "since"},
+        ) from None
+    return when.astimezone() if when.tzinfo is None else when
+
+
+def parse_state(text: str | None) -> JobState | None:
+    """A job state.
+
+    Raises:
+        PackagingError: ``request_invalid`` with the nearest one.
+    """
+    return None if text is None else JobState(_one_of(text, [state.value for state in JobState], "state"))
+
+
+def parse_stage(text: str | None) -> StageName | None:
+    """A stage's name.
+
+    Raises:
+        PackagingError: ``request_invalid`` with the nearest one.
+    """
+    return None if text is None else StageName(_one_of(text.replace("-", "_"), [s.value for s in StageName], "stage"))
+
+
+def parse_code(text: str | None) -> ErrorCode | None:
+    """An error code.
+
+    Raises:
+        PackagingError: ``request_invalid`` with the nearest one.
+    """
+    return None if text is None else ErrorCode(_one_of(text, [code.value for code in ErrorCode], "error code"))
+
+
+def _one_of(text: str, known: list[str], what: str) -> str:
+    if text.lower() in known:
+        return text.lower()
+    close = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.4)
+    raise PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"unknown {what} {text!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        remedy=f"Known: {', '.join(known)}." if len(known) < 20 else None,
+        fields={"field": what, "suggestion": close[0] if close else None},
+    )

@@ -1,0 +1,75 @@
+"""Turning a plain function into a command: its parameters become arguments and options, ``--json`` is added."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from api_client.cli.failures import INTERRUPTED
+from api_client.cli.flags import RequestFlags
+
+_JSON = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
+
+
+def add_command(
+    app: typer.Typer,
+    function: Callable[..., int],
+    *,
+    panel: str,
+    name: str | None = None,
+    examples: str | None = None,
+) -> None:
+    """Add a command.
+
+    Args:
+        app: The application.
+        function: Takes an ``Output`` first and then, by keyword, what the command line gives; returns the exit code.
+            A parameter of the type :class:`RequestFlags` stands for a flag per field. The docstring is the help.
+        panel: Heading under which the command is listed.
+        name: Name, where it is not the function's.
+        examples: Shown beneath the help.
+    """
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    request = next((parameter.name for parameter in own if parameter.annotation is RequestFlags), None)
+    flags = _flags() if request else []
+
+    def command(typer_context: typer.Context, **values: Any) -> int:
+        del values["as_json"]  # already known to the output, which must exist before the line is parsed
+        if request:
+            values[request] = RequestFlags(**{flag.name: values.pop(flag.name) for flag in flags})
+        try:
+            return function(typer_context.obj, **values)
+        except KeyboardInterrupt:
+            typer_context.obj.say(typer_context.obj.text("interrupted"))
+            return INTERRUPTED
+
+    parameters = [
+        inspect.Parameter("typer_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *flags,
+        *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != request),
+        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_JSON),
+    ]
+    command.__name__ = function.__name__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name or function.__name__, help=_help(function), rich_help_panel=panel, epilog=examples)(command)
+
+
+def _help(function: Callable[..., int]) -> str:
+    """The docstring with its paragraphs on one line each, so that they wrap where the terminal does."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
+
+
+def _flags() -> list[inspect.Parameter]:
+    annotations = inspect.get_annotations(RequestFlags, eval_str=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotations[field.name]
+        )
+        for field in dataclasses.fields(RequestFlags)
+    ]

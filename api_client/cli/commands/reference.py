@@ -1,0 +1,85 @@
+"""``checkpoints``, ``templates`` and ``quant-types``: what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api_client.checkpoints import list_checkpoints
+from api_client.cli.command import add_command
+from api_client.cli.connection import open_client
+from api_client.cli.failures import BAD_REQUEST, DONE
+from api_client.cli.output import Output
+from api_client.cli.render.lists import checkpoints_view, quant_types_table, templates_table
+from api_client.cli.s3 import S3RunFiles, open_storage
+from api_client.errors import ErrorCode, PackagingError
+from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.templates import BUILTIN_TEMPLATES
+
+_SITE_TIMEOUT_S = 1.0
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the commands."""
+    add_command(app, checkpoints, panel=panel)
+    add_command(app, templates, panel=panel)
+    add_command(app, quant_types, name="quant-types", panel=panel)
+
+
+def checkpoints(
+    output: Output,
+    *,
+    run: Annotated[str, typer.Argument(metavar="DIR", help="Output directory of a training run, or s3://.")],
+) -> int:
+    """List a run's checkpoints with their scores.
+
+    Says which is latest, best, and the last before early stopping. Exits 2 if there is none that can be packaged.
+    """
+    listing = list_checkpoints(
+        S3RunFiles(open_storage(), run) if run.startswith("s3://") else Path(run).expanduser().absolute()
+    )
+    if output.as_json:
+        output.document(listing)
+    else:
+        output.show(*checkpoints_view(output, listing, output.results.width))
+    return DONE if listing.empty_reason is None else BAD_REQUEST
+
+
+def templates(output: Output) -> int:
+    """List the templates.
+
+    The built-in ones, and this site's own where the service can be reached. Only custom leaves its switches free.
+    """
+    found = dict(BUILTIN_TEMPLATES)
+    try:
+        with open_client(timeout_s=_SITE_TIMEOUT_S) as client:
+            found = client.templates()
+    except PackagingError as error:
+        if error.code is not ErrorCode.REDIS_UNREACHABLE:
+            raise
+    ordered = [*BUILTIN_TEMPLATES.values(), *(t for name, t in found.items() if name not in BUILTIN_TEMPLATES)]
+    if output.as_json:
+        output.document({"templates": ordered})
+    else:
+        output.show(templates_table(output, ordered, output.results.width))
+    return DONE
+
+
+def quant_types(
+    output: Output,
+    *,
+    recommended: Annotated[bool, typer.Option("--recommended", metavar="", help="Only the recommended ones.")] = False,
+) -> int:
+    """List the quant types.
+
+    The recommended ones are marked *. Bits per weight are those of an 8B Llama.
+    """
+    types = [quant for quant in QuantType if not recommended or QUANT_TYPES[quant].recommended]
+    if output.as_json:
+        rows = [{"name": quant.value, **QUANT_TYPES[quant]._asdict()} for quant in types]
+        output.document({"quant_types": rows})
+    else:
+        output.show(quant_types_table(output, types, output.results.width))
+    return DONE

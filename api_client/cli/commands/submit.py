@@ -1,0 +1,65 @@
+"""``submit``: check a request and queue it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from api_client.cli.command import add_command
+from api_client.cli.commands.follow import end_of, watch_and_report
+from api_client.cli.connection import open_client, service_is_local
+from api_client.cli.flags import RequestFlags
+from api_client.cli.output import Output
+from api_client.cli.render.job import headline
+from api_client.cli.requests import build_request, check_paths, check_rules
+
+EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack submit --base /models/base --checkpoint /runs/42/checkpoint-900 --output /runs/42/package
+
+  trainpack submit --base /models/base --checkpoint /runs/42/best -o /out -q Q4_K_M -q Q8_0 --wait
+
+  trainpack submit --task task.json --checkpoint best --label run=42 --idempotency-key run-42
+
+  trainpack submit -t custom --set merge_lora=off --set export_lora=on -b hf://owner/model -c /runs/42/latest -o /out
+"""
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    """Add the command."""
+    add_command(app, submit, panel=panel, examples=EXAMPLES)
+
+
+def submit(
+    output: Output,
+    *,
+    flags: RequestFlags,
+    wait: Annotated[
+        bool, typer.Option("--wait", "-w", metavar="", help="Stay until the job has ended; exit 1 if it failed.")
+    ] = False,
+) -> int:
+    """Queue a job that packages a training run.
+
+    Merges the checkpoint's adapter into the base model, exports GGUF and quantizes it; other templates do parts of
+    that (see `trainpack templates`). Prints the job's id.
+    """
+    request = build_request(flags)
+    check_rules(request)
+    request = check_paths(request, output, sees_files=service_is_local())
+    with open_client() as client:
+        job = client.submit(request)
+        if wait and not output.as_json:
+            return watch_and_report(client, [job.id], output)
+        if wait:
+            job = client.wait(job.id)
+            output.document(job)
+            return end_of([job])
+        if output.as_json:
+            output.document(job)
+        else:
+            output.show(headline(output, job))
+            output.say(output.text("watch_hint", id=job.id), style="dim")
+            if not client.workers():
+                output.say(output.text("no_workers"), style="yellow")
+    return 0

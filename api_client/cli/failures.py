@@ -1,0 +1,106 @@
+"""How errors reach the caller: exit codes, JSON, a panel for people, a log file for what nobody expected."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from api_client.address import stack_file
+from api_client.cli.language import cause_and_remedy
+from api_client.cli.output import Output
+from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.formatting import clean
+
+DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE = 0, 1, 2, 3
+INTERRUPTED = 130
+"""As shells report a program that Ctrl-C ended."""
+
+_NOT_REACHABLE = {ErrorCode.REDIS_UNREACHABLE, ErrorCode.STORAGE_UNREACHABLE, ErrorCode.SERVICE_START_FAILED}
+_BAD_REQUEST = {ErrorCode.DEPENDENCY_MISSING, ErrorCode.SETTINGS_INVALID, ErrorCode.OUTPUT_DIR_NOT_WRITABLE}
+_JOB_FAILED = {ErrorCode.JOB_FAILED, ErrorCode.JOB_CANCELLED, ErrorCode.WAIT_TIMEOUT}
+
+
+def exit_code(error: PackagingError) -> int:
+    """Exit code of a command that ends with this error."""
+    if error.code in _NOT_REACHABLE:
+        return NOT_REACHABLE
+    if error.code in _JOB_FAILED:
+        return JOB_FAILED
+    if error.error_class is ErrorClass.REFUSE or error.code in _BAD_REQUEST:
+        return BAD_REQUEST
+    return JOB_FAILED
+
+
+def report(output: Output, error: PackagingError) -> None:
+    """Show an error: as the one JSON document, or to a person on standard error."""
+    if output.as_json:
+        output.document({"error": error.to_dict()})
+        return
+    output.notes.print(error_text(output, error), soft_wrap=True)
+
+
+def error_text(output: Output, error: PackagingError) -> Text:
+    """Code, fact, cause and remedy; the cause only where the fact alone may not explain itself."""
+    cause, remedy = cause_and_remedy(output.language, error)
+    text = Text()
+    text.append(f"{output.text('error')} {error.code.value}", style="bold red")
+    text.append(f"\n  {_indented(error.message)}")
+    text.append(f"\n  {output.text('cause')}: ", style="bold")
+    text.append(_indented(cause))
+    text.append(f"\n  {output.text('remedy')}: ", style="bold")
+    text.append(_indented(remedy))
+    return text
+
+
+def usage_error(error: typer.TyperException) -> PackagingError:
+    """A wrong command line as the project's error."""
+    unknown_option = getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "trainpack")
+    fields: dict[str, Any] = {"command": command}
+    if unknown_option:
+        fields["option"] = str(unknown_option)
+    return PackagingError(
+        ErrorCode.UNKNOWN_FIELD if "No such" in type(error).__name__ or unknown_option else ErrorCode.REQUEST_INVALID,
+        clean(error.format_message()),
+        remedy=f"See `{command} --help`.",
+        fields=fields,
+    )
+
+
+def unexpected(output: Output, error: BaseException) -> PackagingError:
+    """An error that nobody foresaw: its traceback goes to a file, the caller gets the file's name."""
+    path = _write_traceback(error)
+    what = clean(f"{type(error).__name__}: {error}".splitlines()[0])
+    return PackagingError(
+        ErrorCode.INTERNAL_ERROR,
+        output.text("unexpected", what=what, path=path),
+        remedy=f"Report it with {path}.",
+        fields={"log": str(path), "type": type(error).__name__},
+    )
+
+
+def _write_traceback(error: BaseException) -> Path:
+    name = f"trainpack-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    text = "".join(traceback.format_exception(error))
+    for directory in (stack_file().parent / "logs", Path(tempfile.gettempdir())):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / name
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return path
+    return Path(os.devnull)
+
+
+def _indented(text: str) -> str:
+    return clean(text).replace("\n", "\n  ")

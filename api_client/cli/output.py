@@ -1,0 +1,94 @@
+"""Where output goes: results to standard output, everything else to standard error, JSON where asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
+
+from api_client.cli.language import Language, language_of, phrase
+from api_client.formatting import clean
+
+PIPE_WIDTH = 240
+"""Line length where no terminal says otherwise, so that tables in a pipe are not cut."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A command's way to the person or program that called it.
+
+    Attributes:
+        as_json: Whether results are JSON documents.
+        language: Language of phrases.
+        results: Console on standard output.
+        notes: Console on standard error.
+    """
+
+    as_json: bool
+    language: Language
+    results: Console
+    notes: Console
+
+    @property
+    def live(self) -> bool:
+        """Whether progress can be drawn in place."""
+        return not self.as_json and self.notes.is_terminal and not self.notes.is_dumb_terminal
+
+    def text(self, key: str, **values: object) -> str:
+        """A phrase in the language of the caller."""
+        return phrase(self.language, key, **values)
+
+    def document(self, data: Any) -> None:
+        """Write one JSON document on one line of standard output."""
+        stream = self.results.file
+        ascii_only = "utf" not in (getattr(stream, "encoding", None) or "utf-8").lower()
+        text = json.dumps(plain(data), ensure_ascii=ascii_only, allow_nan=False)
+        # a lone surrogate, from a file name that is no UTF-8, can only be written as an escape
+        stream.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+        stream.flush()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Write a line of foreign or own text to standard error."""
+        self.notes.print(Text(clean(text), style=style), soft_wrap=True)
+
+    def show(self, *renderables: Any) -> None:
+        """Write results for people to standard output."""
+        for renderable in renderables:
+            self.results.print(renderable)
+
+
+def plain(data: Any) -> Any:
+    """Models and their collections as JSON values; numbers that JSON does not have become ``None``."""
+    if isinstance(data, BaseModel):
+        return plain(data.model_dump(mode="json"))
+    if isinstance(data, Mapping):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+        return [plain(item) for item in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
+
+
+def standard_output(*, as_json: bool) -> Output:
+    """The output of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return Output(as_json, language_of(os.environ), make_console(sys.stdout), make_console(sys.stderr))
+
+
+def make_console(stream: TextIO, width: int | None = None) -> Console:
+    """A console that takes text as it is: no markup, no emoji codes, no highlighting."""
+    if width is None and not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+        width = PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)

@@ -1,0 +1,136 @@
+"""One job as ``status`` shows it: what was asked for, the stages, the error, the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from api_client.cli.failures import error_text
+from api_client.cli.output import Output
+from api_client.cli.render.states import job_seconds, job_state, mark, stage_seconds, state_text
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.errors import PackagingError
+from api_client.formatting import (
+    clean,
+    format_duration,
+    format_progress,
+    format_size,
+    format_time,
+    one_line,
+)
+from api_client.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+
+_QUIET_OUTCOMES = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
+
+
+def job_view(output: Output, job: Job, width: int, now: datetime | None = None) -> Iterator[RenderableType]:
+    """Everything about a job."""
+    yield headline(output, job, now)
+    yield _facts(output, job)
+    yield Text()
+    yield stage_table(output, job, width, now)
+    attempts = [line for stage in job.stages for line in _attempts(output, stage)]
+    if attempts:
+        yield Text()
+        yield from attempts
+    if job.error is not None:
+        yield Text()
+        yield error_text(output, PackagingError.from_dict(job.error))
+    if job.outputs:
+        yield Text()
+        yield outputs_table(output, job.outputs, width)
+
+
+def headline(output: Output, job: Job, now: datetime | None = None) -> Text:
+    """Id, state, template and time of a job on one line."""
+    line = Text.assemble((job.id, "bold"), "  ", job_state(output.language, job), "  ", one_line(job.request.template))
+    seconds = job_seconds(job, now)
+    if seconds is not None:
+        line.append(f"  {format_duration(seconds)}", style="dim")
+    return line
+
+
+def _facts(output: Output, job: Job) -> Text:
+    request = job.request
+    facts: list[tuple[str, Any]] = [
+        ("task", request.task.task_id if request.task else None),
+        ("base_model", request.base_model),
+        ("checkpoint", request.checkpoint),
+        ("output_dir", request.output_dir),
+        ("quant_types", ", ".join(job.options.quant_types)),
+        ("labels", ", ".join(f"{key}={value}" for key, value in request.labels.items())),
+        ("created", format_time(job.created_at)),
+    ]
+    lines = Text()
+    for key, value in facts:
+        if value:
+            lines.append(f"\n  {output.text(key)}: " if lines else f"  {output.text(key)}: ", style="dim")
+            lines.append(one_line(value))
+    return lines
+
+
+def stage_table(output: Output, job: Job, width: int, now: datetime | None = None) -> RenderableType:
+    """The stages with state, duration, attempts and how far each is."""
+    stages = job.stages
+    durations = [stage_seconds(stage, now) for stage in stages]
+    return fit_table(
+        [
+            Column("", [mark(stage.state.value) for stage in stages], ALWAYS),
+            Column(output.text("stage"), [stage.name.value for stage in stages], ALWAYS),
+            Column(output.text("state"), [state_text(output.language, stage.state.value) for stage in stages], 8),
+            Column(
+                output.text("duration"),
+                ["" if seconds is None else format_duration(seconds) for seconds in durations],
+                7,
+                right=True,
+            ),
+            Column(output.text("attempt"), [str(s.attempt) if s.attempt > 1 else "" for s in stages], 4, right=True),
+            Column("", [_progress(stage) for stage in stages], 6),
+        ],
+        width,
+    )
+
+
+def _progress(stage: Stage) -> str:
+    progress = stage.progress
+    if stage.state is not StageState.RUNNING or progress is None:
+        return ""
+    amount = format_progress(progress.done, progress.total, progress.unit)
+    return f"{progress.fraction:.0%}  {amount}  {progress.detail}".rstrip()
+
+
+def _attempts(output: Output, stage: Stage) -> Iterator[Text]:
+    """A line for every attempt that did not simply succeed."""
+    for attempt in stage.attempts:
+        if attempt.outcome not in _QUIET_OUTCOMES:
+            yield _attempt_line(output, stage, attempt)
+
+
+def _attempt_line(output: Output, stage: Stage, attempt: Attempt) -> Text:
+    seconds = (attempt.finished_at - attempt.started_at).total_seconds() if attempt.finished_at else None
+    line = Text(f"  {stage.name.value} {output.text('attempt')} {attempt.number}: ")
+    line.append_text(state_text(output.language, attempt.outcome.value))
+    if seconds is not None:
+        line.append(f" ({format_duration(seconds)})", style="dim")
+    line.append(f" {one_line(attempt.worker)}", style="dim")
+    if attempt.error is not None:
+        error = PackagingError.from_dict(attempt.error)
+        line.append(f"  {error.code.value}: {clean(error.message)}")
+    return line
+
+
+def outputs_table(output: Output, artifacts: tuple[Artifact, ...], width: int) -> RenderableType:
+    """The published files: name, size, sha256, where they are."""
+    return fit_table(
+        [
+            Column(output.text("artifact"), [artifact.name for artifact in artifacts], ALWAYS),
+            Column(output.text("size"), [format_size(a.size_bytes) for a in artifacts], 8, right=True),
+            Column(output.text("sha256"), [a.sha256 if width >= 160 else a.sha256[:12] for a in artifacts], 5),
+            Column(output.text("url"), [artifact.url or "" for artifact in artifacts], 4),
+        ],
+        width,
+    )

@@ -1,0 +1,171 @@
+"""Jobs, templates, quant types, checkpoints, workers and queues as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from api_client.checkpoints import CheckpointList
+from api_client.cli.language import Language
+from api_client.cli.output import Output
+from api_client.cli.render.states import job_seconds, job_state, state_text
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.fleet import QueueInfo, WorkerInfo
+from api_client.formatting import (
+    format_age,
+    format_duration,
+    format_score,
+    format_size,
+    format_switch,
+    format_time,
+    one_line,
+)
+from api_client.job import Job, JobState
+from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.templates import SWITCHES, Template
+
+MAX_SCORE_COLUMNS = 4
+
+
+def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | None = None) -> RenderableType:
+    """One line per job, newest first."""
+    seconds = [job_seconds(job, now) for job in jobs]
+    return fit_table(
+        [
+            Column(output.text("job"), [job.id for job in jobs], ALWAYS),
+            Column(output.text("state"), [job_state(output.language, job) for job in jobs], ALWAYS),
+            Column(output.text("stage"), [_where(job) for job in jobs], 8),
+            Column(output.text("template"), [job.request.template for job in jobs], 7),
+            Column(output.text("age"), [format_age(job.created_at, now) for job in jobs], 6, right=True),
+            Column(output.text("duration"), ["" if s is None else format_duration(s) for s in seconds], 5, right=True),
+            Column(output.text("quant_types"), [",".join(job.options.quant_types) for job in jobs], 3),
+            Column(output.text("labels"), [_labels(job) for job in jobs], 4),
+            Column(output.text("output_dir"), [job.request.output_dir or "" for job in jobs], 2),
+        ],
+        width,
+    )
+
+
+def _where(job: Job) -> str:
+    """The stage a job is at, how far it is, or the code of what ended it."""
+    if job.state is JobState.FAILED and job.error is not None:
+        return str(job.error.get("code", ""))
+    stage = job.current_stage
+    if stage is None:
+        return ""
+    return f"{stage.name.value} {stage.progress.fraction:.0%}" if stage.progress else stage.name.value
+
+
+def _labels(job: Job) -> str:
+    return ",".join(f"{key}={value}" for key, value in job.request.labels.items())
+
+
+def templates_table(output: Output, templates: Sequence[Template], width: int) -> RenderableType:
+    """Templates with their switches; a locked one cannot be changed by a request."""
+    chinese = output.language is Language.ZH
+    switches = [
+        Column(name, [format_switch(getattr(template, name)) for template in templates], 7) for name in SWITCHES
+    ]
+    return fit_table(
+        [
+            Column(output.text("template"), [template.name for template in templates], ALWAYS),
+            Column(output.text("title"), [t.title_zh if chinese else t.title_en for t in templates], 5),
+            *switches,
+            Column(output.text("quant_types"), [",".join(template.quant_types) for template in templates], 8),
+            Column(
+                output.text("description"), [t.description_zh if chinese else t.description_en for t in templates], 3
+            ),
+        ],
+        width,
+    )
+
+
+def quant_types_table(output: Output, types: Sequence[QuantType], width: int) -> RenderableType:
+    """Quant types with what helps to choose among them; the recommended ones stand out."""
+    chinese = output.language is Language.ZH
+    infos = [QUANT_TYPES[quant] for quant in types]
+    names = [
+        Text(f"{quant.value} *", style="bold") if info.recommended else Text(quant.value)
+        for quant, info in zip(types, infos, strict=True)
+    ]
+    return fit_table(
+        [
+            Column(output.text("quant_type"), names, ALWAYS),
+            Column(output.text("bits_per_weight"), [f"{info.bits_per_weight:.2f}" for info in infos], 7, right=True),
+            Column(output.text("family"), [info.family for info in infos], 4),
+            Column(output.text("imatrix"), [output.text("needs_matrix") if i.needs_imatrix else "" for i in infos], 6),
+            Column(output.text("description"), [i.description_zh if chinese else i.description_en for i in infos], 5),
+        ],
+        width,
+    )
+
+
+def checkpoints_view(output: Output, listing: CheckpointList, width: int) -> Iterator[RenderableType]:
+    """A run's checkpoints, which of them the words mean, or why there is none."""
+    found = listing.checkpoints
+    if found:
+        metrics = sorted(
+            {name for one in found for name in one.scores}, key=lambda name: (name != listing.metric, name)
+        )
+        words = {listing.latest: [output.text("latest")]}
+        words.setdefault(listing.best, []).append(output.text("best"))
+        words.setdefault(listing.before_early_stopping, []).append(output.text("before_stop"))
+        yield fit_table(
+            [
+                Column(output.text("checkpoint"), [one.name for one in found], ALWAYS),
+                Column(output.text("kind"), [state_text(output.language, one.kind.value) for one in found], 7),
+                Column(output.text("weights"), [format_size(one.weights_bytes) for one in found], 5, right=True),
+                Column(output.text("size"), [format_size(one.size_bytes) for one in found], 2, right=True),
+                Column(output.text("created"), [format_time(one.time) for one in found], 3),
+                *(
+                    Column(
+                        name,
+                        [format_score(one.scores[name]) if name in one.scores else "" for one in found],
+                        6 if name == listing.metric else 4,
+                        right=True,
+                    )
+                    for name in metrics[:MAX_SCORE_COLUMNS]
+                ),
+                Column("", [", ".join(words.get(one.name, [])) for one in found], 8),
+                Column("", [one.problem or "" for one in found], 8),
+            ],
+            width,
+        )
+    if listing.explanation:
+        yield Text(one_line(listing.explanation), style="yellow")
+
+
+def service_view(
+    output: Output, workers: Sequence[WorkerInfo], queues: Sequence[QueueInfo], width: int, now: datetime | None = None
+) -> Iterator[RenderableType]:
+    """Workers and queues."""
+    if workers:
+        yield fit_table(
+            [
+                Column(output.text("worker"), [worker.name for worker in workers], ALWAYS),
+                Column(
+                    output.text("slots"), [f"{len(worker.running)}/{worker.slots}" for worker in workers], 7, right=True
+                ),
+                Column(output.text("running"), [", ".join(worker.running) for worker in workers], 6),
+                Column("", [worker.device for worker in workers], 4),
+                Column(
+                    output.text("last_seen"), [format_age(w.last_heartbeat_at, now) for w in workers], 5, right=True
+                ),
+                Column("", ["draining" if worker.draining else "" for worker in workers], 8),
+            ],
+            width,
+        )
+    else:
+        yield Text(output.text("no_workers"), style="yellow")
+    yield Text()
+    yield fit_table(
+        [
+            Column(output.text("queue"), [queue.name for queue in queues], ALWAYS),
+            Column(output.text("jobs_waiting"), [str(queue.waiting) for queue in queues], ALWAYS, right=True),
+            Column(output.text("workers"), [str(queue.workers) for queue in queues], 5, right=True),
+        ],
+        width,
+    )
