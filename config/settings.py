@@ -1,0 +1,233 @@
+"""Settings of a worker machine, from ``TRAINPACK_*`` environment variables.
+
+Read once at start-up by :func:`load_settings` and passed on; frozen; never read at import. Each field says what it does
+and what goes wrong when it is too low or too high. An unknown ``TRAINPACK_*`` name is refused with a suggestion.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from api_client.errors import ErrorCode, PackagingError
+
+PREFIX = "TRAINPACK_"
+
+
+class StorageSettings(BaseModel):
+    """Address and credentials of the S3-compatible storage. Without an endpoint and bucket nothing is uploaded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    bucket: str | None = None
+    prefix: str = ""
+    part_size_bytes: int = 16 * 2**20
+    concurrency: int = 4
+    timeout_s: float = 30.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether outputs are uploaded."""
+        return self.bucket is not None
+
+
+class StageSettings(BaseModel):
+    """The part of the settings that stages see."""
+
+    model_config = ConfigDict(frozen=True)
+
+    home: Path
+    cache_dir: Path
+    allowed_roots: tuple[Path, ...] | None
+    allowed_buckets: tuple[str, ...] | None
+    threads: int
+    disk_reserve_bytes: int
+    input_cache_bytes: int
+    verify_load: bool
+    llama_cpp_dir: Path | None
+    kernel_cache_dir: Path
+    storage: StorageSettings
+
+
+class Settings(BaseSettings):
+    """All settings of one worker machine."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Broker and state. ``redis://``, ``rediss://`` or ``sentinel://host:port,host:port/service/db``."""
+    key_prefix: str = "trainpack"
+    """First part of every Redis key; separates installations that share one Redis."""
+    host_name: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the machine whose disk holds the scratch. Set it where a container's name changes with each start."""
+    templates_file: Path | None = None
+    """Site templates, TOML. Unset: the shipped file, which has none."""
+    stage_registry: str = "worker.stages.registry:STAGES"
+    """``module:name`` of the mapping from stage to ``module:function``."""
+    preload: str = "worker.preload"
+    """Module that the fork server imports once, so that stages start fast. Empty: each stage imports for itself."""
+    home: Path = Path.home() / ".trainpack"
+    """State of the embedded stack, caches, scratch of remote outputs."""
+    scratch_dir: Path | None = None
+    """Where jobs work. Unset: beside the output directory, so that publishing is a rename and not a copy."""
+    scratch_shared: bool = False
+    """Whether every host sees the same scratch directory; then any host may run any stage."""
+    allowed_roots: tuple[Path, ...] | None = None
+    """Directories that jobs may read and write (``:``-separated). Unset: any, for one's own machine."""
+    allowed_buckets: tuple[str, ...] | None = None
+    """Buckets that jobs may read (``:``-separated). Unset: every bucket that the credentials open."""
+
+    s3_endpoint_url: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_bucket: str | None = None
+    s3_prefix: str = ""
+    s3_part_size_bytes: int = Field(default=16 * 2**20, ge=5 * 2**20)
+    """Part size of multipart uploads. Low: many requests; high: more is sent again after a failure."""
+    s3_concurrency: int = Field(default=4, ge=1, le=64)
+    s3_timeout_s: float = Field(default=30.0, gt=0)
+
+    threads: int = Field(default=0, ge=0)
+    """Threads for quantizing and converting. 0: all cores that the process may use."""
+    slots: int = Field(default=1, ge=1)
+    """Stages that run at once on this worker. More than one per GPU or disk slows all of them."""
+    gpus: tuple[str, ...] | None = None
+    """GPUs for the slots, one each (``0:1``). Unset: those that ``CUDA_VISIBLE_DEVICES`` or the driver names."""
+    disk_reserve_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Space that prepare leaves free beyond the estimate."""
+    input_cache_bytes: int = Field(default=200 * 2**30, ge=0)
+    """Bound of the cache of downloaded inputs; the least recently used go first."""
+    verify_load: bool = True
+    """Load every output in llama.cpp before publishing. Off: structure only, faster, less certain."""
+    llama_cpp_dir: Path | None = None
+    """A newer llama.cpp checkout, whose converter replaces the packaged one."""
+    kernel_cache_dir: Path | None = None
+    """Where compiled kernels are kept. Unset: under ``home``."""
+
+    lease_s: float = Field(default=30.0, gt=0)
+    """How long a silent attempt holds its stage. Low: a pause of the machine loses the work; high: slow rescue."""
+    heartbeat_s: float = Field(default=5.0, gt=0)
+    """How often leases are renewed and workers report."""
+    reap_s: float = Field(default=10.0, gt=0)
+    """How often one worker looks for lost stages and messages."""
+    requeue_after_s: float = Field(default=60.0, gt=0)
+    """Age at which a queued stage's message counts as lost and is sent again."""
+    stage_timeout_s: float = Field(default=24 * 3600.0, gt=0)
+    """Longest run of one attempt."""
+    stage_memory_bytes: int | None = Field(default=None, ge=2**28)
+    """Memory (resident) a stage's process may use before it is ended. Unset: no bound."""
+    drain_s: float = Field(default=60.0, gt=0)
+    """Longest wait for a safe point when draining. Keep it below the orchestrator's kill delay."""
+    cancel_grace_s: float = Field(default=2.0, ge=0)
+    """How long a cancelled stage may clean up before its process group is killed."""
+    max_retries: int = Field(default=5, ge=0)
+    """Further attempts after transient failures."""
+    retry_base_s: float = Field(default=2.0, gt=0)
+    """First delay before a retry; doubles each time, with jitter."""
+    retry_max_s: float = Field(default=300.0, gt=0)
+    max_crashes: int = Field(default=3, ge=1)
+    """Deaths of a stage's process, or rescues, before the stage fails with ``stage_crashed``."""
+    outage_s: float = Field(default=300.0, ge=0)
+    """How long a running stage is kept alive while Redis does not answer."""
+    visibility_timeout_s: float = Field(default=3600.0, gt=0)
+    """After this Redis delivers an unacknowledged message again; harmless, since messages are only wake-ups."""
+    events_max: int = Field(default=10_000, ge=100)
+    """Entries kept of one job's log."""
+    job_ttl_s: float = Field(default=14 * 86400.0, gt=0)
+    """How long finished jobs stay in Redis."""
+    failed_scratch_ttl_s: float = Field(default=2 * 86400.0, ge=0)
+    """How long the scratch of failed jobs is kept for a replay."""
+    label_limits: dict[str, int] = Field(default_factory=dict)
+    """Most stages at once per label, as JSON: ``{"team": 2}`` bounds each value of the label ``team``."""
+    log_format: str = Field(default="console", pattern="^(console|json)$")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("allowed_roots", "allowed_buckets", "gpus", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.lease_s < 3 * self.heartbeat_s:
+            raise ValueError(f"lease_s ({self.lease_s}) must be at least three heartbeats ({self.heartbeat_s} s each)")
+        if self.visibility_timeout_s < self.lease_s:
+            raise ValueError(f"visibility_timeout_s ({self.visibility_timeout_s}) is below lease_s ({self.lease_s})")
+        if self.retry_max_s < self.retry_base_s:
+            raise ValueError(f"retry_max_s ({self.retry_max_s}) is below retry_base_s ({self.retry_base_s})")
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("s3_access_key and s3_secret_key go together")
+        return self
+
+    @property
+    def kernels_dir(self) -> Path:
+        """Where compiled kernels are kept."""
+        return (self.kernel_cache_dir or self.home / "kernels").expanduser().absolute()
+
+    def storage(self) -> StorageSettings:
+        """The storage part."""
+        return StorageSettings(
+            endpoint_url=self.s3_endpoint_url,
+            region=self.s3_region,
+            access_key=self.s3_access_key,
+            secret_key=self.s3_secret_key,
+            bucket=self.s3_bucket,
+            prefix=self.s3_prefix,
+            part_size_bytes=self.s3_part_size_bytes,
+            concurrency=self.s3_concurrency,
+            timeout_s=self.s3_timeout_s,
+        )
+
+    def for_stages(self) -> StageSettings:
+        """The part that stages see."""
+        return StageSettings(
+            home=self.home,
+            cache_dir=self.home / "cache",
+            allowed_roots=self.allowed_roots,
+            allowed_buckets=self.allowed_buckets,
+            threads=self.threads or len(os.sched_getaffinity(0)),
+            disk_reserve_bytes=self.disk_reserve_bytes,
+            input_cache_bytes=self.input_cache_bytes,
+            verify_load=self.verify_load,
+            llama_cpp_dir=self.llama_cpp_dir,
+            kernel_cache_dir=self.kernels_dir,
+            storage=self.storage(),
+        )
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        environment: Checked for misspelt names; the process's environment where not given.
+        overrides: Values that win over the environment.
+
+    Raises:
+        PackagingError: ``settings_invalid``, naming the variable.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ if environment is None else environment:
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise PackagingError(ErrorCode.SETTINGS_INVALID, f"unknown setting {name}{hint}", fields={"setting": name})
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        message = f"{PREFIX}{where.upper()}: {reason}" if where else reason
+        raise PackagingError(ErrorCode.SETTINGS_INVALID, message, fields={"setting": where}) from error

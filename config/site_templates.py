@@ -1,0 +1,61 @@
+"""Site templates: read from a TOML file, checked like the built-in ones, published to Redis by workers."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.keys import Keys
+from api_client.request import PackagingRequest
+from api_client.rules import resolve_options
+from api_client.templates import BUILTIN_TEMPLATES, Template
+
+
+def load_site_templates(path: Path | None) -> dict[str, Template]:
+    """Read and check the templates of a file; the shipped one where ``path`` is ``None``.
+
+    Raises:
+        PackagingError: ``settings_invalid``, naming file, template and reason.
+    """
+    source = str(path or "config/templates.toml")
+    try:
+        text = path.read_text("utf-8") if path else files("config").joinpath("templates.toml").read_text("utf-8")
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _invalid(source, str(error)) from error
+    return {name: _template(source, name, table) for name, table in tables.items()}
+
+
+def _template(source: str, name: str, table: Any) -> Template:
+    if name in BUILTIN_TEMPLATES:
+        raise _invalid(source, f"[{name}] has the name of a built-in template")
+    if not isinstance(table, dict):
+        raise _invalid(source, f"{name!r} stands outside a [template] table")
+    try:
+        template = Template.model_validate({"name": name, **table})
+        resolve_options(PackagingRequest(template=name), template)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _invalid(source, f"[{name}] {where}: {first['msg']}") from error
+    except PackagingError as error:
+        raise _invalid(source, f"[{name}] {error.message}") from error
+    return template
+
+
+def _invalid(source: str, reason: str) -> PackagingError:
+    return PackagingError(ErrorCode.SETTINGS_INVALID, f"{source}: {reason}", fields={"file": source})
+
+
+def publish_site_templates(redis: Any, keys: Keys, templates: dict[str, Template]) -> None:
+    """Make these the site's templates: clients see them, and no others that were published before."""
+    pipe = redis.pipeline(transaction=True)
+    pipe.delete(keys.named("templates"))
+    if templates:
+        pipe.hset(keys.named("templates"), mapping={name: t.model_dump_json() for name, t in templates.items()})
+    pipe.execute()
