@@ -1,0 +1,116 @@
+"""What a checkpoint directory holds, seen from its file names: an adapter, full weights, or pickles only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.checkpoint.files import PICKLE_SUFFIXES, resolve_member
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_SUBDIRECTORIES = ("", "adapter_model", "adapter", "default")
+
+
+class CheckpointKind(StrEnum):
+    """What a checkpoint is."""
+
+    ADAPTER = "adapter"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointLayout:
+    """Where a checkpoint's weights are.
+
+    Attributes:
+        kind: Adapter or full weights.
+        directory: The directory that holds the weights: the checkpoint itself or ``adapter_model/`` inside it.
+    """
+
+    kind: CheckpointKind
+    directory: Path
+
+
+def classify_checkpoint(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> CheckpointLayout:
+    """Tell an adapter from full weights by the files that are there; nothing is opened.
+
+    Raises:
+        PackagingError: ``checkpoint_not_found``; ``weights_pickled`` where the weights are pickles only;
+            ``adapter_invalid`` for an adapter without config or without weights; ``path_not_allowed``.
+    """
+    if not directory.is_dir():
+        raise PackagingError(ErrorCode.CHECKPOINT_NOT_FOUND, f"{directory} is not a directory")
+    for sub in ADAPTER_SUBDIRECTORIES:
+        candidate = directory / sub
+        if not candidate.is_dir():
+            continue
+        if sub:
+            candidate = resolve_member(directory, sub, allowed_roots, ErrorCode.ADAPTER_INVALID)
+        if _is_adapter(candidate):
+            return CheckpointLayout(CheckpointKind.ADAPTER, candidate)
+    names = _names(directory)
+    if any(name.endswith(".safetensors") for name in names):
+        return CheckpointLayout(CheckpointKind.FULL, directory)
+    pickles = [name for name in names if _is_weight_pickle(name)]
+    if pickles:
+        raise PackagingError(
+            ErrorCode.WEIGHTS_PICKLED, f"{directory} holds only pickled weights: {', '.join(pickles[:3])}"
+        )
+    raise PackagingError(
+        ErrorCode.CHECKPOINT_NOT_FOUND,
+        f"{directory} holds neither {ADAPTER_CONFIG} with {ADAPTER_WEIGHTS} nor *.safetensors weights",
+    )
+
+
+def require_adapter(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> Path:
+    """The directory that holds the adapter's files.
+
+    Raises:
+        PackagingError: ``checkpoint_not_adapter`` for full weights, and whatever ``classify_checkpoint`` raises.
+    """
+    layout = classify_checkpoint(directory, allowed_roots=allowed_roots)
+    if layout.kind is not CheckpointKind.ADAPTER:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_NOT_ADAPTER,
+            f"{directory} holds full weights (no {ADAPTER_CONFIG})",
+            fields={"checkpoint": str(directory)},
+        )
+    return layout.directory
+
+
+def _is_adapter(directory: Path) -> bool:
+    """Whether both files of an adapter are here; one without the other is an error."""
+    names = _names(directory)
+    has_config, has_weights = ADAPTER_CONFIG in names, ADAPTER_WEIGHTS in names
+    if has_config and has_weights:
+        return True
+    if has_config:
+        pickles = [name for name in names if name.startswith("adapter_model") and name.endswith(PICKLE_SUFFIXES)]
+        if pickles:
+            raise PackagingError(
+                ErrorCode.WEIGHTS_PICKLED,
+                f"{directory} holds the adapter only as {pickles[0]}; unpickling could run code",
+                remedy="Save the adapter again with safetensors (`save_pretrained` of a current PEFT).",
+            )
+        if not any((directory / sub / ADAPTER_WEIGHTS).is_file() for sub in ADAPTER_SUBDIRECTORIES[1:]):
+            raise PackagingError(
+                ErrorCode.ADAPTER_INVALID, f"{directory} has {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}"
+            )
+    if has_weights and not has_config:
+        raise PackagingError(ErrorCode.ADAPTER_INVALID, f"{directory} has {ADAPTER_WEIGHTS} but no {ADAPTER_CONFIG}")
+    return False
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def _is_weight_pickle(name: str) -> bool:
+    # trainer state such as optimizer.pt or training_args.bin is beside the weights, not weights
+    return name.startswith(("pytorch_model", "model", "adapter_model", "consolidated")) and name.endswith(
+        PICKLE_SUFFIXES
+    )
