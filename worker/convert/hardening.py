@@ -1,0 +1,85 @@
+"""The conversion package may parse a model directory, never run it: no code from it, no network.
+
+The package opens tokenizers with ``trust_remote_code=True`` in a dozen places, and transformers then imports the Python
+files that ``auto_map`` names. Three independent locks are on while :func:`locked_down` is entered:
+
+1. ``AutoConfig`` and ``AutoTokenizer`` get ``trust_remote_code=False`` and ``local_files_only=True``, whatever was
+   asked;
+2. the one function of transformers that executes a module file raises :class:`ModelCodeRefusedError`;
+3. huggingface_hub is offline.
+
+(The staging directory, which holds no Python file, no pickle and no ``auto_map``, is a fourth: see ``staging``.)
+The locks are process-wide while they are on, so entering is serialised by a lock of our own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+_ENTERED = threading.RLock()
+_MISSING = object()
+
+
+class ModelCodeRefusedError(Exception):
+    """Something asked to import Python code from a model directory or repository."""
+
+
+@contextmanager
+def locked_down() -> Iterator[None]:
+    """Switch the locks on for the calls made inside, off again on leaving. Re-entrant, one thread at a time."""
+    import huggingface_hub.constants as hub_constants
+    from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
+
+    with _ENTERED, ExitStack() as stack:
+        for auto_class in (AutoConfig, AutoTokenizer):
+            stack.enter_context(replaced(auto_class, "from_pretrained", _local_and_untrusted(auto_class)))
+        stack.enter_context(replaced(dynamic_module_utils, "get_class_in_module", _refuse))
+        stack.enter_context(replaced(hub_constants, "HF_HUB_OFFLINE", True))
+        stack.enter_context(_environment("HF_HUB_OFFLINE", "1"))
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module or class for the time inside; an inherited one is uncovered again afterwards."""
+    before = vars(owner).get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def _local_and_untrusted(auto_class: Any) -> Any:
+    original: Callable[..., Any] = auto_class.from_pretrained
+
+    def from_pretrained(_cls: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs["trust_remote_code"] = False
+        kwargs["local_files_only"] = True
+        return original(path, *args, **kwargs)
+
+    return classmethod(from_pretrained)
+
+
+def _refuse(class_name: str, module_path: Any, **_kwargs: Any) -> Any:
+    raise ModelCodeRefusedError(f"{class_name} is Python code of the model ({module_path}); such code is never run")
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

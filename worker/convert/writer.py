@@ -1,0 +1,310 @@
+"""Writes a planned file of tensors: evaluated on several threads, placed at known offsets, hashed in order.
+
+Worker threads evaluate tensors; the calling thread takes the finished ones in file order and hashes them and the
+padding between them, while one other thread writes them to their place. (Several threads writing one file would only
+wait for its lock.) How far evaluation may run ahead of hashing is bounded in bytes, so memory stays at a few times the
+largest tensor. The file is complete under its final name or not there: ``{name}.partial`` is synced and renamed at the
+end; ``{name}.partial.journal`` lets a later attempt resume.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.convert.journal import Journal, read_journal
+from worker.convert.progress import Report
+from worker.stop import ShouldStop, StopRequested
+
+_AHEAD_BYTES = 256 * 1024 * 1024
+_MAX_WRITE_BYTES = 1 << 30  # Linux writes at most 2 GiB - 4 KiB a call
+_READ_BYTES = 8 * 1024 * 1024
+
+
+class Placed(Protocol):
+    """One tensor of a file."""
+
+    @property
+    def name(self) -> str:
+        """Name, for reports."""
+
+    @property
+    def offset(self) -> int:
+        """Where its data begins, in bytes from the start of the file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of data, without padding."""
+
+    @property
+    def value(self) -> Any:
+        """What the plan's evaluator makes the data of."""
+
+
+class BytesOf(Protocol):
+    """Makes a tensor's data."""
+
+    def bytes_of(self, node: Any) -> NDArray[np.uint8]:
+        """Flat bytes; called on several threads."""
+
+
+class FilePlan(Protocol):
+    """A file whose every byte has its place: a header, then tensors in order, zeros between them."""
+
+    @property
+    def header(self) -> bytes:
+        """Everything before the first tensor."""
+
+    @property
+    def tensors(self) -> Sequence[Placed]:
+        """In file order."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+
+    @property
+    def evaluator(self) -> BytesOf:
+        """Makes the data."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A finished file.
+
+    Attributes:
+        path: Final path.
+        size_bytes: Size.
+        sha256: Hex digest of the whole file.
+        resumed_bytes: How much of it an earlier attempt had written.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    resumed_bytes: int
+
+
+def write_plan(
+    plan: FilePlan,
+    path: Path,
+    *,
+    fingerprint: str,
+    threads: int,
+    report: Report,
+    should_stop: ShouldStop,
+) -> WrittenFile:
+    """Write the file, resuming from an earlier attempt's partial file where its inputs were the same.
+
+    Args:
+        plan: What to write.
+        path: Final path; replaced if it exists.
+        fingerprint: Digest over everything that decides the file's bytes.
+        threads: Tensors evaluated at a time.
+        report: Called after every tensor, in file order, on the calling thread.
+        should_stop: Asked between tensors.
+
+    Raises:
+        StopRequested: Partial file and journal stay.
+        PackagingError: ``disk_space_insufficient``, ``output_dir_not_writable``, or what evaluation raises; the partial
+            file is removed.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    journal_path = path.with_name(f"{path.name}.partial.journal")
+    try:
+        with write_errors(path):
+            known = read_journal(journal_path, fingerprint)
+            with _opened(partial, keep=bool(known)) as descriptor:
+                digest, kept = _verified_prefix(descriptor, plan, known)
+                _check_free_space(path, plan.size_bytes - kept)
+                os.ftruncate(descriptor, kept)  # what follows the good beginning is not trusted: holes read as zeros
+                os.ftruncate(descriptor, plan.size_bytes)
+                journal = Journal.start(journal_path, fingerprint)
+                try:
+                    for end, sha256 in known.items():
+                        if end <= kept:
+                            journal.add(end, sha256)
+                    _Pass(descriptor, plan, digest, journal).run(kept, threads, report, should_stop)
+                finally:
+                    journal.close()
+                os.fsync(descriptor)
+            partial.replace(path)
+            journal_path.unlink(missing_ok=True)
+            sync_directory(path.parent)
+    except StopRequested:
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        journal_path.unlink(missing_ok=True)
+        raise
+    return WrittenFile(path, plan.size_bytes, digest.hexdigest(), kept)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """The edge to the file system: ``OSError`` becomes ``PackagingError``, with numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(path, None) from error
+        raise PackagingError(
+            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
+            f"{path} cannot be written: {error.strerror or type(error).__name__}",
+            fields={"path": str(path)},
+        ) from error
+    except MemoryError as error:
+        raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"memory ran out while {path.name} was written") from error
+
+
+class _Pass:
+    """One pass over the tensors that are still to be written."""
+
+    def __init__(self, descriptor: int, plan: FilePlan, digest: Any, journal: Journal) -> None:
+        self._descriptor = descriptor
+        self._plan = plan
+        self._digest = digest
+        self._journal = journal
+
+    def run(self, kept: int, threads: int, report: Report, should_stop: ShouldStop) -> None:
+        """Evaluate and write on threads, hash and report here, in file order.
+
+        Raises:
+            StopRequested: Everything that was begun is finished and in the journal.
+        """
+        if kept == 0:
+            _pwrite(self._descriptor, np.frombuffer(self._plan.header, np.uint8), 0)
+            self._digest.update(self._plan.header)
+            self._journal.add(len(self._plan.header), self._digest.hexdigest())
+        tensors = self._plan.tensors
+        ends = [*(tensor.offset for tensor in tensors[1:]), self._plan.size_bytes]
+        left = deque((tensor, end) for tensor, end in zip(tensors, ends, strict=True) if end > kept)
+        limit = max(_AHEAD_BYTES, *(2 * tensor.size_bytes for tensor in tensors))
+        running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]] = deque()
+        ahead_bytes, stopping = 0, False
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="convert-write") as writer,
+            ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool,
+        ):
+            try:
+                while running or (left and not stopping):
+                    while left and not stopping and (not running or ahead_bytes + left[0][0].size_bytes <= limit):
+                        tensor, end = left.popleft()
+                        running.append((tensor, end, pool.submit(self._make, tensor)))
+                        ahead_bytes += tensor.size_bytes
+                    tensor, end, future = running.popleft()
+                    self._finish(tensor, end, future.result(), writer)
+                    del future  # and with it the data
+                    ahead_bytes -= tensor.size_bytes
+                    report(end, self._plan.size_bytes, tensor.name)
+                    if not stopping and should_stop():
+                        stopping = True
+                        left.extend(_cancel_waiting(running))
+            except BaseException:
+                for _, _, future in running:
+                    future.cancel()
+                raise
+        if left:
+            raise StopRequested
+
+    def _make(self, tensor: Placed) -> NDArray[np.uint8]:
+        data = self._plan.evaluator.bytes_of(tensor.value)
+        if data.nbytes != tensor.size_bytes:
+            raise AssertionError(f"{tensor.name}: {data.nbytes} bytes made, {tensor.size_bytes} planned")
+        return data
+
+    def _finish(self, tensor: Placed, end: int, data: NDArray[np.uint8], writer: ThreadPoolExecutor) -> None:
+        """Write and hash a tensor at the same time; note both in the journal."""
+        writing = writer.submit(_pwrite, self._descriptor, data, tensor.offset)
+        self._digest.update(data)
+        self._digest.update(bytes(end - tensor.offset - tensor.size_bytes))
+        writing.result()
+        self._journal.add(end, self._digest.hexdigest())
+
+
+def _cancel_waiting(running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]]) -> list[tuple[Placed, int]]:
+    """Take back the tensors that no thread has begun; threads take them in order, so they are the last ones."""
+    taken = []
+    while running and running[-1][2].cancel():
+        tensor, end, _ = running.pop()
+        taken.append((tensor, end))
+    return taken
+
+
+@contextmanager
+def _opened(partial: Path, *, keep: bool) -> Iterator[int]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
+    descriptor = os.open(partial, flags, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _verified_prefix(descriptor: int, plan: FilePlan, known: dict[int, str]) -> tuple[Any, int]:
+    """Hash the partial file as far as the journal vouches for it.
+
+    Returns:
+        The hash object over the good beginning, and its length in bytes; 0 where nothing is good.
+    """
+    running, good, length = hashlib.sha256(), hashlib.sha256(), 0
+    boundaries = [tensor.offset for tensor in plan.tensors] + [plan.size_bytes]
+    position = 0
+    for end in boundaries:
+        if end not in known:
+            break
+        while position < end:
+            piece = os.pread(descriptor, min(_READ_BYTES, end - position), position)
+            if not piece:
+                return good, length
+            running.update(piece)
+            position += len(piece)
+        if running.hexdigest() != known[end]:
+            break
+        good, length = running.copy(), end
+    return good, length
+
+
+def _pwrite(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
+    view = data.data
+    written = 0
+    while written < len(view):
+        written += os.pwrite(descriptor, view[written : written + _MAX_WRITE_BYTES], offset + written)
+
+
+def _check_free_space(path: Path, needed: int) -> None:
+    info = os.statvfs(path.parent)
+    if info.f_bavail * info.f_frsize < needed:
+        raise _no_space(path, needed)
+
+
+def _no_space(path: Path, needed: int | None) -> PackagingError:
+    info = os.statvfs(path.parent)
+    free = info.f_bavail * info.f_frsize
+    what = f"needs {needed / 1e9:.1f} GB" if needed is not None else "could not be written to its end"
+    return PackagingError(
+        ErrorCode.DISK_SPACE_INSUFFICIENT,
+        f"{path} {what}, {free / 1e9:.1f} GB are free",
+        fields={"path": str(path), "needed_bytes": needed, "free_bytes": free},
+    )
