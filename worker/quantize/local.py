@@ -1,0 +1,129 @@
+"""Quantizes a GGUF file that somebody kept, on this machine, without a job: what ``trainpack quantize`` calls."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.quant_types import QuantType
+from api_client.request import unknown_quant_type
+from worker.quantize.engine import Report, quantize_file
+from worker.quantize.imatrix_data import ImatrixData
+from worker.quantize.result import QuantizeResult
+from worker.quantize.split import split_gguf
+from worker.stop import ShouldStop
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResult:
+    """What was made.
+
+    Attributes:
+        result: Outcome of each quant type.
+        files: Files of each type that succeeded: one, or its shards.
+    """
+
+    result: QuantizeResult
+    files: dict[QuantType, list[Path]]
+
+
+def quantize_local(
+    source: Path,
+    quant_types: Sequence[str],
+    output_dir: Path,
+    *,
+    imatrix: ImatrixData | None = None,
+    threads: int | None = None,
+    allow_requantize: bool = False,
+    overwrite: bool = False,
+    split_max_bytes: int | None = None,
+    report: Report | None = None,
+    should_stop: ShouldStop | None = None,
+) -> LocalResult:
+    """Quantize ``source`` into ``output_dir`` as ``{stem}-{QUANT}.gguf``.
+
+    Args:
+        source: Unquantized GGUF file.
+        quant_types: Names, upper or lower case, each once.
+        output_dir: Made if it does not exist.
+        imatrix: Importance matrix, if any.
+        threads: Threads to use; by default one per CPU available.
+        allow_requantize: Take an already quantized source.
+        overwrite: Replace files that are there.
+        split_max_bytes: Cut larger files into shards of this much tensor data; the single file is removed then.
+        report: As for :func:`~worker.quantize.engine.quantize_file`.
+        should_stop: As for :func:`~worker.quantize.engine.quantize_file`.
+
+    Raises:
+        PackagingError: ``quant_types_empty``, ``quant_type_unknown``, ``quant_type_duplicate``, ``output_exists``,
+            ``output_dir_not_writable``, and those of :func:`~worker.quantize.engine.quantize_file`.
+        StopRequested: ``should_stop`` said so; the same call goes on later.
+    """
+    kinds = parse_quant_types(quant_types)
+    outputs = {kind: output_dir / f"{source.stem}-{kind.value}.gguf" for kind in kinds}
+    if not overwrite:
+        _check_absent(outputs.values())
+    _make_directory(output_dir)
+    result = quantize_file(
+        source,
+        outputs,
+        imatrix=imatrix,
+        threads=threads,
+        allow_requantize=allow_requantize,
+        report=report,
+        should_stop=should_stop,
+    )
+    files = {kind: [outcome.path] for kind, outcome in result.outcomes.items() if outcome.error is None}
+    if split_max_bytes is not None:
+        files = {kind: _split(paths[0], split_max_bytes) for kind, paths in files.items()}
+    return LocalResult(result, files)
+
+
+def parse_quant_types(names: Sequence[str]) -> list[QuantType]:
+    """Quant types by name.
+
+    Raises:
+        PackagingError: ``quant_types_empty``, ``quant_type_unknown`` with the nearest name, ``quant_type_duplicate``.
+    """
+    if not names:
+        raise PackagingError(ErrorCode.QUANT_TYPES_EMPTY, "no quant type is named")
+    found: list[QuantType] = []
+    for name in names:
+        try:
+            kind = QuantType(name.strip().upper())
+        except ValueError:
+            raise unknown_quant_type(name) from None
+        if kind in found:
+            raise PackagingError(ErrorCode.QUANT_TYPE_DUPLICATE, f"{kind.value} is named twice")
+        found.append(kind)
+    return found
+
+
+def _check_absent(paths: Iterable[Path]) -> None:
+    """Refuse to replace a file, or the shards of one."""
+    for path in paths:
+        shards = path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????.gguf")
+        found = path if path.exists() else next(iter(sorted(shards)), None)
+        if found is not None:
+            raise PackagingError(
+                ErrorCode.OUTPUT_EXISTS, f"{found} exists; it would be replaced", fields={"path": str(found)}
+            )
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PackagingError(
+            ErrorCode.OUTPUT_DIR_NOT_WRITABLE, f"{directory} cannot be made: {error}", fields={"path": str(directory)}
+        ) from error
+
+
+def _split(path: Path, max_bytes: int) -> list[Path]:
+    shards = split_gguf(path, max_bytes)
+    if shards != [path]:
+        path.unlink()
+    return shards
