@@ -1,0 +1,241 @@
+"""The tap: sums of squared inputs of every weight that takes part in a matrix product.
+
+No per-architecture hooks: a :class:`torch.overrides.TorchFunctionMode` sees each call of ``linear``, ``matmul``,
+``addmm``, ``bmm`` and ``grouped_mm`` while the model runs, and recognises the weight by its storage. A view of a
+parameter (one expert of a fused tensor, a transposed matrix) shares the storage; its offset says which matrix it is
+and its strides along which axis the product sums.
+
+Axes: ``m`` matrices (1 for a plain weight, experts for a fused one), ``c`` input channels, ``t`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass
+class Gathered:
+    """What one parameter was multiplied with.
+
+    Attributes:
+        axis: Axis of the parameter along which its products sum: -1 for (out, in), -2 for (in, out).
+        sums: Sums of squares, float64 ``(m, c)``.
+        counts: Rows seen, int64 ``(m,)``.
+    """
+
+    axis: int
+    sums: torch.Tensor
+    counts: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Where a function takes its input and its weight: argument positions, names, and the weight's summed axis."""
+
+    input_at: int
+    weight_at: int
+    input_name: str
+    weight_name: str
+    axis: int
+
+
+_LINEAR = _Product(0, 1, "input", "weight", -1)
+_MATMUL = _Product(0, 1, "input", "other", -2)
+_BMM = _Product(0, 1, "input", "mat2", -2)
+_ADDMM = _Product(1, 2, "mat1", "mat2", -2)
+_BADDBMM = _Product(1, 2, "batch1", "batch2", -2)
+
+PRODUCTS: Mapping[Callable[..., Any], _Product] = {
+    torch.nn.functional.linear: _LINEAR,
+    torch.matmul: _MATMUL,
+    torch.Tensor.matmul: _MATMUL,
+    torch.Tensor.__matmul__: _MATMUL,
+    torch.mm: _BMM,
+    torch.Tensor.mm: _BMM,
+    torch.bmm: _BMM,
+    torch.Tensor.bmm: _BMM,
+    torch.addmm: _ADDMM,
+    torch.Tensor.addmm: _ADDMM,
+    torch.baddbmm: _BADDBMM,
+    torch.Tensor.baddbmm: _BADDBMM,
+}
+GROUPED = frozenset(
+    function
+    for function in (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
+    if function is not None
+)
+
+
+@dataclass(eq=False)
+class ActivationTap(TorchFunctionMode):
+    """Gathers, for every registered parameter, the squared inputs of its products.
+
+    Use it as a context manager in the thread that runs the model. Parameters are registered while their storage
+    exists and forgotten when it is freed (:meth:`register`, :meth:`forget`); what was gathered stays.
+
+    Attributes:
+        gathered: Parameter name -> sums and counts; a parameter that took part in no product is absent.
+    """
+
+    gathered: dict[str, Gathered] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._registered: dict[int, list[tuple[str, torch.Tensor]]] = {}
+        self._last_input: tuple[torch.Tensor, int] | None = None
+        self._last_squares = torch.empty(0)
+
+    def register(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Watch these named parameters; those with fewer than two dimensions are no weights of products."""
+        for name, parameter in parameters:
+            if parameter.dim() >= 2:
+                self._registered.setdefault(_storage(parameter), []).append((name, parameter))
+
+    def forget(self, prefix: str) -> None:
+        """Drop the registrations, and with them the references, of the parameters whose names begin so."""
+        for storage, members in list(self._registered.items()):
+            kept = [member for member in members if not member[0].startswith(prefix)]
+            if kept:
+                self._registered[storage] = kept
+            else:
+                del self._registered[storage]
+        self._last_input = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Look at the call, then make it."""
+        named = dict(kwargs or {})
+        product = PRODUCTS.get(func)
+        if product is not None:
+            activation = _argument(args, named, product.input_at, product.input_name)
+            weight = _argument(args, named, product.weight_at, product.weight_name)
+            if isinstance(activation, torch.Tensor) and isinstance(weight, torch.Tensor):
+                seen = self._observe(activation, weight, product.axis)
+                if not seen and product.axis == -2 and weight.dim() >= 2:  # weight @ input, its channels one a row
+                    self._observe(weight.transpose(-1, -2), activation, -1)
+        elif func in GROUPED:
+            self._observe_grouped(args, named)
+        return func(*args, **named)
+
+    def _observe(self, activation: torch.Tensor, weight: torch.Tensor, axis: int) -> bool:
+        """One product ``activation x weight`` that sums along ``axis`` of ``weight``; whether the weight is known."""
+        place = self._find(weight, axis)
+        if place is None:
+            return False
+        entry, first, count = place
+        channels = activation.shape[-1]
+        if count == 1:
+            squares, rows = self._squares(activation), activation.numel() // channels
+            entry.sums[first] += squares
+            entry.counts[first] += rows
+        elif activation.dim() == 3 and activation.shape[0] == count:
+            # a batched product runs every expert over every token, with zeros where the router did not send it
+            values = activation.float()
+            entry.sums[first : first + count] += values.square().sum(dim=1).double()
+            entry.counts[first : first + count] += (values != 0).any(dim=-1).sum(dim=1)
+        return True
+
+    def _observe_grouped(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """``grouped_mm(input (t, c), weight (m, c, out), offs=(m,))``: rows sorted by matrix, ``offs`` their ends."""
+        activation, weight = args[0], args[1]
+        ends = named.get("offs", args[2] if len(args) > 2 else None)
+        place = self._find(weight, -2)
+        if place is None or ends is None or activation.dim() != 2:
+            return
+        entry, first, count = place
+        start = 0
+        for matrix, end in enumerate(ends.tolist()[:count]):
+            entry.sums[first + matrix] += activation[start:end].float().square().sum(dim=0).double()
+            entry.counts[first + matrix] += end - start
+            start = end
+
+    def _squares(self, activation: torch.Tensor) -> torch.Tensor:
+        """Sums of squares over all but the last axis, float64; remembered, because q, k and v share their input."""
+        version = activation._version
+        if self._last_input is None or self._last_input[0] is not activation or self._last_input[1] != version:
+            flat = activation.reshape(-1, activation.shape[-1]).float()
+            self._last_squares = flat.square().sum(dim=0).double()
+            self._last_input = (activation, version)
+        return self._last_squares
+
+    def _find(self, weight: torch.Tensor, axis: int) -> tuple[Gathered, int, int] | None:
+        """The registered parameter that ``weight`` is a view of: its sums, the first matrix and how many.
+
+        Views over part of the channels are not recognised: their sums would need a count of their own.
+        """
+        for name, parameter in self._registered.get(_storage(weight), ()):
+            place = _locate(parameter, weight, axis)
+            if place is None:
+                continue
+            parameter_axis, first, count = place
+            entry = self.gathered.get(name)
+            if entry is None:
+                entry = self.gathered[name] = _empty(parameter, parameter_axis)
+            if entry.axis == parameter_axis:
+                return entry, first, count
+        return None
+
+
+def _argument(args: tuple[Any, ...], named: Mapping[str, Any], position: int, name: str) -> Any:
+    return args[position] if len(args) > position else named.get(name)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
+    matrices = parameter.shape[0] if parameter.dim() == 3 else 1
+    device = parameter.device
+    return Gathered(
+        axis=axis,
+        sums=torch.zeros(matrices, parameter.shape[axis], dtype=torch.float64, device=device),
+        counts=torch.zeros(matrices, dtype=torch.int64, device=device),
+    )
+
+
+def _locate(parameter: torch.Tensor, view: torch.Tensor, axis: int) -> tuple[int, int, int] | None:
+    """Which matrices of ``parameter`` a ``view`` of its storage covers, and the parameter's summed axis.
+
+    Args:
+        parameter: ``(out, in)``, ``(in, out)``, or with a leading axis of matrices.
+        view: What the product was given: two- or three-dimensional.
+        axis: The axis of ``view`` that the product sums over.
+
+    Returns:
+        ``(axis of the parameter, first matrix, number of matrices)``, or None if it is not a view over all channels.
+    """
+    if parameter.dim() > 3 or view.dim() not in (2, 3):
+        return None
+    strides = tuple(int(stride) for stride in parameter.stride())
+    summed = [candidate for candidate in (-1, -2) if strides[candidate] == view.stride(axis)]
+    fitting = [candidate for candidate in summed if parameter.shape[candidate] == view.shape[axis]]
+    if not fitting:
+        return None
+    start = _unravel(int(view.storage_offset() - parameter.storage_offset()), strides)
+    # the view may start at another row (a slice of a fused projection), but at the first channel
+    if start[fitting[0]] != 0:
+        return None
+    first, matrices = (start[0], parameter.shape[0]) if parameter.dim() == 3 else (0, 1)
+    count = view.shape[0] if view.dim() == 3 else 1
+    if not 0 <= first <= matrices - count or (count > 1 and view.stride(0) != strides[0]):
+        return None
+    return fitting[0], first, count
+
+
+def _unravel(offset: int, strides: tuple[int, ...]) -> list[int]:
+    """Index of the element at ``offset``, largest stride first."""
+    index = [0] * len(strides)
+    for dimension in sorted(range(len(strides)), key=lambda item: -strides[item]):
+        index[dimension], offset = divmod(offset, max(strides[dimension], 1))
+    return index
