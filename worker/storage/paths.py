@@ -1,0 +1,188 @@
+"""Which places a job may read and write, and whether there is room: the policy for local paths, buckets and disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from api_client.errors import ErrorCode, PackagingError
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a full disk or quota."""
+_REFUSED = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+    }
+)
+
+
+def human_size(size_bytes: int) -> str:
+    """Bytes for people, in decimal units: ``999 bytes``, ``1.5 KB``, ``31.2 GB``."""
+    if size_bytes < 1000:
+        return f"{size_bytes} bytes"
+    value = float(size_bytes)
+    for unit in ("KB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.1f} PB"
+
+
+def resolve_local(path: str | Path, allowed_roots: Sequence[Path] | None, *, for_writing: bool = False) -> Path:
+    """The real place of a local path, symlinks followed, where policy allows it. It need not exist.
+
+    Args:
+        path: An absolute path.
+        allowed_roots: Directories under which jobs may work; ``None`` allows any.
+        for_writing: Said in the message.
+
+    Raises:
+        PackagingError: ``path_not_allowed``; the message does not say where a symlink leads.
+    """
+    verb = "write" if for_writing else "read"
+    try:
+        given = Path(path)
+        real = given.resolve()
+        relative = not given.is_absolute()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links (either, by Python version); a NUL
+        raise _not_allowed(path, f"cannot be resolved: {error}", allowed_roots) from error
+    if relative:
+        raise _not_allowed(path, "is not an absolute path", allowed_roots)
+    if allowed_roots is None or any(real.is_relative_to(root.resolve()) for root in allowed_roots):
+        return real
+    names = ", ".join(str(root) for root in allowed_roots) or "none"
+    raise _not_allowed(path, f"is outside the directories this worker may {verb} ({names})", allowed_roots)
+
+
+def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None) -> None:
+    """Refuse a bucket that jobs may not read; ``None`` allows every one.
+
+    Raises:
+        PackagingError: ``path_not_allowed``.
+    """
+    if allowed_buckets is not None and bucket not in allowed_buckets:
+        raise PackagingError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"bucket {bucket} is not one of those this worker may read ({', '.join(allowed_buckets) or 'none'})",
+            remedy="Copy the data to an allowed bucket, or extend TRAINPACK_ALLOWED_BUCKETS.",
+            fields={"bucket": bucket, "allowed_buckets": list(allowed_buckets)},
+        )
+
+
+def ensure_output_dir(path: str | Path, allowed_roots: Sequence[Path] | None) -> Path:
+    """Create an output directory where it is missing and try to write into it.
+
+    Returns:
+        Its real place.
+
+    Raises:
+        PackagingError: ``path_not_allowed``, ``output_dir_not_writable``, ``disk_space_insufficient``.
+    """
+    real = resolve_local(path, allowed_roots, for_writing=True)
+    _create(real)
+    return resolve_local(real, allowed_roots, for_writing=True)
+
+
+def check_output_dir(path: str | Path, allowed_roots: Sequence[Path] | None) -> Path:
+    """As :func:`ensure_output_dir`, but leaves no trace: directories made for the trial are removed again."""
+    real = resolve_local(path, allowed_roots, for_writing=True)
+    for made in reversed(_create(real)):
+        made.rmdir()
+    return real
+
+
+def free_bytes(path: Path) -> int:
+    """Space that this user may still fill on the disk of ``path``, or of its nearest existing parent."""
+    info = os.statvfs(_existing(path))
+    return info.f_bavail * info.f_frsize
+
+
+def check_disk_space(needs: Mapping[Path, int], *, reserve_bytes: int = 0) -> None:
+    """Refuse work for which there is no room. Needs on one disk are added up.
+
+    Args:
+        needs: Bytes to be written under each path; the paths need not exist.
+        reserve_bytes: What shall stay free on each disk.
+
+    Raises:
+        PackagingError: ``disk_space_insufficient``, naming the place and both numbers.
+    """
+    disks: dict[int, list[Path]] = {}
+    for path in needs:
+        disks.setdefault(_existing(path).stat().st_dev, []).append(path)
+    for paths in disks.values():
+        needed = sum(needs[path] for path in paths)
+        free = free_bytes(paths[0])
+        if needed > 0 and needed + reserve_bytes > free:
+            raise disk_full(paths, needed, free, reserve_bytes)
+
+
+def disk_full(paths: Iterable[Path], needed_bytes: int, free: int, reserve_bytes: int = 0) -> PackagingError:
+    """The error for a disk with too little room."""
+    places = [str(path) for path in paths]
+    kept = f" (and {human_size(reserve_bytes)} kept free)" if reserve_bytes else ""
+    return PackagingError(
+        ErrorCode.DISK_SPACE_INSUFFICIENT,
+        f"{', '.join(places)}: needed {human_size(needed_bytes)}{kept}, free {human_size(free)}",
+        fields={"paths": places, "needed_bytes": needed_bytes, "free_bytes": free, "reserve_bytes": reserve_bytes},
+    )
+
+
+def write_error(path: Path, error: OSError) -> PackagingError | None:
+    """The project's error for an operating-system error met while writing ``path``; ``None`` for unexpected ones."""
+    if error.errno in DISK_FULL:
+        free = free_bytes(path)
+        return PackagingError(
+            ErrorCode.DISK_SPACE_INSUFFICIENT,
+            f"{path}: the disk or quota is full, free {human_size(free)}",
+            fields={"path": str(path), "free_bytes": free},
+        )
+    if error.errno in _REFUSED:
+        return PackagingError(
+            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
+            f"{path} cannot be written: {error.strerror}",
+            fields={"path": str(path), "reason": error.strerror},
+        )
+    return None
+
+
+def _create(directory: Path) -> list[Path]:
+    """Make ``directory`` with its parents and try to write there; the directories made, outermost first."""
+    missing = [place for place in (directory, *directory.parents) if not place.exists()]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            made.append(place)
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        probe = directory / f".trainpack-{secrets.token_hex(8)}.tmp"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        for place in reversed(made):
+            place.rmdir()
+        raise write_error(directory, error) or error from error
+    return made
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _not_allowed(path: str | Path, reason: str, allowed_roots: Sequence[Path] | None) -> PackagingError:
+    return PackagingError(
+        ErrorCode.PATH_NOT_ALLOWED,
+        f"{str(path)!r} {reason}" if "\0" in str(path) else f"{path} {reason}",
+        fields={"path": str(path), "allowed_roots": [str(root) for root in allowed_roots or ()]},
+    )

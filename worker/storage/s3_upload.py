@@ -1,0 +1,286 @@
+"""Uploading one file: in parts, each with its SHA-256; nothing counts as uploaded before the storage agrees on it.
+
+The storage checks every part against the SHA-256 sent along. After the last part, size and checksum of the whole are
+asked for and compared; where it keeps no checksum the object is read back. An upload that fails is aborted, and one
+that a crash left behind is aborted by the next upload of the same key.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from api_client.errors import ErrorCode, PackagingError
+from config.settings import StorageSettings
+from worker.storage.checksums import sha256_range
+from worker.storage.location import S3Location
+from worker.storage.objects import SHA256_METADATA, expectations
+from worker.storage.parallel import run_parallel
+from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+MAX_PARTS = 10_000
+_MIB = 2**20
+_CLEANING = Limits(RetryPolicy(attempts=1))
+
+
+class Part(NamedTuple):
+    """A piece of the file. Numbers begin with 1."""
+
+    number: int
+    offset: int
+    size_bytes: int
+
+
+class SentPart(NamedTuple):
+    """A piece that the storage has taken."""
+
+    part: Part
+    etag: str
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file on its way.
+
+    Attributes:
+        client: The S3 client.
+        settings: Part size, threads, names for messages.
+        path: The file; must not change meanwhile.
+        size_bytes: Its size.
+        sha256: Its SHA-256, in hexadecimal.
+        target: Where it goes.
+        limits: Retries and stop.
+        report: Called with the bytes that have arrived.
+    """
+
+    client: S3Client
+    settings: StorageSettings
+    path: Path
+    size_bytes: int
+    sha256: str
+    target: S3Location
+    limits: Limits
+    report: Callable[[int], None]
+
+    def run(self) -> None:
+        """Upload and verify; nothing is sent where the object is already there and right.
+
+        Raises:
+            PackagingError: ``upload_failed``, ``storage_unreachable``, ``storage_denied``; ``artifact_lost`` where the
+                file no longer has its SHA-256.
+            StopRequested: asked to stop; nothing is left in the storage.
+        """
+        if not self._is_there(None):
+            parts = split(self.size_bytes, self.settings.part_size_bytes)
+            sent = self._put(parts[0]) if len(parts) == 1 else self._send_parts(parts)
+            if not self._is_there(sent):
+                raise PackagingError(
+                    ErrorCode.UPLOAD_FAILED,
+                    f"{self.target} differs from {self.path} after the upload",
+                    fields={"url": str(self.target), "path": str(self.path), "sha256": self.sha256},
+                )
+        self.report(self.size_bytes)
+
+    def _put(self, part: Part) -> list[bytes]:
+        ((_, data),) = self._read([part])
+        digest = bytes.fromhex(self.sha256)
+        self._ask(
+            lambda: self.client.put_object(
+                **self._address(),
+                Body=data,
+                ChecksumSHA256=_base64(digest),
+                Metadata={SHA256_METADATA: self.sha256},
+            )
+        )
+        return [digest]
+
+    def _send_parts(self, parts: list[Part]) -> list[bytes]:
+        """Send all parts and have them put together; their SHA-256, in order."""
+        self._abort_leftovers()
+        answer = self._ask(
+            lambda: self.client.create_multipart_upload(
+                **self._address(), ChecksumAlgorithm="SHA256", Metadata={SHA256_METADATA: self.sha256}
+            )
+        )
+        upload_id = answer["UploadId"]
+        sent: list[SentPart] = []
+        abandoned = threading.Event()
+        limits = self.limits.abandonable(abandoned)
+
+        def arrived(part: SentPart) -> None:
+            sent.append(part)
+            self.report(sum(each.part.size_bytes for each in sent))
+
+        try:
+            run_parallel(
+                lambda item: self._send_part(upload_id, *item, limits),
+                self._read(parts),
+                threads=self.settings.concurrency,
+                abandoned=abandoned,
+                on_done=arrived,
+                should_stop=limits.should_stop,
+            )
+            sent.sort()
+            self._complete(upload_id, sent)
+        except BaseException:
+            self._abort(upload_id)
+            raise
+        return [each.sha256 for each in sent]
+
+    def _read(self, parts: list[Part]) -> Iterator[tuple[Part, bytes]]:
+        """The parts with their bytes, in order. The last is given only if the file as a whole has its SHA-256."""
+        whole = hashlib.sha256()
+        with self.path.open("rb", buffering=0) as file:
+            for part in parts:
+                data = os.pread(file.fileno(), part.size_bytes, part.offset)
+                whole.update(data)
+                if part == parts[-1] and whole.hexdigest() != self.sha256:
+                    raise PackagingError(
+                        ErrorCode.ARTIFACT_LOST,
+                        f"{self.path} has changed: sha256 {whole.hexdigest()}, expected {self.sha256}",
+                        fields={"path": str(self.path), "expected": self.sha256, "found": whole.hexdigest()},
+                    )
+                yield part, data
+
+    def _send_part(self, upload_id: str, part: Part, data: bytes, limits: Limits) -> SentPart:
+        digest = hashlib.sha256(data).digest()
+        answer = attempt(
+            lambda: self.client.upload_part(
+                **self._address(),
+                UploadId=upload_id,
+                PartNumber=part.number,
+                Body=data,
+                ChecksumSHA256=_base64(digest),
+            ),
+            Request(f"uploading part {part.number} of {self.target}", ErrorCode.UPLOAD_FAILED),
+            self.settings,
+            limits,
+        )
+        return SentPart(part, answer["ETag"], digest)
+
+    def _complete(self, upload_id: str, sent: list[SentPart]) -> None:
+        listed: Any = [
+            {"PartNumber": each.part.number, "ETag": each.etag, "ChecksumSHA256": _base64(each.sha256)} for each in sent
+        ]
+        self._ask(
+            lambda: self.client.complete_multipart_upload(
+                **self._address(), UploadId=upload_id, MultipartUpload={"Parts": listed}
+            )
+        )
+
+    def _is_there(self, sent: list[bytes] | None) -> bool:
+        """Whether the storage holds exactly this file.
+
+        Its own SHA-256 of the object decides, full or composite; where it has none the object is read back.
+
+        Args:
+            sent: SHA-256 of the parts just sent; read from the file where nothing was sent yet.
+        """
+        head = self._head()
+        if head is None or head["ContentLength"] != self.size_bytes:
+            return False
+        if head.get("Metadata", {}).get(SHA256_METADATA) != self.sha256:
+            return False
+        parts = split(self.size_bytes, self.settings.part_size_bytes)
+        digests = sent or [sha256_range(self.path, part.offset, part.size_bytes) for part in parts]
+        kept = [each for each in expectations({**head, "Metadata": {}, "ETag": ""}) if each.algorithm == "sha256"]
+        if not kept or kept[0].parts not in (0, len(parts)):
+            return self._read_back(parts, digests)
+        if kept[0].parts == 0:
+            return kept[0].digest.hex() == self.sha256
+        return kept[0].holds_for_parts(digests)
+
+    def _head(self) -> Mapping[str, Any] | None:
+        request = Request(f"checking {self.target}", ErrorCode.UPLOAD_FAILED, missing=ErrorCode.ARTIFACT_LOST)
+        try:
+            return attempt(
+                lambda: self.client.head_object(**self._address(), ChecksumMode="ENABLED"),
+                request,
+                self.settings,
+                self.limits,
+            )
+        except PackagingError as error:
+            if error.code is ErrorCode.ARTIFACT_LOST:
+                return None
+            raise
+
+    def _read_back(self, parts: list[Part], digests: list[bytes]) -> bool:
+        equal: list[bool] = []
+        abandoned = threading.Event()
+        limits = self.limits.abandonable(abandoned)
+
+        def compare(part: Part) -> bool:
+            def read() -> bytes:
+                if not part.size_bytes:
+                    return b""
+                span = f"bytes={part.offset}-{part.offset + part.size_bytes - 1}"
+                return self.client.get_object(**self._address(), Range=span)["Body"].read()
+
+            request = Request(f"reading back part {part.number} of {self.target}", ErrorCode.UPLOAD_FAILED)
+            data = attempt(read, request, self.settings, limits)
+            return hashlib.sha256(data).digest() == digests[part.number - 1]
+
+        run_parallel(
+            compare,
+            parts,
+            threads=self.settings.concurrency,
+            abandoned=abandoned,
+            on_done=equal.append,
+            should_stop=limits.should_stop,
+        )
+        return all(equal)
+
+    def _abort(self, upload_id: str) -> None:
+        """Throw away the parts sent; best effort, for the failure at hand matters more."""
+        request = Request(f"aborting the upload of {self.target}")
+        with contextlib.suppress(PackagingError):
+            attempt(
+                lambda: self.client.abort_multipart_upload(**self._address(), UploadId=upload_id),
+                request,
+                self.settings,
+                _CLEANING,
+            )
+
+    def _abort_leftovers(self) -> None:
+        """Abort uploads of the same key that crashed attempts left behind; not all credentials may list them."""
+        with contextlib.suppress(PackagingError):
+            answer = attempt(
+                lambda: self.client.list_multipart_uploads(Bucket=self.target.bucket, Prefix=self.target.key),
+                Request(f"listing uploads of {self.target}"),
+                self.settings,
+                _CLEANING,
+            )
+            for upload in answer.get("Uploads", []):
+                if upload.get("Key") == self.target.key:
+                    self._abort(upload["UploadId"])
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        return attempt(call, Request(f"uploading {self.target}", ErrorCode.UPLOAD_FAILED), self.settings, self.limits)
+
+    def _address(self) -> dict[str, Any]:
+        return {"Bucket": self.target.bucket, "Key": self.target.key}
+
+
+def split(size_bytes: int, part_size_bytes: int) -> list[Part]:
+    """The parts of a file; larger ones than wanted where there would be more than 10,000. An empty file is one part."""
+    least = -(-size_bytes // MAX_PARTS)
+    step = max(part_size_bytes, -(-least // _MIB) * _MIB)
+    offsets = range(0, max(size_bytes, 1), step)
+    return [Part(number, at, min(step, size_bytes - at)) for number, at in enumerate(offsets, 1)]
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
