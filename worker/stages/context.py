@@ -1,0 +1,116 @@
+"""The seam: what a stage is given and what it gives back.
+
+A stage is a plain function ``run(context) -> StageResult``. It knows files and tensors, nothing of Celery or Redis, and
+can be called from a REPL with a :class:`StageContext` built by hand. What reaches outside goes through a
+:class:`Reporter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+from config.settings import StageSettings
+from worker.stop import StopRequested
+
+
+class Reporter(Protocol):
+    """A stage's way to the outside."""
+
+    def log(self, message: str, *, level: str = "info", **fields: Any) -> None:
+        """Write one line to the job's log."""
+
+    def progress(self, done: float, total: float, unit: str, detail: str = "") -> None:
+        """Say how far the stage is; may be called often, the receiver thins it out."""
+
+    def should_stop(self) -> bool:
+        """Whether the stage should raise :class:`StopRequested` at the next safe point."""
+
+    def confirm(self) -> None:
+        """Ask whether this attempt is still the newest one, right before anything irreversible.
+
+        Raises:
+            LeaseLost: another attempt has taken over; nothing may be written any more.
+        """
+
+
+class LeaseLost(Exception):
+    """This attempt is no longer the newest one."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage gives back: its files, and facts later stages and the manifest need (JSON values only)."""
+
+    artifacts: tuple[Artifact, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    duration_s: float = 0.0
+    """Filled in by the supervisor for stages that are done."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a stage may use.
+
+    Attributes:
+        job_id: The job.
+        stage: The stage to run.
+        attempt: Number of this attempt, from 1.
+        request: The request, with the training task's paths filled in.
+        options: The resolved switches and quant types.
+        plan: The job's stages, in order.
+        done: Results of the stages that succeeded before this one.
+        scratch: The job's scratch directory on this host; created. Outlives the attempt, so that a later attempt can
+            resume from a partial file and its journal.
+        settings: Limits and addresses of this machine.
+        report: Way to the outside.
+    """
+
+    job_id: str
+    stage: StageName
+    attempt: int
+    request: PackagingRequest
+    options: ResolvedOptions
+    plan: tuple[StageName, ...]
+    done: Mapping[StageName, StageResult]
+    scratch: Path
+    settings: StageSettings
+    report: Reporter
+
+    def facts(self, stage: StageName) -> Mapping[str, Any]:
+        """Facts of an earlier stage; empty where the plan has no such stage."""
+        result = self.done.get(stage)
+        return result.facts if result else {}
+
+    def artifacts(self, *kinds: ArtifactKind) -> tuple[Artifact, ...]:
+        """Artifacts of the given kinds that earlier stages made, checked to be still there with the same size.
+
+        Raises:
+            PackagingError: ``artifact_lost``.
+        """
+        found = tuple(a for result in self.done.values() for a in result.artifacts if a.kind in kinds)
+        for artifact in found:
+            path = Path(artifact.path)
+            size = path.stat().st_size if path.is_file() else None
+            if size != artifact.size_bytes:
+                raise PackagingError(
+                    ErrorCode.ARTIFACT_LOST,
+                    f"{path} is {'missing' if size is None else f'{size} bytes, expected {artifact.size_bytes}'}",
+                    fields={"path": str(path), "expected_bytes": artifact.size_bytes, "found_bytes": size},
+                )
+        return found
+
+    def stop_point(self) -> None:
+        """Leave at a safe point when asked to.
+
+        Raises:
+            StopRequested: the worker drains.
+        """
+        if self.report.should_stop():
+            raise StopRequested

@@ -1,0 +1,70 @@
+"""Convert: base model and overlay to one unquantized GGUF, tensor by tensor, no merged model anywhere.
+
+Reads the base model and ``overlay.safetensors``; writes the GGUF to scratch. An attempt that stopped or died is gone on
+from. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabulary_mismatch``,
+``disk_space_insufficient``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api_client.job import Artifact, ArtifactKind, StageName
+from worker.adapters.overlay import Overlay
+from worker.convert.pipeline import convert
+from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import job_metadata, job_tokenizer, trusted_roots
+from worker.stages.outputs import model_stem, unquantized_name
+
+ENCODERS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "modern-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
+     "t5encoder", "gemma-embedding", "llama-embed", "wavtokenizer-dec"}
+)  # fmt: skip
+"""GGUF architectures that give embeddings and no text."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Convert."""
+    facts = context.facts(StageName.PREPARE)
+    overlays = context.artifacts(ArtifactKind.OVERLAY)
+    overlay = Overlay.load(Path(overlays[0].path)) if overlays else None
+    stem = model_stem(context.request, context.options, facts["base_name"])
+    out = context.scratch / unquantized_name(stem)
+    result = convert(
+        Path(facts["base_dir"]),
+        out,
+        overlay=overlay,
+        tokenizer=job_tokenizer(context),
+        gguf_dtype=context.request.gguf_dtype,
+        metadata=job_metadata(context),
+        threads=context.settings.threads,
+        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
+        should_stop=context.report.should_stop,
+        allowed_roots=trusted_roots(context),
+        llama_cpp_dir=context.settings.llama_cpp_dir,
+        scratch_dir=context.scratch,
+    )
+    counts = dict(result.tensor_types)
+    if result.resumed_bytes:
+        context.report.log(f"Went on from {result.resumed_bytes} bytes that an earlier attempt had written")
+    context.report.log(
+        f"{out.name}: {sum(counts.values())} tensors, {result.parameters:,} parameters", tensor_types=counts
+    )
+    artifact = Artifact(
+        name=out.name,
+        path=str(result.path),
+        kind=ArtifactKind.GGUF,
+        size_bytes=result.size_bytes,
+        sha256=result.sha256,
+        facts={"mixture": counts, "parameters": result.parameters, "file_type": result.file_type},
+    )
+    return StageResult(
+        (artifact,),
+        {
+            "architecture": result.architecture,
+            "parameters": result.parameters,
+            "generates_text": result.architecture not in ENCODERS,
+            "converter": result.converter,
+            "resumed_bytes": result.resumed_bytes,
+        },
+    )

@@ -1,0 +1,67 @@
+"""Sizes before work: the exact size of every GGUF a job will write, from headers alone.
+
+The conversion is planned as ``convert`` will plan it, so whatever it would refuse (architecture, tokenizer, vocabulary)
+is refused here, before any heavy work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from api_client.quant_types import QuantType
+from api_client.rules import needs_imatrix_stage
+from worker.convert.pipeline import plan_conversion
+from worker.convert.vocabulary import adapter_rows
+from worker.gguf.tensors import TensorSpec
+from worker.gguf.types import GGMLType
+from worker.mixture.model import facts_from_values
+from worker.mixture.sizes import predict_sizes
+from worker.stages.context import StageContext
+from worker.stages.inputs import JobInputs, trusted_roots
+
+
+@dataclass(frozen=True)
+class SizeEstimate:
+    """Bytes of every GGUF of the job.
+
+    ``unquantized_bytes`` is exact for a base model; a merge adds at most the adapter's own size (an untied head).
+    """
+
+    unquantized_bytes: int
+    quantized_bytes: Mapping[QuantType, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """All of them together."""
+        return self.unquantized_bytes + sum(self.quantized_bytes.values())
+
+
+def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
+    """Plan the conversion and predict every quantized file.
+
+    Raises:
+        PackagingError: as ``worker.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
+    """
+    _, plan = plan_conversion(
+        inputs.base,
+        tokenizer=inputs.tokenizer,
+        vocabulary_rows=adapter_rows(inputs.adapter) if inputs.adapter and context.options.merge_lora else None,
+        gguf_dtype=context.request.gguf_dtype,
+        allowed_roots=trusted_roots(context),
+        llama_cpp_dir=context.settings.llama_cpp_dir,
+        scratch_dir=context.scratch,
+    )
+    tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
+    sizes = predict_sizes(
+        tensors,
+        context.options.quant_types,
+        model=facts_from_values(plan.metadata),
+        has_imatrix=needs_imatrix_stage(context.request, context.options),
+    )
+    # the prediction knows tensors only; the metadata, vocabulary included, is as large as the plan's header
+    adapter_bytes = sum(entry.size_bytes for entry in inputs.adapter.tensors.values()) if inputs.adapter else 0
+    return SizeEstimate(
+        plan.size_bytes + adapter_bytes,
+        {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()},
+    )

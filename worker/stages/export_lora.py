@@ -1,0 +1,58 @@
+"""Export LoRA: the adapter alone as a GGUF that llama.cpp applies to the base model at run time.
+
+Reads the adapter and the base model's headers; writes ``{checkpoint_name}-lora.gguf`` to scratch. Safe to repeat.
+Raises ``adapter_unsupported`` for what such a file cannot express, and as merge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api_client.job import Artifact, ArtifactKind, StageName
+from worker.adapters.adapter import open_adapter
+from worker.adapters.export import normalise_for_export
+from worker.checkpoint import open_base_model
+from worker.convert.lora import export_lora
+from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import job_metadata, trusted_roots
+from worker.stages.outputs import planned_outputs
+
+
+def run(context: StageContext) -> StageResult:
+    """Export the adapter."""
+    facts = context.facts(StageName.PREPARE)
+    roots = trusted_roots(context)
+    base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
+    pairs = normalise_for_export(open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots), base)
+    planned = planned_outputs(context.request, context.options, facts["base_name"], facts["checkpoint_name"])
+    out = context.scratch / next(output.name for output in planned if output.kind is ArtifactKind.LORA)
+    result = export_lora(
+        pairs,
+        base,
+        out,
+        gguf_dtype=adapter_dtype(context.request.gguf_dtype),
+        name=context.request.model_name or facts["checkpoint_name"],
+        metadata=job_metadata(context),
+        threads=context.settings.threads,
+        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
+        should_stop=context.report.should_stop,
+        allowed_roots=roots,
+        llama_cpp_dir=context.settings.llama_cpp_dir,
+        scratch_dir=context.scratch,
+    )
+    ranks = sorted({pair.r for pair in pairs})
+    context.report.log(f"{out.name}: {len(pairs)} adapted tensors, rank {', '.join(map(str, ranks))}", ranks=ranks)
+    artifact = Artifact(
+        name=out.name,
+        path=str(result.path),
+        kind=ArtifactKind.LORA,
+        size_bytes=result.size_bytes,
+        sha256=result.sha256,
+        facts={"mixture": dict(result.tensor_types), "adapted_tensors": len(pairs), "ranks": ranks},
+    )
+    return StageResult((artifact,), {"architecture": result.architecture, "converter": result.converter})
+
+
+def adapter_dtype(gguf_dtype: str) -> str:
+    """An adapter is small, so ``auto`` keeps it exact."""
+    return "f32" if gguf_dtype == "auto" else gguf_dtype

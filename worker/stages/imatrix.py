@@ -1,0 +1,94 @@
+"""Importance matrix: compute it from calibration text, or check the one that was given.
+
+Reads the base model, the overlay and the header of the unquantized GGUF; writes ``{stem}.imatrix.gguf`` to scratch
+where it computes. Raises ``imatrix_invalid``, ``imatrix_mismatch``, ``imatrix_required``, ``calibration_too_short``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api_client.job import Artifact, ArtifactKind, StageName
+from worker.adapters.overlay import Overlay
+from worker.checkpoint import open_base_model
+from worker.gguf.reader import open_gguf
+from worker.imatrix.calibration import load_calibration
+from worker.imatrix.compute import compute_imatrix
+from worker.imatrix.gguf_form import write_imatrix
+from worker.imatrix.load import load_imatrix
+from worker.imatrix.validate import validate_imatrix
+from worker.mixture.model import model_facts
+from worker.mixture.policy import choose_mixture
+from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import trusted_roots
+from worker.stages.outputs import imatrix_name, model_stem
+from worker.storage.checksums import sha256_file
+
+
+def run(context: StageContext) -> StageResult:
+    """Compute or check the matrix."""
+    given = context.facts(StageName.PREPARE)["imatrix"]
+    path = Path(given["path"]) if "path" in given else _compute(context, given.get("calibration"))
+    _validate(context, path)
+    artifact = Artifact(
+        name=path.name,
+        path=str(path),
+        kind=ArtifactKind.IMATRIX,
+        size_bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+        facts={"computed": "path" not in given},
+    )
+    return StageResult((artifact,), {"computed": "path" not in given})
+
+
+def _compute(context: StageContext, calibration: str | None) -> Path:
+    facts = context.facts(StageName.PREPARE)
+    overlays = context.artifacts(ArtifactKind.OVERLAY)
+    text = load_calibration(Path(calibration) if calibration else None)
+    if calibration is None:
+        context.report.log(
+            "The calibration text shipped with trainpack is used; text like your own data gives better files",
+            level="warning",
+        )
+    computed = compute_imatrix(
+        open_base_model(Path(facts["base_dir"]), allowed_roots=trusted_roots(context)),
+        Overlay.load(Path(overlays[0].path)) if overlays else None,
+        text.text,
+        tokenizer_dir=Path(facts["tokenizer_dir"]),
+        dataset=text.name,
+        chunks=context.request.imatrix.chunks,
+        llama_cpp_dir=context.settings.llama_cpp_dir,
+        report=lambda done, total: context.report.progress(done, total, "chunks"),
+        should_stop=context.report.should_stop,
+    )
+    path = context.scratch / imatrix_name(model_stem(context.request, context.options, facts["base_name"]))
+    write_imatrix(path, computed.sums)
+    context.report.log(
+        f"Importance matrix from {computed.token_count} tokens of {text.name} on {computed.device}",
+        entries=len(computed.sums.entries),
+    )
+    if computed.left_out or computed.unreached:
+        context.report.log(
+            f"{len(computed.left_out)} weights have no entry, {len(computed.unreached)} have experts no token reached",
+            level="warning",
+            left_out=list(computed.left_out),
+            unreached=dict(computed.unreached),
+        )
+    return path
+
+
+def _validate(context: StageContext, path: Path) -> None:
+    (source,) = context.artifacts(ArtifactKind.GGUF)
+    matrix = load_imatrix(path)
+    with open_gguf(Path(source.path)) as file:
+        model = model_facts(file.metadata)
+        needs = [
+            need
+            for quant in context.options.quant_types
+            for need in choose_mixture(model, file.tensors, quant, has_imatrix=True).imatrix_needs
+        ]
+        coverage = validate_imatrix(matrix, model.architecture, file.tensors, needs)
+    context.report.log(
+        f"{path.name} fits the model: {len(coverage.covered)} tensors with weights, {len(coverage.uncovered)} without",
+        unknown=len(coverage.unknown),
+    )

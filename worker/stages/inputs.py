@@ -1,0 +1,186 @@
+"""The inputs of a job, resolved: which directories, what kind of checkpoint, which tokenizer. Headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api_client.checkpoints import resolve_checkpoint
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import StageName
+from api_client.request import PackagingRequest, is_remote
+from worker.adapters.adapter import Adapter, open_adapter
+from worker.checkpoint import BaseModel, CheckpointKind, CheckpointLayout, classify_checkpoint, open_base_model
+from worker.convert.metadata import ModelMetadata, describe
+from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
+from worker.convert.upstream import check_architecture
+from worker.stages.context import StageContext
+from worker.stages.outputs import location_name
+from worker.storage.inputs import fetch, fetch_file
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """Where a job's inputs are and what they are.
+
+    Attributes:
+        base: The model to convert: the base model, or a full-weights checkpoint in its place.
+        base_name: Its name, for output files and metadata.
+        adapter: The adapter, where one is merged or exported.
+        checkpoint: The chosen checkpoint's directory.
+        tokenizer: The tokenizer that goes into the GGUF.
+        architecture: Hugging Face architecture name.
+    """
+
+    base: BaseModel
+    base_name: str
+    adapter: Adapter | None
+    checkpoint: Path | None
+    tokenizer: TokenizerChoice
+    architecture: str
+
+    @property
+    def checkpoint_name(self) -> str | None:
+        """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
+        return self.checkpoint.name if self.checkpoint is not None else None
+
+    def facts(self) -> dict[str, Any]:
+        """JSON form for later stages."""
+        return {
+            "base_dir": str(self.base.directory),
+            "base_name": self.base_name,
+            "adapter_dir": str(self.adapter.directory) if self.adapter else None,
+            "adapter_base": self.adapter.base_name if self.adapter else None,
+            "checkpoint_dir": str(self.checkpoint) if self.checkpoint else None,
+            "checkpoint_name": self.checkpoint_name,
+            "tokenizer_dir": str(self.tokenizer.directory),
+            "architecture": self.architecture,
+        }
+
+
+def resolve_inputs(context: StageContext) -> JobInputs:
+    """Fetch what is remote, then open and check every input.
+
+    Raises:
+        PackagingError: the codes of class ``refuse`` about inputs; ``download_failed``, ``storage_unreachable``.
+    """
+    request, options = context.request, context.options
+    assert request.base_model is not None, "rules.check_inputs has seen to it"
+    uses_adapter = options.merge_lora or options.export_lora
+    checkpoint = _checkpoint(context) if request.checkpoint is not None else None
+    if checkpoint is not None and not uses_adapter:
+        base_dir = _full_weights(checkpoint, request.template).directory
+        base_name = f"{base_dir.parent.name}-{base_dir.name}" if _is_step_name(base_dir.name) else base_dir.name
+    else:
+        base_dir = _fetched(context, request.base_model, "base_model")
+        base_name = location_name(request.base_model)
+    base = open_base_model(base_dir, allowed_roots=trusted_roots(context), allow_quantized=not options.merge_lora)
+    architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
+    adapter = None
+    if checkpoint is not None and uses_adapter:
+        adapter = open_adapter(checkpoint, allowed_roots=trusted_roots(context))
+    tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
+    return JobInputs(base, base_name, adapter, checkpoint, tokenizer, architecture)
+
+
+def job_tokenizer(context: StageContext) -> TokenizerChoice:
+    """The tokenizer that ``prepare`` found, opened again in a later stage."""
+    facts = context.facts(StageName.PREPARE)
+    checkpoint = facts["checkpoint_dir"]
+    return _tokenizer(context, Path(checkpoint) if checkpoint else None, Path(facts["base_dir"]), facts["adapter_base"])
+
+
+def job_metadata(context: StageContext) -> ModelMetadata:
+    """What the packaged files say of themselves."""
+    facts = context.facts(StageName.PREPARE)
+    uses_adapter = context.options.merge_lora or context.options.export_lora
+    checkpoint = Path(facts["checkpoint_dir"]) if facts["checkpoint_dir"] and uses_adapter else None
+    return describe(
+        Path(facts["base_dir"]),
+        checkpoint_dir=checkpoint,
+        adapter_base=facts["adapter_base"],
+        name=context.request.model_name,
+    )
+
+
+def fetch_imatrix(context: StageContext) -> dict[str, Path]:
+    """Fetch the importance matrix or calibration text that the request names: ``path`` or ``calibration`` -> file."""
+    named = {"path": context.request.imatrix.path, "calibration": context.request.imatrix.calibration}
+    return {
+        name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
+        for name, location in named.items()
+        if location is not None and context.options.quantize
+    }
+
+
+def trusted_roots(context: StageContext) -> Sequence[Path]:
+    """Where symlinks inside an input may lead: the allowed roots, anywhere where none are set."""
+    roots = context.settings.allowed_roots
+    return (Path("/"),) if roots is None else roots
+
+
+def _checkpoint(context: StageContext) -> Path:
+    """The checkpoint directory: a path, a URL, or a word or bare name looked up in the run's directory."""
+    request = context.request
+    reference = request.checkpoint
+    assert reference is not None
+    if is_remote(reference):
+        return _fetched(context, reference, "checkpoint")
+    if "/" in reference:
+        return resolve_checkpoint(str(_fetched(context, reference, "checkpoint")), None)
+    location = request.task.output_dir if request.task else request.output_dir
+    if location is None or is_remote(location):
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_NOT_FOUND,
+            f"checkpoint {reference!r} is looked up in a run's directory, and {location or 'no directory'} is given",
+            remedy="Give the checkpoint's full path or URL.",
+        )
+    return resolve_checkpoint(reference, _fetched(context, location, "checkpoint"))
+
+
+def _tokenizer(
+    context: StageContext, checkpoint: Path | None, base_dir: Path, adapter_base: str | None
+) -> TokenizerChoice:
+    return find_tokenizer(
+        checkpoint,
+        base_dir,
+        adapter_base,
+        run_dir=_run_dir(context.request, checkpoint),
+        allowed_roots=context.settings.allowed_roots or (),
+    )
+
+
+def _fetched(context: StageContext, location: str, kind: str) -> Path:
+    return fetch(
+        location,
+        context.settings,
+        kind=kind,
+        report=context.report.progress,
+        should_stop=context.report.should_stop,
+        holder=context.scratch,
+    )
+
+
+def _full_weights(checkpoint: Path, template: str) -> CheckpointLayout:
+    layout = classify_checkpoint(checkpoint)
+    if layout.kind is CheckpointKind.ADAPTER:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_IS_ADAPTER,
+            f"{checkpoint} is an adapter, and template {template!r} neither merges nor exports it",
+            fields={"checkpoint": str(checkpoint), "template": template},
+        )
+    return layout
+
+
+def _run_dir(request: PackagingRequest, checkpoint: Path | None) -> Path | None:
+    if request.task is not None and not is_remote(request.task.output_dir):
+        run = Path(request.task.output_dir)
+        if checkpoint is not None and checkpoint.is_relative_to(run):
+            return run
+    return None
+
+
+def _is_step_name(name: str) -> bool:
+    return name.startswith("checkpoint-")

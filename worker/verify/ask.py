@@ -1,0 +1,103 @@
+"""Load a GGUF file in llama.cpp and let it answer. A program of its own: ``python -m worker.verify.ask``.
+
+llama.cpp may abort the process on a damaged file, and its reasons for refusing one appear only on standard error; both
+are contained by running it apart from the stage. Reads a :class:`Question` as JSON from standard input, writes
+``{"text": ..., "tokens": ...}`` to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask of which file.
+
+    Attributes:
+        model: Path of the GGUF file (of its first shard, where it is split).
+        prompt: The user's message, put through the file's own chat template where ``chat`` is set.
+        chat: Ask as a chat; otherwise continue the plain text.
+        lora: Path of an adapter GGUF to apply at full strength.
+        max_tokens: Most tokens to generate; 0 only loads the file.
+        threads: Threads of llama.cpp.
+        context_tokens: Context length to load with.
+    """
+
+    model: str
+    prompt: str = "Hello"
+    chat: bool = False
+    lora: str | None = None
+    max_tokens: int = 8
+    threads: int = 2
+    context_tokens: int = 256
+
+    def to_json(self) -> str:
+        """JSON form for the program's standard input."""
+        return json.dumps(asdict(self))
+
+
+def ask(question: Question) -> dict[str, Any]:
+    """Load the file and generate greedily.
+
+    Raises:
+        RuntimeError: llama.cpp refuses the file; its reason is on standard error.
+    """
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = question.model
+    params.n_ctx = question.context_tokens
+    params.n_predict = question.max_tokens
+    params.n_parallel = 1
+    params.cpuparams.n_threads = question.threads
+    params.cpuparams_batch.n_threads = question.threads
+    params.warmup = False
+    params.api_keys = [secrets.token_hex(16)]  # it listens on a loopback port while it lives
+    params.ui = False
+    params.sampling.temp = 0.0
+    if question.lora is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(question.lora, 1.0)]
+    params.embedding = question.max_tokens == 0
+    server = xllamacpp.Server(params)
+    if question.max_tokens == 0:
+        return {"text": "", "tokens": 0}
+    body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0}
+    if question.chat:
+        body["messages"] = [{"role": "user", "content": question.prompt}]
+        reply = _decoded(server.handle_chat_completions(body))
+        text = reply["choices"][0]["message"]["content"]
+    else:
+        # an untrained model may end at once; the proof wants tokens
+        body |= {"prompt": question.prompt, "ignore_eos": True}
+        reply = _decoded(server.handle_completions(body))
+        text = reply["choices"][0]["text"]
+    return {"text": text, "tokens": reply["usage"]["completion_tokens"]}
+
+
+def _decoded(reply: Any) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(reply) if isinstance(reply, str | bytes) else reply
+    if "error" in data:
+        raise RuntimeError(json.dumps(data["error"]))
+    return data
+
+
+def main() -> None:
+    """Read a question, write the answer; what llama.cpp itself prints goes to standard error."""
+    answer_to = os.dup(1)
+    os.dup2(2, 1)
+    question = Question(**json.load(sys.stdin))
+    answer = json.dumps(ask(question)).encode()
+    os.write(answer_to, answer)
+    # llama.cpp's threads may outlive the server object; nothing is left to clean up
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
