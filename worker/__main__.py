@@ -1,0 +1,24 @@
+"""``python -m worker``: run a worker with the settings of the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from api_client.address import find_redis_url
+from api_client.errors import PackagingError
+from config.settings import load_settings
+from worker import service
+
+
+def main() -> int:
+    """Read the settings and run."""
+    try:
+        settings = load_settings(redis_url=find_redis_url())
+    except PackagingError as error:
+        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        return service.EXIT_SETTINGS
+    return service.run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What the fork server loads once, so that a stage's process starts in milliseconds. The worker never loads it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+from api_client.job import StageName
+from worker.stages.registry import STAGES
+
+MODULES = (
+    "worker.supervisor.child",
+    "torch",
+    "safetensors.torch",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.convert_slow_tokenizer",
+    "transformers.modeling_utils",
+    "conversion",
+    "gguf",
+    "libgguf",
+    "llvmlite",
+)
+
+SELDOM = {StageName.IMATRIX}
+"""Stages that load much and run in few jobs; they pay for it themselves."""
+
+
+def load() -> None:
+    """Import everything heavy and the stages; what is not installed is left for the stage that needs it to report."""
+    stages = (function.partition(":")[0] for stage, function in STAGES.items() if stage not in SELDOM)
+    for name in (*MODULES, *stages):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+load()

@@ -1,0 +1,219 @@
+"""Rescue and housekeeping. Every worker runs this loop; what needs a single hand is done by the one that holds a lock.
+
+A lease counts as run out when its entry has not moved for a whole lease time on this process's monotonic clock, with
+Redis answering all the while. Wall clocks, Redis's included, may jump; Redis may be away or paused, and so may this
+process: after any such gap the watching starts over. So a rescue comes within two lease times of a death, and a live
+attempt is not robbed. A reaper that has only just begun to look need not watch as long: where the server's clock says
+that the lease ran out a whole lease time ago, half a lease time of watching is enough (a live holder would have renewed
+in it, even after a jump of that clock). Two reapers at once are harmless: a rescue names the token and the lease entry
+it saw.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from api_client.job import FINISHED_STATES, JobState
+from api_client.keys import Keys
+from api_client.messages import MessageSender, StageMessage, waiting_task_ids
+from api_client.records import read_job
+from config.log_events import LogEvent
+from config.settings import Settings
+from worker.state import decisions
+from worker.state.decisions import RetryPolicy
+from worker.state.transitions import Transitions
+from worker.supervisor.scratch import remove_scratch, sweep_partial
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_LONGEST_TICK_S = 1.0
+_TICKS_PER_LEASE = 4
+_LOCK_TICKS = 4
+"""How many rounds a leader may miss before another takes over."""
+
+
+def run_out(still_s: float, overdue_s: float, lease_s: float) -> bool:
+    """Whether a lease counts as run out.
+
+    Args:
+        still_s: How long it was seen not to move, by one's own monotonic clock.
+        overdue_s: How long ago it ended by the server's clock; negative while it runs.
+        lease_s: The lease time.
+    """
+    return still_s >= lease_s or (overdue_s >= lease_s and still_s >= lease_s / 2)
+
+
+class StillLeases:
+    """Which leases have not moved for how long. Pure but for the times it is given (monotonic seconds).
+
+    Args:
+        longest_gap_s: A longer time between two looks means that this process or Redis was away: nothing seen before it
+            counts any more.
+    """
+
+    def __init__(self, longest_gap_s: float) -> None:
+        self._longest_gap_s = longest_gap_s
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._looked_at: float | None = None
+
+    def look(self, now_s: float, leases: dict[str, str]) -> dict[str, float]:
+        """Take note of all running stages and the ends of their leases; how long each has been the same."""
+        if self._looked_at is not None and now_s - self._looked_at > self._longest_gap_s:
+            self._seen.clear()
+        self._looked_at = now_s
+        self._seen = {
+            member: self._seen[member] if self._seen.get(member, ("",))[0] == until else (until, now_s)
+            for member, until in leases.items()
+        }
+        return {member: now_s - since for member, (_, since) in self._seen.items()}
+
+
+class Reaper:
+    """The thread.
+
+    Args:
+        settings: This worker's.
+        name: Its name, for the lock.
+        redis: A connection pool with a short time-out.
+        transitions: On the same pool.
+        sender: For messages that are due again.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, redis: Any, transitions: Transitions, sender: MessageSender
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._redis = redis
+        self._keys = Keys(settings.key_prefix)
+        self._transitions = transitions
+        self._sender = sender
+        self._policy = RetryPolicy(
+            settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s
+        )
+        self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
+        self._still = StillLeases(longest_gap_s=settings.lease_s / 2 + 2 * self._tick_s)
+        self._swept_at = float("-inf")
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Start watching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching, and let another worker lead."""
+        self._ending.set()
+        self._thread.join(timeout=10)
+        try:
+            if self._redis.get(self._keys.named("reaper")) == self._name:
+                self._redis.delete(self._keys.named("reaper"))
+        except RedisError as error:
+            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
+
+    def _run(self) -> None:
+        while not self._ending.wait(self._tick_s):
+            try:
+                self.tick()
+            except RedisError as error:
+                _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+
+    def tick(self) -> None:
+        """One round."""
+        still_s = self._still.look(time.monotonic(), leases := self._transitions.running())
+        for message in self._transitions.due():
+            self._sender.send(message)
+        leads = self._leads()
+        if leads and still_s:
+            now_s = self._server_time_s()
+            for member, age_s in still_s.items():
+                if run_out(age_s, now_s - int(leases[member]) / 1000, self._settings.lease_s):
+                    self._rescue(member, leases[member])
+        if time.monotonic() - self._swept_at >= self._settings.reap_s:
+            self._swept_at = time.monotonic()
+            self._clean_scratch()
+            if leads:
+                self._sweep()
+
+    def _leads(self) -> bool:
+        """Whether this worker is the one that reaps now."""
+        key, ttl_ms = self._keys.named("reaper"), int(_LOCK_TICKS * self._tick_s * 1000)
+        if self._redis.set(key, self._name, nx=True, px=ttl_ms):
+            return True
+        if self._redis.get(key) != self._name:
+            return False
+        self._redis.pexpire(key, ttl_ms)
+        return True
+
+    def _rescue(self, member: str, lease_until: str) -> None:
+        running = self._transitions.running_stage(member, lease_until)
+        if running is None:
+            self._transitions.forget_running(member)
+            return
+        decision = decisions.after_rescue(running.worker, running.counts, self._policy)
+        if decision.error is not None:
+            decision.error.fields["stage"] = running.lease.stage.value
+        settled = self._transitions.end_attempt(running.lease, decision, lease_until)
+        if settled is None:
+            return  # It moved after all, or another reaper was quicker.
+        _log.warning(LogEvent.STAGE_RESCUED, task=running.lease.task_id, worker=running.worker, next=decision.next)
+        if settled.message is not None:
+            self._sender.send(settled.message)
+
+    def _sweep(self) -> None:
+        lease_s = self._settings.lease_s
+        for message in self._lost(self._transitions.overdue(self._settings.requeue_after_s)):
+            _log.warning(LogEvent.MESSAGE_RESENT, task_id=message.task_id)
+            self._sender.send(message)
+        silent_ms = int((self._server_time_s() - lease_s) * 1000)
+        for host in self._redis.zrange(self._keys.named("hosts"), "-inf", silent_ms, byscore=True):
+            messages = self._transitions.strand(host, lease_s)
+            _log.warning(LogEvent.HOST_GONE, host=host, stages=len(messages))
+            for message in messages:
+                self._sender.send(message)
+        self._redis.zremrangebyscore(self._keys.named("workers"), "-inf", silent_ms)
+        expired = self._transitions.expire()
+        if expired:
+            _log.info(LogEvent.JOBS_EXPIRED, count=len(expired))
+
+    def _server_time_s(self) -> float:
+        seconds, micros = self._redis.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def _lost(self, messages: list[StageMessage]) -> list[StageMessage]:
+        """Those whose message no longer waits in its queue. So queued jobs never have more than one message there."""
+        waiting = {queue: waiting_task_ids(self._redis, self._keys, queue) for queue in {m.queue for m in messages}}
+        return [message for message in messages if message.task_id not in waiting[message.queue]]
+
+    def _clean_scratch(self) -> None:
+        """Look at every scratch directory on this host: what is not needed any more goes."""
+        key = self._keys.scratch(self._settings.host_name)
+        for job_id, path in self._redis.hgetall(key).items():
+            if self._clean_one(job_id, Path(path)):
+                self._redis.hdel(key, job_id)
+
+    def _clean_one(self, job_id: str, path: Path) -> bool:
+        """Clean one job's scratch; whether it is gone for good."""
+        state, finished_at = self._redis.hmget(self._keys.job(job_id), "state", "finished_at")
+        if state is not None and JobState(state) not in FINISHED_STATES:
+            return False
+        kept_s = self._settings.failed_scratch_ttl_s
+        ended_s = self._server_time_s() - int(finished_at or 0) / 1000
+        if state in (None, JobState.SUCCEEDED) or ended_s > kept_s or not path.is_dir():
+            if path.is_dir():
+                remove_scratch(path)
+                _log.info(LogEvent.SCRATCH_REMOVED, path=str(path))
+            return True
+        if state == JobState.CANCELLED:
+            job = read_job(
+                self._redis.hgetall(self._keys.job(job_id)), self._redis.hgetall(self._keys.stages(job_id)), ()
+            )
+            sweep_partial(path, (artifact.path for stage in job.stages for artifact in stage.artifacts))
+            return not path.is_dir()
+        return False

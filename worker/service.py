@@ -1,0 +1,228 @@
+"""The worker program: check the surroundings, start the threads, run Celery until told to stop, leave nothing behind.
+
+Exit codes: 0 after a stop that was asked for, 2 for settings that do not fit, 3 when Redis does not answer at the
+start.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import warnings
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
+from redis.exceptions import RedisError
+
+from api_client.address import connect, masked_url, unreachable
+from api_client.errors import ErrorCode, PackagingError
+from api_client.fleet import WorkerInfo
+from api_client.keys import Keys
+from api_client.messages import MessageSender
+from config.celery import worker_queues
+from config.log_events import LogEvent
+from config.logging import configure_logging
+from config.settings import Settings
+from config.site_templates import load_site_templates, publish_site_templates
+from worker.app import create_app
+from worker.reaper import Reaper
+from worker.state.transitions import Transitions
+from worker.supervisor.drain import Drain
+from worker.supervisor.forkserver import fork_context, start_forkserver
+from worker.supervisor.heart import Heart
+from worker.supervisor.supervisor import Identity, Supervisor
+
+_log = structlog.stdlib.get_logger(__name__)
+
+EXIT_DONE, EXIT_SETTINGS, EXIT_UNREACHABLE = 0, 2, 3
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code; errors are printed, not raised.
+    """
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        Service(settings).run()
+    except PackagingError as error:
+        _log.error(LogEvent.REDIS_UNREACHABLE if error.retryable else LogEvent.WORKER_STOPPED, error=str(error))
+        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        return EXIT_UNREACHABLE if error.code is ErrorCode.REDIS_UNREACHABLE else EXIT_SETTINGS
+    return EXIT_DONE
+
+
+class Service:
+    """Everything one worker process consists of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._keys = Keys(settings.key_prefix)
+        self._identity = Identity(f"{settings.host_name}-{os.getpid()}-{secrets.token_hex(2)}", settings.host_name)
+        self._timeout_s = max(0.5, min(5.0, settings.lease_s / 3))
+        self._templates = load_site_templates(settings.templates_file)
+        self._redis: Any = connect(settings.redis_url, self._timeout_s)
+        self._transitions = Transitions(self._redis, self._keys, settings.lease_s)
+        self._drain = Drain(settings.drain_s)
+        self._sender = MessageSender(settings.redis_url, self._keys, self._timeout_s)
+        self._heart = Heart(self._transitions, settings.heartbeat_s, settings.outage_s, self._beat)
+        self._reaper = Reaper(settings, self._identity.worker, self._redis, self._transitions, self._sender)
+        self._started_at = datetime.now(UTC)
+        self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
+
+    def run(self) -> None:
+        """Start, serve, stop.
+
+        Raises:
+            PackagingError: ``redis_unreachable`` before anything was started.
+        """
+        self._check_redis()
+        settings, identity = self._settings, self._identity
+        _log.info(
+            LogEvent.WORKER_STARTING,
+            worker=identity.worker,
+            host=identity.host,
+            version=package_version(),
+            redis_url=masked_url(settings.redis_url),
+            queues=list(worker_queues(settings)),
+            slots=settings.slots,
+        )
+        context = fork_context(settings.preload)
+        start_forkserver()
+        supervisor = Supervisor(
+            settings,
+            identity,
+            redis=self._redis,
+            transitions=self._transitions,
+            heart=self._heart,
+            sender=self._sender,
+            context=context,
+            drain=self._drain,
+            gpus=self._gpus,
+        )
+        app = create_app(settings, supervisor)
+        self._heart.start()
+        self._reaper.start()
+        try:
+            self._serve(app)
+        finally:
+            self._stop()
+
+    def _check_redis(self) -> None:
+        try:
+            self._redis.ping()
+            self._warn_of_settings()
+            config = {
+                "job_ttl_ms": int(self._settings.job_ttl_s * 1000),
+                "events_max": self._settings.events_max,
+            }
+            self._redis.hset(self._keys.named("config"), mapping=config)
+            publish_site_templates(self._redis, self._keys, self._templates)
+            self._beat()
+        except RedisError as error:
+            raise unreachable(self._settings.redis_url, error) from error
+        if self._templates:
+            _log.info(LogEvent.TEMPLATES_PUBLISHED, names=sorted(self._templates))
+
+    def _warn_of_settings(self) -> None:
+        from api_client.client import PackagingClient
+
+        with PackagingClient(self._settings.redis_url, key_prefix=self._keys.prefix) as client:
+            for warning in client.ping().warnings:
+                _log.warning(LogEvent.REDIS_WARNING, warning=warning)
+
+    def _serve(self, app: Celery) -> None:
+        worker = app.Worker(
+            pool="threads",
+            concurrency=self._settings.slots,
+            hostname=f"trainpack@{self._identity.worker}",
+            loglevel=self._settings.log_level.upper(),
+            without_gossip=True,
+            without_mingle=True,
+            quiet=True,
+        )
+
+        def handle_signal(number: int, _frame: Any) -> None:
+            from celery.worker import state
+
+            self._drain.request()
+            state.should_stop = EXIT_DONE
+            os.write(2, f"worker: {signal.Signals(number).name}, draining\n".encode())
+
+        def ready(**_: Any) -> None:
+            _log.info(LogEvent.WORKER_READY, worker=self._identity.worker)
+
+        def take_over_signals(**_: Any) -> None:
+            # Celery installs its own handlers when it starts; SIGTERM and Ctrl-C must drain the stages as well.
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, handle_signal)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            ready()
+
+        # The warning is about pickled messages; only JSON is accepted here.
+        warnings.simplefilter("ignore", SecurityWarning)
+        signals.worker_ready.connect(take_over_signals, weak=False)
+        worker.start()
+
+    def _beat(self) -> None:
+        """Write what this worker says of itself."""
+        name, host = self._identity.worker, self._identity.host
+        seconds, micros = self._redis.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        info = WorkerInfo(
+            name=name,
+            host=host,
+            pid=os.getpid(),
+            version=package_version(),
+            device=f"cuda x{len(self._gpus)}" if self._gpus else "cpu",
+            slots=self._settings.slots,
+            queues=worker_queues(self._settings),
+            running=self._heart.running,
+            draining=self._drain.requested,
+            torch_loaded="torch" in sys.modules,
+            started_at=self._started_at,
+            last_heartbeat_at=datetime.fromtimestamp(now_ms / 1000, UTC),
+        )
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hset(self._keys.worker(name), "info", info.model_dump_json())
+        pipe.pexpire(self._keys.worker(name), int(self._settings.lease_s * 1000))
+        pipe.zadd(self._keys.named("workers"), {name: now_ms})
+        pipe.zadd(self._keys.named("hosts"), {host: now_ms})
+        pipe.execute()
+
+    def _stop(self) -> None:
+        self._reaper.stop()
+        self._heart.stop()
+        try:
+            self._redis.delete(self._keys.worker(self._identity.worker))
+            self._redis.zrem(self._keys.named("workers"), self._identity.worker)
+        except RedisError as error:
+            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
+        self._sender.close()
+        self._redis.close()
+        _log.info(LogEvent.WORKER_STOPPED, worker=self._identity.worker)
+
+
+def find_gpus() -> tuple[str, ...]:
+    """GPUs for the slots: those of ``CUDA_VISIBLE_DEVICES``, else those the driver lists. No GPU library is loaded."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(part for part in visible.split(",") if part and part != "-1")
+    listed = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(number) for number in range(len(list(listed.iterdir())))) if listed.is_dir() else ()
+
+
+def package_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("trainpack")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,12 @@
+-- Takes queued stages whose delay is over; each is given to one caller, who sends its message.
+-- Arguments: limit. Answers a list of messages.
+local found = {}
+for _, m in ipairs(redis.call('ZRANGE', key('wake'), '-inf', now, 'BYSCORE', 'LIMIT', 0, a.limit)) do
+  local id, stage = string.match(m, '^(.-)|(.*)$')
+  redis.call('ZREM', key('wake'), m)
+  if read(id, stage, 'state') == 'queued' then
+    redis.call('ZADD', key('sent'), now, m)
+    found[#found + 1] = message_for(id, stage)
+  end
+end
+return found

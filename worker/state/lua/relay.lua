@@ -1,0 +1,8 @@
+-- Writes an attempt's log entries and progress.
+-- Arguments: job_id, stage, token, events (JSON texts), progress (JSON text or ''). Answers {ok} | {lost}.
+if read(a.job_id, a.stage, 'token') ~= a.token then return {'lost'} end
+for _, text in ipairs(a.events) do
+  redis.call('XADD', events_key(a.job_id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+end
+if a.progress ~= '' then write(a.job_id, a.stage, {progress = a.progress}) end
+return {'ok'}

@@ -1,0 +1,20 @@
+-- An attempt found that files of earlier stages are not there: those stages run again, no retry is spent.
+-- Arguments: job_id, stage, token, reset (stage names), message. Answers {queued, message} | {finished, state} | {lost}.
+local id, stage = a.job_id, a.stage
+if read(id, stage, 'token') ~= a.token or a.token == '' then return {'lost'} end
+note_attempt_end(id, stage, 'handed_back', '')
+release(id, stage)
+event(id, {level = 'warning', stage = stage, attempt = number(id, stage, 'attempt'), message = a.message,
+  fields = {reset = a.reset}})
+write(id, stage, {state = 'pending', token = '', last_token = a.token, progress = ''})
+for _, name in ipairs(a.reset) do
+  write(id, name, {state = 'pending', artifacts = '', facts = '', finished_at = '', progress = '', retries = '0'})
+end
+if job_get(id, 'cancel_requested') == '1' then
+  cancel_job(id)
+  return {'finished', 'cancelled'}
+end
+redis.call('HINCRBY', job_key(id), 'rewinds', 1)
+local open = first_open_stage(id)
+enqueue(id, open, 0)
+return {'queued', message_for(id, open)}

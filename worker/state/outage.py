@@ -1,0 +1,42 @@
+"""Riding out a Redis that is away: one loop, used wherever a result must not be lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+T = TypeVar("T")
+
+REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+"""What the Redis client raises while the server is down, restarting, loading or failing over."""
+
+_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+def ride_out(action: Callable[[], T], outage_s: float, give_up: Callable[[], bool] = lambda: False) -> T:
+    """Run ``action`` until Redis answers.
+
+    Args:
+        action: Something that is safe to repeat.
+        outage_s: How long to go on trying.
+        give_up: Asked between tries; ``True`` ends the trying early.
+
+    Raises:
+        redis.exceptions.RedisError: the last failure, once the time is over.
+    """
+    deadline = time.monotonic() + outage_s
+    pause_s = _PAUSE_S
+    while True:
+        try:
+            return action()
+        except REDIS_AWAY:
+            if time.monotonic() >= deadline or give_up():
+                raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,229 @@
+"""The worker's scripts as typed calls: each is one edge of the machine drawn in ``worker.state``.
+
+Every call may be repeated after a lost answer. Errors of the Redis client pass through; ``worker.state.outage`` decides
+how long to try.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from redis import Redis
+
+from api_client.errors import PackagingError
+from api_client.events import Event
+from api_client.job import SCHEMA_VERSION, JobState, Progress, StageName
+from api_client.keys import Keys, split_member
+from api_client.messages import StageMessage
+from api_client.scripts import Script
+from worker.stages.context import StageResult
+from worker.state.decisions import Counts, Decision
+
+_SCRIPTS = ("begin", "renew", "relay", "complete", "end_attempt", "rewind", "due", "overdue", "strand", "expire")
+
+LeaseAnswer = Literal["ok", "cancel", "lost"]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write one stage's result: held by the newest attempt only."""
+
+    job_id: str
+    stage: StageName
+    attempt: int
+    token: str
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """What every script needs to know of it."""
+        return {"job_id": self.job_id, "stage": self.stage.value, "token": self.token}
+
+    @property
+    def task_id(self) -> str:
+        """``job_id:stage:attempt``."""
+        return f"{self.job_id}:{self.stage.value}:{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A lease was taken."""
+
+    lease: Lease
+    previous_host: str
+    """Host that ran the job's stages before; empty before the first."""
+    check_artifacts: bool
+    """Whether digests of earlier stages' files are to be checked (after a replay)."""
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """The message was late, doubled or held back; nothing is to be done."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A result was recorded.
+
+    Attributes:
+        message: The next wake-up to send, if one is due now.
+        finished: The job's final state, if it has ended.
+    """
+
+    message: StageMessage | None = None
+    finished: JobState | None = None
+
+
+@dataclass(frozen=True)
+class RunningStage:
+    """A running stage as a reaper sees it."""
+
+    lease: Lease
+    lease_until: str
+    worker: str
+    counts: Counts
+
+
+class Transitions:
+    """All scripts of the worker's side, on one connection pool."""
+
+    def __init__(self, redis: Redis, keys: Keys, lease_s: float) -> None:
+        self._redis: Any = redis
+        self._keys = keys
+        self._lease_ms = int(lease_s * 1000)
+        self._run = {name: Script(redis, keys.prefix, "worker.state.lua", name) for name in _SCRIPTS}
+
+    def begin(
+        self,
+        job_id: str,
+        stage: StageName,
+        attempt: int,
+        *,
+        worker: str,
+        host: str,
+        pin: bool,
+        limits: Mapping[str, int],
+    ) -> Begun | Ignored:
+        """Take the lease of a queued stage."""
+        token = f"{attempt}-{secrets.token_hex(8)}"
+        status, *rest = self._run["begin"](
+            job_id=job_id,
+            stage=stage.value,
+            attempt=attempt,
+            token=token,
+            worker=worker,
+            host=host,
+            pin=pin,
+            limits=dict(limits),
+            lease_ms=self._lease_ms,
+            schema_version=SCHEMA_VERSION,
+        )
+        if status == "begun":
+            return Begun(Lease(job_id, stage, attempt, token), rest[0], rest[1] == "1")
+        return Ignored(rest[0] if rest else "held back by a label's cap")
+
+    def renew(self, lease: Lease) -> LeaseAnswer:
+        """Renew a lease."""
+        answer: LeaseAnswer = self._run["renew"](**lease.arguments, lease_ms=self._lease_ms)[0]
+        return answer
+
+    def relay(self, lease: Lease, events: Sequence[Event], progress: Progress | None) -> bool:
+        """Write log entries and progress; ``False`` when the lease is lost."""
+        texts = [event_text(event) for event in events]
+        progress_text = progress.model_dump_json() if progress else ""
+        answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text)
+        return bool(answer[0] == "ok")
+
+    def complete(self, lease: Lease, result: StageResult, message: str) -> Settled | None:
+        """Record a success; ``None`` when the lease is lost."""
+        answer = self._run["complete"](
+            **lease.arguments,
+            artifacts=json.dumps([artifact.model_dump(mode="json") for artifact in result.artifacts]),
+            facts=json.dumps(dict(result.facts)),
+            message=message,
+        )
+        return _settled(answer)
+
+    def end_attempt(self, lease: Lease, decision: Decision, lease_until: str = "") -> Settled | None:
+        """Record an attempt that did not succeed; ``None`` when the lease is lost (or moved on, for a reaper)."""
+        answer = self._run["end_attempt"](
+            **lease.arguments,
+            outcome=decision.outcome.value,
+            failure=_error_text(decision.error),
+            next=decision.next,
+            delay_ms=int(decision.delay_s * 1000),
+            retries=str(decision.counts.retries),
+            crashes=str(decision.counts.crashes),
+            level="error" if decision.next == "fail" else "warning",
+            message=decision.message,
+            lease_until=lease_until,
+        )
+        return _settled(answer)
+
+    def rewind(self, lease: Lease, reset: Sequence[StageName], message: str) -> Settled | None:
+        """Give the stage back and have earlier ones run again; ``None`` when the lease is lost."""
+        names = [stage.value for stage in reset]
+        return _settled(self._run["rewind"](**lease.arguments, reset=names, message=message))
+
+    def due(self, limit: int = 100) -> list[StageMessage]:
+        """Messages of stages whose delay is over; the caller must send them."""
+        return [StageMessage.from_answer(answer) for answer in self._run["due"](limit=limit)]
+
+    def overdue(self, age_s: float, limit: int = 500) -> list[StageMessage]:
+        """Messages that were sent long ago; the caller sends those that are no longer in their queue."""
+        answers = self._run["overdue"](age_ms=int(age_s * 1000), limit=limit)
+        return [StageMessage.from_answer(answer) for answer in answers]
+
+    def strand(self, host: str, age_s: float) -> list[StageMessage]:
+        """Move the queued stages of a silent host to queues that any worker serves."""
+        answers = self._run["strand"](host=host, age_ms=int(age_s * 1000))
+        return [StageMessage.from_answer(answer) for answer in answers]
+
+    def expire(self, limit: int = 500) -> list[str]:
+        """Remove jobs whose time is over; their ids."""
+        found: list[str] = self._run["expire"](limit=limit)[0]
+        return found
+
+    def running(self) -> dict[str, str]:
+        """Every running stage (``ID|stage``) with the end of its lease; both as stored."""
+        entries = self._redis.zrange(self._keys.named("leases"), 0, -1, withscores=True)
+        return {member: str(int(score)) for member, score in entries}
+
+    def running_stage(self, member: str, lease_until: str) -> RunningStage | None:
+        """What a reaper needs to judge one running stage; ``None`` when it is gone."""
+        job_id, stage = split_member(member)
+        names = [f"{stage.value}:{field}" for field in ("token", "attempt", "worker", "retries", "crashes")]
+        token, attempt, worker, retries, crashes = self._redis.hmget(self._keys.stages(job_id), names)
+        if not token:
+            return None
+        lease = Lease(job_id, stage, int(attempt or 0), token)
+        return RunningStage(lease, lease_until, worker or "?", Counts(int(retries or 0), int(crashes or 0)))
+
+    def forget_running(self, member: str) -> None:
+        """Drop an entry whose job no longer exists."""
+        self._redis.zrem(self._keys.named("leases"), member)
+
+
+def event_text(event: Event) -> str:
+    """An event as the stream stores it: times in milliseconds, no id, nothing unset."""
+    data = event.model_dump(mode="json", exclude={"id", "time"}, exclude_none=True)
+    data["time"] = int(event.time.timestamp() * 1000)
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _error_text(error: PackagingError | None) -> str:
+    return json.dumps(error.to_dict(), ensure_ascii=False) if error else ""
+
+
+def _settled(answer: list[Any]) -> Settled | None:
+    status, *rest = answer
+    if status == "lost":
+        return None
+    if status == "finished":
+        return Settled(finished=JobState(rest[0]))
+    return Settled(message=StageMessage.from_answer(rest[0]) if rest else None)

@@ -1,0 +1,218 @@
+"""The stage's process: runs one stage function and reports through its channel. It knows nothing of Redis or Celery.
+
+It leads a session and process group of its own, so that the worker can end it with everything it started, and it dies
+with its worker: when the fork server goes (parent-death signal) or the channel closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import faulthandler
+import fcntl
+import importlib
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import StageName
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+from config.settings import StageSettings
+from worker.stages.context import LeaseLost, StageContext, StageResult
+from worker.stop import StopRequested
+from worker.supervisor.channel import Channel
+from worker.supervisor.forkserver import leave_forkserver
+from worker.supervisor.scratch import LOCK_FILE
+
+_PR_SET_PDEATHSIG = 1
+_PROGRESS_EVERY_S = 0.2
+_LOCK_WAIT_S = 30.0
+OWN_PACKAGES = {"api_client", "config", "worker"}
+
+
+@dataclass(frozen=True)
+class StageStart:
+    """Everything a stage's process is given."""
+
+    job_id: str
+    stage: StageName
+    attempt: int
+    request: PackagingRequest
+    options: ResolvedOptions
+    plan: tuple[StageName, ...]
+    done: Mapping[StageName, StageResult]
+    scratch: Path
+    settings: StageSettings
+    registry: str
+    """``module:name`` of the mapping from stage to ``module:function``."""
+    environment: Mapping[str, str]
+    """Variables to set before the stage runs, such as the GPU of its slot."""
+
+
+class ChannelReporter:
+    """A stage's way to the outside, over the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stop = threading.Event()
+        self._answers: queue.Queue[bool] = queue.Queue()
+        self._reported_at = 0.0
+        threading.Thread(target=self._listen, name="channel", daemon=True).start()
+
+    def _listen(self) -> None:
+        while not self._channel.closed:
+            for message in self._channel.receive(block=True):
+                if message["type"] == "stop":
+                    self._stop.set()
+                elif message["type"] == "confirmed":
+                    self._answers.put(bool(message["ok"]))
+        os.killpg(0, signal.SIGKILL)  # The worker is gone; nobody would record what this process does.
+
+    def log(self, message: str, *, level: str = "info", **fields: Any) -> None:
+        """Write one line to the job's log."""
+        self._channel.send("log", message=message, level=level, fields=fields)
+
+    def progress(self, done: float, total: float, unit: str, detail: str = "") -> None:
+        """Say how far the stage is."""
+        now = time.monotonic()
+        if done < total and now - self._reported_at < _PROGRESS_EVERY_S:
+            return
+        self._reported_at = now
+        self._channel.send("progress", done=done, total=total, unit=unit, detail=detail)
+
+    def should_stop(self) -> bool:
+        """Whether the worker drains or the job was cancelled."""
+        return self._stop.is_set()
+
+    def confirm(self) -> None:
+        """Ask whether this attempt is still the newest one.
+
+        Raises:
+            LeaseLost: it is not.
+        """
+        self._channel.send("confirm")
+        if not self._answers.get():
+            raise LeaseLost
+
+
+def main(connection: socket.socket, output: socket.socket, start: StageStart) -> None:
+    """Entry of the process."""
+    _stand_alone(output)
+    channel = Channel(connection)
+    os.environ.update(start.environment)
+    reporter = ChannelReporter(channel)
+    try:
+        lock = _lock(start.scratch)
+        result = _stage_function(start)(_context(start, reporter))
+        artifacts = [artifact.model_dump(mode="json") for artifact in result.artifacts]
+        facts = json.loads(json.dumps(dict(result.facts)))  # Facts that are not JSON are a mistake of the stage.
+        channel.send("result", artifacts=artifacts, facts=facts)
+        os.close(lock)
+    except StopRequested:
+        channel.send("stopped")
+    except LeaseLost:
+        channel.send("lost")
+    except BaseException as error:  # Whatever it is, the worker must hear of it.
+        channel.send("error", error=as_packaging_error(error).to_dict())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # The answer is sent; a crash while libraries are torn down must not undo it.
+
+
+def _stand_alone(output: socket.socket) -> None:
+    os.setsid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    leave_forkserver()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    output.close()
+    sys.stdout = os.fdopen(1, "w", buffering=1, errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="replace", closefd=False)
+    faulthandler.enable(file=2)
+
+
+def _lock(scratch: Path) -> int:
+    """Hold the scratch directory: an older attempt that still runs on this machine must end first."""
+    descriptor = os.open(scratch / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in {errno.ENOLCK, errno.ENOSYS}:
+                return descriptor  # A file system without locks; the token still guards every result.
+            if time.monotonic() > deadline:
+                raise PackagingError(
+                    ErrorCode.WORKER_LOST, f"another attempt still works in {scratch} after {_LOCK_WAIT_S:g} s"
+                ) from error
+            time.sleep(0.05)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+
+
+def _stage_function(start: StageStart) -> Callable[[StageContext], StageResult]:
+    functions = load_object(start.registry)
+    if start.stage not in functions:
+        raise PackagingError(
+            ErrorCode.DEPENDENCY_MISSING,
+            f"this worker has no stage {start.stage.value!r}",
+            fields={"stage": start.stage.value},
+        )
+    function: Callable[[StageContext], StageResult] = load_object(functions[start.stage])
+    return function
+
+
+def load_object(name: str) -> Any:
+    """Import ``module:attribute``."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _context(start: StageStart, reporter: ChannelReporter) -> StageContext:
+    return StageContext(
+        job_id=start.job_id,
+        stage=start.stage,
+        attempt=start.attempt,
+        request=start.request,
+        options=start.options,
+        plan=start.plan,
+        done=start.done,
+        scratch=start.scratch,
+        settings=start.settings,
+        report=reporter,
+    )
+
+
+def as_packaging_error(error: BaseException) -> PackagingError:
+    """Translate whatever a stage raised, by type. The one edge at which a stage's foreign errors get a code."""
+    if isinstance(error, PackagingError):
+        return error
+    last = traceback.format_exception(error)[-12:]
+    fields = {"type": type(error).__name__, "traceback": "".join(last)[-4000:]}
+    text = f"{type(error).__name__}: {error}"
+    if any(f"{kind.__module__}.{kind.__name__}" == "torch.OutOfMemoryError" for kind in type(error).__mro__):
+        return PackagingError(ErrorCode.CUDA_OUT_OF_MEMORY, text, fields=fields)
+    if isinstance(error, MemoryError):
+        return PackagingError(ErrorCode.OUT_OF_MEMORY, text, fields=fields)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return PackagingError(ErrorCode.DISK_SPACE_INSUFFICIENT, f"the disk is full{where}", fields=fields)
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
+        return PackagingError(ErrorCode.DEPENDENCY_MISSING, text, fields=fields)
+    return PackagingError(ErrorCode.INTERNAL_ERROR, text, fields=fields)

@@ -1,0 +1,11 @@
+"""Loaded first by the fork server: signals that reach every process of a group must not end it.
+
+Terminals and service managers signal whole groups; the worker drains its stages then, so the fork server has to outlive
+the signal. A handler that does nothing is used, and not ``SIG_IGN``, which programs that a stage starts would inherit.
+"""
+
+from __future__ import annotations
+
+import signal
+
+signal.signal(signal.SIGTERM, lambda *_: None)

@@ -1,0 +1,333 @@
+"""One attempt of one stage, from its message to its record. The main path goes on in ``watch`` and ``child``."""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import structlog
+from redis.exceptions import RedisError
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import Artifact, Job, JobState, StageName
+from api_client.keys import Keys
+from api_client.messages import MessageSender
+from api_client.records import read_job
+from api_client.request import PackagingRequest
+from config.log_events import LogEvent
+from config.settings import Settings
+from worker.stages.context import StageResult
+from worker.stages.outputs import CHECKSUMS, MANIFEST
+from worker.state import decisions
+from worker.state.decisions import Counts, Decision, RetryPolicy
+from worker.state.outage import ride_out
+from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions
+from worker.supervisor.child import StageStart, as_packaging_error
+from worker.supervisor.drain import Drain
+from worker.supervisor.event_file import export_events
+from worker.supervisor.heart import Heart, Holding
+from worker.supervisor.process import StageProcess
+from worker.supervisor.relay import Relay
+from worker.supervisor.scratch import (
+    end_predecessor,
+    make_scratch,
+    remove_scratch,
+    scratch_path,
+    scratch_roots,
+    sweep_output,
+    sweep_partial,
+)
+from worker.supervisor.upstream import check_upstream
+from worker.supervisor.watch import Bounds, Ending, Outcome, Watch
+
+_log = structlog.stdlib.get_logger(__name__)
+
+T = TypeVar("T")
+
+REWINDS_MAX = 10
+"""Times a job may go back for missing files; beyond that something removes them as fast as they are made."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this worker is."""
+
+    worker: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A job as stored, with what only the worker reads of it."""
+
+    job: Job
+    request: PackagingRequest
+    counts: Counts
+    rewinds: int
+    """How often the job went back for missing files."""
+
+
+class Supervisor:
+    """Runs stages for one worker; one instance, called from every thread of the pool."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        redis: Any,
+        transitions: Transitions,
+        heart: Heart,
+        sender: MessageSender,
+        context: ForkServerContext,
+        drain: Drain,
+        gpus: tuple[str, ...] = (),
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._redis = redis
+        self._keys = Keys(settings.key_prefix)
+        self._transitions = transitions
+        self._heart = heart
+        self._sender = sender
+        self._context = context
+        self._drain = drain
+        self._gpus = gpus
+        self._ended = threading.Event()
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(settings.slots):
+            self._slots.put(slot)
+        self._policy = RetryPolicy(
+            settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s
+        )
+        self._bounds = Bounds(settings.stage_timeout_s, settings.stage_memory_bytes, settings.cancel_grace_s)
+
+    def run_stage(self, job_id: str, stage: StageName, attempt: int) -> str:
+        """Run one attempt if it is due.
+
+        Returns:
+            What came of it, in a word, for the log.
+        """
+        if self._drain.requested:
+            return "draining"
+        begun = self._transitions.begin(
+            job_id,
+            stage,
+            attempt,
+            worker=self._identity.worker,
+            host=self._identity.host,
+            pin=not self._settings.scratch_shared,
+            limits=self._settings.label_limits,
+        )
+        if isinstance(begun, Ignored):
+            _log.debug(LogEvent.MESSAGE_IGNORED, reason=begun.reason)
+            return f"ignored: {begun.reason}"
+        holding = self._heart.hold(begun.lease)
+        try:
+            with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):
+                return self._run_holding(begun, holding)
+        finally:
+            self._heart.let_go(holding)
+
+    def _run_holding(self, begun: Begun, holding: Holding) -> str:
+        _log.info(LogEvent.ATTEMPT_STARTED)
+        lease = begun.lease
+        stored: Stored | None = None
+        try:
+            stored = self._read(lease)
+            settled, ending = self._run_checked(stored, begun, holding)
+        except RedisError as error:
+            _log.warning(LogEvent.RESULT_NOT_RECORDED, error=str(error))
+            return "redis away"
+        except Exception as error:  # A mistake of the supervisor's own must be the job's error, not a silent lease.
+            if not isinstance(error, PackagingError):
+                _log.exception(LogEvent.SUPERVISOR_FAILED)
+            settled, ending = self._failed(lease, as_packaging_error(error), stored), "error"
+        if settled is None:
+            _log.warning(LogEvent.LEASE_LOST)
+            return "lost"
+        self._after(settled, stored)
+        _log.info(LogEvent.ATTEMPT_ENDED, ending=ending, job_state=settled.finished)
+        return ending
+
+    def _failed(self, lease: Lease, error: PackagingError, stored: Stored | None) -> Settled | None:
+        try:
+            return self._end(lease, self._after_error(error, stored.counts if stored else Counts()))
+        except RedisError as away:
+            _log.warning(LogEvent.RESULT_NOT_RECORDED, error=str(away))
+            return None
+
+    def _read(self, lease: Lease) -> Stored:
+        def action() -> tuple[dict[str, str], dict[str, str], list[str]]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(self._keys.job(lease.job_id))
+            pipe.hgetall(self._keys.stages(lease.job_id))
+            pipe.lrange(self._keys.attempts(lease.job_id), 0, -1)
+            job, stages, attempts = pipe.execute()
+            return job, stages, attempts
+
+        job, stages, attempts = self._ride_out(action)
+        if not job:
+            raise PackagingError(ErrorCode.JOB_NOT_FOUND, f"job {lease.job_id} has expired")
+        name = lease.stage.value
+        counts = Counts(int(stages.get(f"{name}:retries") or 0), int(stages.get(f"{name}:crashes") or 0))
+        # Clients may look at a request that this version cannot read; running it needs it whole.
+        request = PackagingRequest.from_json(job["request"])
+        return Stored(read_job(job, stages, attempts), request, counts, int(job.get("rewinds") or 0))
+
+    def _run_checked(self, stored: Stored, begun: Begun, holding: Holding) -> tuple[Settled | None, str]:
+        lease, host = begun.lease, self._identity.host
+        moved = bool(begun.previous_host) and begun.previous_host != host and not self._settings.scratch_shared
+        upstream = check_upstream(
+            stored.job,
+            lease.stage,
+            moved=moved,
+            digests=begun.check_artifacts or moved,
+            keep_going=lambda: not (holding.lost.is_set() or holding.cancelled.is_set()),
+        )
+        if holding.lost.is_set():
+            return None, "lost"
+        if holding.cancelled.is_set():
+            return self._end(lease, decisions.cancelled(stored.counts)), "cancelled"
+        if upstream.reset and stored.rewinds >= REWINDS_MAX:
+            raise PackagingError(
+                ErrorCode.ARTIFACT_LOST,
+                f"files of earlier stages went missing {stored.rewinds} times: {', '.join(upstream.missing)}",
+                fields={"missing": list(upstream.missing), "times": stored.rewinds},
+            )
+        if upstream.reset:
+            why = f"Missing: {', '.join(upstream.missing)}" if upstream.missing else f"The job moved to host {host}"
+            message = f"{why}; running again: {', '.join(upstream.reset)}"
+            _log.warning(LogEvent.UPSTREAM_MISSING, missing=upstream.missing, reset=upstream.reset)
+            reset = upstream.reset
+            return self._ride_out(lambda: self._transitions.rewind(lease, reset, message)), "rewound"
+        scratch = self._prepare_scratch(stored, lease)
+        outcome = self._run_process(stored, lease, holding, scratch, dict(upstream.done))
+        return self._record(outcome, stored, lease, scratch), outcome.ending.value
+
+    def _prepare_scratch(self, stored: Stored, lease: Lease) -> Path:
+        scratch = scratch_path(self._settings, lease.job_id, stored.request)
+        make_scratch(scratch, scratch_roots(self._settings, stored.request))
+        key = self._keys.scratch(self._identity.host)
+        self._ride_out(lambda: self._redis.hset(key, lease.job_id, str(scratch)))
+        ended = end_predecessor(scratch)
+        if ended:
+            _log.warning(LogEvent.PREDECESSOR_ENDED, pid=ended)
+        return scratch
+
+    def _run_process(
+        self, stored: Stored, lease: Lease, holding: Holding, scratch: Path, done: dict[StageName, StageResult]
+    ) -> Outcome:
+        slot = self._slots.get()
+        relay = Relay(self._transitions, lease, holding.lost.set)
+        try:
+            start = StageStart(
+                job_id=lease.job_id,
+                stage=lease.stage,
+                attempt=lease.attempt,
+                request=stored.request,
+                options=stored.job.options,
+                plan=stored.job.plan,
+                done=done,
+                scratch=scratch,
+                settings=self._settings.for_stages(),
+                registry=self._settings.stage_registry,
+                environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
+            )
+            try:
+                process = StageProcess(self._context, start)
+            except (OSError, EOFError) as error:  # The fork server is gone, or the machine is out of processes.
+                return Outcome(Ending.CRASHED, death=f"not started: {type(error).__name__}: {error}")
+            try:
+                confirm = functools.partial(self._confirm, lease, holding)
+                return Watch(process, holding, relay, self._drain, bounds=self._bounds, confirm=confirm).run()
+            finally:
+                process.close()
+        finally:
+            relay.close(0 if holding.lost.is_set() else self._settings.outage_s, self._gave_up)
+            self._slots.put(slot)
+
+    def _ride_out(self, action: Callable[[], T]) -> T:
+        """Run ``action`` through an outage of Redis, as long as the worker may."""
+        return ride_out(action, self._settings.outage_s, self._gave_up)
+
+    def _gave_up(self) -> bool:
+        return self._drain.impatient
+
+    def _confirm(self, lease: Lease, holding: Holding) -> bool:
+        """Whether a stage may do what cannot be undone: only the newest attempt of a job that nobody cancelled."""
+        try:
+            answer = self._ride_out(lambda: self._transitions.renew(lease))
+        except RedisError:
+            return False
+        return holding.take(answer) and not holding.cancelled.is_set()
+
+    def _record(self, outcome: Outcome, stored: Stored, lease: Lease, scratch: Path) -> Settled | None:
+        if outcome.ending is Ending.LOST:
+            return None
+        if outcome.ending is Ending.RESULT and outcome.answer is not None:
+            artifacts = tuple(Artifact.model_validate(item) for item in outcome.answer["artifacts"])
+            result = StageResult(artifacts, outcome.answer["facts"])
+            message = f"{lease.stage.value} finished"
+            return self._ride_out(lambda: self._transitions.complete(lease, result, message))
+        if lease.stage is StageName.PUBLISH:
+            names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
+            sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
+        if outcome.ending is Ending.CANCELLED:
+            kept = (artifact.path for stage in stored.job.stages for artifact in stage.artifacts)
+            sweep_partial(scratch, kept)
+        return self._end(lease, self._decide(outcome, stored.counts))
+
+    def _decide(self, outcome: Outcome, counts: Counts) -> Decision:
+        if outcome.ending is Ending.CANCELLED:
+            return decisions.cancelled(counts)
+        if outcome.ending is Ending.HANDED_BACK:
+            return decisions.handed_back(counts)
+        if outcome.ending is Ending.CRASHED:
+            return decisions.after_crash(outcome.death, outcome.last_lines, counts, self._policy)
+        error = outcome.error or PackagingError(ErrorCode.INTERNAL_ERROR, "the stage ended without an answer")
+        return self._after_error(error, counts)
+
+    def _after_error(self, error: PackagingError, counts: Counts) -> Decision:
+        return decisions.after_error(error, counts, self._policy, random.random())
+
+    def _end(self, lease: Lease, decision: Decision) -> Settled | None:
+        if decision.error is not None:
+            decision.error.fields.setdefault("stage", lease.stage.value)
+        return self._ride_out(lambda: self._transitions.end_attempt(lease, decision))
+
+    def _after(self, settled: Settled, stored: Stored | None) -> None:
+        """What follows a recorded result: the next message, and after the job's end its log and its scratch."""
+        if settled.message is not None:
+            self._sender.send(settled.message)
+        for message in self._due():
+            self._sender.send(message)
+        if settled.finished is None or stored is None:
+            return
+        succeeded = settled.finished is JobState.SUCCEEDED
+        if succeeded:
+            export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir)
+        if succeeded or not any(stage.artifacts for stage in stored.job.stages):
+            # Bad input leaves nothing behind; what a replay could go on from stays for a while.
+            remove_scratch(scratch_path(self._settings, stored.job.id, stored.request))
+            self._forget_scratch(stored.job.id)
+
+    def _due(self) -> list[Any]:
+        """Stages that became due by this one's end (a place under a cap is free)."""
+        try:
+            return list(self._transitions.due())
+        except RedisError:
+            return []  # The reaper looks for them too.
+
+    def _forget_scratch(self, job_id: str) -> None:
+        try:
+            self._redis.hdel(self._keys.scratch(self._identity.host), job_id)
+        except RedisError as error:
+            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))

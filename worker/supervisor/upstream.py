@@ -1,0 +1,117 @@
+"""Are the files of earlier stages still there? What is missing or changed is made again, and nothing else.
+
+A job can come to a host that never saw its scratch, or be replayed after its scratch was cleaned. Published copies
+count: a file that lies in the output directory with the same size and digest stands in for the scratch copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_client.job import Artifact, ArtifactKind, Job, StageName
+from api_client.request import is_remote
+from worker.stages.context import StageResult
+
+_CHUNK_BYTES = 4 * 2**20
+_FILES = frozenset({ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA})
+
+NEEDS: dict[StageName, frozenset[ArtifactKind]] = {
+    StageName.PREPARE: frozenset(),
+    StageName.MERGE: frozenset(),
+    StageName.CONVERT: frozenset({ArtifactKind.OVERLAY}),
+    StageName.IMATRIX: frozenset({ArtifactKind.GGUF}),
+    StageName.QUANTIZE: frozenset({ArtifactKind.GGUF, ArtifactKind.IMATRIX}),
+    StageName.EXPORT_LORA: frozenset(),
+    StageName.VERIFY: _FILES,
+    StageName.PUBLISH: _FILES | {ArtifactKind.MERGED_MODEL},
+}
+"""Kinds of files each stage reads. A file that no stage still to run reads is not missed."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Results of earlier stages with paths that hold, or the stages to run again."""
+
+    done: Mapping[StageName, StageResult]
+    reset: tuple[StageName, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def check_upstream(
+    job: Job, stage: StageName, *, moved: bool, digests: bool, keep_going: Callable[[], bool] = lambda: True
+) -> Upstream:
+    """Check the artifacts that earlier stages of ``job`` recorded.
+
+    Args:
+        job: As stored.
+        stage: The stage about to run; only those before it in the plan count.
+        moved: The job comes from another host: ``prepare`` runs again, since its facts name local paths.
+        digests: Read files in full and compare sha256, not sizes only.
+        keep_going: Asked between files and blocks; ``False`` ends the check early with what is known.
+
+    Returns:
+        The results to hand on, or in ``reset`` the makers of what is missing and still needed, in order.
+    """
+    position = job.plan.index(stage)
+    published = {artifact.name: artifact for artifact in job.outputs}
+    needed = {kind for later in job.plan[position:] for kind in NEEDS[later]}
+    done: dict[StageName, StageResult] = {}
+    missing: list[str] = []
+    reset: list[StageName] = []
+    for name in reversed(job.plan[:position]):
+        record = job.stage(name)
+        wanted = [artifact for artifact in record.artifacts if artifact.kind in needed]
+        places = [_locate(a, published.get(a.name), job.request.output_dir, digests, keep_going) for a in wanted]
+        lost = [artifact.path for artifact, place in zip(wanted, places, strict=True) if place is None]
+        if lost or (moved and name is job.plan[0]):
+            missing += lost
+            reset.append(name)
+            needed |= NEEDS[name]
+        found = tuple(place for place in places if place is not None)
+        done[name] = StageResult(found, record.facts, record.duration_s or 0.0)
+    return Upstream(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
+
+
+def _locate(
+    artifact: Artifact,
+    published: Artifact | None,
+    output_dir: str | None,
+    digests: bool,
+    keep_going: Callable[[], bool],
+) -> Artifact | None:
+    places = [artifact.path]
+    if published is not None and published.sha256 == artifact.sha256:
+        places.append(published.path)
+    if output_dir is not None and not is_remote(output_dir):
+        places.append(str(Path(output_dir) / artifact.name))
+    for place in dict.fromkeys(places):
+        # A file that only has the right name in the output directory may be anyone's: its digest is always read.
+        in_full = digests or place not in places[:1]
+        if _same(Path(place), artifact, in_full, keep_going):
+            return artifact.model_copy(update={"path": place})
+    return None
+
+
+def _same(path: Path, artifact: Artifact, in_full: bool, keep_going: Callable[[], bool]) -> bool:
+    try:
+        if path.is_dir():
+            return not artifact.sha256 or not in_full
+        if path.stat().st_size != artifact.size_bytes:
+            return False
+        return not in_full or not artifact.sha256 or file_sha256(path, keep_going) == artifact.sha256
+    except OSError:
+        return False
+
+
+def file_sha256(path: Path, keep_going: Callable[[], bool] = lambda: True) -> str:
+    """Digest of a file; empty if told to stop before its end. Reads 4 MiB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK_BYTES):
+            if not keep_going():
+                return ""
+            digest.update(block)
+    return digest.hexdigest()
