@@ -1,0 +1,185 @@
+"""``quantize``: a GGUF file on this machine, without a job."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
+from api_client.cli.flags import complete_quant_type
+from api_client.cli.output import Output
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.errors import ErrorCode, PackagingError
+from api_client.formatting import format_size, one_line
+from worker.cli.extras import needs_extra
+from worker.cli.signals import stop_on_signals
+from worker.stop import StopRequested
+
+if TYPE_CHECKING:
+    from worker.quantize.local import LocalResult
+    from worker.quantize.result import QuantizeProgress
+
+_UNITS = {"M": 10**6, "G": 10**9}
+
+QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack quantize merged_model.gguf -q Q4_K_M -q Q8_0 --output /out
+
+  trainpack quantize merged_model.gguf -q IQ2_M --imatrix imatrix.gguf --output /out
+"""
+
+
+def quantize(
+    output: Output,
+    *,
+    source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file.")],
+    quant_type: Annotated[
+        list[str],
+        typer.Option(
+            "--quant-type",
+            "-q",
+            help="Quant type, e.g. Q4_K_M; may be repeated or separated by commas.",
+            autocompletion=complete_quant_type,
+            metavar="TYPE",
+        ),
+    ],
+    output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
+    imatrix: Annotated[
+        Path | None, typer.Option("--imatrix", help="Importance matrix, GGUF or legacy form.", metavar="FILE")
+    ] = None,
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", metavar="", help="Take a file that is quantized already.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace files that are there.")] = False,
+    split_max_size: Annotated[
+        str | None,
+        typer.Option("--split-max-size", help="Split larger files, e.g. 500M or 2G (decimal).", metavar="SIZE"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads; all cores by default.", min=1, max=1024, metavar="N")
+    ] = None,
+) -> int:
+    """Quantize a GGUF file on this machine, to all types in one pass.
+
+    Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.
+    """
+    with needs_extra("worker"):
+        from config.settings import load_settings
+        from worker.imatrix.load import load_imatrix
+        from worker.kernels import use_cache
+        from worker.quantize.local import quantize_local
+    split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
+    use_cache(load_settings().kernels_dir)
+    source = source.expanduser().absolute()
+    if not source.is_file():
+        raise PackagingError(
+            ErrorCode.GGUF_INVALID,
+            f"{source} {'is not a file' if source.exists() else 'does not exist'}",
+            fields={"path": str(source)},
+        )
+    names = [name for given in quant_type for name in given.split(",") if name.strip()]
+    matrix = load_imatrix(imatrix.expanduser().absolute()) if imatrix is not None else None
+    with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
+        result = quantize_local(
+            source,
+            names,
+            output_dir.expanduser().absolute(),
+            imatrix=matrix,
+            threads=threads,
+            allow_requantize=allow_requantize,
+            overwrite=overwrite,
+            split_max_bytes=split_max_bytes,
+            report=report,
+            should_stop=should_stop,
+        )
+        return _report(output, result)
+    output.say(output.text("quantize_stopped"))
+    return INTERRUPTED
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of ``500M`` or ``2G``; decimal, as llama-gguf-split counts.
+
+    Raises:
+        PackagingError: ``request_invalid``.
+    """
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in _UNITS or not number.isdecimal() or int(number) == 0:
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"--split-max-size {text!r} is no size",
+            remedy="Give a whole number with M or G, e.g. 500M or 2G.",
+        )
+    return int(number) * _UNITS[unit]
+
+
+def _report(output: Output, result: LocalResult) -> int:
+    """Show what was made; a pass that made nothing is an error."""
+    failed = result.result.failed
+    if failed and not result.files:
+        raise next(iter(failed.values()))
+    made = {kind: outcome for kind, outcome in result.result.outcomes.items() if outcome.error is None}
+    if output.as_json:
+        files = [
+            {
+                "quant_type": kind.value,
+                "paths": [str(path) for path in result.files[kind]],
+                "size_bytes": outcome.size_bytes,
+                "sha256": outcome.sha256,
+                "bits_per_weight": outcome.bits_per_weight,
+                "mixture_counts": dict(outcome.mixture_counts),
+            }
+            for kind, outcome in made.items()
+        ]
+        errors = [{"quant_type": kind.value, "error": error.to_dict()} for kind, error in failed.items()]
+        output.document({"files": files, "failed": errors})
+    else:
+        output.show(
+            fit_table(
+                [
+                    Column(output.text("artifact"), [str(result.files[kind][0]) for kind in made], ALWAYS),
+                    Column(output.text("size"), [format_size(o.size_bytes) for o in made.values()], 8, right=True),
+                    Column(
+                        output.text("bits_per_weight"),
+                        [f"{o.bits_per_weight:.2f}" for o in made.values()],
+                        6,
+                        right=True,
+                    ),
+                    Column(output.text("sha256"), [o.sha256[:12] for o in made.values()], 5),
+                ],
+                output.results.width,
+            )
+        )
+        for kind, error in failed.items():
+            output.notes.print(kind.value, error_text(output, error))
+    return JOB_FAILED if failed else DONE
+
+
+@contextmanager
+def _bar(output: Output) -> Iterator[Callable[[QuantizeProgress], None]]:
+    """One bar over all types together, counted in bytes written."""
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.notes, disable=not output.live) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(state: QuantizeProgress) -> None:
+            progress.update(
+                task,
+                description=one_line(state.tensor),
+                completed=sum(state.written_bytes.values()),
+                total=sum(state.total_bytes.values()),
+            )
+
+        yield report

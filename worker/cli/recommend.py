@@ -1,0 +1,158 @@
+"""``recommend``: every quant type's size for a model, and which suit a place to run it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from api_client.cli.failures import DONE
+from api_client.cli.language import Language
+from api_client.cli.output import Output
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.errors import ErrorCode, PackagingError
+from api_client.formatting import format_size
+from api_client.quant_types import QuantType
+from api_client.recommend import (
+    DEFAULT_CONTEXT,
+    QUALITY_WORDS,
+    TARGETS,
+    Choice,
+    Recommendation,
+    parse_target,
+    recommend,
+    shape_of,
+)
+from worker.cli.extras import needs_extra
+
+RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack recommend /models/base --target gpu-12g --context 8192
+
+  trainpack recommend merged_model.gguf --target 6GB
+"""
+
+
+def recommend_types(
+    output: Output,
+    *,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Base model directory, or an unquantized GGUF file.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help=f"Where it will run: {', '.join(TARGETS)} or a size such as 6GB.",
+            autocompletion=lambda: list(TARGETS),
+            metavar="TARGET",
+        ),
+    ] = "gpu-8g",
+    context: Annotated[
+        int, typer.Option("--context", help="Context length in tokens.", min=1, max=100_000_000, metavar="N")
+    ] = DEFAULT_CONTEXT,
+) -> int:
+    """Recommend quant types for a model and a place to run it.
+
+    For every type the file's size as it will be, the memory to run it (weights, KV cache, working buffers), and the
+    quality to expect. cpu means this machine's memory.
+    """
+    place = parse_target(target, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    path = model.expanduser().absolute()
+    with output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext():
+        metadata, sizes = predict_file_sizes(path)
+    shape = shape_of(metadata)
+    found = recommend(shape, sizes, place, context)
+    if output.as_json:
+        output.document({"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json")})
+    else:
+        output.show(*_view(output, found, shape.context_length))
+    return DONE
+
+
+def predict_file_sizes(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    """Metadata as plain values, and the size in bytes of the file of every quant type; from headers alone.
+
+    Raises:
+        PackagingError: ``base_model_not_found``, ``gguf_invalid``, and what planning the conversion raises.
+    """
+    with needs_extra("worker"):
+        if path.is_dir():
+            return _from_directory(path)
+        if path.is_file():
+            return _from_gguf(path)
+    raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{path} does not exist", fields={"path": str(path)})
+
+
+def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.gguf.reader import open_gguf
+    from worker.mixture.sizes import predict_sizes
+
+    with open_gguf(path) as file:
+        metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
+        tokens = file.metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None:
+            metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
+        sizes = predict_sizes(file.tensors, QuantType, metadata=file.metadata)
+    return metadata, {quant: size.file_bytes for quant, size in sizes.items()}
+
+
+def _from_directory(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.checkpoint import open_base_model
+    from worker.convert.pipeline import plan_conversion
+    from worker.gguf.tensors import TensorSpec
+    from worker.gguf.types import GGMLType
+    from worker.mixture.model import facts_from_values
+    from worker.mixture.sizes import predict_sizes
+
+    base = open_base_model(path, allowed_roots=(Path("/"),), allow_quantized=True)
+    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+        _, plan = plan_conversion(base, allowed_roots=(Path("/"),), scratch_dir=Path(scratch))
+    tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
+    sizes = predict_sizes(tensors, QuantType, model=facts_from_values(plan.metadata))
+    return plan.metadata, {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}
+
+
+def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
+    chinese = output.language is Language.ZH
+    choices = found.choices
+    yield Text(
+        output.text(
+            "recommend_head",
+            target=found.target.name,
+            memory=format_size(found.target.memory_bytes),
+            context=f"{found.context:,}",
+            cache=format_size(found.cache_bytes),
+            buffers=format_size(found.buffer_bytes),
+        )
+    )
+    if 0 < trained_context < found.context:
+        yield Text(output.text("context_long", trained=f"{trained_context:,}"), style="yellow")
+    yield fit_table(
+        [
+            Column(output.text("quant_type"), [_name(choice) for choice in choices], ALWAYS),
+            Column(output.text("size"), [format_size(choice.file_bytes) for choice in choices], 8, right=True),
+            Column(output.text("memory"), [format_size(choice.memory_bytes) for choice in choices], 7, right=True),
+            Column(output.text("fits"), [output.text("yes" if c.fits else "no") for c in choices], 6),
+            Column(output.text("quality"), [QUALITY_WORDS[choice.quality][chinese] for choice in choices], 5),
+            Column(
+                output.text("imatrix"), [output.text("needs_matrix") if c.needs_imatrix else "" for c in choices], 4
+            ),
+        ],
+        output.results.width,
+    )
+    if found.best_fitting is None:
+        yield Text(output.text("nothing_fits"), style="yellow")
+    else:
+        yield Text(output.text("best_fitting", quant_type=found.best_fitting.value))
+
+
+def _name(choice: Choice) -> Text:
+    if choice.recommended:
+        return Text(f"{choice.quant_type.value} *", style="bold green")
+    return Text(choice.quant_type.value, style="" if choice.fits else "dim")
