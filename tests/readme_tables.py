@@ -1,0 +1,77 @@
+"""The READMEs' tables that come from code. ``python -m tests.readme_tables`` (``make docs``) writes them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from api_client.error_catalogue import CATALOGUE
+from api_client.quant_types import QUANT_TYPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _quant_types(head: Iterable[str], *, chinese: bool) -> str:
+    yes, no = ("是", "否") if chinese else ("yes", "no")
+    return _table(
+        head,
+        (
+            (
+                f"{kind.value}{' ⭐' if info.recommended else ''}",
+                f"{info.bits_per_weight:.2f}",
+                yes if info.needs_imatrix else no,
+                info.description_zh if chinese else info.description_en,
+            )
+            for kind, info in QUANT_TYPES.items()
+        ),
+    )
+
+
+def _errors(head: Iterable[str], *, chinese: bool) -> str:
+    return _table(
+        head,
+        (
+            (
+                f"`{code.value}`",
+                entry.error_class.value,
+                entry.cause_zh if chinese else entry.cause_en,
+                entry.remedy_zh if chinese else entry.remedy_en,
+            )
+            for code, entry in CATALOGUE.items()
+        ),
+    )
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "quant-types": lambda: _quant_types(
+            ("type", "bits per weight", "needs an imatrix", "description"), chinese=False
+        ),
+        "error-codes": lambda: _errors(("code", "class", "cause", "remedy"), chinese=False),
+    },
+    "README.zh-CN.md": {
+        "quant-types": lambda: _quant_types(("类型", "每权重比特", "需要重要性矩阵", "说明"), chinese=True),
+        "error-codes": lambda: _errors(("错误码", "类别", "原因", "解决方法"), chinese=True),
+    },
+}
+
+
+def updated(text: str, tables: dict[str, Callable[[], str]]) -> str:
+    """The text with every marked table replaced by what the code says."""
+    for name, make in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}{make()}{end}{rest.split(end)[1]}"
+    return text
+
+
+if __name__ == "__main__":
+    for file, tables in TABLES.items():
+        path = ROOT / file
+        path.write_text(updated(path.read_text("utf-8"), tables), "utf-8")

@@ -1,0 +1,98 @@
+"""A tiny but complete Llama run, built on the spot: base model, tokenizer, LoRA checkpoint. Loads in llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HIDDEN, INNER, LAYERS, VOCABULARY = 64, 160, 2, 400
+TEXT = (
+    "The packaging service turns finished training runs into files.",
+    "A checkpoint holds an adapter or full weights.",
+    "Every stage can be replayed, and no file is lost.",
+    "Numbers such as 12, 345 and 6789 are tokens too.",
+)
+
+
+def tiny_tokenizer(directory: Path) -> None:
+    """A sentencepiece model with byte fallback, as Llama 2 has it, and its ``tokenizer_config.json``."""
+    import sentencepiece
+
+    corpus = directory / "corpus.txt"
+    corpus.write_text("\n".join(TEXT * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(directory / "tokenizer"),
+        model_type="bpe",
+        vocab_size=VOCABULARY,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        bos_id=1,
+        eos_id=2,
+        unk_id=0,
+        minloglevel=2,
+    )
+    corpus.unlink()
+    (directory / "tokenizer.vocab").unlink()
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "chat_template": "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def tiny_base(directory: Path, *, dtype: str = "bfloat16", tied: bool = False, **changes: Any) -> Path:
+    """A two-layer Llama with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        **{
+            "hidden_size": HIDDEN,
+            "intermediate_size": INNER,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": tied,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+        | changes
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
+    tiny_tokenizer(directory)
+    return directory
+
+
+def tiny_checkpoint(base: Path, directory: Path, *, step: int = 10, **settings: Any) -> Path:
+    """A LoRA checkpoint on the base, as PEFT writes it, with ``trainer_state.json`` and non-zero updates."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(step)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    tuned = get_peft_model(model, LoraConfig(**settings))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    checkpoint = directory / f"checkpoint-{step}"
+    tuned.save_pretrained(checkpoint)
+    state = {
+        "global_step": step,
+        "log_history": [{"step": step, "eval_loss": 1.0 / step}],
+        "best_model_checkpoint": None,
+    }
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    return checkpoint

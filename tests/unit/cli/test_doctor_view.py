@@ -1,0 +1,32 @@
+"""``doctor``: its findings as text and JSON."""
+
+from __future__ import annotations
+
+import pytest
+from cli_samples import make_output, printed
+
+pytest.importorskip("psutil")
+
+
+def test_a_finding_is_one_line_with_its_remedy_beneath():
+    from worker.cli.machine import _finding
+    from worker.doctor import Check
+
+    output = make_output()
+    good, bad = Check("python", True, "CPython"), Check("redis", False, "no answer\x1b[2J\nat all", "Start it.")
+    lines = printed(output, _finding(good, ascii_only=False), _finding(bad, ascii_only=True)).splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "✔ python       CPython",
+        "x redis        no answer\\x1b[2J at all",
+        "               Start it.",
+    ]
+
+
+def test_the_command_names_what_must_be_mended_and_exits_1(cli):
+    ran = cli("doctor", "--json")
+    assert ran.code == 1
+    found = {check["name"]: check for check in ran.document["checks"]}
+    assert ran.document["ok"] is False
+    assert found["redis"]["ok"] is False
+    assert "trainpack up" in found["redis"]["remedy"]
+    assert "secret" not in ran.out

@@ -1,0 +1,200 @@
+"""Status, lists, logs and outputs as people see them, at three widths."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cli_samples import FAILURE, HOSTILE, NOW, OUTPUTS, START, failed_job, make_event, make_job, make_output, printed
+from rich.cells import cell_len
+
+from api_client.checkpoint_files import CheckpointKind
+from api_client.checkpoints import Checkpoint, CheckpointList
+from api_client.cli.failures import error_text
+from api_client.cli.language import Language, language_of
+from api_client.cli.render.job import job_view, outputs_table
+from api_client.cli.render.lists import checkpoints_view, jobs_table, quant_types_table, service_view, templates_table
+from api_client.cli.render.log import log_line
+from api_client.errors import ErrorCode, PackagingError
+from api_client.events import EventKind
+from api_client.fleet import QueueInfo, WorkerInfo
+from api_client.job import JobState
+from api_client.quant_types import QuantType
+from api_client.templates import BUILTIN_TEMPLATES
+
+WIDTHS = [40, 80, 160]
+WORKER = WorkerInfo(
+    name="host-1",
+    host="host",
+    pid=1,
+    version="1",
+    device="cpu",
+    slots=2,
+    queues=("packaging.io",),
+    running=("20251123-120000-abc123:convert:1",),
+    draining=True,
+    torch_loaded=False,
+    started_at=START,
+    last_heartbeat_at=START,
+)
+QUEUES = [QueueInfo(name="packaging.heavy", waiting=12, workers=1)]
+LISTING = CheckpointList(
+    directory="/run",
+    checkpoints=tuple(
+        Checkpoint(
+            name=f"checkpoint-{step}",
+            path=f"/run/checkpoint-{step}",
+            step=step,
+            time=START,
+            kind=CheckpointKind.INCOMPLETE if step == 300 else CheckpointKind.ADAPTER,
+            size_bytes=9_000_000,
+            weights_bytes=5_000_000,
+            scores={"eval_loss": step / 100, "eval_f1": None},
+            problem="no weights" if step == 300 else None,
+        )
+        for step in (100, 200, 300)
+    ),
+    latest="checkpoint-200",
+    best="checkpoint-100",
+    metric="eval_loss",
+    before_early_stopping="checkpoint-100",
+)
+
+
+def lines_of(width: int, *renderables, output=None) -> list[str]:
+    text = printed(output or make_output(width), *renderables)
+    lines = text.splitlines()
+    assert max(map(cell_len, lines)) <= width
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("language", list(Language))
+def test_no_view_is_wider_than_the_terminal(width, language):
+    output = make_output(width, language)
+    hostile = make_job(labels={"k": "v" * 200}, model_name="m" * 120, output_dir="/" + "deep/" * 60)
+    for job in (make_job(None), failed_job(), hostile):
+        lines_of(width, *job_view(output, job, width, NOW), output=output)
+    lines_of(width, jobs_table(output, [make_job(None), failed_job(), hostile], width, NOW), output=output)
+    lines_of(width, templates_table(output, list(BUILTIN_TEMPLATES.values()), width), output=output)
+    lines_of(width, quant_types_table(output, list(QuantType), width), output=output)
+    lines_of(width, *checkpoints_view(output, LISTING, width), output=output)
+    lines_of(width, *service_view(output, [WORKER], QUEUES, width, NOW), output=output)
+
+
+def test_the_job_s_id_and_state_stay_in_the_narrowest_list_and_the_rest_comes_with_width():
+    jobs = [make_job(labels={"run": "42"}), failed_job()]
+    narrow, wide = (lines_of(width, jobs_table(make_output(width), jobs, width, NOW)) for width in (40, 160))
+    assert narrow[2].split() == ["20251123-120000-abc123", "running"]
+    assert wide[2].split() == [
+        "20251123-120000-abc123",
+        "running",
+        "convert",
+        "60%",
+        "merge_quantize",
+        "1",
+        "min",
+        "1:35",
+        "Q4_K_M",
+        "run=42",
+        "/runs/42/package",
+    ]
+    assert "disk_space_insufficient" in wide[3]
+
+
+def test_what_just_fits_is_neither_folded_nor_left_out():
+    jobs = [make_job()]
+    needed = len("20251123-120000-abc123  running  convert 60%")
+    assert lines_of(needed, jobs_table(make_output(needed), jobs, needed, NOW))[2:] == [
+        "20251123-120000-abc123  running  convert 60%"
+    ]
+    assert lines_of(needed - 1, jobs_table(make_output(needed - 1), jobs, needed - 1, NOW))[2:] == [
+        "20251123-120000-abc123  running"
+    ]
+
+
+def test_status_shows_stages_attempts_error_with_remedy_and_outputs():
+    text = "\n".join(lines_of(160, *job_view(make_output(160), failed_job(), 160, NOW)))
+    for fact in (
+        "20251123-120000-abc123  failed  merge_quantize  1:35",
+        "base model: /models/base",
+        "convert attempt 1: crashed (3.0 s) host-a-1  stage_crashed: signal 11",
+        "convert attempt 2: rescued host-b-7",
+        f"Error disk_space_insufficient\n  {FAILURE.message}",
+        f"Remedy: {FAILURE.remedy}",
+    ):
+        assert fact in text
+    done = "\n".join(lines_of(160, *job_view(make_output(160), make_job(None), 160, NOW)))
+    assert "merged_model-Q4_K_M.gguf  610.0 MB" in done
+    assert "ab" * 32 in done
+    assert "s3://trainpack/20251123-120000-abc123/merged_model.gguf" in done
+
+
+def test_an_error_speaks_the_language_and_keeps_a_remedy_made_for_the_case():
+    output = make_output(language=Language.ZH)
+    text = error_text(output, FAILURE).plain
+    assert text.startswith("错误 disk_space_insufficient\n  /out: needed 31.2 GB, free 12.0 GB\n  原因: ")
+    own = PackagingError(ErrorCode.CHECKPOINT_NOT_FOUND, "m", remedy="There are: checkpoint-1.")
+    assert "处理: There are: checkpoint-1." in error_text(output, own).plain
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, Language.EN),
+        ({"LANG": "zh_CN.UTF-8"}, Language.ZH),
+        ({"LANG": "zh_TW"}, Language.ZH),
+        ({"LANG": "zh_CN", "LC_ALL": "C"}, Language.EN),
+        ({"LANG": "C", "LC_MESSAGES": "zh_CN"}, Language.ZH),
+        ({"LC_ALL": "", "LANG": "de_DE"}, Language.EN),
+    ],
+)
+def test_the_locale_decides_the_language(environment, language):
+    assert language_of(environment) is language
+
+
+def test_checkpoints_carry_their_words_and_problems():
+    lines = lines_of(160, *checkpoints_view(make_output(160), LISTING, 160))
+    assert lines[2].split("  ")[0] == "checkpoint-100"
+    assert lines[2].endswith("best, last before early stopping")
+    assert lines[3].endswith("latest")
+    assert lines[4].endswith("no weights")
+    assert "incomplete" in lines[4]
+
+
+def test_an_empty_fleet_is_pointed_out():
+    lines = lines_of(80, *service_view(make_output(80), [], QUEUES, 80, NOW))
+    assert "no worker is running" in " ".join(lines)
+    assert lines[-1].split() == ["packaging.heavy", "12", "1"]
+    busy = lines_of(160, *service_view(make_output(160), [WORKER], QUEUES, 160, NOW))
+    assert "1/2" in busy[2]
+    assert "draining" in busy[2]
+
+
+def test_log_lines_show_progress_in_words_and_indent_what_follows_a_break():
+    line = log_line(make_event("first\nsecond", EventKind.MERGE_LORA)).plain
+    first, second = line.splitlines()
+    assert first[9:] == "Merge LoRA        first"
+    assert second == " " * 27 + "second"
+    fields = {"done": 1.2e9, "total": 2e9, "unit": "bytes", "rate": 410e6}
+    progress = log_line(make_event("x", EventKind.PROGRESS, fields=fields), job="20251123-120000-abc123").plain
+    assert progress.endswith("convert 60%  1.2 of 2.0 GB  410.0 MB/s")
+    assert "20251123-120000-abc123" in progress
+
+
+def test_foreign_text_cannot_steer_the_terminal_or_the_markup():
+    job = make_job(None, state=JobState.FAILED).model_copy(
+        update={"error": PackagingError(ErrorCode.INTERNAL_ERROR, HOSTILE).to_dict()}
+    )
+    artifact = OUTPUTS[0].model_copy(update={"name": HOSTILE})
+    output = make_output(160)
+    text = printed(
+        output, *job_view(output, job, 160, NOW), outputs_table(output, (artifact,), 160), log_line(make_event(HOSTILE))
+    )
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert text.count("\\x1b[2J\\x1b]0;title\\x07\\x202e [red]markup[/red] :boom:") == 3
+
+
+def test_ages_in_a_list_are_those_of_submission():
+    lines = lines_of(160, jobs_table(make_output(160), [make_job(None)], 160, START + timedelta(days=3)))
+    assert " 3 d " in lines[2]

@@ -1,0 +1,126 @@
+"""The live picture: fits every terminal, says what matters first, cannot be steered by foreign text."""
+
+from __future__ import annotations
+
+import pytest
+from cli_samples import FAILURE, HOSTILE, NOW, PROGRESS, failed_job, make_event, make_job, make_output
+
+from api_client.cli.language import Language
+from api_client.cli.render.watch import Frame, bar, watch_lines
+from api_client.events import EventKind
+from api_client.job import JobState, Progress
+
+TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))
+
+
+def draw(*jobs, width=80, height=24, tail=(), language=Language.EN, **more) -> list[str]:
+    frame = Frame(jobs=jobs, tail=tail, now=NOW, width=width, height=height, **more)
+    lines = watch_lines(make_output(language=language), frame)
+    for line in lines:
+        assert line.cell_len <= width, f"{line.cell_len} cells of {width}: {line.plain!r}"
+        assert "\n" not in line.plain
+        assert line.plain.isprintable()
+    assert len(lines) <= height
+    return [line.plain for line in lines]
+
+
+@pytest.mark.parametrize("language", list(Language))
+@pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24, 100])
+@pytest.mark.parametrize("width", [1, 10, 20, 40, 80, 160, 400])
+def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width, height, language):
+    jobs = [
+        make_job(),
+        make_job("prepare", progress=None),
+        make_job(None),
+        failed_job(),
+        make_job("quantize", state=JobState.CANCELLED, labels={"a": "b"}, template="merge_quantize"),
+        make_job("verify", progress=Progress(done=5, total=0, unit=HOSTILE, rate=0.0, detail=HOSTILE)),
+    ]
+    for job in jobs:
+        draw(job, width=width, height=height, tail=TAIL, language=language, note="away")
+    draw(*jobs, width=width, height=height, tail=TAIL, language=language)
+
+
+def test_a_running_stage_shows_bar_amount_rate_and_time_left():
+    lines = draw(make_job(), width=120)
+    assert lines[0] == "20251123-120000-abc123  running  merge_quantize  1:35"
+    assert lines[1].startswith("✔ prepare")
+    assert "1.2 s" in lines[1]
+    assert "272 tensors" in lines[1]
+    assert lines[3].startswith("● convert     ━")
+    assert " 60%  2.0 s left  1.2 of 2.0 GB  410.0 MB/s  blk.7.ffn_down" in lines[3]
+    assert [line.split() for line in lines[4:]] == [["·", "quantize"], ["·", "verify"], ["·", "publish"]]
+
+
+@pytest.mark.parametrize(
+    ("width", "facts"),
+    [
+        (160, ["60%", "2.0 s left", "1.2 of 2.0 GB", "410.0 MB/s", "blk.7.ffn_down"]),
+        (80, ["60%", "2.0 s left", "1.2 of 2.0 GB", "410.0 MB/s"]),
+        (40, ["60%", "2.0 s left"]),
+        (30, ["60%"]),
+        (20, ["60%"]),
+    ],
+)
+def test_facts_give_way_in_order_as_the_terminal_narrows(width, facts):
+    everything = ["60%", "2.0 s left", "1.2 of 2.0 GB", "410.0 MB/s", "blk.7.ffn_down"]
+    line = next(line for line in draw(make_job(), width=width) if "convert" in line)
+    assert [fact for fact in everything if fact in line] == facts
+    assert ("━" in line) == (width > 20)
+
+
+def test_a_low_terminal_keeps_the_stage_that_runs():
+    for height in (1, 2, 3, 4):
+        assert any("convert" in line and "60%" in line for line in draw(make_job(), height=height))
+
+
+def test_the_newest_log_lines_fill_what_room_is_left():
+    lines = draw(make_job(), width=200, height=11, tail=TAIL)
+    assert [line[27:35] for line in lines[8:]] == ["entry 17", "entry 18", "entry 19"]
+    assert "\\x1b[2J" in lines[-1]
+    assert "second line" not in lines[-1]
+    assert "GGUF conversion" in lines[-1]
+
+
+def test_a_failed_stage_names_its_error_and_a_cancelled_job_says_so():
+    lines = draw(failed_job(), width=100)
+    assert any(line.startswith("✘ convert") and FAILURE.code.value in line for line in lines)
+    asked = make_job().model_copy(update={"cancel_requested": True})
+    assert "cancelling" in draw(asked)[0]
+    assert "正在取消" in draw(asked, language=Language.ZH)[0]
+
+
+def test_many_jobs_take_a_line_each_and_those_that_do_not_fit_are_counted():
+    jobs = [make_job().model_copy(update={"id": f"job-{number}"}) for number in range(6)]
+    jobs[0] = make_job(None).model_copy(update={"id": "job-0"})
+    lines = draw(*jobs, width=100)
+    assert [line.split()[1] for line in lines] == [f"job-{number}" for number in range(6)]
+    assert "succeeded" in lines[0]
+    assert all("convert" in line and "60%" in line for line in lines[1:])
+    low = draw(*jobs, height=4)
+    assert [line.split()[1] for line in low[:3]] == ["job-1", "job-2", "job-3"], "those that run come first"
+    assert low[3] == "... 3 more"
+
+
+def test_a_terminal_without_line_characters_gets_plain_ones():
+    lines = draw(make_job(), ascii_only=True, tail=(make_event("plain"),))
+    assert all(line.isascii() for line in lines)
+    assert "####" in lines[3]
+
+
+@pytest.mark.parametrize(("fraction", "full"), [(-1, 0), (0, 0), (0.5, 5), (1, 10), (7, 10)])
+def test_bars_stay_within_their_width(fraction, full):
+    assert bar(fraction, 10).plain == "━" * full + "─" * (10 - full)
+
+
+def test_a_note_about_redis_stays_visible_in_a_low_terminal():
+    assert draw(make_job(), height=3, note="Redis does not answer")[-1] == "Redis does not answer"
+
+
+def test_progress_that_cannot_be_shown_does_no_harm():
+    for progress in (
+        Progress(done=3, total=2, unit="files"),
+        Progress(done=0, total=0, unit=""),
+        PROGRESS.model_copy(update={"rate": None}),
+    ):
+        draw(make_job(progress=progress), tail=(make_event(kind=EventKind.PROGRESS, fields={"done": "x"}),))

@@ -1,0 +1,56 @@
+"""Reading stored jobs: folded attempts, other versions' requests, ids."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from api_client import AttemptOutcome, PackagingRequest, StageName
+from api_client.records import fold_attempts, read_event, read_request
+from api_client.store import new_job_id, request_digest
+
+
+def test_attempts_are_folded_from_starts_and_ends() -> None:
+    error = json.dumps({"code": "upload_failed", "message": "m", "remedy": "r", "fields": {}})
+    entries = [
+        {"stage": "merge", "number": 1, "worker": "a", "started_at": 1_700_000_000_000},
+        {"stage": "merge", "number": 1, "outcome": "retried", "finished_at": 1_700_000_001_500, "error": error},
+        {"stage": "convert", "number": 1, "worker": "a", "started_at": 1_700_000_002_000},
+        {"stage": "merge", "number": 2, "worker": "b", "started_at": 1_700_000_003_000},
+        {"stage": "merge", "number": 3, "outcome": "succeeded", "finished_at": 1_700_000_004_000},
+    ]
+    folded = fold_attempts([json.dumps(entry) for entry in entries])
+    first, second = folded[StageName.MERGE]
+    assert (first.number, first.worker, first.outcome) == (1, "a", AttemptOutcome.RETRIED)
+    assert first.finished_at == datetime.fromtimestamp(1_700_000_001.5, UTC)
+    assert first.error is not None
+    assert first.error["code"] == "upload_failed"
+    assert (second.number, second.outcome, second.finished_at) == (2, AttemptOutcome.RUNNING, None)
+    assert len(folded[StageName.CONVERT]) == 1
+
+
+def test_a_request_of_another_version_can_still_be_looked_at() -> None:
+    request = read_request('{"base_model": "/b", "compression": "zip", "labels": {"run": "1"}}')
+    assert (request.base_model, request.labels, request.priority) == ("/b", {"run": "1"}, 5)
+
+
+def test_events_keep_what_they_do_not_know_of_out() -> None:
+    event = read_event("1-0", '{"time": 1700000000000, "job_id": "J", "kind": "Job", "message": "m", "colour": "red"}')
+    assert (event.id, event.time.year, event.stage, event.fields) == ("1-0", 2023, None, {})
+
+
+def test_ids_sort_by_time_and_read_well() -> None:
+    earlier, later = new_job_id(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)), new_job_id(datetime(2026, 1, 2, 3, 4, 6))
+    assert earlier.startswith("20260102-030405-")
+    assert earlier < later
+    assert len({new_job_id() for _ in range(1000)}) == 1000
+
+
+def test_the_digest_sees_everything_but_the_key() -> None:
+    def request(**values) -> PackagingRequest:
+        return PackagingRequest(base_model="/b", checkpoint="/c", output_dir="/o", **values)
+
+    assert request_digest(request(idempotency_key="a")) == request_digest(request(idempotency_key="b"))
+    assert request_digest(request(labels={"a": "1", "b": "2"})) == request_digest(request(labels={"b": "2", "a": "1"}))
+    assert request_digest(request()) != request_digest(request(priority=6))
+    assert request_digest(request()) != request_digest(request(overwrite=True))

@@ -1,0 +1,91 @@
+"""Error codes and quant types: the tables are complete and say what they should."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+from api_client.error_catalogue import CATALOGUE
+from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.quant_types import QUANT_TYPES, QuantType
+
+HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_every_code_has_cause_and_remedy_in_both_languages(code):
+    entry = CATALOGUE[code]
+    assert isinstance(entry.error_class, ErrorClass)
+    for text in (entry.cause_en, entry.remedy_en):
+        assert text.endswith((".", ")."))
+        assert not HAN.search(text)
+    for text in (entry.cause_zh, entry.remedy_zh):
+        assert HAN.search(text)
+    assert code.value == code.name.lower()
+
+
+def test_the_catalogue_has_no_row_without_a_code():
+    assert set(CATALOGUE) == set(ErrorCode)
+
+
+def test_an_error_survives_json_and_pickle_with_its_facts():
+    error = PackagingError(
+        ErrorCode.DISK_SPACE_INSUFFICIENT, "needed 31.2 GB, free 12.0 GB", fields={"needed_bytes": 31_200_000_000}
+    )
+    for copy in (PackagingError.from_dict(error.to_dict()), pickle.loads(pickle.dumps(error))):
+        assert copy.to_dict() == error.to_dict()
+        assert copy.code is ErrorCode.DISK_SPACE_INSUFFICIENT
+    assert error.remedy == CATALOGUE[ErrorCode.DISK_SPACE_INSUFFICIENT].remedy_en
+
+
+def test_a_code_from_a_newer_version_becomes_internal_error_and_keeps_its_message():
+    error = PackagingError.from_dict({"code": "quantum_decoherence", "message": "m", "remedy": "r"})
+    assert (error.code, error.message, error.remedy) == (ErrorCode.INTERNAL_ERROR, "m", "r")
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [
+        (ErrorCode.REDIS_UNREACHABLE, True),
+        (ErrorCode.UPLOAD_FAILED, True),
+        (ErrorCode.DISK_SPACE_INSUFFICIENT, False),
+        (ErrorCode.ADAPTER_MISMATCH, False),
+        (ErrorCode.INTERNAL_ERROR, False),
+    ],
+)
+def test_only_transient_errors_are_retried(code, retryable):
+    assert PackagingError(code, "m").retryable is retryable
+
+
+# llama.cpp's llama_ftype numbers, copied from the table of its public header
+FILE_TYPES = (
+    "F32 0, F16 1, Q4_0 2, Q4_1 3, Q8_0 7, Q5_0 8, Q5_1 9, Q2_K 10, Q3_K_S 11, Q3_K_M 12, Q3_K_L 13, Q4_K_S 14, "
+    "Q4_K_M 15, Q5_K_S 16, Q5_K_M 17, Q6_K 18, IQ2_XXS 19, IQ2_XS 20, Q2_K_S 21, IQ3_XS 22, IQ3_XXS 23, IQ1_S 24, "
+    "IQ4_NL 25, IQ3_S 26, IQ3_M 27, IQ2_S 28, IQ2_M 29, IQ4_XS 30, IQ1_M 31, BF16 32"
+)
+
+
+def test_quant_types_are_the_promised_ones_with_llama_cpp_s_numbers():
+    expected = {name: int(number) for name, number in (item.split() for item in FILE_TYPES.split(", "))}
+    assert {quant.value: QUANT_TYPES[quant].file_type for quant in QuantType} == expected
+    assert set(QUANT_TYPES) == set(QuantType)
+
+
+def test_every_quant_type_is_described_in_both_languages_within_sane_bits():
+    for quant, info in QUANT_TYPES.items():
+        assert info.description_en
+        assert not HAN.search(info.description_en)
+        assert HAN.search(info.description_zh)
+        assert 1.5 < info.bits_per_weight <= 32
+        assert info.family == (
+            "IQ" if quant.startswith("IQ") else "K" if "_K" in quant else "legacy" if quant[0] == "Q" else "float"
+        )
+        assert ("imatrix" in info.description_en) == info.needs_imatrix
+
+
+def test_recommended_and_matrix_needing_types_are_the_known_ones():
+    assert {q.value for q in QuantType if QUANT_TYPES[q].recommended} == {"Q4_K_M", "Q5_K_M", "Q8_0"}
+    needing = sorted(q.value for q in QuantType if QUANT_TYPES[q].needs_imatrix)
+    assert " ".join(needing) == "IQ1_M IQ1_S IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ3_XS IQ3_XXS Q2_K_S"

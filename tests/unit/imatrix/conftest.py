@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from imatrix_models import TEXT, save_model, save_recorded_model
+
+from worker.checkpoint import open_base_model
+from worker.imatrix.compute import ComputedImatrix, compute_imatrix
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices of a few thousand numbers are slower with many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    """Directory of a tiny model, made once per architecture."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            save = save_recorded_model if name == "recorded" else lambda path: save_model(name, path)
+            made[name] = save(tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def computed(model_dir):
+    """The matrix of a tiny model over ten chunks of 32 tokens, computed once per architecture and way of running."""
+    made: dict[tuple[str, bool], ComputedImatrix] = {}
+
+    def compute(name: str, *, layered: bool = True) -> ComputedImatrix:
+        if (name, layered) not in made:
+            directory = model_dir(name)
+            made[name, layered] = compute_imatrix(
+                open_base_model(directory),
+                None,
+                TEXT,
+                tokenizer_dir=directory,
+                dataset="test",
+                chunks=10,
+                chunk_tokens=32,
+                device="cpu",
+                layered=layered,
+            )
+        return made[name, layered]
+
+    return compute

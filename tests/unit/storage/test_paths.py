@@ -1,0 +1,151 @@
+import errno
+import os
+
+import pytest
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.storage.paths import (
+    check_bucket,
+    check_disk_space,
+    check_output_dir,
+    ensure_output_dir,
+    free_bytes,
+    human_size,
+    resolve_local,
+    write_error,
+)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 KB"),
+        (999_949, "999.9 KB"),
+        (999_999, "1.0 MB"),
+        (31_200_000_000, "31.2 GB"),
+        (2_500_000_000_000_000, "2.5 PB"),
+    ],
+)
+def test_sizes_are_decimal_with_one_digit(size_bytes, text):
+    assert human_size(size_bytes) == text
+
+
+def test_a_path_under_a_root_is_given_back_resolved(tmp_path):
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (root / "link").symlink_to("a")
+    assert resolve_local(root / "link" / "new.gguf", [root]) == root / "a" / "new.gguf"
+
+
+def test_a_root_may_itself_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to("real")
+    assert resolve_local(tmp_path / "root" / "x", [tmp_path / "root"]) == tmp_path / "real" / "x"
+
+
+@pytest.mark.parametrize("escape", ["root/../secret", "root/link/x", "rootish/x", "secret"])
+def test_what_leads_out_of_the_roots_is_refused(tmp_path, escape):
+    for name in ("root", "secret", "rootish"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(PackagingError, match="outside the directories") as caught:
+        resolve_local(tmp_path / escape, [tmp_path / "root"])
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+    assert str(tmp_path / "secret" / "x") not in caught.value.message
+
+
+def test_no_roots_allow_everything_and_an_empty_list_nothing(tmp_path):
+    assert resolve_local(tmp_path, None) == tmp_path.resolve()
+    with pytest.raises(PackagingError, match=r"\(none\)"):
+        resolve_local(tmp_path, [])
+
+
+def test_loops_relative_paths_and_nul_are_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop" / "x", "models/base", "/models/\0base"):
+        with pytest.raises(PackagingError) as caught:
+            resolve_local(path, None)
+        assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+        assert "\0" not in caught.value.message
+
+
+def test_buckets_outside_the_list_are_refused():
+    check_bucket("models", None)
+    check_bucket("models", ("models",))
+    with pytest.raises(PackagingError, match="bucket secrets is not one of those") as caught:
+        check_bucket("secrets", ("models",))
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_an_output_directory_is_made_and_a_mere_check_leaves_nothing(tmp_path):
+    wanted = tmp_path / "runs" / "42" / "package"
+    assert check_output_dir(wanted, [tmp_path]) == wanted
+    assert list(tmp_path.iterdir()) == []
+    assert ensure_output_dir(wanted, [tmp_path]) == wanted
+    assert list(wanted.iterdir()) == []
+
+
+def test_a_check_keeps_an_existing_directory(tmp_path):
+    (tmp_path / "old.gguf").write_bytes(b"x")
+    check_output_dir(tmp_path, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.gguf"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/sub/package"])
+def test_an_output_directory_that_cannot_be_is_refused_without_traces(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(PackagingError, match=r"Not a directory|not a directory|File exists") as caught:
+        ensure_output_dir(tmp_path / place, None)
+    assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PackagingError, match="Permission denied") as caught:
+            ensure_output_dir(tmp_path / "package", None)
+    finally:
+        tmp_path.chmod(0o700)
+    assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
+
+
+def test_a_kernel_file_system_cannot_be_an_output_directory():
+    with pytest.raises(PackagingError) as caught:
+        ensure_output_dir("/proc/trainpack/package", None)
+    assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
+
+
+def test_needs_on_one_disk_are_added_up(tmp_path):
+    free = free_bytes(tmp_path / "not" / "there")
+    half = int(free * 0.6)
+    check_disk_space({tmp_path / "scratch": half})
+    with pytest.raises(PackagingError, match=r"needed [0-9.]+ [KMGT]B, free [0-9.]+ [KMGT]B$") as caught:
+        check_disk_space({tmp_path / "scratch": half, tmp_path / "outputs" / "x": half})
+    assert caught.value.code is ErrorCode.DISK_SPACE_INSUFFICIENT
+    assert caught.value.fields["needed_bytes"] == 2 * half
+
+
+def test_the_reserve_counts_only_when_something_is_written(tmp_path):
+    reserve = 2 * free_bytes(tmp_path)
+    check_disk_space({tmp_path: 0}, reserve_bytes=reserve)
+    with pytest.raises(PackagingError, match=r"needed 1 bytes \(and .* kept free\)"):
+        check_disk_space({tmp_path: 1}, reserve_bytes=reserve)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, ErrorCode.DISK_SPACE_INSUFFICIENT),
+        (errno.EDQUOT, ErrorCode.DISK_SPACE_INSUFFICIENT),
+        (errno.EROFS, ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
+        (errno.EACCES, ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
+        (errno.EIO, None),
+    ],
+)
+def test_system_errors_become_codes_by_their_number(tmp_path, number, code):
+    error = write_error(tmp_path / "x.gguf", OSError(number, os.strerror(number)))
+    assert (error and error.code) == code
