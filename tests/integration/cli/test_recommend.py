@@ -1,0 +1,76 @@
+"""``recommend`` and ``quantize`` on a real GGUF file: the predicted sizes are those of the files made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api_client.quant_types import QUANT_TYPES, QuantType
+from tests.integration.harness import ROOT
+from tests.tiny import tiny_base
+from worker.convert.pipeline import convert
+
+pytestmark = pytest.mark.integration
+PLAIN = [quant for quant in QuantType if not QUANT_TYPES[quant].needs_imatrix]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A base model directory and the unquantized GGUF made of it."""
+    directory = tmp_path_factory.mktemp("models")
+    base = tiny_base(directory / "base")
+    convert(base, directory / "base.gguf")
+    return base, directory / "base.gguf"
+
+
+def trainpack(*arguments: object) -> tuple[int, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "api_client.cli", *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")},
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_predicted_sizes_are_those_of_the_files_that_quantize_makes(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, gguf = models
+    code, of_file = trainpack("recommend", gguf, "--target", "gpu-8g", "--context", "2048")
+    assert code == 0
+    code, of_directory = trainpack("recommend", base, "--target", "gpu-8g", "--context", "2048")
+    assert code == 0
+    predicted = {one["quant_type"]: one["file_bytes"] for one in of_file["choices"]}
+    assert predicted == {one["quant_type"]: one["file_bytes"] for one in of_directory["choices"]}
+    assert of_file["cache_bytes"] == of_directory["cache_bytes"] > 0
+    assert of_file["buffer_bytes"] == of_directory["buffer_bytes"] > 0
+    names = [quant.value for quant in PLAIN]
+    code, made = trainpack("quantize", gguf, "-q", ",".join(names), "-o", tmp_path)
+    assert (code, made["failed"]) == (0, [])
+    sizes = {one["quant_type"]: Path(one["paths"][0]).stat().st_size for one in made["files"]}
+    assert sizes == {name: predicted[name] for name in names}
+
+
+def test_inputs_that_are_no_model_are_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _, gguf = models
+    (tmp_path / "text.gguf").write_text("not a model")
+    for arguments, error in (
+        (("recommend", tmp_path / "gone"), "base_model_not_found"),
+        (("recommend", tmp_path), "base_model_invalid"),
+        (("recommend", tmp_path / "text.gguf"), "gguf_invalid"),
+        (("recommend", gguf, "--target", "gpu-16g"), "request_invalid"),
+        (("quantize", tmp_path / "gone.gguf", "-q", "Q8_0", "-o", tmp_path), "gguf_invalid"),
+        (("quantize", gguf, "-q", "Q9", "-o", tmp_path), "quant_type_unknown"),
+        (("quantize", gguf, "-q", "Q8_0,q8_0", "-o", tmp_path), "quant_type_duplicate"),
+        (("quantize", gguf, "-o", tmp_path), "request_invalid"),
+    ):
+        code, document = trainpack(*arguments)
+        assert (code, document["error"]["code"]) == (2, error), arguments

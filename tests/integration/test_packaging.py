@@ -1,0 +1,96 @@
+"""The real stages through the real service: queue, worker process, stage processes, Valkey, S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api_client.client import PackagingClient
+from api_client.errors import ErrorCode
+from api_client.events import EventKind
+from api_client.job import Job, JobState, StageName, StageState
+from api_client.request import PackagingRequest
+from tests.tiny import tiny_base, tiny_checkpoint
+from worker.embedded.stack import Stack
+from worker.storage.location import S3Location
+from worker.storage.s3 import S3Storage
+
+pytestmark = pytest.mark.integration
+WAIT_S = 180
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("home"), workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> PackagingClient:
+    return PackagingClient(stack.info.redis_url)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("models")
+    base = tiny_base(directory / "base")
+    return base, tiny_checkpoint(base, directory / "run")
+
+
+def finished(client: PackagingClient, request: PackagingRequest) -> Job:
+    return client.wait(client.submit(request).id, timeout=WAIT_S)
+
+
+def test_default_job_reaches_directory_and_bucket(
+    client: PackagingClient, stack: Stack, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    output = tmp_path / "package"
+    job = finished(client, PackagingRequest(base_model=base, checkpoint=checkpoint, output_dir=output))
+    assert job.error is None
+    assert job.state is JobState.SUCCEEDED
+    assert [stage.name.value for stage in job.stages] == [
+        "prepare",
+        "merge",
+        "convert",
+        "quantize",
+        "verify",
+        "publish",
+    ]
+    assert all(stage.state is StageState.SUCCEEDED and stage.attempt == 1 for stage in job.stages)
+    storage = S3Storage(stack.info.storage())
+    for artifact in job.outputs:
+        assert Path(artifact.path) == output / artifact.name
+        assert artifact.url == f"s3://{stack.info.bucket}/{job.id}/{artifact.name}"
+        copy = tmp_path / "downloaded" / artifact.name
+        storage.download_file(S3Location.parse(artifact.url), copy)
+        assert hashlib.sha256(copy.read_bytes()).hexdigest() == artifact.sha256
+    assert not list(output.glob(".trainpack-*")), "the scratch directory is gone"
+
+
+def test_events_tell_the_story_with_the_known_kinds(
+    client: PackagingClient, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    request = PackagingRequest(base_model=base, checkpoint=checkpoint, output_dir=tmp_path / "package", upload=False)
+    job = finished(client, request)
+    kinds = {event.kind for event in client.events(job.id)}
+    assert {
+        EventKind.MERGE_LORA, EventKind.GGUF_CONVERSION, EventKind.QUANTIZATION, EventKind.COMMAND_SUCCESS,
+    } <= kinds  # fmt: skip
+
+
+def test_a_bad_checkpoint_fails_the_job_in_prepare(
+    client: PackagingClient, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    missing = checkpoint.with_name("checkpoint-404")
+    job = finished(client, PackagingRequest(base_model=base, checkpoint=missing, output_dir=tmp_path / "package"))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error["code"] == ErrorCode.CHECKPOINT_NOT_FOUND
+    assert job.stage(StageName.PREPARE).state is StageState.FAILED
+    assert not list((tmp_path / "package").glob("*"))  # a hidden scratch directory stays for a replay
