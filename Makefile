@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,embedded,demo,dev
+EXTRAS := worker,embedded,console,flower,demo,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format docs worker up bench reference clean
