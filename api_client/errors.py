@@ -103,6 +103,16 @@ class ErrorCode(StrEnum):
     UPLOAD_FAILED = "upload_failed"
     WORKER_LOST = "worker_lost"
     CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
+    # the console
+    UNAUTHENTICATED = "unauthenticated"
+    TOKEN_EXPIRED = "token_expired"
+    PERMISSION_DENIED = "permission_denied"
+    CSRF_FAILED = "csrf_failed"
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    ADDRESS_NOT_FOUND = "address_not_found"
+    REQUEST_TOO_LARGE = "request_too_large"
+    RATE_LIMITED = "rate_limited"
+    QUESTION_UNANSWERED = "question_unanswered"
     # trainpack itself
     INTERNAL_ERROR = "internal_error"
 

@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from api_client.errors import ErrorCode, PackagingError
 
 PREFIX = "TRAINPACK_"
+CONSOLE_PREFIX = "TRAINPACK_CONSOLE_"
+"""Settings of the console, which checks them itself; a worker that shares its environment leaves them alone."""
 
 
 class StorageSettings(BaseModel):
@@ -219,7 +221,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ if environment is None else environment:
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and not name.startswith(CONSOLE_PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise PackagingError(ErrorCode.SETTINGS_INVALID, f"unknown setting {name}{hint}", fields={"setting": name})
