@@ -1,0 +1,69 @@
+"""The application: settings and client in, ASGI out. ``gate`` sees every request first, then a route answers it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from api_client.client import PackagingClient
+from api_client.console import login
+from api_client.console.admission import Admission
+from api_client.console.gate import Gate
+from api_client.console.problems import on_error
+from api_client.console.settings import ConsoleSettings
+from api_client.errors import PackagingError
+
+PAGES = "api_client.console.pages"
+STATIC = Path(__file__).parent / "pages" / "static"
+ClientFactory = Callable[[ConsoleSettings], PackagingClient]
+
+
+def open_console_client(settings: ConsoleSettings) -> PackagingClient:
+    """The client of a console: the service that the environment names, else the running embedded stack."""
+    from api_client.cli.connection import open_client
+
+    return open_client(timeout_s=settings.redis_timeout_s)
+
+
+def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_console_client) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: From ``load_console_settings``.
+        client_factory: Makes the one client that all requests share; it is closed when the application stops.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.client = client_factory(settings)
+        try:
+            yield
+        finally:
+            app.state.client.close()
+
+    app = FastAPI(title="trainpack", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.admission = Admission(settings)
+    for kind in (PackagingError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, on_error)
+    app.include_router(login.router)
+    _add_pages(app)
+    app.add_middleware(Gate, admission=app.state.admission, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+def _add_pages(app: FastAPI) -> None:
+    """The pages: their ``router``, and ``error_page(request, error, status)``, the errors that browsers are shown."""
+    pages = importlib.import_module(PAGES)
+    if not hasattr(pages, "router"):
+        return
+    app.include_router(pages.router)
+    app.state.error_page = pages.error_page
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -1,0 +1,155 @@
+"""How errors leave the console: the HTTP status of each, and one JSON form, ``{"error": {...}}``, for all of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.formatting import one_line
+
+_log = logging.getLogger(__name__)
+_C = ErrorCode
+
+STATUS: Final[dict[ErrorCode, int]] = {
+    _C.UNAUTHENTICATED: 401,
+    _C.TOKEN_EXPIRED: 401,
+    _C.PERMISSION_DENIED: 403,
+    _C.CSRF_FAILED: 403,
+    _C.PATH_NOT_ALLOWED: 403,
+    _C.JOB_NOT_FOUND: 404,
+    _C.ADDRESS_NOT_FOUND: 404,
+    _C.IDEMPOTENCY_CONFLICT: 409,
+    _C.JOB_RUNNING: 409,
+    _C.JOB_FINISHED: 409,
+    _C.REQUEST_TOO_LARGE: 413,
+    _C.HOST_NOT_ALLOWED: 421,
+    _C.RATE_LIMITED: 429,
+    _C.STORAGE_DENIED: 502,
+    _C.STORAGE_UNREACHABLE: 502,
+    _C.DOWNLOAD_FAILED: 502,
+    _C.QUESTION_UNANSWERED: 504,
+}
+"""Status of the codes whose class does not decide it."""
+_BY_CLASS: Final = {
+    ErrorClass.REFUSE: 422,
+    ErrorClass.ENVIRONMENT: 503,
+    ErrorClass.TRANSIENT: 503,
+    ErrorClass.BUG: 500,
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, and what to do."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
+
+    code: ErrorCode
+    """Stable name; see the table of error codes."""
+    message: str
+    """The fact, naming the field, file or value."""
+    remedy: str
+    fields: dict[str, Any]
+    """Facts for machines."""
+
+
+class ErrorBody(BaseModel):
+    """Body of every answer that is an error."""
+
+    error: ErrorDetail
+
+
+def status_of(error: PackagingError) -> int:
+    """HTTP status of an error."""
+    return STATUS.get(error.code, _BY_CLASS[error.error_class])
+
+
+def error_response(error: PackagingError, status: int | None = None) -> JSONResponse:
+    """The answer for an error."""
+    status = status or status_of(error)
+    return JSONResponse({"error": _plain(error.to_dict())}, status, headers=error_headers(error, status))
+
+
+def error_headers(error: PackagingError, status: int) -> dict[str, str]:
+    """Headers that belong to an error, whatever form its body has."""
+    if status == 401:
+        return {"WWW-Authenticate": 'Bearer realm="trainpack"'}
+    wait_s = error.fields.get("retry_after_s")
+    if isinstance(wait_s, int | float):
+        return {"Retry-After": str(max(1, math.ceil(wait_s)))}
+    return {"Retry-After": "5"} if status == 503 else {}
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: what is foreign becomes text, what is not finite nothing, a lone surrogate its escape."""
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return (
+        value
+        if value is None or isinstance(value, bool | int)
+        else jsonable_encoder(value, custom_encoder={object: str})
+    )
+
+
+def from_validation(error: RequestValidationError) -> PackagingError:
+    """A request that does not fit the schema, as the project's error; it names the first wrong field."""
+    found = error.errors()
+    first = found[0] if found else {"loc": (), "msg": "is not valid", "type": ""}
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    code = ErrorCode.UNKNOWN_FIELD if first["type"] == "extra_forbidden" else ErrorCode.REQUEST_INVALID
+    reason = "is no field of it" if code is ErrorCode.UNKNOWN_FIELD else str(first["msg"]).removeprefix("Value error, ")
+    return PackagingError(code, f"{where}: {reason}", fields={"field": where})
+
+
+def from_http(error: HTTPException, request: Request) -> PackagingError:
+    """An error of the framework: an unknown address, a method it has not."""
+    if error.status_code in (404, 405):
+        return PackagingError(
+            ErrorCode.ADDRESS_NOT_FOUND,
+            f"nothing answers {request.method} {one_line(request.url.path)[:200]}",
+            fields={"method": request.method},
+        )
+    code = ErrorCode.INTERNAL_ERROR if error.status_code >= 500 else ErrorCode.REQUEST_INVALID
+    return PackagingError(code, str(error.detail))
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Handler of every error of every route."""
+    status = None
+    if isinstance(error, RequestValidationError):
+        found = from_validation(error)
+    elif isinstance(error, HTTPException):
+        found, status = from_http(error, request), error.status_code
+    elif isinstance(error, PackagingError):
+        found = error
+    else:
+        _log.error("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
+        found = PackagingError(ErrorCode.INTERNAL_ERROR, "the console failed on this request; see its log")
+    status = status or status_of(found)
+    page = getattr(request.app.state, "error_page", None)
+    if page is not None and wants_page(request):
+        answer: Response = page(request, found, status)
+        answer.headers.update(error_headers(found, status))
+        return answer
+    return error_response(found, status)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether the caller is a browser that shows a page, and not a program."""
+    return not request.url.path.startswith(("/api/", "/health", "/metrics")) and "text/html" in request.headers.get(
+        "accept", ""
+    )

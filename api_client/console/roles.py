@@ -1,0 +1,21 @@
+"""Roles: what a token may do. Each includes the ones before it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a token may do."""
+
+    READ = "read"
+    """See jobs, logs, outputs, workers, queues, and ask about files."""
+    SUBMIT = "submit"
+    """Submit and cancel jobs, and replay one."""
+    OPERATE = "operate"
+    """Replay many jobs at once."""
+
+    def covers(self, needed: Role) -> bool:
+        """Whether this role may do what ``needed`` may."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
