@@ -98,11 +98,7 @@ def _plain(value: Any) -> Any:
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return (
-        value
-        if value is None or isinstance(value, bool | int)
-        else jsonable_encoder(value, custom_encoder={object: str})
-    )
+    return value if value is None or isinstance(value, bool | int) else str(value)
 
 
 def from_validation(error: RequestValidationError) -> PackagingError:
