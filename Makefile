@@ -1,22 +1,41 @@
 # Everything runs in .venv, which `make install` makes from pyproject.toml and constraints.txt.
+# `make install EXTRAS=worker` installs less. `make install HASHES=no` takes the same versions from any index and checks no
+# hash: for builds of torch that constraints.txt does not know.
 PYTHON ?= python3
+HASHES ?= yes
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := worker,embedded,console,flower,demo,dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXTRAS ?= worker,embedded,console,flower,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs worker up bench reference clean
+.PHONY: help install demo test lint format docs worker up bench reference lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv with everything; trainpack is then .venv/bin/trainpack
 
+# Each file's hash is checked; then the project itself, which has none, is added without asking any index. torch's Linux
+# build from PyPI wants CUDA libraries that a build for the CPU does not: what it says of itself decides.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/python scripts/pins.py --extras $(EXTRAS) --hashes $(HASHES) > $(VENV)/pins.txt
+ifeq ($(HASHES),yes)
+	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/pins.txt
+	@if $(PIP) show torch 2>/dev/null | grep -q -E '^Requires:.*(cuda|nvidia)-'; then \
+	  $(BIN)/python scripts/pins.py --extras cuda > $(VENV)/cuda.txt && \
+	  $(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/cuda.txt; fi
+	$(PIP) install --quiet --no-deps --no-index --no-build-isolation --editable '.[$(EXTRAS)]'
+else
+	$(PIP) install --quiet --constraint $(VENV)/pins.txt --editable '.[$(EXTRAS)]'
+endif
+	$(PIP) check
 	@touch $(STAMP)
+
+lock: ## Write constraints.txt anew: versions, hashes of all files (LOCK=--upgrade: newest versions)
+	$(PYTHON) scripts/lock.py $(LOCK)
 
 # the demo's model, outputs and services stay in this directory; the end-to-end tests use the same model
 demo: export TRAINPACK_HOME := $(or $(TRAINPACK_HOME),$(CURDIR)/.cache)
