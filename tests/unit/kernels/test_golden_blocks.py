@@ -13,6 +13,7 @@ from worker.kernels.compiled import CompiledKernel, quantize_by_reference
 from worker.kernels.compiler import load, load_simulated
 from worker.kernels.grids import GRID_TYPES
 from worker.kernels.point_search import Permutes
+from worker.kernels.processor import this_processor
 
 TYPES = sorted(QUANTIZED_TYPES | FLOAT_TYPES - {GGMLType.F32})
 SLOW_REFERENCE = GRID_TYPES | {GGMLType.IQ4_NL, GGMLType.IQ4_XS}
@@ -85,7 +86,7 @@ def test_kernels_for_gpus_write_what_ggml_writes(ggml_type, weighted):
 @pytest.mark.parametrize("ggml_type", [GGMLType.IQ2_S, GGMLType.IQ3_S, GGMLType.IQ1_M], ids=lambda t: t.name)
 def test_search_without_permutations_writes_what_ggml_writes(ggml_type):
     kernel = KERNELS[ggml_type, False]
-    portable = CompiledKernel(kernel, load(kernel, None, Permutes.NONE), None)
+    portable = CompiledKernel(kernel, load(kernel, None, this_processor()._replace(permutes=Permutes.NONE)), None)
     wrong = []
     for case in block_cases(ggml_type):
         if case.weights_name is None:

@@ -1,0 +1,71 @@
+"""Compiled code kept on disk.
+
+A file is named for everything that its code depends on, and stored with its digest, so that a cut-off or altered one
+is compiled again instead of run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import llvmlite  # type: ignore[import-untyped]
+
+
+def kept(name: str, target: tuple[str, ...], cache_dir: Path | None, make: Callable[[], bytes]) -> bytes:
+    """What the cache has under a name, or what is made and put there now.
+
+    Args:
+        name: What the code is.
+        target: What it was compiled for.
+        cache_dir: The cache; None keeps nothing. A folder that cannot be written to is as good as none.
+        make: Compiles.
+    """
+    path = None if cache_dir is None else cache_dir / f"{name}-{_key(target)}.o"
+    code = None if path is None else _read(path)
+    if code is None:
+        code = make()
+        if path is not None:
+            _write(path, code)
+    return code
+
+
+def _key(target: tuple[str, ...]) -> str:
+    parts = [_source_digest(), llvmlite.__version__, *target]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+@cache
+def _source_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = stored[:32], stored[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path, code: bytes) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            # a worker of another user may have to read what an image was built with
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
