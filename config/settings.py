@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     """A newer llama.cpp checkout, whose converter replaces the packaged one."""
     kernel_cache_dir: Path | None = None
     """Where compiled kernels are kept. Unset: under ``home``."""
+    warm_up: bool = True
+    """Compile the common kernels in idle time when the worker starts. Off: the first job of each type does it."""
 
     lease_s: float = Field(default=30.0, gt=0)
     """How long a silent attempt holds its stage. Low: a pause of the machine loses the work; high: slow rescue."""

@@ -38,6 +38,7 @@ from worker.supervisor.drain import Drain
 from worker.supervisor.forkserver import fork_context, start_forkserver
 from worker.supervisor.heart import Heart
 from worker.supervisor.supervisor import Identity, Supervisor
+from worker.warm_up import start_warm_up
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -97,6 +98,7 @@ class Service:
         )
         context = fork_context(settings.preload)
         start_forkserver()
+        warm_up = start_warm_up(settings)
         supervisor = Supervisor(
             settings,
             identity,
@@ -114,6 +116,8 @@ class Service:
         try:
             self._serve(app)
         finally:
+            if warm_up is not None:
+                warm_up.kill()
             self._stop()
 
     def _check_redis(self) -> None:

@@ -37,6 +37,7 @@ FAST: dict[str, Any] = {
     "outage_s": 20.0,
     "stage_registry": "tests.integration.small_stages:STAGES",
     "preload": "tests.integration.preload",
+    "warm_up": False,
     "log_format": "json",
 }
 
