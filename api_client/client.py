@@ -17,7 +17,8 @@ from api_client.events import Event
 from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
 from api_client.job import Artifact, Job, JobState, StageName
 from api_client.keys import Keys
-from api_client.messages import QUEUE_HEAVY, QUEUE_IO, MessageSender, host_queue, queue_keys
+from api_client.messages import MessageSender
+from api_client.queues import read_queues
 from api_client.request import PackagingRequest
 from api_client.rules import resolve_request
 from api_client.store import JobStore, stage_not_in_plan
@@ -66,7 +67,8 @@ class PackagingClient:
         """Check a request and queue it. Safe to call again: with an idempotency key it makes one job at most.
 
         Raises:
-            PackagingError: any code of class ``refuse`` that the rules of the contract give, ``idempotency_conflict``.
+            PackagingError: any code of class ``refuse`` that the rules of the contract give, ``idempotency_conflict``,
+                ``callbacks_off``.
         """
         templates = self.templates() if request.template not in BUILTIN_TEMPLATES else BUILTIN_TEMPLATES
         resolved, options = resolve_request(request, templates)
@@ -235,17 +237,8 @@ class PackagingClient:
         return [WorkerInfo.model_validate_json(text) for text in hashes if text]
 
     def queues(self) -> builtins.list[QueueInfo]:
-        """Queues with the number of waiting messages and of workers that take from them."""
-        redis, keys = self._store.redis, self._keys
-        workers = self.workers()
-        hosts = self._store.call(lambda: redis.zrange(keys.named("hosts"), 0, -1))
-        names = dict.fromkeys([QUEUE_HEAVY, QUEUE_IO, *map(host_queue, hosts)])
-        found = []
-        for name in names:
-            lengths = [self._store.call(functools.partial(redis.llen, key)) for key in queue_keys(keys, name)]
-            taking = sum(name in worker.queues for worker in workers)
-            found.append(QueueInfo(name=name, waiting=sum(lengths), workers=taking))
-        return found
+        """Queues with what waits in them, for how long, and the workers that take from them."""
+        return read_queues(self._store.redis, self._keys, self.workers(), self._store.call)
 
     def ping(self) -> HealthInfo:
         """Ask Redis whether it answers and how it is set."""

@@ -154,6 +154,13 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
         "该量化类型必须有重要性矩阵。",
         "提供 imatrix 文件或校准文本，或改用其他量化类型。",
     ),
+    _C.CALLBACKS_OFF: ErrorEntry(
+        _R,
+        "The request has a callback_url, and the workers have no secret to sign callbacks with.",
+        "Set TRAINPACK_CALLBACK_SECRET on every worker, or drop callback_url and poll or wait instead.",
+        "请求中带有 callback_url，但 worker 未设置用于签名的密钥。",
+        "在所有 worker 上设置 TRAINPACK_CALLBACK_SECRET，或去掉 callback_url，改用轮询或等待。",
+    ),
     _C.JOB_NOT_FOUND: ErrorEntry(
         _R,
         "There is no job with that id; finished jobs expire after a set time.",

@@ -50,6 +50,7 @@ class ErrorCode(StrEnum):
     TASK_NOT_PACKAGEABLE = "task_not_packageable"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     IMATRIX_REQUIRED = "imatrix_required"
+    CALLBACKS_OFF = "callbacks_off"
     # jobs
     JOB_NOT_FOUND = "job_not_found"
     JOB_RUNNING = "job_running"

@@ -36,6 +36,10 @@ class QueueInfo(BaseModel):
     name: str
     waiting: int
     workers: int
+    due: int = 0
+    """Stages that are due and wait for a worker, whatever became of their messages."""
+    oldest_s: float | None = None
+    """How long the longest waiting of them has been due, seconds; ``None`` where none waits."""
 
 
 class HealthInfo(BaseModel):

@@ -9,11 +9,14 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:{ID}:events             stream  the job's log, capped                              as the job
     P:jobs                    zset    ID by creation                                     entries as the job
     P:jobs:state:STATE        zset    ID by creation                                     entries as the job
+    P:jobs:state:STATE:NAME   set     ID of jobs in a state whose template is NAME       entries as the job
+    P:jobs:templates          set     names of templates that jobs have had              always
     P:jobs:label:K=V          zset    ID by creation                                     entries as the job
     P:idempotency:KEY         string  JSON: job id and digest of the request             as the job
     P:expiry                  zset    ID by the time its keys go                         until then
     P:sent                    zset    M of queued stages by the time a message was sent  while queued
     P:wake                    zset    M of queued stages by the time a message is due    while delayed
+    P:due:QUEUE               zset    M of queued stages by the time they became due     while queued
     P:leases                  zset    M of running stages by the end of the lease        while running
     P:pinned:HOST             set     M of queued stages that only HOST can run          while queued
     P:running:K=V             set     M of running stages that count against a cap       while running
@@ -23,7 +26,9 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:hosts                   zset    hosts by last heartbeat                            until silent
     P:scratch:HOST            hash    ID -> scratch directory on that host               until removed
     P:templates               hash    site templates, JSON by name                       always
-    P:config                  hash    job_ttl_ms, events_max, as the workers were told   always
+    P:callbacks               zset    ``ID|number`` of ends to announce, by the next try until delivered or given up
+    P:config                  hash    job_ttl_ms, events_max, callbacks (0: workers
+                                      have no secret), as the workers were told          always
     P:reaper                  string  name of the worker that reaps                      one lease
     P:broker:*                        Celery's queues; kombu owns them
 
@@ -63,6 +68,14 @@ class Keys:
     def state_index(self, state: str) -> str:
         """Jobs in one state."""
         return f"{self.prefix}:jobs:state:{state}"
+
+    def template_index(self, state: str, template: str) -> str:
+        """Jobs in one state with one template."""
+        return f"{self.prefix}:jobs:state:{state}:{template}"
+
+    def due(self, queue: str) -> str:
+        """Stages that wait in one queue."""
+        return f"{self.prefix}:due:{queue}"
 
     def label_index(self, key: str, value: str) -> str:
         """Jobs with one label."""

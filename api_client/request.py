@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from api_client.callbacks import check_callback_url
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import CheckpointRef, Location, is_remote
 from api_client.quant_types import QuantType
@@ -115,6 +116,8 @@ class PackagingRequest(BaseModel):
     """9 is the most urgent."""
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    callback_url: str | None = Field(default=None, max_length=2000)
+    """Where the job's end is announced (POST, signed; see ``callbacks``). ``http`` or ``https``."""
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -148,6 +151,11 @@ class PackagingRequest(BaseModel):
         if value is not None and value.startswith("hf://"):
             raise ValueError("cannot be hf://; use a local directory or s3://")
         return value
+
+    @field_validator("callback_url")
+    @classmethod
+    def _plain_web_address(cls, value: str | None) -> str | None:
+        return None if value is None else check_callback_url(value)
 
     @field_validator("labels")
     @classmethod

@@ -102,7 +102,7 @@ class JobStore:
             The first stage's message, or the id of the job that the same key made before.
 
         Raises:
-            PackagingError: ``idempotency_conflict``.
+            PackagingError: ``idempotency_conflict``, ``callbacks_off``.
         """
         arguments = {
             "nonce": secrets.token_hex(8),
@@ -115,6 +115,7 @@ class JobStore:
             "labels": json.dumps(request.labels),
             "priority": str(request.priority),
             "template": request.template,
+            "callback_url": request.callback_url or "",
         }
         while True:
             job_id = new_job_id()
@@ -123,6 +124,8 @@ class JobStore:
                 return StageMessage.from_answer(rest[0])
             if status == "known":
                 return str(rest[0])
+            if status == "no_callbacks":
+                raise PackagingError(ErrorCode.CALLBACKS_OFF, "the workers have no secret to sign callbacks with")
             if status == "conflict":
                 raise PackagingError(
                     ErrorCode.IDEMPOTENCY_CONFLICT,

@@ -33,11 +33,17 @@ local function event(id, e)
   redis.call('XADD', events_key(id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', cjson.encode(e))
 end
 
+local function template_index(state, template) return key('jobs:state:' .. state .. ':' .. template) end
+
 local function set_job_state(id, state)
-  local old = job_get(id, 'state')
+  local old, template = job_get(id, 'state'), job_get(id, 'template')
   if old == state then return end
-  if old ~= '' then redis.call('ZREM', key('jobs:state:' .. old), id) end
+  if old ~= '' then
+    redis.call('ZREM', key('jobs:state:' .. old), id)
+    redis.call('SREM', template_index(old, template), id)
+  end
   redis.call('ZADD', key('jobs:state:' .. state), job_get(id, 'created_at'), id)
+  redis.call('SADD', template_index(state, template), id)
   job_set(id, 'state', state)
 end
 
@@ -51,8 +57,11 @@ local function queue_for(id, stage)
   return 'packaging.heavy', ''
 end
 
+local function due_key(id, stage) return key('due:' .. read(id, stage, 'queue')) end
+
 local function dequeue(id, stage)
   local m, pinned = member(id, stage), read(id, stage, 'pinned')
+  redis.call('ZREM', due_key(id, stage), m)
   redis.call('ZREM', key('sent'), m)
   redis.call('ZREM', key('wake'), m)
   if pinned ~= '' then redis.call('SREM', key('pinned:' .. pinned), m) end
@@ -61,10 +70,13 @@ end
 
 -- Marks a stage queued. With no delay the caller sends the message; with one, whoever finds it due does.
 local function enqueue(id, stage, delay_ms)
+  -- A stage that only changes its queue has waited since it came to the first one.
+  local since = tonumber(redis.call('ZSCORE', due_key(id, stage), member(id, stage))) or now + delay_ms
   dequeue(id, stage)
   local queue, host = queue_for(id, stage)
   local due = delay_ms > 0 and ms(now + delay_ms) or ''
   write(id, stage, {state = 'queued', queue = queue, pinned = host, token = '', not_before = due})
+  redis.call('ZADD', due_key(id, stage), since, member(id, stage))
   if host ~= '' then redis.call('SADD', key('pinned:' .. host), member(id, stage)) end
   if delay_ms > 0 then
     redis.call('ZADD', key('wake'), now + delay_ms, member(id, stage))
@@ -109,12 +121,21 @@ end
 
 local function job_keys(id) return {job_key(id), stages_key(id), attempts_key(id), events_key(id)} end
 
+-- Every end of a job is announced once, under a number of its own; workers deliver what stands in `callbacks`.
+local function announce(id)
+  if job_get(id, 'callback_url') == '' then return end
+  local number = redis.call('HINCRBY', job_key(id), 'callbacks', 1)
+  job_set(id, 'callback_tries', '0')
+  redis.call('ZADD', key('callbacks'), now, id .. '|' .. ms(number))
+end
+
 -- The job ends: no stage stays queued, and its keys get an end of their own.
 local function finish(id, state, failure, level, text)
   for _, stage in ipairs(plan_of(id)) do dequeue(id, stage) end
   set_job_state(id, state)
   job_set(id, 'finished_at', ms(now), 'error', failure)
   event(id, {level = level, message = text, fields = {job_state = state}})
+  announce(id)
   local ttl = config('job_ttl_ms', 14 * DAY_MS)
   redis.call('ZADD', key('expiry'), now + ttl, id)
   for _, name in ipairs(job_keys(id)) do redis.call('PEXPIRE', name, ms(ttl + DAY_MS)) end

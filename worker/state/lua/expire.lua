@@ -14,8 +14,11 @@ for _, id in ipairs(redis.call('ZRANGE', key('expiry'), '-inf', now, 'BYSCORE', 
       if known and cjson.decode(known).id == id then redis.call('DEL', key('idempotency:' .. idempotency)) end
     end
     redis.call('ZREM', key('jobs'), id)
+    -- Of a job whose hash has gone before, neither state nor template is known.
+    local templates = state ~= '' and {job_get(id, 'template')} or redis.call('SMEMBERS', key('jobs:templates'))
     for _, name in ipairs({'queued', 'running', 'succeeded', 'failed', 'cancelled'}) do
       redis.call('ZREM', key('jobs:state:' .. name), id)
+      for _, template in ipairs(templates) do redis.call('SREM', template_index(name, template), id) end
     end
     local host = job_get(id, 'host')
     if host ~= '' and not redis.call('ZSCORE', key('hosts'), host) then
