@@ -57,3 +57,7 @@ class LogEvent(StrEnum):
     """error: the log could not be written beside the outputs"""
     CLEANING_FAILED = "cleaning_failed"
     """error"""
+    QUESTION_ANSWERED = "question_answered"
+    """question, code, seconds: a question about files; the code of what was wrong, if anything"""
+    QUESTION_FAILED = "question_failed"
+    """an error of the worker's own while it answered; with traceback"""

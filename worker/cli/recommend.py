@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -17,9 +16,7 @@ from api_client.cli.failures import DONE
 from api_client.cli.language import Language
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import format_size
-from api_client.quant_types import QuantType
 from api_client.recommend import (
     DEFAULT_CONTEXT,
     QUALITY_WORDS,
@@ -64,7 +61,10 @@ def recommend_types(
     """
     place = parse_target(target, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     path = model.expanduser().absolute()
-    with output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext():
+    waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
+    with waiting, needs_extra("worker"):
+        from worker.sizes import predict_file_sizes
+
         metadata, sizes = predict_file_sizes(path)
     shape = shape_of(metadata)
     found = recommend(shape, sizes, place, context)
@@ -73,49 +73,6 @@ def recommend_types(
     else:
         output.show(*_view(output, found, shape.context_length))
     return DONE
-
-
-def predict_file_sizes(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    """Metadata as plain values, and the size in bytes of the file of every quant type; from headers alone.
-
-    Raises:
-        PackagingError: ``base_model_not_found``, ``gguf_invalid``, and what planning the conversion raises.
-    """
-    with needs_extra("worker"):
-        if path.is_dir():
-            return _from_directory(path)
-        if path.is_file():
-            return _from_gguf(path)
-    raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{path} does not exist", fields={"path": str(path)})
-
-
-def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    from worker.gguf.reader import open_gguf
-    from worker.mixture.sizes import predict_sizes
-
-    with open_gguf(path) as file:
-        metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
-        tokens = file.metadata.get("tokenizer.ggml.tokens")
-        if tokens is not None:
-            metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
-        sizes = predict_sizes(file.tensors, QuantType, metadata=file.metadata)
-    return metadata, {quant: size.file_bytes for quant, size in sizes.items()}
-
-
-def _from_directory(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    from worker.checkpoint import open_base_model
-    from worker.convert.pipeline import plan_conversion
-    from worker.gguf.tensors import TensorSpec
-    from worker.gguf.types import GGMLType
-    from worker.mixture.model import facts_from_values
-    from worker.mixture.sizes import predict_sizes
-
-    base = open_base_model(path, allowed_roots=(Path("/"),), allow_quantized=True)
-    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-        _, plan = plan_conversion(base, allowed_roots=(Path("/"),), scratch_dir=Path(scratch))
-    tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
-    sizes = predict_sizes(tensors, QuantType, model=facts_from_values(plan.metadata))
-    return plan.metadata, {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}
 
 
 def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:

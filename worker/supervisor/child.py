@@ -109,7 +109,7 @@ class ChannelReporter:
 
 def main(connection: socket.socket, output: socket.socket, start: StageStart) -> None:
     """Entry of the process."""
-    _stand_alone(output)
+    stand_alone(output)
     channel = Channel(connection)
     os.environ.update(start.environment)
     reporter = ChannelReporter(channel)
@@ -131,7 +131,8 @@ def main(connection: socket.socket, output: socket.socket, start: StageStart) ->
     os._exit(0)  # The answer is sent; a crash while libraries are torn down must not undo it.
 
 
-def _stand_alone(output: socket.socket) -> None:
+def stand_alone(output: socket.socket) -> None:
+    """Lead a process group of its own that ends with the worker, and write to ``output``."""
     os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     leave_forkserver()

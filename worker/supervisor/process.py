@@ -1,4 +1,4 @@
-"""A stage's process as the worker sees it: start, listen, stop, kill, and what it wrote last."""
+"""A child process as the worker sees it, a stage's above all: start, listen, stop, kill, and what it wrote last."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -21,16 +22,30 @@ _JOIN_S = 10.0
 
 
 class StageProcess:
-    """One child. Belongs to one thread, except :meth:`stop` and :meth:`kill`."""
+    """One child. Belongs to one thread, except :meth:`stop` and :meth:`kill`.
 
-    def __init__(self, context: ForkServerContext, start: child.StageStart) -> None:
+    Args:
+        context: Of the fork server.
+        start: What the child is given; must survive pickling.
+        entry: What it runs, with its ends of the channel and of the output, and ``start``.
+        name: Of the process, for people.
+    """
+
+    def __init__(
+        self,
+        context: ForkServerContext,
+        start: Any,
+        *,
+        entry: Callable[[socket.socket, socket.socket, Any], None] = child.main,
+        name: str = "stage",
+    ) -> None:
         ours, theirs = socket.socketpair()
         self._output, output = socket.socketpair()
         self._partial_line = b""
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._oom_kills = oom_kills()
         self.channel = Channel(ours)
-        self._process = context.Process(target=child.main, args=(theirs, output, start), name=f"stage-{start.stage}")
+        self._process = context.Process(target=entry, args=(theirs, output, start), name=name)
         try:
             self._process.start()
         except BaseException:

@@ -242,7 +242,7 @@ class Supervisor:
                 environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
             )
             try:
-                process = StageProcess(self._context, start)
+                process = StageProcess(self._context, start, name=f"stage-{lease.stage.value}")
             except (OSError, EOFError) as error:  # The fork server is gone, or the machine is out of processes.
                 return Outcome(Ending.CRASHED, death=f"not started: {type(error).__name__}: {error}")
             try:

@@ -1,0 +1,188 @@
+"""Questions about files, which workers answer: the asker may have neither the disk nor torch.
+
+A question is a string with a time to live, its id waits in a list, the answer is a stream of one entry. Any worker may
+take it; a thread beside the stage slots does (``worker.questions``), so that a busy worker answers too. A question
+whose asker has gone is not answered, and every key ends by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from api_client.checkpoints import CheckpointList
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import SCHEMA_VERSION
+from api_client.keys import Keys
+from api_client.quant_types import QuantType
+from api_client.recommend import DEFAULT_CONTEXT, ModelShape, Recommendation, parse_target, recommend
+
+if TYPE_CHECKING:
+    from api_client.client import PackagingClient
+    from api_client.store import JobStore
+
+QUESTION_TIMEOUT_S = 30.0
+ANSWER_KEPT_S = 60.0
+_BLOCK_MS = 250
+"""A client's connections wait for their answers longer than this."""
+MAX_WAITING = 1000
+"""Questions that may wait; older ones are dropped, and their askers told after their time-out."""
+
+
+class QuestionKind(StrEnum):
+    """What can be asked."""
+
+    CHECKPOINTS = "checkpoints"
+    """``run``: the checkpoints of a run directory."""
+    SIZES = "sizes"
+    """``model``: the size of every quant type's file, and the model's dimensions."""
+    SPACE = "space"
+    """``path``: the room on the disk of an output directory."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str
+    """Machine that answered."""
+
+
+class RunAnswer(_Answer):
+    """What a run's directory holds."""
+
+    listing: CheckpointList
+    base_model: str | None = None
+    """Base model that the newest adapter names, as it names it; on the worker it may lie elsewhere."""
+
+
+class SizesAnswer(_Answer):
+    """What a model's files will be."""
+
+    model: str
+    """Directory or file that was measured."""
+    shape: ModelShape
+    sizes: dict[QuantType, int]
+    """Bytes of the file of every type."""
+    memory_bytes: int
+    """Memory of the machine that answered, for the target ``cpu``."""
+
+
+class SpaceAnswer(_Answer):
+    """Room on the disk of a directory, which need not exist yet."""
+
+    path: str
+    exists: bool
+    free_bytes: int
+    total_bytes: int
+
+
+class Questions:
+    """Asks workers. Safe to use from several threads.
+
+    Args:
+        client: The service to ask.
+        timeout_s: Longest wait for one answer.
+
+    Raises:
+        PackagingError: every method raises ``question_unanswered`` when no worker answers in time, and what the worker
+            found wrong: ``path_not_allowed``, ``base_model_not_found``, ``request_invalid`` and others.
+    """
+
+    def __init__(self, client: PackagingClient, timeout_s: float = QUESTION_TIMEOUT_S) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+
+    def checkpoints(self, run: str) -> RunAnswer:
+        """The checkpoints of a training run: an absolute path on the workers, or ``s3://``."""
+        return RunAnswer.model_validate(self._ask(QuestionKind.CHECKPOINTS, run=run))
+
+    def sizes(self, model: str) -> SizesAnswer:
+        """Sizes of a base model directory, a checkpoint (of its base model then) or a GGUF file."""
+        return SizesAnswer.model_validate(self._ask(QuestionKind.SIZES, model=model))
+
+    def recommend(self, model: str, target: str, context: int = DEFAULT_CONTEXT) -> tuple[SizesAnswer, Recommendation]:
+        """Judge every quant type for a place to run; ``cpu`` means the memory of the worker that answers."""
+        parse_target(target, 1)  # refuse a misspelt one before a worker is asked
+        answer = self.sizes(model)
+        return answer, recommend(answer.shape, answer.sizes, parse_target(target, answer.memory_bytes), context)
+
+    def space(self, path: str) -> SpaceAnswer:
+        """Room for outputs in a local directory of the workers."""
+        return SpaceAnswer.model_validate(self._ask(QuestionKind.SPACE, path=path))
+
+    def _ask(self, kind: QuestionKind, **parameters: str) -> dict[str, Any]:
+        client = self._client
+        return ask(client._store, client._keys, kind=kind, parameters=parameters, timeout_s=self._timeout_s)
+
+
+def ask(
+    store: JobStore,
+    keys: Keys,
+    *,
+    kind: QuestionKind,
+    parameters: Mapping[str, str],
+    timeout_s: float,
+) -> dict[str, Any]:
+    """Put a question and wait for its answer.
+
+    Raises:
+        PackagingError: ``question_unanswered``, ``redis_unreachable``, and what the answer says went wrong.
+    """
+    question_id = secrets.token_hex(12)
+    question = {"schema_version": SCHEMA_VERSION, "kind": kind.value, "parameters": dict(parameters)}
+    store.call(lambda: _put(store.redis, keys, question_id, json.dumps(question), timeout_s))
+    try:
+        answer = _wait(store, answer_key(keys, question_id), time.monotonic() + timeout_s)
+    finally:
+        store.call(lambda: store.redis.delete(question_key(keys, question_id), answer_key(keys, question_id)))
+    if answer is None:
+        raise PackagingError(
+            ErrorCode.QUESTION_UNANSWERED,
+            f"no worker answered the question about {kind.value} in {timeout_s:g} s",
+            fields={"kind": kind.value, "timeout_s": timeout_s},
+        )
+    if "error" in answer:
+        raise PackagingError.from_dict(answer["error"])
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def question_key(keys: Keys, question_id: str) -> str:
+    """The question as JSON; gone when nobody waits for the answer any more."""
+    return keys.named(f"question:{question_id}")
+
+
+def answer_key(keys: Keys, question_id: str) -> str:
+    """The answer: a stream of one entry, so that reading it twice after a lost connection is harmless."""
+    return keys.named(f"answer:{question_id}")
+
+
+def waiting_key(keys: Keys) -> str:
+    """Ids of the questions that wait, the newest first."""
+    return keys.named("questions")
+
+
+def _put(redis: Any, keys: Keys, question_id: str, question: str, timeout_s: float) -> None:
+    pipe = redis.pipeline(transaction=True)
+    pipe.set(question_key(keys, question_id), question, px=max(1, int(timeout_s * 1000)))
+    pipe.lpush(waiting_key(keys), question_id)
+    pipe.ltrim(waiting_key(keys), 0, MAX_WAITING - 1)
+    pipe.pexpire(waiting_key(keys), int((timeout_s + ANSWER_KEPT_S) * 1000))
+    pipe.execute()
+
+
+def _wait(store: JobStore, key: str, deadline: float) -> dict[str, Any] | None:
+    while (left_s := deadline - time.monotonic()) > 0:
+        block_ms = max(1, min(_BLOCK_MS, int(left_s * 1000)))
+        if store.call(functools.partial(store.redis.xread, {key: "0"}, count=1, block=block_ms)):
+            [(_, fields)] = store.call(lambda: store.redis.xrange(key, count=1)) or [(None, None)]
+            answer: dict[str, Any] | None = json.loads(fields["answer"]) if fields else None
+            return answer
+    return None

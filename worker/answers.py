@@ -1,0 +1,169 @@
+"""Answers to questions about files, in a process of their own: it may load torch, hang on a disk, and be killed for it.
+
+Policy is the jobs' own: local paths below the allowed roots, buckets that jobs may read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from api_client.checkpoint_files import ADAPTER_CONFIG, CheckpointKind
+from api_client.checkpoints import CheckpointList, list_checkpoints
+from api_client.errors import ErrorCode, PackagingError
+from api_client.questions import QuestionKind, RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.recommend import shape_of
+from api_client.request import is_remote
+from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
+from config.settings import StageSettings
+from worker.storage.paths import check_bucket, free_bytes, resolve_local
+from worker.supervisor.channel import Channel
+from worker.supervisor.child import as_packaging_error, stand_alone
+
+_NICE = 5
+"""A stage that runs beside it comes first."""
+_MAX_CONFIG_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class AnswerStart:
+    """Everything the process is given."""
+
+    kind: QuestionKind
+    parameters: Mapping[str, str]
+    host: str
+    settings: StageSettings
+
+
+def main(connection: socket.socket, output: socket.socket, start: AnswerStart) -> None:
+    """Entry of the process."""
+    stand_alone(output)
+    os.nice(_NICE)
+    channel = Channel(connection)
+    try:
+        channel.send("result", result=answer(start).model_dump(mode="json"))
+    except BaseException as error:  # Whatever it is, the asker must hear of it.
+        channel.send("error", error=as_packaging_error(error).to_dict())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def answer(start: AnswerStart) -> BaseModel:
+    """Find the answer.
+
+    Raises:
+        PackagingError: ``path_not_allowed``, ``base_model_not_found``, ``request_invalid``, and what reading raises.
+    """
+    functions: dict[QuestionKind, tuple[str, Callable[[str, AnswerStart], BaseModel]]] = {
+        QuestionKind.CHECKPOINTS: ("run", _checkpoints),
+        QuestionKind.SIZES: ("model", _sizes),
+        QuestionKind.SPACE: ("path", _space),
+    }
+    name, function = functions[start.kind]
+    if set(start.parameters) != {name}:
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"a question about {start.kind.value} has the parameter {name}",
+            fields={"field": name},
+        )
+    return function(start.parameters[name], start)
+
+
+def _checkpoints(run: str, start: AnswerStart) -> RunAnswer:
+    files = _run_files(run, start.settings)
+    listing = list_checkpoints(files)
+    return RunAnswer(host=start.host, listing=listing, base_model=_base_of(files, listing))
+
+
+def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
+    from worker.sizes import predict_file_sizes
+
+    if is_remote(model):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"{model}: sizes are predicted for models on the workers' disks",
+            remedy="Give a local path, or go on without sizes: prepare checks the space before anything is made.",
+            fields={"field": "model"},
+        )
+    roots = start.settings.allowed_roots
+    path = _model_path(resolve_local(model, roots), start.settings)
+    metadata, sizes = predict_file_sizes(path, (Path("/"),) if roots is None else roots)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return SizesAnswer(
+        host=start.host, model=str(path), shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes
+    )
+
+
+def _space(path: str, start: AnswerStart) -> SpaceAnswer:
+    if is_remote(path):
+        raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path} is on no disk", fields={"field": "path"})
+    real = resolve_local(path, start.settings.allowed_roots, for_writing=True)
+    nearest = next(place for place in (real, *real.parents) if place.exists())
+    info = os.statvfs(nearest)
+    return SpaceAnswer(
+        host=start.host,
+        path=path,
+        exists=real.is_dir(),
+        free_bytes=free_bytes(real),
+        total_bytes=info.f_blocks * info.f_frsize,
+    )
+
+
+def _run_files(run: str, settings: StageSettings) -> RunFiles:
+    if run.startswith("s3://"):
+        from api_client.cli.s3 import S3RunFiles
+        from worker.storage.location import S3Location
+        from worker.storage.s3_edge import make_client
+
+        check_bucket(S3Location.parse(run).bucket, settings.allowed_buckets)
+        return S3RunFiles(make_client(settings.storage), run)
+    if is_remote(run):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID, f"{run}: a run is a directory or s3://", fields={"field": "run"}
+        )
+    return LocalRunFiles(resolve_local(run, settings.allowed_roots))
+
+
+def _model_path(path: Path, settings: StageSettings) -> Path:
+    """The model itself; for a checkpoint or a run the base model that its adapter names."""
+    if path.is_file() or not path.is_dir() or (path / "config.json").exists():
+        return path
+    run = LocalRunFiles(path.parent if _is_adapter(path) else path)
+    named = _adapter_base(run, path.name) if _is_adapter(path) else _base_of(run, list_checkpoints(run))
+    if named is None or not Path(named).is_absolute():
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_NOT_FOUND,
+            f"{path} is no base model" + (f"; its adapter names {named}, which is no path" if named else ""),
+            remedy="Give the base model's directory.",
+            fields={"path": str(path), "named": named},
+        )
+    return resolve_local(named, settings.allowed_roots)
+
+
+def _is_adapter(path: Path) -> bool:
+    return any((path / sub / ADAPTER_CONFIG).exists() for sub in ADAPTER_SUBDIRECTORIES)
+
+
+def _base_of(run: RunFiles, listing: CheckpointList) -> str | None:
+    """The base model that the newest usable adapter of a run names."""
+    adapters = [one.name for one in listing.checkpoints if one.kind is CheckpointKind.ADAPTER]
+    return _adapter_base(run, adapters[-1]) if adapters else None
+
+
+def _adapter_base(run: RunFiles, checkpoint: str) -> str | None:
+    for sub in ADAPTER_SUBDIRECTORIES:
+        name = "/".join(part for part in (checkpoint, sub, ADAPTER_CONFIG) if part)
+        try:
+            named = json.loads(run.read(name, 0, _MAX_CONFIG_BYTES)).get("base_model_name_or_path")
+        except (OSError, ValueError, AttributeError, PackagingError):
+            continue
+        return named if isinstance(named, str) and named else None
+    return None

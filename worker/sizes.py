@@ -1,0 +1,59 @@
+"""Sizes of every quant type's file for a model, predicted from headers; ``recommend`` judges them. Needs torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.quant_types import QuantType
+
+
+def predict_file_sizes(
+    path: Path, allowed_roots: Sequence[Path] = (Path("/"),)
+) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    """Metadata as plain values, and the size in bytes of the file of every quant type.
+
+    Args:
+        path: Base model directory, or an unquantized GGUF file.
+        allowed_roots: Where symlinks inside the directory may lead.
+
+    Raises:
+        PackagingError: ``base_model_not_found``, ``gguf_invalid``, and what planning the conversion raises.
+    """
+    if path.is_dir():
+        return _from_directory(path, allowed_roots)
+    if path.is_file():
+        return _from_gguf(path)
+    raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{path} does not exist", fields={"path": str(path)})
+
+
+def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.gguf.reader import open_gguf
+    from worker.mixture.sizes import predict_sizes
+
+    with open_gguf(path) as file:
+        metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
+        tokens = file.metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None:
+            metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
+        sizes = predict_sizes(file.tensors, QuantType, metadata=file.metadata)
+    return metadata, {quant: size.file_bytes for quant, size in sizes.items()}
+
+
+def _from_directory(path: Path, allowed_roots: Sequence[Path]) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.checkpoint import open_base_model
+    from worker.convert.pipeline import plan_conversion
+    from worker.gguf.tensors import TensorSpec
+    from worker.gguf.types import GGMLType
+    from worker.mixture.model import facts_from_values
+    from worker.mixture.sizes import predict_sizes
+
+    base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
+    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+        _, plan = plan_conversion(base, allowed_roots=allowed_roots, scratch_dir=Path(scratch))
+    tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
+    sizes = predict_sizes(tensors, QuantType, model=facts_from_values(plan.metadata))
+    return plan.metadata, {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}
