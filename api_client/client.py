@@ -6,10 +6,10 @@ import builtins
 import functools
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from api_client.address import find_redis_url, masked_url
 from api_client.errors import ErrorCode, PackagingError
@@ -23,6 +23,9 @@ from api_client.request import PackagingRequest
 from api_client.rules import resolve_request
 from api_client.store import JobStore, stage_not_in_plan
 from api_client.templates import BUILTIN_TEMPLATES, Template
+
+if TYPE_CHECKING:
+    from api_client.questions import QuestionKind
 
 _BLOCK_MS = 1000
 
@@ -85,6 +88,14 @@ class PackagingClient:
             PackagingError: ``job_not_found``.
         """
         return self._store.get(job_id)
+
+    def state(self, job_id: str) -> JobState:
+        """A job's state alone, which costs less than the job.
+
+        Raises:
+            PackagingError: ``job_not_found``.
+        """
+        return self._store.state(job_id)
 
     def list(
         self,
@@ -239,6 +250,18 @@ class PackagingClient:
     def queues(self) -> builtins.list[QueueInfo]:
         """Queues with what waits in them, for how long, and the workers that take from them."""
         return read_queues(self._store.redis, self._keys, self.workers(), self._store.call)
+
+    def ask(self, kind: QuestionKind, parameters: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+        """Ask a worker about files; ``Questions`` has a method for every kind.
+
+        Raises:
+            PackagingError: ``question_unanswered``, and what the worker found wrong.
+        """
+        from api_client.questions import ask, no_worker
+
+        if not self.workers():
+            raise no_worker(kind)
+        return ask(self._store, self._keys, kind=kind, parameters=parameters, timeout_s=timeout_s)
 
     def ping(self) -> HealthInfo:
         """Ask Redis whether it answers and how it is set."""

@@ -30,6 +30,9 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:config                  hash    job_ttl_ms, events_max, callbacks (0: workers
                                       have no secret), as the workers were told          always
     P:reaper                  string  name of the worker that reaps                      one lease
+    P:questions               list    ids of questions about files that wait             a minute
+    P:question:QID            string  JSON: a question                                   while its asker waits
+    P:answer:QID              stream  one entry: the answer                              a minute
     P:broker:*                        Celery's queues; kombu owns them
 
 The Lua scripts build the same names in ``lua/prelude.lua``. They touch several hash tags at once, so the keys
@@ -85,12 +88,20 @@ class Keys:
         """What a worker says of itself."""
         return f"{self.prefix}:worker:{name}"
 
+    def question(self, question_id: str) -> str:
+        """A question about files, while its asker waits."""
+        return f"{self.prefix}:question:{question_id}"
+
+    def answer(self, question_id: str) -> str:
+        """The answer to a question."""
+        return f"{self.prefix}:answer:{question_id}"
+
     def scratch(self, host: str) -> str:
         """Scratch directories on one host."""
         return f"{self.prefix}:scratch:{host}"
 
     def named(self, name: str) -> str:
-        """One of the fixed keys: ``jobs``, ``expiry``, ``sent``, ``wake``, ``leases``, ``workers``, ``hosts``, ..."""
+        """One of the fixed keys: ``jobs``, ``expiry``, ``sent``, ``wake``, ``leases``, ``hosts``, ``questions``, ..."""
         return f"{self.prefix}:{name}"
 
     @property

@@ -118,8 +118,7 @@ class Questions:
         return SpaceAnswer.model_validate(self._ask(QuestionKind.SPACE, path=path))
 
     def _ask(self, kind: QuestionKind, **parameters: str) -> dict[str, Any]:
-        client = self._client
-        return ask(client._store, client._keys, kind=kind, parameters=parameters, timeout_s=self._timeout_s)
+        return self._client.ask(kind, parameters, self._timeout_s)
 
 
 def ask(
@@ -139,9 +138,9 @@ def ask(
     question = {"schema_version": SCHEMA_VERSION, "kind": kind.value, "parameters": dict(parameters)}
     store.call(lambda: _put(store.redis, keys, question_id, json.dumps(question), timeout_s))
     try:
-        answer = _wait(store, answer_key(keys, question_id), time.monotonic() + timeout_s)
+        answer = _wait(store, keys.answer(question_id), time.monotonic() + timeout_s)
     finally:
-        store.call(lambda: store.redis.delete(question_key(keys, question_id), answer_key(keys, question_id)))
+        store.call(lambda: store.redis.delete(keys.question(question_id), keys.answer(question_id)))
     if answer is None:
         raise PackagingError(
             ErrorCode.QUESTION_UNANSWERED,
@@ -154,27 +153,21 @@ def ask(
     return result
 
 
-def question_key(keys: Keys, question_id: str) -> str:
-    """The question as JSON; gone when nobody waits for the answer any more."""
-    return keys.named(f"question:{question_id}")
-
-
-def answer_key(keys: Keys, question_id: str) -> str:
-    """The answer: a stream of one entry, so that reading it twice after a lost connection is harmless."""
-    return keys.named(f"answer:{question_id}")
-
-
-def waiting_key(keys: Keys) -> str:
-    """Ids of the questions that wait, the newest first."""
-    return keys.named("questions")
+def no_worker(kind: QuestionKind) -> PackagingError:
+    """Error where nobody is there to answer."""
+    return PackagingError(
+        ErrorCode.QUESTION_UNANSWERED,
+        f"no worker is running that could answer the question about {kind.value}",
+        fields={"kind": kind.value},
+    )
 
 
 def _put(redis: Any, keys: Keys, question_id: str, question: str, timeout_s: float) -> None:
     pipe = redis.pipeline(transaction=True)
-    pipe.set(question_key(keys, question_id), question, px=max(1, int(timeout_s * 1000)))
-    pipe.lpush(waiting_key(keys), question_id)
-    pipe.ltrim(waiting_key(keys), 0, MAX_WAITING - 1)
-    pipe.pexpire(waiting_key(keys), int((timeout_s + ANSWER_KEPT_S) * 1000))
+    pipe.set(keys.question(question_id), question, px=max(1, int(timeout_s * 1000)))
+    pipe.lpush(keys.named("questions"), question_id)
+    pipe.ltrim(keys.named("questions"), 0, MAX_WAITING - 1)
+    pipe.pexpire(keys.named("questions"), int((timeout_s + ANSWER_KEPT_S) * 1000))
     pipe.execute()
 
 

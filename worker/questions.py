@@ -19,7 +19,7 @@ from api_client.address import connect
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import SCHEMA_VERSION
 from api_client.keys import Keys
-from api_client.questions import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind, answer_key, question_key, waiting_key
+from api_client.questions import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker import answers
@@ -72,7 +72,7 @@ class QuestionListener:
     def _run(self) -> None:
         while not self._over:
             try:
-                found = self._redis.brpop([waiting_key(self._keys)], timeout=_WAIT_S)
+                found = self._redis.brpop([self._keys.named("questions")], timeout=_WAIT_S)
                 if found:
                     self._handle(found[1])
             except RedisError as error:
@@ -82,7 +82,7 @@ class QuestionListener:
                 _log.exception(LogEvent.QUESTION_FAILED)
 
     def _handle(self, question_id: str) -> None:
-        text = self._redis.get(question_key(self._keys, question_id))
+        text = self._redis.get(self._keys.question(question_id))
         if text is None:
             return  # Its asker has gone.
         started = time.monotonic()
@@ -95,8 +95,8 @@ class QuestionListener:
         _log.info(
             LogEvent.QUESTION_ANSWERED, question=text[:200], code=code, seconds=round(time.monotonic() - started, 2)
         )
-        if self._redis.exists(question_key(self._keys, question_id)):
-            key = answer_key(self._keys, question_id)
+        if self._redis.exists(self._keys.question(question_id)):
+            key = self._keys.answer(question_id)
             pipe = self._redis.pipeline(transaction=True)
             pipe.xadd(key, {"answer": json.dumps(answer)})
             pipe.pexpire(key, int(ANSWER_KEPT_S * 1000))
