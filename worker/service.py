@@ -32,6 +32,7 @@ from config.logging import configure_logging
 from config.settings import Settings
 from config.site_templates import load_site_templates, publish_site_templates
 from worker.app import create_app
+from worker.questions import QuestionListener
 from worker.reaper import Reaper
 from worker.state.transitions import Transitions
 from worker.supervisor.drain import Drain
@@ -111,13 +112,16 @@ class Service:
             gpus=self._gpus,
         )
         app = create_app(settings, supervisor)
+        questions = QuestionListener(settings, identity.host, context, self._drain)
         self._heart.start()
         self._reaper.start()
+        questions.start()
         try:
             self._serve(app)
         finally:
             if warm_up is not None:
                 warm_up.kill()
+            questions.stop()
             self._stop()
 
     def _check_redis(self) -> None:
