@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRAS ?= worker,embedded,console,flower,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs worker up bench reference lock clean
+.PHONY: help install demo test lint format docs worker up bench reference lock licences sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,16 @@ endif
 
 lock: ## Write constraints.txt anew: versions, hashes of all files (LOCK=--upgrade: newest versions)
 	$(PYTHON) scripts/lock.py $(LOCK)
+
+licences: install ## Check the licences of all dependencies and write docs/licences.md
+	$(BIN)/python scripts/licences.py
+
+sbom: install ## Write build/sbom.json, the bill of materials (CycloneDX)
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(BIN)/python
+
+audit: install ## Look all pins up in a vulnerability service (AUDIT="--service osv" for another)
+	$(BIN)/python scripts/audit.py $(AUDIT)
 
 # the demo's model, outputs and services stay in this directory; the end-to-end tests use the same model
 demo: export TRAINPACK_HOME := $(or $(TRAINPACK_HOME),$(CURDIR)/.cache)
@@ -70,4 +80,4 @@ reference: install ## Build llama-quantize and llama-imatrix for the benchmarks 
 	$(BIN)/python -m tests.bench.reference
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
