@@ -539,6 +539,13 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
         "控制台没有该地址，或该地址不支持此方法。",
         "可用地址见 /api/v1/openapi.json。",
     ),
+    _C.OUTPUT_NOT_FOUND: ErrorEntry(
+        _R,
+        "The job has no published file of that name, or it was not uploaded to object storage.",
+        "List the job's outputs; what was not uploaded lies in the output directory.",
+        "作业没有该名称的已发布文件，或该文件未上传到对象存储。",
+        "查看作业的输出列表；未上传的文件在输出目录中。",
+    ),
     _C.REQUEST_TOO_LARGE: ErrorEntry(
         _R,
         "The request's body is larger than the console takes.",

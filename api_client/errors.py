@@ -111,6 +111,7 @@ class ErrorCode(StrEnum):
     CSRF_FAILED = "csrf_failed"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ADDRESS_NOT_FOUND = "address_not_found"
+    OUTPUT_NOT_FOUND = "output_not_found"
     REQUEST_TOO_LARGE = "request_too_large"
     RATE_LIMITED = "rate_limited"
     QUESTION_UNANSWERED = "question_unanswered"
