@@ -101,11 +101,11 @@ class Questions:
 
     def checkpoints(self, run: str) -> RunAnswer:
         """The checkpoints of a training run: an absolute path on the workers, or ``s3://``."""
-        return RunAnswer.model_validate(self._ask(QuestionKind.CHECKPOINTS, run=run))
+        return RunAnswer.model_validate(self._ask(QuestionKind.CHECKPOINTS, {"run": run}))
 
     def sizes(self, model: str) -> SizesAnswer:
         """Sizes of a base model directory, a checkpoint (of its base model then) or a GGUF file."""
-        return SizesAnswer.model_validate(self._ask(QuestionKind.SIZES, model=model))
+        return SizesAnswer.model_validate(self._ask(QuestionKind.SIZES, {"model": model}))
 
     def recommend(self, model: str, target: str, context: int = DEFAULT_CONTEXT) -> tuple[SizesAnswer, Recommendation]:
         """Judge every quant type for a place to run; ``cpu`` means the memory of the worker that answers."""
@@ -115,9 +115,9 @@ class Questions:
 
     def space(self, path: str) -> SpaceAnswer:
         """Room for outputs in a local directory of the workers."""
-        return SpaceAnswer.model_validate(self._ask(QuestionKind.SPACE, path=path))
+        return SpaceAnswer.model_validate(self._ask(QuestionKind.SPACE, {"path": path}))
 
-    def _ask(self, kind: QuestionKind, **parameters: str) -> dict[str, Any]:
+    def _ask(self, kind: QuestionKind, parameters: Mapping[str, str]) -> dict[str, Any]:
         return self._client.ask(kind, parameters, self._timeout_s)
 
 

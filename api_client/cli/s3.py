@@ -17,8 +17,11 @@ _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"}
 
 
-def open_storage() -> Any:
+def open_storage(endpoint_url: str | None = None) -> Any:
     """A boto3 client for ``TRAINPACK_S3_*``, else for the running embedded stack, else for boto3's own defaults.
+
+    Args:
+        endpoint_url: Another address of the same storage.
 
     Raises:
         PackagingError: ``dependency_missing``.
@@ -36,7 +39,7 @@ def open_storage() -> Any:
     found = _settings()
     return boto3.client(
         "s3",
-        endpoint_url=found.get("endpoint_url"),
+        endpoint_url=endpoint_url or found.get("endpoint_url"),
         region_name=found.get("region") or "us-east-1",
         aws_access_key_id=found.get("access_key"),
         aws_secret_access_key=found.get("secret_key"),

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from api_client.client import PackagingClient
 from api_client.console import login
 from api_client.console.admission import Admission
+from api_client.console.context import open_context
 from api_client.console.gate import Gate
 from api_client.console.problems import on_error
 from api_client.console.settings import ConsoleSettings
@@ -42,11 +43,8 @@ def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_c
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.client = client_factory(settings)
-        try:
+        with open_context(app, settings, client_factory(settings)):
             yield
-        finally:
-            app.state.client.close()
 
     app = FastAPI(title="trainpack", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.settings = settings

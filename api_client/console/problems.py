@@ -27,6 +27,7 @@ STATUS: Final[dict[ErrorCode, int]] = {
     _C.PATH_NOT_ALLOWED: 403,
     _C.JOB_NOT_FOUND: 404,
     _C.ADDRESS_NOT_FOUND: 404,
+    _C.OUTPUT_NOT_FOUND: 404,
     _C.IDEMPOTENCY_CONFLICT: 409,
     _C.JOB_RUNNING: 409,
     _C.JOB_FINISHED: 409,
@@ -72,10 +73,9 @@ def status_of(error: PackagingError) -> int:
     return STATUS.get(error.code, _BY_CLASS[error.error_class])
 
 
-def error_response(error: PackagingError, status: int | None = None) -> JSONResponse:
-    """The answer for an error."""
-    status = status or status_of(error)
-    return JSONResponse({"error": _plain(error.to_dict())}, status, headers=error_headers(error, status))
+def error_response(error: PackagingError, status: int) -> JSONResponse:
+    """The answer for an error, to a program."""
+    return JSONResponse({"error": plain(error.to_dict())}, status)
 
 
 def error_headers(error: PackagingError, status: int) -> dict[str, str]:
@@ -88,12 +88,12 @@ def error_headers(error: PackagingError, status: int) -> dict[str, str]:
     return {"Retry-After": "5"} if status == 503 else {}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON values only: what is foreign becomes text, what is not finite nothing, a lone surrogate its escape."""
     if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
@@ -136,12 +136,14 @@ async def on_error(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
         found = PackagingError(ErrorCode.INTERNAL_ERROR, "the console failed on this request; see its log")
     status = status or status_of(found)
+    headers = error_headers(found, status) | dict(getattr(error, "headers", None) or {})
     page = getattr(request.app.state, "error_page", None)
     if page is not None and wants_page(request):
         answer: Response = page(request, found, status)
-        answer.headers.update(error_headers(found, status))
-        return answer
-    return error_response(found, status)
+    else:
+        answer = error_response(found, status)
+    answer.headers.update(headers)
+    return answer
 
 
 def wants_page(request: Request) -> bool:

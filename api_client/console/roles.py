@@ -9,9 +9,9 @@ class Role(StrEnum):
     """What a token may do."""
 
     READ = "read"
-    """See jobs, logs, outputs, workers, queues, and ask about files."""
+    """See jobs, logs, outputs, workers and queues."""
     SUBMIT = "submit"
-    """Submit and cancel jobs, and replay one."""
+    """Submit and cancel jobs, replay one, and ask about files on the workers."""
     OPERATE = "operate"
     """Replay many jobs at once."""
 

@@ -83,8 +83,6 @@ class ConsoleSettings(BaseSettings):
     """Event streams open at once. Each idle one asks Redis about once a second."""
     max_streams_each: int = Field(default=20, ge=1)
     """Event streams that one token, or one address without token, may have open at once."""
-    heartbeat_s: float = Field(default=15.0, gt=0, le=300)
-    """Longest silence on an event stream before a comment is sent. High: proxies close it."""
     redis_timeout_s: float = Field(default=5.0, gt=0, le=60)
     """Longest wait for Redis in one request."""
     question_timeout_s: float = Field(default=30.0, gt=0, le=120)
