@@ -21,12 +21,19 @@ def time_of(text: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(text) / 1000, UTC) if text else None
 
 
+def load(text: str) -> Any:
+    """Stored JSON. A lone surrogate, from a file name that is no UTF-8, becomes ``?``: no answer could carry it."""
+    if "\\ud" in text:
+        text = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace").decode()
+    return json.loads(text)
+
+
 def read_request(text: str) -> PackagingRequest:
     """The stored request; one that this version cannot read (another version wrote it) is shown as it is, unchecked."""
     try:
         return PackagingRequest.from_json(text)
     except PackagingError:
-        raw = json.loads(text)
+        raw = load(text)
         return PackagingRequest.model_construct(**{k: v for k, v in raw.items() if k in PackagingRequest.model_fields})
 
 
@@ -35,12 +42,12 @@ def read_options(text: str) -> ResolvedOptions:
     try:
         return ResolvedOptions.model_validate_json(text)
     except ValidationError:
-        return ResolvedOptions.model_construct(**json.loads(text))
+        return ResolvedOptions.model_construct(**load(text))
 
 
 def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str]) -> Job:
     """Put a job together from its hash, its stages' hash and its list of attempts."""
-    plan = tuple(StageName(name) for name in json.loads(job["plan"]))
+    plan = tuple(StageName(name) for name in load(job["plan"]))
     folded = fold_attempts(attempts)
     return Job(
         id=job["id"],
@@ -54,7 +61,7 @@ def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequen
         started_at=time_of(job.get("started_at")),
         finished_at=time_of(job.get("finished_at")),
         cancel_requested=job.get("cancel_requested") == "1",
-        error=json.loads(job["error"]) if job.get("error") else None,
+        error=load(job["error"]) if job.get("error") else None,
     )
 
 
@@ -65,7 +72,7 @@ def read_stage(name: StageName, stages: Mapping[str, str], attempts: Sequence[At
         return stages.get(f"{name.value}:{field}", "")
 
     def document(field: str, default: Any) -> Any:
-        return json.loads(value(field)) if value(field) else default
+        return load(value(field)) if value(field) else default
 
     return Stage(
         name=name,
@@ -85,9 +92,9 @@ def fold_attempts(entries: Sequence[str]) -> dict[StageName, list[Attempt]]:
     """Join the records of attempts started and ended; each stage's attempts in order of number."""
     merged: dict[tuple[str, int], dict[str, Any]] = {}
     for entry in entries:
-        record = json.loads(entry)
+        record = load(entry)
         if "error" in record:
-            record["error"] = json.loads(record["error"])
+            record["error"] = load(record["error"])
         merged.setdefault((record["stage"], int(record["number"])), {}).update(record)
     found: dict[StageName, list[Attempt]] = {}
     for (stage, _), record in sorted(merged.items(), key=lambda item: item[0][1]):
@@ -107,6 +114,6 @@ def _attempt(record: dict[str, Any]) -> Attempt:
 
 def read_event(entry_id: str, text: str) -> Event:
     """One entry of a job's stream."""
-    data = json.loads(text)
+    data = load(text)
     data["time"] = datetime.fromtimestamp(data["time"] / 1000, UTC)
     return Event(id=entry_id, **{key: value for key, value in data.items() if value is not None})

@@ -54,3 +54,10 @@ def test_the_digest_sees_everything_but_the_key() -> None:
     assert request_digest(request(labels={"a": "1", "b": "2"})) == request_digest(request(labels={"b": "2", "a": "1"}))
     assert request_digest(request()) != request_digest(request(priority=6))
     assert request_digest(request()) != request_digest(request(overwrite=True))
+
+
+def test_a_name_that_is_no_utf8_can_be_read_and_sent_on() -> None:
+    stored = {"time": 1, "job_id": "j", "kind": "Job", "message": "a\udcffb 中", "fields": {"\udcff": ["😀\udcff"]}}
+    event = read_event("1-0", json.dumps(stored))
+    assert event.message == "a?b 中"
+    assert json.loads(event.model_dump_json())["fields"] == {"?": ["😀?"]}
