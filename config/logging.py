@@ -11,6 +11,18 @@ import structlog
 _QUIET = {"kombu": logging.WARNING, "amqp": logging.WARNING, "celery.worker.strategy": logging.WARNING}
 
 
+def name_attempt(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Add job, stage and attempt to what Celery logs of a task: its id holds them."""
+    record = event.get("_record")
+    data = getattr(record, "data", None)
+    parts = str(data.get("id", "")).split(":") if isinstance(data, dict) else []
+    if len(parts) == 3 and parts[2].isdigit():
+        event.setdefault("job_id", parts[0])
+        event.setdefault("stage", parts[1])
+        event.setdefault("attempt", int(parts[2]))
+    return event
+
+
 def configure_logging(log_format: str, log_level: str) -> None:
     """Send all logging to standard error.
 
@@ -20,6 +32,7 @@ def configure_logging(log_format: str, log_level: str) -> None:
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        name_attempt,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

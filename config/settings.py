@@ -155,6 +155,20 @@ class Settings(BaseSettings):
     """How long the scratch of failed jobs is kept for a replay."""
     label_limits: dict[str, int] = Field(default_factory=dict)
     """Most stages at once per label, as JSON: ``{"team": 2}`` bounds each value of the label ``team``."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of this worker's ``/metrics`` (Prometheus). Unset: none; 0: a free one, logged. Taken: a warning."""
+    metrics_host: str = "127.0.0.1"
+    """Address that the metrics port listens on; metrics are readable by whoever reaches it."""
+    callback_secret: SecretStr | None = Field(default=None, min_length=16)
+    """Key that callbacks are signed with, the same on every worker. Unset: jobs with a ``callback_url`` are refused."""
+    callback_allow_private: bool = False
+    """Whether callbacks may go to private, loopback and link-local addresses. On: whoever submits reaches those."""
+    callback_tries: int = Field(default=12, ge=1, le=100)
+    """Tries to deliver one callback before it is given up."""
+    callback_retry_s: float = Field(default=5.0, gt=0)
+    """First delay between two tries; doubles each time, up to an hour."""
+    callback_timeout_s: float = Field(default=10.0, gt=0, le=30)
+    """Longest time of one try, from connecting to the end of the answer."""
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 

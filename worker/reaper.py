@@ -25,9 +25,10 @@ from api_client.messages import MessageSender, StageMessage, waiting_task_ids
 from api_client.records import read_job
 from config.log_events import LogEvent
 from config.settings import Settings
+from worker.metrics.observer import Observer
 from worker.state import decisions
 from worker.state.decisions import RetryPolicy
-from worker.state.transitions import Transitions
+from worker.state.transitions import Lease, Transitions
 from worker.supervisor.scratch import remove_scratch, sweep_partial
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -47,6 +48,11 @@ def run_out(still_s: float, overdue_s: float, lease_s: float) -> bool:
         lease_s: The lease time.
     """
     return still_s >= lease_s or (overdue_s >= lease_s and still_s >= lease_s / 2)
+
+
+def attempt_fields(of: Lease | StageMessage) -> dict[str, Any]:
+    """What every log event of an attempt carries."""
+    return {"job_id": of.job_id, "stage": of.stage.value, "attempt": of.attempt}
 
 
 class StillLeases:
@@ -83,10 +89,18 @@ class Reaper:
         redis: A connection pool with a short time-out.
         transitions: On the same pool.
         sender: For messages that are due again.
+        observer: Is told of rescues and of messages sent again.
     """
 
     def __init__(
-        self, settings: Settings, name: str, redis: Any, transitions: Transitions, sender: MessageSender
+        self,
+        settings: Settings,
+        name: str,
+        redis: Any,
+        transitions: Transitions,
+        sender: MessageSender,
+        *,
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -94,6 +108,7 @@ class Reaper:
         self._keys = Keys(settings.key_prefix)
         self._transitions = transitions
         self._sender = sender
+        self._observer = observer
         self._policy = RetryPolicy(
             settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s
         )
@@ -162,14 +177,16 @@ class Reaper:
         settled = self._transitions.end_attempt(running.lease, decision, lease_until)
         if settled is None:
             return  # It moved after all, or another reaper was quicker.
-        _log.warning(LogEvent.STAGE_RESCUED, task=running.lease.task_id, worker=running.worker, next=decision.next)
+        _log.warning(LogEvent.STAGE_RESCUED, **attempt_fields(running.lease), worker=running.worker, next=decision.next)
+        self._observer.rescued(running.lease, decision, settled.finished)
         if settled.message is not None:
             self._sender.send(settled.message)
 
     def _sweep(self) -> None:
         lease_s = self._settings.lease_s
         for message in self._lost(self._transitions.overdue(self._settings.requeue_after_s)):
-            _log.warning(LogEvent.MESSAGE_RESENT, task_id=message.task_id)
+            _log.warning(LogEvent.MESSAGE_RESENT, **attempt_fields(message))
+            self._observer.resent()
             self._sender.send(message)
         silent_ms = int((self._server_time_s() - lease_s) * 1000)
         for host in self._redis.zrange(self._keys.named("hosts"), "-inf", silent_ms, byscore=True):

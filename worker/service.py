@@ -32,6 +32,9 @@ from config.logging import configure_logging
 from config.settings import Settings
 from config.site_templates import load_site_templates, publish_site_templates
 from worker.app import create_app
+from worker.metrics.machine import MachineCollector, WorkerFacts, scratch_disks
+from worker.metrics.observer import Observer
+from worker.metrics.server import MetricsServer
 from worker.questions import QuestionListener
 from worker.reaper import Reaper
 from worker.state.transitions import Transitions
@@ -75,8 +78,18 @@ class Service:
         self._transitions = Transitions(self._redis, self._keys, settings.lease_s)
         self._drain = Drain(settings.drain_s)
         self._sender = MessageSender(settings.redis_url, self._keys, self._timeout_s)
-        self._heart = Heart(self._transitions, settings.heartbeat_s, settings.outage_s, self._beat)
-        self._reaper = Reaper(settings, self._identity.worker, self._redis, self._transitions, self._sender)
+        self._observer = Observer()
+        self._heart = Heart(
+            self._transitions, settings.heartbeat_s, settings.outage_s, self._beat, observer=self._observer
+        )
+        self._reaper = Reaper(
+            settings,
+            self._identity.worker,
+            self._redis,
+            self._transitions,
+            self._sender,
+            observer=self._observer,
+        )
         self._started_at = datetime.now(UTC)
         self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
 
@@ -109,10 +122,13 @@ class Service:
             sender=self._sender,
             context=context,
             drain=self._drain,
+            observer=self._observer,
             gpus=self._gpus,
         )
         app = create_app(settings, supervisor)
         questions = QuestionListener(settings, identity.host, context, self._drain)
+        metrics = self._metrics_server()
+        metrics.start()
         self._heart.start()
         self._reaper.start()
         questions.start()
@@ -121,8 +137,28 @@ class Service:
         finally:
             if warm_up is not None:
                 warm_up.kill()
+            metrics.stop()
             questions.stop()
             self._stop()
+
+    def _metrics_server(self) -> MetricsServer:
+        settings, identity = self._settings, self._identity
+        facts = WorkerFacts(
+            worker=identity.worker,
+            host=identity.host,
+            version=package_version(),
+            device=self._device,
+            slots=settings.slots,
+            lease_s=settings.lease_s,
+            disks=scratch_disks(settings),
+        )
+        registry = self._observer.series.registry
+        registry.register(MachineCollector(facts, self._observer, lambda: self._drain.requested))
+        return MetricsServer(registry, settings.metrics_host, settings.metrics_port)
+
+    @property
+    def _device(self) -> str:
+        return f"cuda x{len(self._gpus)}" if self._gpus else "cpu"
 
     def _check_redis(self) -> None:
         try:
@@ -131,6 +167,7 @@ class Service:
             config = {
                 "job_ttl_ms": int(self._settings.job_ttl_s * 1000),
                 "events_max": self._settings.events_max,
+                "callbacks": int(self._settings.callback_secret is not None),
             }
             self._redis.hset(self._keys.named("config"), mapping=config)
             publish_site_templates(self._redis, self._keys, self._templates)
@@ -190,7 +227,7 @@ class Service:
             host=host,
             pid=os.getpid(),
             version=package_version(),
-            device=f"cuda x{len(self._gpus)}" if self._gpus else "cpu",
+            device=self._device,
             slots=self._settings.slots,
             queues=worker_queues(self._settings),
             running=self._heart.running,

@@ -41,8 +41,9 @@ def handle(supervisor: Supervisor, body: dict[str, Any]) -> str:
     if version > SCHEMA_VERSION:
         _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=f"schema version {version}", job_id=job_id)
         return "newer version"
-    try:
-        return supervisor.run_stage(job_id, stage, attempt)
-    except RedisError as error:
-        _log.warning(LogEvent.REDIS_UNREACHABLE, error=str(error), job_id=job_id)
-        return "redis away"
+    with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):
+        try:
+            return supervisor.run_stage(job_id, stage, attempt)
+        except RedisError as error:
+            _log.warning(LogEvent.REDIS_UNREACHABLE, error=str(error))
+            return "redis away"

@@ -35,9 +35,12 @@ from worker.stop import StopRequested
 from worker.supervisor.channel import Channel
 from worker.supervisor.forkserver import leave_forkserver
 from worker.supervisor.scratch import LOCK_FILE
+from worker.supervisor.stage_log import send_records
+from worker.supervisor.usage import Usage
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.2
+_USAGE_EVERY_S = 5.0
 _LOCK_WAIT_S = 30.0
 OWN_PACKAGES = {"api_client", "config", "worker"}
 
@@ -59,6 +62,7 @@ class StageStart:
     """``module:name`` of the mapping from stage to ``module:function``."""
     environment: Mapping[str, str]
     """Variables to set before the stage runs, such as the GPU of its slot."""
+    log_level: str = "info"
 
 
 class ChannelReporter:
@@ -69,6 +73,8 @@ class ChannelReporter:
         self._stop = threading.Event()
         self._answers: queue.Queue[bool] = queue.Queue()
         self._reported_at = 0.0
+        self._usage = Usage()
+        self._used_at = time.monotonic()
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
 
     def _listen(self) -> None:
@@ -91,6 +97,14 @@ class ChannelReporter:
             return
         self._reported_at = now
         self._channel.send("progress", done=done, total=total, unit=unit, detail=detail)
+        if now - self._used_at >= _USAGE_EVERY_S:
+            self.usage()
+
+    def usage(self) -> None:
+        """Say how many bytes were moved since it was last said."""
+        self._used_at = time.monotonic()
+        read_bytes, written_bytes = self._usage.since()
+        self._channel.send("usage", read_bytes=read_bytes, written_bytes=written_bytes)
 
     def should_stop(self) -> bool:
         """Whether the worker drains or the job was cancelled."""
@@ -112,23 +126,31 @@ def main(connection: socket.socket, output: socket.socket, start: StageStart) ->
     stand_alone(output)
     channel = Channel(connection)
     os.environ.update(start.environment)
+    send_records(channel.send, start.log_level)
     reporter = ChannelReporter(channel)
+    kind, answer = _answer(start, reporter)
+    reporter.usage()
+    channel.send(kind, **answer)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # The answer is sent; a crash while libraries are torn down must not undo it.
+
+
+def _answer(start: StageStart, reporter: ChannelReporter) -> tuple[str, dict[str, Any]]:
+    """Run the stage; the last message, which says what came of it."""
     try:
         lock = _lock(start.scratch)
         result = _stage_function(start)(_context(start, reporter))
         artifacts = [artifact.model_dump(mode="json") for artifact in result.artifacts]
         facts = json.loads(json.dumps(dict(result.facts)))  # Facts that are not JSON are a mistake of the stage.
-        channel.send("result", artifacts=artifacts, facts=facts)
         os.close(lock)
     except StopRequested:
-        channel.send("stopped")
+        return "stopped", {}
     except LeaseLost:
-        channel.send("lost")
+        return "lost", {}
     except BaseException as error:  # Whatever it is, the worker must hear of it.
-        channel.send("error", error=as_packaging_error(error).to_dict())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # The answer is sent; a crash while libraries are torn down must not undo it.
+        return "error", {"error": as_packaging_error(error).to_dict()}
+    return "result", {"artifacts": artifacts, "facts": facts}
 
 
 def stand_alone(output: socket.socket) -> None:

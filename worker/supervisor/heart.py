@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from worker.metrics.observer import Observer
 from worker.state.transitions import Lease, LeaseAnswer, Transitions
 
 _LONGEST_PAUSE_S = 1.0
@@ -46,13 +47,24 @@ class Heart:
             cancel is seen in time.
         outage_s: How long attempts go on while Redis does not answer.
         beat: Writes the worker's own record.
+        observer: Is told how late renewals come.
     """
 
-    def __init__(self, transitions: Transitions, heartbeat_s: float, outage_s: float, beat: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transitions: Transitions,
+        heartbeat_s: float,
+        outage_s: float,
+        beat: Callable[[], None],
+        *,
+        observer: Observer,
+    ) -> None:
         self._transitions = transitions
         self._heartbeat_s = heartbeat_s
         self._outage_s = outage_s
         self._beat = beat
+        self._observer = observer
+        self._pause_s = min(heartbeat_s, _LONGEST_PAUSE_S)
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -87,16 +99,19 @@ class Heart:
             return tuple(holding.lease.task_id for holding in self._holdings.values())
 
     def _run(self) -> None:
-        while not self._ending.wait(min(self._heartbeat_s, _LONGEST_PAUSE_S)):
+        while not self._ending.wait(self._pause_s):
             self._tick()
 
     def _tick(self) -> None:
         with self._lock:
             holdings = list(self._holdings.values())
         for holding in holdings:
+            before = holding.answered_at
             try:
                 holding.take(self._transitions.renew(holding.lease))
+                self._observer.renewed(holding.answered_at - before - self._pause_s)
             except RedisError:
+                self._observer.not_renewed()
                 if time.monotonic() - holding.answered_at > self._outage_s:
                     holding.lost.set()
         if time.monotonic() - self._beat_at >= self._heartbeat_s:

@@ -23,6 +23,7 @@ from api_client.records import read_job
 from api_client.request import PackagingRequest
 from config.log_events import LogEvent
 from config.settings import Settings
+from worker.metrics.observer import Observer
 from worker.stages.context import StageResult
 from worker.stages.outputs import CHECKSUMS, MANIFEST
 from worker.state import decisions
@@ -88,6 +89,7 @@ class Supervisor:
         sender: MessageSender,
         context: ForkServerContext,
         drain: Drain,
+        observer: Observer,
         gpus: tuple[str, ...] = (),
     ) -> None:
         self._settings = settings
@@ -99,6 +101,7 @@ class Supervisor:
         self._sender = sender
         self._context = context
         self._drain = drain
+        self._observer = observer
         self._gpus = gpus
         self._ended = threading.Event()
         self._slots: SimpleQueue[int] = SimpleQueue()
@@ -130,11 +133,12 @@ class Supervisor:
             _log.debug(LogEvent.MESSAGE_IGNORED, reason=begun.reason)
             return f"ignored: {begun.reason}"
         holding = self._heart.hold(begun.lease)
+        self._observer.began(begun.lease)
         try:
-            with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):
-                return self._run_holding(begun, holding)
+            return self._run_holding(begun, holding)
         finally:
             self._heart.let_go(holding)
+            self._observer.forget(begun.lease)
 
     def _run_holding(self, begun: Begun, holding: Holding) -> str:
         _log.info(LogEvent.ATTEMPT_STARTED)
@@ -152,6 +156,7 @@ class Supervisor:
             settled, ending = self._failed(lease, as_packaging_error(error), stored), "error"
         if settled is None:
             _log.warning(LogEvent.LEASE_LOST)
+            self._observer.lost(lease)
             return "lost"
         self._after(settled, stored)
         _log.info(LogEvent.ATTEMPT_ENDED, ending=ending, job_state=settled.finished)
@@ -207,7 +212,10 @@ class Supervisor:
             message = f"{why}; running again: {', '.join(upstream.reset)}"
             _log.warning(LogEvent.UPSTREAM_MISSING, missing=upstream.missing, reset=upstream.reset)
             reset = upstream.reset
-            return self._ride_out(lambda: self._transitions.rewind(lease, reset, message)), "rewound"
+            settled = self._ride_out(lambda: self._transitions.rewind(lease, reset, message))
+            if settled is not None:
+                self._observer.unsuccessful(lease, decisions.handed_back(stored.counts), settled.finished)
+            return settled, "rewound"
         scratch = self._prepare_scratch(stored, lease)
         outcome = self._run_process(stored, lease, holding, scratch, dict(upstream.done))
         return self._record(outcome, stored, lease, scratch), outcome.ending.value
@@ -240,6 +248,7 @@ class Supervisor:
                 settings=self._settings.for_stages(),
                 registry=self._settings.stage_registry,
                 environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
+                log_level=self._settings.log_level,
             )
             try:
                 process = StageProcess(self._context, start, name=f"stage-{lease.stage.value}")
@@ -247,7 +256,10 @@ class Supervisor:
                 return Outcome(Ending.CRASHED, death=f"not started: {type(error).__name__}: {error}")
             try:
                 confirm = functools.partial(self._confirm, lease, holding)
-                return Watch(process, holding, relay, self._drain, bounds=self._bounds, confirm=confirm).run()
+                used = functools.partial(self._observer.used, lease)
+                return Watch(
+                    process, holding, relay, self._drain, bounds=self._bounds, confirm=confirm, used=used
+                ).run()
             finally:
                 process.close()
         finally:
@@ -276,7 +288,10 @@ class Supervisor:
             artifacts = tuple(Artifact.model_validate(item) for item in outcome.answer["artifacts"])
             result = StageResult(artifacts, outcome.answer["facts"])
             message = f"{lease.stage.value} finished"
-            return self._ride_out(lambda: self._transitions.complete(lease, result, message))
+            settled = self._ride_out(lambda: self._transitions.complete(lease, result, message))
+            if settled is not None:
+                self._observer.succeeded(lease, artifacts)
+            return settled
         if lease.stage is StageName.PUBLISH:
             names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
             sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
@@ -301,7 +316,10 @@ class Supervisor:
     def _end(self, lease: Lease, decision: Decision) -> Settled | None:
         if decision.error is not None:
             decision.error.fields.setdefault("stage", lease.stage.value)
-        return self._ride_out(lambda: self._transitions.end_attempt(lease, decision))
+        settled = self._ride_out(lambda: self._transitions.end_attempt(lease, decision))
+        if settled is not None:
+            self._observer.unsuccessful(lease, decision, settled.finished)
+        return settled
 
     def _after(self, settled: Settled, stored: Stored | None) -> None:
         """What follows a recorded result: the next message, and after the job's end its log and its scratch."""
@@ -309,6 +327,8 @@ class Supervisor:
             self._sender.send(settled.message)
         for message in self._due():
             self._sender.send(message)
+        if settled.finished is not None:
+            self._observer.finished(settled.finished)
         if settled.finished is None or stored is None:
             return
         succeeded = settled.finished is JobState.SUCCEEDED

@@ -13,6 +13,7 @@ from worker.supervisor.drain import Drain
 from worker.supervisor.heart import Holding
 from worker.supervisor.process import StageProcess
 from worker.supervisor.relay import Relay
+from worker.supervisor.stage_log import write_line, write_record
 
 _POLL_S = 0.2
 _MEMORY_EVERY_S = 1.0
@@ -62,6 +63,7 @@ class Watch:
         *,
         bounds: Bounds,
         confirm: Callable[[], bool],
+        used: Callable[[int, int], None],
     ) -> None:
         self._process = process
         self._holding = holding
@@ -69,6 +71,7 @@ class Watch:
         self._drain = drain
         self._bounds = bounds
         self._confirm = confirm
+        self._used = used
         self._started_at = time.monotonic()
         self._memory_at = self._started_at
         self._stop_sent_at: float | None = None
@@ -91,9 +94,14 @@ class Watch:
     def _report(self, message: dict[str, Any]) -> None:
         kind = message.pop("type")
         if kind == "log":
+            write_line(message)
             self._relay.log(message["message"], message["level"], **message["fields"])
         elif kind == "progress":
             self._relay.progress(**message)
+        elif kind == "record":
+            write_record(message)
+        elif kind == "usage":
+            self._used(message["read_bytes"], message["written_bytes"])
         elif kind == "confirm":
             self._process.channel.send("confirmed", ok=self._confirm())
 
