@@ -17,12 +17,16 @@ help: ## List the targets
 
 install: $(STAMP) ## Make .venv with everything; trainpack is then .venv/bin/trainpack
 
-# Each file's hash is checked; then the project itself, which has none, is added without asking any index. torch's Linux
-# build from PyPI wants CUDA libraries that a build for the CPU does not: what it says of itself decides.
+# Each file's hash is checked; then the project itself, which has none, is added without asking any index. A build of torch
+# in a directory that pip is told of (PIP_FIND_LINKS) goes before the index's. PyPI's for Linux wants CUDA libraries that a
+# build for the CPU does not: what the installed one says of itself decides.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/pins.py --extras $(EXTRAS) --hashes $(HASHES) > $(VENV)/pins.txt
 ifeq ($(HASHES),yes)
+	@$(BIN)/python scripts/pins.py --extras $(EXTRAS) --package torch > $(VENV)/torch.txt
+	@$(PIP) install --quiet --no-deps --no-index --require-hashes --requirement $(VENV)/torch.txt 2>/dev/null \
+	  || echo "no build of torch with a known hash on this disk: taking the index's"
 	$(PIP) install --quiet --no-deps --require-hashes --requirement $(VENV)/pins.txt
 	@if $(PIP) show torch 2>/dev/null | grep -q -E '^Requires:.*(cuda|nvidia)-'; then \
 	  $(BIN)/python scripts/pins.py --extras cuda > $(VENV)/cuda.txt && \

@@ -86,7 +86,7 @@ def lock(*, upgrade: bool, wheels: list[Path]) -> str:
     for pin in pins:
         digests = tuple(sorted({*pin.hashes, *more.get((pin.name, pin.version), ())}))
         lines.append(NEEDED_BY + ", ".join([BASE] if BASE in users[pin.name] else sorted(set(users[pin.name]))))
-        lines += replace(pin, hashes=digests).lines()
+        lines.append(replace(pin, hashes=digests).text())
     return "\n".join(lines) + "\n"
 
 

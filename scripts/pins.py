@@ -1,6 +1,6 @@
 """Read ``constraints.txt`` and print the part of it that some extras need, for ``pip install -r``.
 
-``python scripts/pins.py --extras worker,embedded [--hashes no]``. Standard library only: it runs before anything is
+``python scripts/pins.py --extras worker,embedded [--package torch] [--hashes no]``. Standard library only: it runs before anything is
 installed. The extra ``cuda`` stands for the libraries that PyPI's Linux build of torch wants beside it.
 """
 
@@ -34,10 +34,10 @@ class Pin:
     hashes: tuple[str, ...] = ()
     needed_by: tuple[str, ...] = ()
 
-    def lines(self, *, hashes: bool = True) -> list[str]:
-        """The pin as pip reads it."""
+    def text(self, *, hashes: bool = True) -> str:
+        """The pin as pip reads it, a line for each hash."""
         first = f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
-        return [" \\\n    ".join([first, *(f"--hash=sha256:{digest}" for digest in self.hashes if hashes)])]
+        return " \\\n    ".join([first, *(f"--hash=sha256:{digest}" for digest in self.hashes if hashes)])
 
 
 def normal(name: str) -> str:
@@ -74,6 +74,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extras", default="", help="comma-separated; none: the core alone")
+    parser.add_argument("--package", help="only this one")
     parser.add_argument("--hashes", choices=["yes", "no"], default="yes")
     arguments = parser.parse_args()
     try:
@@ -81,7 +82,8 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     for pin in pins:
-        print(*pin.lines(hashes=arguments.hashes == "yes"), sep="\n")
+        if arguments.package in (None, pin.name):
+            print(pin.text(hashes=arguments.hashes == "yes"))
 
 
 if __name__ == "__main__":

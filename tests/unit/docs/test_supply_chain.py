@@ -23,7 +23,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def applies(pin: pins.Pin) -> bool:
-    requirement = Requirement("\n".join(pin.lines(hashes=False)))
+    requirement = Requirement(pin.text(hashes=False))
     return requirement.marker is None or requirement.marker.evaluate()
 
 
@@ -78,7 +78,7 @@ def test_pip_refuses_a_file_whose_hash_is_not_listed(tmp_path: Path) -> None:
     wheel = tmp_path / "small-1.0-py3-none-any.whl"
     make_wheel(wheel)
     wrong = tmp_path / "wrong.txt"
-    wrong.write_text("\n".join(pins.Pin("small", "1.0", hashes=("0" * 64,)).lines()) + "\n")
+    wrong.write_text(pins.Pin("small", "1.0", hashes=("0" * 64,)).text() + "\n")
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(tmp_path), "--dry-run"]
     command += ["--no-deps", "--require-hashes", "--requirement", str(wrong)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
