@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -13,8 +15,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from api_client.client import PackagingClient
-from api_client.console import login
+from api_client.console import api, login
 from api_client.console.admission import Admission
+from api_client.console.api.fleet import open_router
 from api_client.console.context import open_context
 from api_client.console.gate import Gate
 from api_client.console.problems import on_error
@@ -23,6 +26,14 @@ from api_client.errors import PackagingError
 
 PAGES = "api_client.console.pages"
 STATIC = Path(__file__).parent / "pages" / "static"
+_DESCRIPTION = """
+A thin front of `PackagingClient`: the models are those of the Python package `api_client`.
+
+Send a token as `Authorization: Bearer TOKEN`. Roles: `read` sees everything, `submit` also submits, cancels, replays
+one job and asks about files on the workers, `operate` also replays many at once.
+
+Every error has the body `{"error": {"code", "message", "remedy", "fields"}}`; the codes are those of the command line.
+"""
 ClientFactory = Callable[[ConsoleSettings], PackagingClient]
 
 
@@ -46,15 +57,34 @@ def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_c
         with open_context(app, settings, client_factory(settings)):
             yield
 
-    app = FastAPI(title="trainpack", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="trainpack",
+        summary="Turns finished training runs into GGUF files.",
+        description=_DESCRIPTION,
+        version=_version(),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{api.PREFIX}/openapi.json",
+        lifespan=lifespan,
+    )
     app.state.settings = settings
     app.state.admission = Admission(settings)
+    app.state.stopping = threading.Event()
     for kind in (PackagingError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, on_error)
+    app.include_router(api.router)
+    app.include_router(open_router)
     app.include_router(login.router)
     _add_pages(app)
     app.add_middleware(Gate, admission=app.state.admission, max_body_bytes=settings.max_body_bytes)
     return app
+
+
+def _version() -> str:
+    try:
+        return version("trainpack")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _add_pages(app: FastAPI) -> None:

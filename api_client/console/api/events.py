@@ -1,0 +1,117 @@
+"""A job's log: as a page, and as server-sent events that go on until the job has ended.
+
+A stream costs no thread while it waits: it reads what there is, then sleeps. It can be resumed with the id of the last
+entry seen (``Last-Event-ID``, which browsers send by themselves). It ends with an event ``end``; one that Redis broke
+off with ``problem``. FastAPI sends a comment every 15 s of silence and ends the generator when the reader has gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from api_client.client import PackagingClient
+from api_client.console.admission import caller_of
+from api_client.console.api.documents import NO_JOB, EventPage
+from api_client.console.api.parameters import EVENT_ID, JobId, Reader
+from api_client.console.context import Client
+from api_client.console.limits import StreamLimit
+from api_client.console.problems import plain
+from api_client.errors import PackagingError
+from api_client.events import Event, EventKind
+from api_client.job import FINISHED_STATES, JobState
+
+router = APIRouter(tags=["events"])
+
+PAGE = 200
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+"""Pause of a stream after an empty read; it doubles while nothing comes."""
+_START = "0"
+
+AfterQuery = Annotated[
+    str | None, Query(description="Id of the last entry already seen.", pattern=EVENT_ID, examples=["1769860800000-0"])
+]
+
+
+@router.get("/jobs/{job_id}/events", responses=NO_JOB)
+def read_events(
+    job_id: JobId,
+    client: Client,
+    _: Reader,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
+) -> EventPage:
+    """Read a page of a job's log."""
+    state, events = read_page(client, job_id, after or _START, limit)
+    return EventPage(events=tuple(events), next_after=events[-1].id if events else after or _START, state=state)
+
+
+def read_page(client: PackagingClient, job_id: str, after: str, limit: int) -> tuple[JobState, list[Event]]:
+    """The job's state, and the entries that follow.
+
+    The mark of a cut log has the id of the entry that comes next, so it comes in addition to ``limit``.
+
+    Raises:
+        PackagingError: ``job_not_found``.
+    """
+    state = client.state(job_id)
+    events = [*itertools.islice(client.events(job_id, after=after), limit + 1)]
+    marked = bool(events) and events[0].kind is EventKind.TRUNCATED
+    return state, events[: limit + 1 if marked else limit]
+
+
+async def hold_stream(request: Request, principal: Reader, job_id: JobId, client: Client) -> AsyncIterator[None]:
+    """One of the streams that may be open, for as long as the answer takes. Refuses before the answer has begun."""
+    streams: StreamLimit = request.app.state.streams
+    with streams.one(caller_of(request, principal)):
+        await run_sync(client.state, job_id, limiter=request.app.state.readers)
+        yield
+
+
+@router.get(
+    "/jobs/{job_id}/events/stream",
+    response_class=EventSourceResponse,
+    responses=NO_JOB,
+    dependencies=[Depends(hold_stream)],
+)
+async def follow_events(
+    request: Request,
+    job_id: JobId,
+    client: Client,
+    _: Reader,
+    after: AfterQuery = None,
+    last_event_id: Annotated[
+        str | None, Header(description="As `after`; browsers send it when they reconnect.", pattern=EVENT_ID)
+    ] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Follow a job's log until it has ended: one message per entry, then an event `end` with the job's state."""
+    position, pause_s = last_event_id or after or _START, FIRST_PAUSE_S
+    stopping: threading.Event = request.app.state.stopping
+    while not stopping.is_set():
+        try:
+            state, events = await run_sync(read_page, client, job_id, position, PAGE, limiter=request.app.state.readers)
+        except PackagingError as error:
+            yield ServerSentEvent(event="problem", data=plain(error.to_dict()))
+            return
+        for event in events:
+            yield _message(event)
+        if events:
+            position, pause_s = events[-1].id, FIRST_PAUSE_S
+            continue
+        if state in FINISHED_STATES:
+            yield ServerSentEvent(event="end", data={"job_id": job_id, "state": state.value})
+            return
+        await anyio.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _message(event: Event) -> ServerSentEvent:
+    """An entry; a mark carries no id, for whoever resumes after it must still get the entry it precedes."""
+    return ServerSentEvent(data=event, id=None if event.kind is EventKind.TRUNCATED else event.id)

@@ -1,0 +1,85 @@
+"""Jobs: submit, look at, cancel, replay."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Response
+
+from api_client.console.api.documents import NO_JOB, BulkReplayBody, JobPage, ReplayBody, ReplayedJobs, errors
+from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter, as_utc
+from api_client.console.context import Client
+from api_client.errors import ErrorCode
+from api_client.job import Job, JobState
+from api_client.request import PackagingRequest
+
+router = APIRouter(tags=["jobs"])
+_log = logging.getLogger(__name__)
+_C = ErrorCode
+
+
+@router.post("/jobs", status_code=201, responses=errors(_C.IDEMPOTENCY_CONFLICT))
+def submit(request: PackagingRequest, client: Client, principal: Submitter, response: Response) -> Job:
+    """Check a request and queue it. With an `idempotency_key` it can be sent again and makes one job at most."""
+    job = client.submit(request)
+    _log.info("%s submitted job %s", principal.name, job.id)
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    return job
+
+
+@router.get("/jobs")
+def list_jobs(
+    *,
+    client: Client,
+    _: Reader,
+    labels: Labels,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    since: Annotated[
+        datetime | None, Query(description="Only jobs submitted at or after this time. Without a zone: UTC.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=100)] = None,
+) -> JobPage:
+    """List jobs, newest first, in pages."""
+    jobs = client.list(state=state, labels=labels, since=as_utc(since), limit=limit + 1, cursor=cursor)
+    more = len(jobs) > limit
+    return JobPage(jobs=tuple(jobs[:limit]), next_cursor=jobs[limit - 1].id if more else None)
+
+
+@router.get("/jobs/{job_id}", responses=NO_JOB)
+def get(job_id: JobId, client: Client, _: Reader) -> Job:
+    """Look at a job: its stages, their attempts and progress, what it failed with."""
+    return client.get(job_id)
+
+
+@router.post("/jobs/{job_id}/cancel", responses=NO_JOB | errors(_C.JOB_FINISHED))
+def cancel(job_id: JobId, client: Client, principal: Submitter) -> Job:
+    """Ask for a job's end. A queued job ends at once, a running one within seconds."""
+    job = client.cancel(job_id)
+    _log.info("%s cancelled job %s", principal.name, job_id)
+    return job
+
+
+@router.post(
+    "/jobs/{job_id}/replay", responses=NO_JOB | errors(_C.JOB_RUNNING, _C.REQUEST_INVALID, _C.STAGE_NOT_IN_PLAN)
+)
+def replay(
+    job_id: JobId, client: Client, principal: Submitter, body: Annotated[ReplayBody | None, Body()] = None
+) -> Job:
+    """Run an ended job again, from its first stage that did not succeed or from a chosen one."""
+    stage = body.from_stage if body is not None else None
+    job = client.replay(job_id, stage)
+    _log.info("%s replayed job %s from %s", principal.name, job_id, stage.value if stage else "where it failed")
+    return job
+
+
+@router.post("/replays")
+def replay_failed(body: BulkReplayBody, client: Client, principal: Operator) -> ReplayedJobs:
+    """Replay every failed job submitted since a time; with `code`, only those that failed with it."""
+    since = as_utc(body.since)
+    assert since is not None
+    jobs = client.replay_failed(since, body.code)
+    _log.info("%s replayed %d failed jobs since %s", principal.name, len(jobs), since.isoformat())
+    return ReplayedJobs(job_ids=tuple(job.id for job in jobs))
