@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from api_client.address import find_redis_url, masked_url
+from api_client.counts import Counts, read_counts
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event
 from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
@@ -262,6 +263,10 @@ class PackagingClient:
         if not self.workers():
             raise no_worker(kind)
         return ask(self._store, self._keys, kind=kind, parameters=parameters, timeout_s=timeout_s)
+
+    def counts(self) -> Counts:
+        """How many jobs of every state and template there are, and leases, delays and callbacks. Cheap."""
+        return read_counts(self._store.redis, self._keys, self._store.call)
 
     def ping(self) -> HealthInfo:
         """Ask Redis whether it answers and how it is set."""

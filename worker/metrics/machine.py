@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from api_client import metric_names as names
 from api_client.job import StageName
-from api_client.metric_names import Metric
+from api_client.metric_families import gauge
 from config.settings import Settings
 from worker.metrics.gpus import GpuProbe
 from worker.metrics.observer import Observer
@@ -73,14 +73,6 @@ class MachineCollector(Collector):
         ):
             known = [((gpu.index, gpu.model), getattr(gpu, field)) for gpu in gpus]
             yield gauge(row, [(labels, value) for labels, value in known if value is not None])
-
-
-def gauge(row: Metric, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
-    """A gauge of the table with these values."""
-    family = GaugeMetricFamily(row.name, row.help, labels=row.labels)
-    for labels, value in values:
-        family.add_metric(labels, float(value))
-    return family
 
 
 def scratch_disks(settings: Settings) -> tuple[Path, ...]:
