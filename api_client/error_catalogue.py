@@ -436,7 +436,7 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
     ),
     _C.SERVICE_START_FAILED: ErrorEntry(
         _E,
-        "A part of the embedded stack did not start.",
+        "A part of the embedded stack, or the console, did not start.",
         "Read the part's last log lines in the message.",
         "内置服务的某一部分没有启动。",
         "查看提示中的日志。",

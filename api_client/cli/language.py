@@ -41,6 +41,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     "cancelling_job": ("Cancelling job {id}", "正在取消作业 {id}"),
     "checking": ("Looking at this machine", "正在检查本机"),
     "checkpoint": ("checkpoint", "检查点"),
+    "console_login": (
+        "Console at {url}, login with a token; Ctrl-C stops it",
+        "控制台：{url}，使用令牌登录；Ctrl-C 停止",
+    ),
+    "console_open": ("Console at {url}, no login; Ctrl-C stops it", "控制台：{url}，无需登录；Ctrl-C 停止"),
     "context_long": ("the model was trained for {trained} tokens of context", "模型训练时的上下文长度为 {trained}"),
     "copied": ("copied", "已复制"),
     "created": ("submitted", "提交"),

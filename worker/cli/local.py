@@ -13,6 +13,7 @@ from rich.text import Text
 from api_client.address import masked_url
 from api_client.cli.commands.follow import end_of, report_end
 from api_client.cli.connection import open_client
+from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
@@ -22,7 +23,6 @@ from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Job
-from worker.cli.extras import needs_extra
 from worker.cli.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from api_client.address import find_redis_url
+from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, JOB_FAILED
 from api_client.cli.output import Output
 from api_client.cli.render.states import mark
 from api_client.client import PackagingClient
 from api_client.formatting import one_line
-from worker.cli.extras import needs_extra
 
 if TYPE_CHECKING:
     from worker.doctor import Check

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.flags import complete_quant_type
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import format_size, one_line
-from worker.cli.extras import needs_extra
 from worker.cli.signals import stop_on_signals
 from worker.stop import StopRequested
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
 from api_client.cli.language import Language
 from api_client.cli.output import Output
@@ -27,7 +28,6 @@ from api_client.recommend import (
     recommend,
     shape_of,
 )
-from worker.cli.extras import needs_extra
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 
