@@ -438,7 +438,7 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
         _E,
         "A part of the embedded stack, or the console, did not start.",
         "Read the part's last log lines in the message.",
-        "内置服务的某一部分没有启动。",
+        "内置服务的某一部分或控制台没有启动。",
         "查看提示中的日志。",
     ),
     _C.ARTIFACT_LOST: ErrorEntry(
