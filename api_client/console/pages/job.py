@@ -1,0 +1,123 @@
+"""The page of one job, and what can be done with it there: cancel, replay, download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from api_client.client import PackagingClient
+from api_client.console.api.parameters import JobId
+from api_client.console.auth import require
+from api_client.console.context import Client, DownloadLinks
+from api_client.console.identity import Principal
+from api_client.console.links import find_output
+from api_client.console.pages.job_view import (
+    LOG_KINDS,
+    OTHER_KINDS,
+    error_of,
+    job_state,
+    kind_group,
+    problem_of,
+    shown_events,
+    stage_lines,
+    template_title,
+)
+from api_client.console.pages.jobs import Reader
+from api_client.console.pages.language import page_language
+from api_client.console.pages.view import render, utc_offset_minutes
+from api_client.console.roles import Role
+from api_client.errors import PackagingError
+from api_client.events import Event, EventKind
+
+SHOWN_ENTRIES = 500
+Submitter = Annotated[Principal, Depends(require(Role.SUBMIT))]
+
+router = APIRouter(include_in_schema=False, prefix="/jobs")
+
+
+@router.get("/{job_id}")
+def job_page(
+    request: Request, client: Client, _: Reader, job_id: JobId, kind: Annotated[list[str] | None, Query()] = None
+) -> Response:
+    """Everything about a job. The script keeps it up to date from this same address and from the event stream."""
+    return _page(request, client, job_id, kind)
+
+
+@router.get("/{job_id}/outputs/{name}")
+def download(client: Client, links: DownloadLinks, _: Reader, job_id: JobId, name: str) -> Response:
+    """Go to an uploaded file; the API's route of the same kind answers programs, this one shows errors as pages."""
+    return RedirectResponse(links.sign(find_output(client.get(job_id), name)), 303)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(request: Request, client: Client, _: Submitter, job_id: JobId) -> Response:
+    """Cancel, and show the job; one that has ended meanwhile says so on its page."""
+    try:
+        client.cancel(job_id)
+    except PackagingError as error:
+        return _page(request, client, job_id, None, error)
+    return RedirectResponse(_address(job_id), 303)
+
+
+@router.post("/{job_id}/replay")
+def replay_job(
+    request: Request, client: Client, _: Submitter, job_id: JobId, from_stage: Annotated[str, Form()] = ""
+) -> Response:
+    """Replay from a stage, or from the first that did not succeed; one that runs already says so on its page."""
+    try:
+        client.replay(job_id, from_stage or None)
+    except PackagingError as error:
+        return _page(request, client, job_id, None, error)
+    return RedirectResponse(_address(job_id), 303)
+
+
+def _page(
+    request: Request,
+    client: PackagingClient,
+    job_id: str,
+    kinds: Sequence[str] | None,
+    refused: PackagingError | None = None,
+) -> Response:
+    job, language = client.get(job_id), page_language(request)
+    groups = frozenset(kinds or (*(kind.value for kind in LOG_KINDS), OTHER_KINDS))
+    events = [*client.events(job_id)]
+    entries = shown_events(events, groups)
+    state, word = job_state(job, language)
+    failed = error_of(job.error)
+    context = {
+        "job": job,
+        "state_kind": state,
+        "state_name": word,
+        "template": template_title(job.request.template, language, client.templates()),
+        "lines": stage_lines(job, language),
+        "problem": problem_of(failed, language) if failed else None,
+        "failed_stage": (job.error or {}).get("stage"),
+        "refused": problem_of(refused, language) if refused else None,
+        "entries": entries[-SHOWN_ENTRIES:],
+        "cut": len(entries) > SHOWN_ENTRIES,
+        "last_id": _last_id(events),
+        "log_kinds": [kind.value for kind in LOG_KINDS],
+        "groups": groups,
+        "group_of": kind_group,
+        "again": again_address(job_id),
+        "offset_minutes": utc_offset_minutes(),
+    }
+    return render(request, "job.html", context, 409 if refused else 200)
+
+
+def _last_id(events: Sequence[Event]) -> str:
+    """Where the event stream goes on. The mark for dropped entries has the id of the entry that follows it."""
+    return next((event.id for event in reversed(events) if event.kind is not EventKind.TRUNCATED), "0")
+
+
+def again_address(job_id: str) -> str:
+    """The new job page, filled in from a job."""
+    return f"/new?like={quote(job_id, safe='')}"
+
+
+def _address(job_id: str) -> str:
+    return f"/jobs/{quote(job_id, safe='')}"

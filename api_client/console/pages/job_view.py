@@ -1,0 +1,129 @@
+"""Jobs as the pages show them: rows, stages and log lines with every word chosen. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from api_client.cli.language import Language, cause_and_remedy, state_word
+from api_client.cli.render.states import job_seconds, stage_seconds
+from api_client.console.pages.texts import text
+from api_client.errors import PackagingError
+from api_client.events import Event, EventKind
+from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage
+from api_client.templates import Template
+
+LOG_KINDS: Final = (
+    EventKind.MERGE_LORA,
+    EventKind.GGUF_CONVERSION,
+    EventKind.QUANTIZATION,
+    EventKind.COMMAND_SUCCESS,
+)
+"""The four kinds that people know from the training console."""
+OTHER_KINDS: Final = "other"
+_QUIET = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error with its cause and remedy in the page's language."""
+
+    error: PackagingError
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One job of the list."""
+
+    job: Job
+    state: str
+    state_word: str
+    template: str
+    stage: Stage | None
+    code: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """One stage of the timeline; ``attempts`` are those that did not simply succeed."""
+
+    stage: Stage
+    title: str
+    state_word: str
+    seconds: float | None
+    progress: Progress | None
+    attempts: Sequence[tuple[Attempt, str, PackagingError | None]]
+
+
+def job_row(job: Job, language: Language, templates: Mapping[str, Template]) -> JobRow:
+    """One job as a row."""
+    state, word = job_state(job, language)
+    failed = job.state is JobState.FAILED and job.error is not None
+    return JobRow(
+        job=job,
+        state=state,
+        state_word=word,
+        template=template_title(job.request.template, language, templates),
+        stage=job.current_stage,
+        code=str((job.error or {}).get("code", "")) if failed else "",
+        seconds=job_seconds(job),
+    )
+
+
+def job_state(job: Job, language: Language) -> tuple[str, str]:
+    """A job's state and its word; a running one that was asked to stop says so."""
+    if job.cancel_requested and not job.finished:
+        return "cancelling", text(language, "cancelling")
+    return job.state.value, state_word(language, job.state.value)
+
+
+def template_title(name: str, language: Language, templates: Mapping[str, Template]) -> str:
+    """A template's title; its name where it is not known any more."""
+    template = templates.get(name)
+    if template is None:
+        return name
+    return template.title_zh if language is Language.ZH else template.title_en
+
+
+def stage_lines(job: Job, language: Language, now: datetime | None = None) -> list[StageLine]:
+    """The timeline."""
+    return [
+        StageLine(
+            stage=stage,
+            title=text(language, f"stage.{stage.name.value}"),
+            state_word=state_word(language, stage.state.value),
+            seconds=stage_seconds(stage, now),
+            progress=stage.progress if stage.state.value == "running" else None,
+            attempts=[
+                (one, state_word(language, one.outcome.value), error_of(one.error))
+                for one in stage.attempts
+                if one.outcome not in _QUIET
+            ],
+        )
+        for stage in job.stages
+    ]
+
+
+def error_of(stored: Mapping[str, Any] | None) -> PackagingError | None:
+    """A stored error."""
+    return PackagingError.from_dict(stored) if stored else None
+
+
+def problem_of(error: PackagingError, language: Language) -> Problem:
+    """An error, explained."""
+    return Problem(error, *cause_and_remedy(language, error))
+
+
+def kind_group(kind: EventKind) -> str:
+    """Under which choice of the log's filter a kind falls."""
+    return kind.value if kind in LOG_KINDS else OTHER_KINDS
+
+
+def shown_events(events: Iterable[Event], groups: frozenset[str]) -> list[Event]:
+    """Entries of the chosen groups. Progress is shown at the stages, not in the log."""
+    return [event for event in events if event.kind is not EventKind.PROGRESS and kind_group(event.kind) in groups]

@@ -1,0 +1,58 @@
+"""The language of a page: ``?lang``, the cookie, the console's setting, the browser's wish, in this order."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from api_client.cli.language import Language
+
+COOKIE = "trainpack_lang"
+_YEAR_S = 365 * 86400
+
+
+def page_language(request: Request) -> Language:
+    """The language for one request; English where nothing says otherwise."""
+    configured = getattr(getattr(request.app.state, "settings", None), "language", "auto")
+    for wish in (request.query_params.get("lang"), request.cookies.get(COOKIE), configured):
+        if wish in ("en", "zh"):
+            return Language(wish)
+    return accepted_language(request.headers.get("accept-language", ""))
+
+
+def accepted_language(header: str) -> Language:
+    """The first of English and Chinese in the order of an ``Accept-Language`` header."""
+    wishes = []
+    for part in header.split(","):
+        tag, _, parameter = part.strip().lower().partition(";")
+        wishes.append((-_quality(parameter), tag.partition("-")[0]))
+    known = (tag for rank, tag in sorted(wishes, key=lambda wish: wish[0]) if tag in ("en", "zh") and rank)
+    return Language(next(known, "en"))
+
+
+def _quality(parameter: str) -> float:
+    try:
+        return float(parameter.strip().removeprefix("q=")) if parameter.strip() else 1.0
+    except ValueError:
+        return 0.0
+
+
+def other_language(language: Language) -> Language:
+    """The one to switch to."""
+    return Language.EN if language is Language.ZH else Language.ZH
+
+
+def switch_address(request: Request, language: Language) -> str:
+    """Address of this very page in the other language. A page that came from a form is shown by its address alone."""
+    pairs = [(key, value) for key, value in parse_qsl(request.url.query) if key not in ("lang", "part")]
+    return f"?{urlencode([*pairs, ('lang', other_language(language).value)])}"
+
+
+def remember_language(request: Request, response: Response) -> None:
+    """Keep a language that was asked for in the address."""
+    wish = request.query_params.get("lang")
+    if wish in ("en", "zh"):
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, wish, max_age=_YEAR_S, samesite="lax", secure=secure, httponly=True)

@@ -1,0 +1,165 @@
+"""The new job page: one form, shown again with what workers found until it is sent and makes a job.
+
+The same form sent twice (a double click, two browsers, a reload) makes one job: its name is the idempotency key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import FormData
+
+from api_client.client import PackagingClient
+from api_client.console.context import AskWorkers, Client
+from api_client.console.pages.form import SOURCES, NewJobForm
+from api_client.console.pages.form_request import build_request, field_of
+from api_client.console.pages.job import Submitter
+from api_client.console.pages.job_view import problem_of, template_title
+from api_client.console.pages.language import page_language
+from api_client.console.pages.lookup import Answers, Found, base_of
+from api_client.console.pages.prospect import chosen_name, foresee, stages_of, type_groups
+from api_client.console.pages.view import render
+from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.job import Job
+from api_client.questions import Questions
+from api_client.task import TaskStatus, TrainingTask
+from api_client.templates import DEFAULT_TEMPLATE, Template
+
+RECENT_JOBS = 50
+RECENT_SHOWN = 5
+
+router = APIRouter(include_in_schema=False)
+
+
+async def _sent(request: Request) -> FormData:
+    return await request.form()
+
+
+Sent = Annotated[FormData, Depends(_sent)]
+
+
+@router.get("/new")
+def new_job_page(request: Request, client: Client, questions: AskWorkers, _: Submitter, like: str = "") -> Response:
+    """The form. A form without a name gets one, so that its address always names the same form."""
+    if like:
+        return RedirectResponse(NewJobForm.of_request(client.get(like).request).named().address(), 303)
+    form = NewJobForm.read(request.query_params)
+    if not form.form:
+        return RedirectResponse(form.named().address(), 303)
+    return _page(request, client, questions, form)
+
+
+@router.post("/new")
+def start_job(request: Request, client: Client, questions: AskWorkers, _: Submitter, sent: Sent) -> Response:
+    """Make the job, or show the form again with what is wrong at its field."""
+    form = NewJobForm.read(sent)
+    try:
+        wanted = build_request(form, client.templates().get(form.template))
+        found = _answers(request).look(form, questions, anyone=bool(client.workers()))
+        _refuse_what_workers_refuse(found)
+        job = client.submit(wanted)
+    except PackagingError as error:
+        if error.error_class is ErrorClass.TRANSIENT:
+            raise
+        if error.code is ErrorCode.IDEMPOTENCY_CONFLICT:
+            form = form.named()
+        return _page(request, client, questions, form, error)
+    return RedirectResponse(f"/jobs/{quote(job.id, safe='')}", 303)
+
+
+def _answers(request: Request) -> Answers:
+    state = request.app.state
+    if not hasattr(state, "page_answers"):
+        state.page_answers = Answers()
+    answers: Answers = state.page_answers
+    return answers
+
+
+def _refuse_what_workers_refuse(found: Found) -> None:
+    """A path that a worker refuses now would only fail the job later; what it could not tell is left to the job."""
+    for field, error in found.errors:
+        if error.error_class is ErrorClass.REFUSE:
+            error.fields.setdefault("field", field)
+            raise error
+
+
+def _page(
+    request: Request,
+    client: PackagingClient,
+    questions: Questions,
+    form: NewJobForm,
+    refused: PackagingError | None = None,
+) -> Response:
+    language, templates = page_language(request), client.templates()
+    template = templates.get(form.template) or templates[DEFAULT_TEMPLATE]
+    found = _answers(request).look(form, questions, anyone=bool(client.workers()))
+    form = _filled_in(form, found)
+    switches = form.chosen_switches(template)
+    types = form.chosen_types(template, switches)
+    needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
+    context: dict[str, Any] = {
+        "form": form,
+        "sources": SOURCES,
+        "statuses": [status.value for status in TaskStatus],
+        "templates": _sorted(templates),
+        "template": template,
+        "template_name": template_title(template.name, language, templates),
+        "switches": switches,
+        "needs_checkpoint": needs_checkpoint,
+        "found": found,
+        "chosen_checkpoint": chosen_name(form.checkpoint, found) if needs_checkpoint else "",
+        "groups": type_groups(types, found, language),
+        "types": types,
+        "stages": stages_of(form, switches, types),
+        "prospect": foresee(form, form.base_model, switches, types, found),
+        "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
+        "problem": problem_of(refused, language) if refused else None,
+        "problem_field": field_of(refused) if refused else None,
+        "asked_errors": {field: problem_of(error, language) for field, error in found.errors},
+    }
+    return render(request, "new.html", context, 422 if refused else 200)
+
+
+def _filled_in(form: NewJobForm, found: Found) -> NewJobForm:
+    """What a run says of itself, where the form leaves it open: base model, checkpoint, output directory."""
+    if form.source == "paths":
+        return form
+    listing = found.run.listing if found.run else None
+    checkpoint = form.checkpoint
+    if listing and not listing.find(chosen_name(checkpoint, found)):
+        checkpoint = listing.best or listing.latest or ""
+    return replace(
+        form,
+        base_model=form.base_model or base_of(found.run),
+        checkpoint=checkpoint,
+        output_dir=form.output_dir or (form.run if form.source == "run" and listing else ""),
+    )
+
+
+def _sorted(templates: dict[str, Template]) -> Sequence[Template]:
+    """The default first, ``custom`` last, a site's own before it."""
+    return sorted(templates.values(), key=lambda one: (not one.locked, one.name != DEFAULT_TEMPLATE))
+
+
+def _recent_tasks(jobs: Sequence[Job]) -> list[tuple[TrainingTask, str]]:
+    """Training tasks of recent jobs, the newest first, each with the address of a form for it."""
+    found: dict[str, tuple[TrainingTask, str]] = {}
+    for job in jobs:
+        task = job.request.task
+        if task is not None and task.task_id not in found:
+            form = NewJobForm(
+                source="task",
+                run=task.output_dir,
+                base_model=task.base_model,
+                task_id=task.task_id,
+                task_status=task.status.value,
+                task_kind=task.kind,
+                finetuning=task.finetuning,
+            )
+            found[task.task_id] = (task, form.address())
+    return [*found.values()][:RECENT_SHOWN]

@@ -1,0 +1,129 @@
+"""What a job would make, as the new job page shows it: types with sizes, files, total, and whether they fit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from api_client.cli.language import Language
+from api_client.console.pages.form import NewJobForm
+from api_client.console.pages.lookup import Found
+from api_client.errors import PackagingError
+from api_client.job import StageName
+from api_client.plan import plan_stages
+from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions
+
+_SIXTEEN_BIT = QuantType.BF16
+
+
+@dataclass(frozen=True)
+class TypeRow:
+    """One quant type to choose."""
+
+    name: str
+    bits_per_weight: float
+    size_bytes: int | None
+    needs_imatrix: bool
+    recommended: bool
+    description: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One file that the job would make; a size that is not exact is marked."""
+
+    name: str
+    size_bytes: int | None
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """The files, their total where all are known, and whether that is more than there is room for."""
+
+    files: Sequence[FileRow]
+    total_bytes: int | None
+    too_little: bool
+
+
+def type_groups(chosen: Sequence[str], found: Found, language: Language) -> dict[str, list[TypeRow]]:
+    """Quant types by family, each with its size for the model that was measured."""
+    sizes = found.sizes.sizes if found.sizes else {}
+    groups: dict[str, list[TypeRow]] = {}
+    for quant, info in QUANT_TYPES.items():
+        row = TypeRow(
+            name=quant.value,
+            bits_per_weight=info.bits_per_weight,
+            size_bytes=sizes.get(quant),
+            needs_imatrix=info.needs_imatrix,
+            recommended=info.recommended,
+            description=info.description_zh if language is Language.ZH else info.description_en,
+            chosen=quant.value in chosen,
+        )
+        groups.setdefault(info.family, []).append(row)
+    return groups
+
+
+def foresee(
+    form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], found: Found
+) -> Prospect:
+    """The files of a job with these choices.
+
+    Args:
+        form: What was filled in.
+        base_model: Path of the base model; its name is the files' where nothing is merged.
+        switches: The four switches.
+        types: Chosen quant types.
+        found: What workers said.
+    """
+    files = [*_model_files(form, base_model, switches, types, found), *_adapter_file(form, switches, found)]
+    known = [file.size_bytes for file in files]
+    total = sum(size for size in known if size is not None) if files and None not in known else None
+    room = found.space.free_bytes if found.space else None
+    return Prospect(files, total, total is not None and room is not None and total > room)
+
+
+def _model_files(
+    form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], found: Found
+) -> list[FileRow]:
+    if not switches["export_gguf"]:
+        return []
+    name = form.model_name or ("merged_model" if switches["merge_lora"] else PurePosixPath(base_model).name or "model")
+    sizes = found.sizes.sizes if found.sizes else {}
+    files = [FileRow(f"{name}-{quant}.gguf", sizes.get(QuantType(quant))) for quant in types if quant in QUANT_TYPES]
+    if form.keep_unquantized or not switches["quantize"]:
+        # as the base model is hardly ever anything but a 16-bit float
+        dtype = _SIXTEEN_BIT if form.gguf_dtype == "auto" else form.gguf_dtype.upper()
+        size = sizes.get(QuantType(dtype)) if dtype in QUANT_TYPES else None
+        files.insert(0, FileRow(f"{name}.gguf", size, exact=form.gguf_dtype != "auto"))
+    return files
+
+
+def _adapter_file(form: NewJobForm, switches: Mapping[str, bool], found: Found) -> list[FileRow]:
+    if not switches["export_lora"]:
+        return []
+    name = PurePosixPath(form.checkpoint).name or "checkpoint"
+    checkpoint = found.run.listing.find(chosen_name(name, found)) if found.run else None
+    label = checkpoint.name if checkpoint else name
+    return [FileRow(f"{label}-lora.gguf", checkpoint.weights_bytes if checkpoint else None, exact=False)]
+
+
+def chosen_name(reference: str, found: Found) -> str:
+    """The checkpoint's name that ``latest`` or ``best`` means, where the run is known."""
+    listing = found.run.listing if found.run else None
+    words = {"latest": listing.latest, "best": listing.best} if listing else {}
+    return words.get(reference) or reference
+
+
+def stages_of(form: NewJobForm, switches: Mapping[str, bool], types: Sequence[str]) -> tuple[StageName, ...]:
+    """The stages that the job would have."""
+    known = tuple(QuantType(quant) for quant in types if quant in QUANT_TYPES)
+    try:
+        request = PackagingRequest(imatrix={"mode": form.imatrix, "path": form.imatrix_path or None})
+    except PackagingError:
+        request = PackagingRequest()
+    return plan_stages(request, ResolvedOptions(**switches, quant_types=known))

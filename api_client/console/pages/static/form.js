@@ -1,0 +1,68 @@
+// The new job page: after every change the form is fetched again from its own address and changed where it differs,
+// so that all rules, sizes and words come from the server. Without script the button "Look it up" does the same.
+
+import { fetchPage, morph } from "./live.js";
+
+const TYPING_PAUSE_MS = 600;
+const form = document.getElementById("make");
+let running = null;
+let timer = null;
+
+const fields = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
+
+/** Take over what the server filled in, but nothing that the user has changed since. */
+function settle(sent) {
+  return (now, wanted) => {
+    if (now.type === "checkbox" || now.type === "radio") now.checked = wanted.hasAttribute("checked");
+    else if (now.nodeName === "INPUT" && now !== document.activeElement) {
+      const untouched = now.value === (sent.get(now.name) ?? "");
+      if (untouched || now.type === "hidden") now.value = wanted.getAttribute("value") ?? "";
+    }
+  };
+}
+
+async function look() {
+  running?.abort();
+  running = new AbortController();
+  const own = running;
+  const sent = fields();
+  form.setAttribute("aria-busy", "true");
+  try {
+    const address = `/new?${sent}`;
+    const page = await fetchPage(address, own.signal);
+    const wanted = page.getElementById("make");
+    if (own !== running || !wanted) return;
+    morph(form, wanted, settle(sent));
+    history.replaceState(null, "", address);
+  } catch (error) {
+    if (error.name !== "AbortError") console.warn(error);
+  } finally {
+    if (own === running) form.removeAttribute("aria-busy");
+  }
+}
+
+form.addEventListener("change", (event) => {
+  if (!("look" in event.target.dataset)) return;
+  clearTimeout(timer);
+  look();
+});
+form.addEventListener("input", (event) => {
+  if (!("look" in event.target.dataset) || event.target.type === "checkbox" || event.target.type === "radio") return;
+  running?.abort();
+  clearTimeout(timer);
+  timer = setTimeout(look, TYPING_PAUSE_MS);
+});
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.formMethod === "get") {
+    event.preventDefault();
+    look();
+    return;
+  }
+  running?.abort();
+  clearTimeout(timer);
+  // A second press does nothing; should it come through, the form's name makes it the same job.
+  if (form.dataset.sent) event.preventDefault();
+  form.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => delete form.dataset.sent);
+document.getElementById("problem")?.focus();

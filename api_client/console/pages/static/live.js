@@ -1,0 +1,195 @@
+// Keeps pages up to date: regions are fetched anew from the page's own address, a job's log comes as an event stream.
+// Elements with `data-region` and an id are regions; `data-period` is their pace in seconds.
+
+const UNSAFE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]/g;
+const MOST_ROWS = 2000;
+const STATUS_PAUSE_MS = 700;
+
+/** Change one element into another where they differ; focus, selection and open parts stay as they are. */
+export function morph(now, wanted, settle = () => {}) {
+  for (const { name } of [...now.attributes])
+    if (!wanted.hasAttribute(name) && name !== "open") now.removeAttribute(name);
+  for (const { name, value } of wanted.attributes)
+    if (now.getAttribute(name) !== value && name !== "open") now.setAttribute(name, value);
+  const kept = new Set([...wanted.children].map((child) => child.id).filter(Boolean));
+  let at = now.firstChild;
+  for (const next of [...wanted.childNodes]) {
+    while (at && at.id && !kept.has(at.id)) at = drop(at);
+    const own = next.id ? [...now.children].find((child) => child.id === next.id) : undefined;
+    if (own && own !== at) now.insertBefore(own, at);
+    const match = own ?? (at && !at.id && !next.id && at.nodeName === next.nodeName ? at : undefined);
+    if (!match || match.nodeName !== next.nodeName) {
+      now.insertBefore(document.importNode(next, true), at);
+      continue;
+    }
+    if (match === at) at = at.nextSibling;
+    if (match.nodeType !== Node.ELEMENT_NODE) {
+      if (match.nodeValue !== next.nodeValue) match.nodeValue = next.nodeValue;
+    } else morph(match, next, settle);
+  }
+  while (at) at = drop(at);
+  settle(now, wanted);
+}
+
+function drop(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+/** Fetch a page as a document; a session that has ended shows the login by loading the page again. */
+export async function fetchPage(address, signal) {
+  const answer = await fetch(address, { signal, headers: { Accept: "text/html" }, credentials: "same-origin" });
+  if (answer.status === 401) {
+    location.reload();
+    throw new DOMException("the session has ended", "AbortError");
+  }
+  if (!answer.ok && answer.status !== 422) throw new Error(`status ${answer.status}`);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+/** Say whether the page is live: `on`, `lost` or `ended`. */
+function say(state) {
+  for (const light of document.querySelectorAll("[data-live]")) {
+    light.hidden = false;
+    light.className = `live ${state}`;
+    const words = light.dataset[state] ?? "";
+    if (light.textContent !== words) light.textContent = words;
+  }
+}
+
+async function refresh() {
+  const fresh = await fetchPage(location.href);
+  for (const region of document.querySelectorAll("[data-region]")) {
+    const wanted = fresh.getElementById(region.id);
+    if (wanted) morph(region, wanted);
+  }
+}
+
+function refreshEvery(seconds) {
+  const again = () => setTimeout(turn, seconds * 1000);
+  const turn = async () => {
+    if (document.hidden) return again();
+    try {
+      await refresh();
+      say("on");
+    } catch (error) {
+      if (error.name !== "AbortError") say("lost");
+    }
+    again();
+  };
+  say("on");
+  document.addEventListener("visibilitychange", () => document.hidden || refresh().catch(() => say("lost")));
+  again();
+}
+
+// the job page
+
+function followLog(log) {
+  const chosen = () => new Set([...document.querySelectorAll("#kinds input:checked")].map((box) => box.value));
+  const known = new Set([...document.querySelectorAll("#kinds input")].map((box) => box.value));
+  const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+  const toEnd = () => (log.scrollTop = log.scrollHeight);
+
+  const filter = () => {
+    const groups = chosen();
+    let shown = 0;
+    for (const row of log.children) {
+      row.hidden = !groups.has(row.dataset.kind);
+      shown += row.hidden ? 0 : 1;
+    }
+    document.getElementById("log-empty").hidden = shown > 0;
+    toEnd();
+  };
+  const add = (event) => {
+    if (event.kind === "Progress") return;
+    const follow = atEnd();
+    const row = logRow(event, log.dataset, known);
+    row.hidden = !chosen().has(row.dataset.kind);
+    log.append(row);
+    if (log.children.length > MOST_ROWS) log.firstElementChild.remove();
+    if (!row.hidden) document.getElementById("log-empty").hidden = true;
+    if (follow) toEnd();
+  };
+
+  document.getElementById("kinds").addEventListener("change", filter);
+  // The page was fetched with a filter of its own where its address has one; only then are entries missing here.
+  if (!new URLSearchParams(location.search).has("kind")) filter();
+  else document.getElementById("kinds").addEventListener("change", () => document.getElementById("kinds").submit());
+  toEnd();
+  if (log.dataset.ended === "yes") return say("ended");
+  openStream(log, add);
+}
+
+function openStream(log, add) {
+  let last = log.dataset.after;
+  let waiting = null;
+  let pause = 1000;
+  const status = () => {
+    waiting ??= setTimeout(() => {
+      waiting = null;
+      refresh().catch(() => {});
+    }, STATUS_PAUSE_MS);
+  };
+  const connect = () => {
+    const stream = new EventSource(`${log.dataset.events}?after=${encodeURIComponent(last)}`);
+    const retry = () => {
+      stream.close();
+      say("lost");
+      setTimeout(connect, pause);
+      pause = Math.min(2 * pause, 15000);
+      refresh().catch(() => {}); // shows the login if that is why
+    };
+    stream.onopen = () => {
+      say("on");
+      pause = 1000;
+    };
+    stream.onmessage = (message) => {
+      last = message.lastEventId || last;
+      add(JSON.parse(message.data));
+      status();
+    };
+    stream.addEventListener("problem", retry);
+    stream.addEventListener("end", async () => {
+      stream.close();
+      clearTimeout(waiting);
+      await refresh().catch(() => {});
+      say("ended");
+    });
+    stream.onerror = retry;
+  };
+  connect();
+}
+
+function logRow(event, words, known) {
+  const row = document.createElement("li");
+  row.className = event.level + (event.kind === "Command success" ? " done" : "");
+  row.dataset.kind = known.has(event.kind) ? event.kind : "other";
+  const time = document.createElement("time");
+  time.dateTime = event.time;
+  time.textContent = new Date(Date.parse(event.time) + words.offset * 60000).toISOString().slice(11, 19);
+  const kind = document.createElement("span");
+  kind.className = "kind";
+  kind.textContent = event.kind;
+  const said = document.createElement("span");
+  said.className = "said";
+  if (event.level === "warning" || event.level === "error") {
+    const level = document.createElement("span");
+    level.className = "level";
+    level.textContent = words[event.level];
+    said.append(level);
+  }
+  said.append(event.message.replaceAll("\r\n", "\n").replace(UNSAFE, escaped));
+  row.append(time, kind, said);
+  return row;
+}
+
+function escaped(character) {
+  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+}
+
+const log = document.getElementById("log");
+const paced = document.querySelector("[data-period]");
+for (const button of document.querySelectorAll("[data-without-script]")) button.hidden = true;
+if (log) followLog(log);
+if (paced) refreshEvery(Number(paced.dataset.period));
