@@ -6,6 +6,7 @@ import contextlib
 import importlib
 
 from api_client.job import StageName
+from worker.heap import keep_freed_memory
 from worker.stages.registry import STAGES
 
 MODULES = (
@@ -27,6 +28,7 @@ SELDOM = {StageName.IMATRIX}
 
 def load() -> None:
     """Import everything heavy and the stages; what is not installed is left for the stage that needs it to report."""
+    keep_freed_memory()  # processes that are forked later inherit it
     stages = (function.partition(":")[0] for stage, function in STAGES.items() if stage not in SELDOM)
     for name in (*MODULES, *stages):
         with contextlib.suppress(Exception):

@@ -29,6 +29,7 @@ from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.convert.upstream import Upstream, check_architecture, load_upstream
 from worker.convert.vocabulary import check_vocabulary, embedding_rows
 from worker.convert.weights import MergedWeights
+from worker.heap import keep_freed_memory
 from worker.stop import ShouldStop
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def convert(
             ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``adapter_mismatch``, ``path_not_allowed``,
             ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
+    keep_freed_memory()
     from worker.convert.evaluate import shared_cores
     from worker.convert.writer import write_plan
 

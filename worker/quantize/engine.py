@@ -24,6 +24,7 @@ from pathlib import Path
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QuantType
 from worker.gguf.reader import GGUFFile, invalid, open_gguf
+from worker.heap import keep_freed_memory
 from worker.quantize.imatrix_data import ImatrixData
 from worker.quantize.journal import fingerprint
 from worker.quantize.output_file import OutputFile
@@ -71,6 +72,7 @@ def quantize_file(
         StopRequested: ``should_stop`` said so; call again to go on.
     """
     _check_paths(source, outputs)
+    keep_freed_memory()
     with open_gguf(source) as header, source.open("rb", buffering=0) as stream:
         status = os.fstat(stream.fileno())
         if status.st_size != header.size_bytes:
