@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
-from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from config.log_events import LogEvent
 
@@ -35,7 +35,6 @@ class MetricsServer:
         """
         if self._port is None:
             return None
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
             server, thread = start_http_server(self._port, self._host, registry=self._registry)
         except (OSError, OverflowError) as error:
