@@ -168,6 +168,13 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
         "没有该编号的作业；已结束的作业会在一段时间后过期。",
         "用 `trainpack list` 核对编号。",
     ),
+    _C.JOB_NEWER: ErrorEntry(
+        _R,
+        "A newer version of trainpack stored the job; this one cannot read all of it.",
+        "Update this client; newer workers run the job meanwhile.",
+        "该作业由更新版本的 trainpack 存储，当前版本无法完整读取。",
+        "请更新此客户端；作业本身由新版本的 worker 正常执行。",
+    ),
     _C.JOB_RUNNING: ErrorEntry(
         _R,
         "The job is still queued or running.",

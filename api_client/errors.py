@@ -53,6 +53,7 @@ class ErrorCode(StrEnum):
     CALLBACKS_OFF = "callbacks_off"
     # jobs
     JOB_NOT_FOUND = "job_not_found"
+    JOB_NEWER = "job_newer"
     JOB_RUNNING = "job_running"
     JOB_FINISHED = "job_finished"
     JOB_CANCELLED = "job_cancelled"

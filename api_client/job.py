@@ -20,7 +20,11 @@ from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 
 SCHEMA_VERSION = 1
-"""Version of stored jobs and messages; a worker leaves a newer one alone."""
+"""Version of stored jobs and messages.
+
+Raised when a worker of before could not run a job of now rightly. A worker runs jobs of its own version and of older
+ones, and leaves newer ones alone. A new field with a default, and a fact or an artifact more, need no new version.
+"""
 
 
 class JobState(StrEnum):
@@ -189,6 +193,11 @@ class Job(_Record):
     def finished(self) -> bool:
         """Whether the job has ended, well or not."""
         return self.state in FINISHED_STATES
+
+    @property
+    def newer(self) -> bool:
+        """Whether a newer version stored it. Stages and fields that only that version knows are left out here."""
+        return self.schema_version > SCHEMA_VERSION
 
     @property
     def outputs(self) -> tuple[Artifact, ...]:

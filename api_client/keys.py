@@ -44,6 +44,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api_client.job import StageName
+from api_client.stage_names import stage_named
 
 
 @dataclass(frozen=True)
@@ -113,4 +114,4 @@ class Keys:
 def split_member(member: str) -> tuple[str, StageName]:
     """Job and stage of an ``ID|stage`` member."""
     job_id, _, stage = member.partition("|")
-    return job_id, StageName(stage)
+    return job_id, stage_named(stage)

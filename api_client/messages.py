@@ -1,8 +1,8 @@
 """Messages: wake-ups that name a queued stage. The plan in Redis is the truth, so any of them may be lost or doubled.
 
-Celery's message carries ``{"schema_version", "job_id", "stage", "attempt"}`` as JSON; its task id is
-``job_id:stage:attempt``. A job's priority 9 is the most urgent; kombu's Redis transport serves 0 first, so the
-message's priority is ``9 - priority``.
+Celery's message carries ``{"schema_version", "job_id", "stage", "attempt"}`` as JSON, the version being the job's; its
+task id is ``job_id:stage:attempt``. A job's priority 9 is the most urgent; kombu's Redis transport serves 0 first, so
+the message's priority is ``9 - priority``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from api_client.address import broker_address
 from api_client.job import SCHEMA_VERSION, StageName
 from api_client.keys import Keys
+from api_client.stage_names import stage_named
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,12 +43,14 @@ class StageMessage:
     attempt: int
     queue: str
     priority: int
+    schema_version: int = SCHEMA_VERSION
+    """The job's, whoever sends the message: so a newer worker's message wakes an older one for an older job."""
 
     @classmethod
     def from_answer(cls, answer: list[str]) -> StageMessage:
         """Read a script's ``message_for``."""
-        job_id, stage, attempt, queue, priority = answer
-        return cls(job_id, StageName(stage), int(attempt), queue, int(priority))
+        job_id, stage, attempt, queue, priority, version = answer
+        return cls(job_id, stage_named(stage), int(attempt), queue, int(priority), int(version))
 
     @property
     def task_id(self) -> str:
@@ -58,7 +61,7 @@ class StageMessage:
     def body(self) -> dict[str, Any]:
         """Keyword arguments of the task."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "job_id": self.job_id,
             "stage": self.stage.value,
             "attempt": self.attempt,

@@ -9,11 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api_client.errors import PackagingError
-from api_client.events import Event
-from api_client.job import Attempt, Job, JobState, Progress, Stage, StageName, StageState
+from api_client.errors import ErrorCode, PackagingError
+from api_client.events import Event, EventKind
+from api_client.job import SCHEMA_VERSION, Attempt, Job, JobState, Progress, Stage, StageName, StageState
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
+
+_STAGES = frozenset(StageName)
+_KINDS = frozenset(EventKind)
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -46,12 +49,38 @@ def read_options(text: str) -> ResolvedOptions:
 
 
 def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str]) -> Job:
-    """Put a job together from its hash, its stages' hash and its list of attempts."""
-    plan = tuple(StageName(name) for name in load(job["plan"]))
+    """Put a job together from its hash, its stages' hash and its list of attempts.
+
+    Of a job that a newer version stored, what this version does not know is left out.
+
+    Raises:
+        PackagingError: ``job_newer`` where the rest makes no sense.
+    """
+    version = int(job.get("schema_version") or 1)
+    try:
+        return _read_job(job, stages, attempts, version)
+    except (KeyError, TypeError, ValueError) as error:
+        if version > SCHEMA_VERSION:
+            raise job_newer(job.get("id", "?"), version) from error
+        raise
+
+
+def job_newer(job_id: str, version: int) -> PackagingError:
+    """Error for a job that a newer version stored."""
+    return PackagingError(
+        ErrorCode.JOB_NEWER,
+        f"job {job_id} has schema version {version}; this trainpack reads up to {SCHEMA_VERSION}",
+        fields={"job_id": job_id, "schema_version": version, "known": SCHEMA_VERSION},
+    )
+
+
+def _read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str], version: int) -> Job:
+    names = [name for name in load(job["plan"]) if version <= SCHEMA_VERSION or name in _STAGES]
+    plan = tuple(StageName(name) for name in names)
     folded = fold_attempts(attempts)
     return Job(
         id=job["id"],
-        schema_version=int(job["schema_version"]),
+        schema_version=version,
         state=JobState(job["state"]),
         request=read_request(job["request"]),
         options=read_options(job["options"]),
@@ -98,7 +127,7 @@ def fold_attempts(entries: Sequence[str]) -> dict[StageName, list[Attempt]]:
         merged.setdefault((record["stage"], int(record["number"])), {}).update(record)
     found: dict[StageName, list[Attempt]] = {}
     for (stage, _), record in sorted(merged.items(), key=lambda item: item[0][1]):
-        if "started_at" in record:
+        if "started_at" in record and stage in _STAGES:
             found.setdefault(StageName(stage), []).append(_attempt(record))
     return found
 
@@ -113,7 +142,11 @@ def _attempt(record: dict[str, Any]) -> Attempt:
 
 
 def read_event(entry_id: str, text: str) -> Event:
-    """One entry of a job's stream."""
+    """One entry of a job's stream; a kind or a stage of a newer version is shown as the job's own."""
     data = load(text)
+    if data["kind"] not in _KINDS:
+        data["kind"] = EventKind.JOB
+    if data.get("stage") not in _STAGES:
+        data["stage"] = None
     data["time"] = datetime.fromtimestamp(data["time"] / 1000, UTC)
     return Event(id=entry_id, **{key: value for key, value in data.items() if value is not None})

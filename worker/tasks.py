@@ -34,13 +34,13 @@ def handle(supervisor: Supervisor, body: dict[str, Any]) -> str:
     """
     try:
         version, job_id = int(body["schema_version"]), str(body["job_id"])
+        if version > SCHEMA_VERSION:
+            _log.warning(LogEvent.JOB_NEWER, schema_version=version, job_id=job_id)
+            return "newer version"
         stage, attempt = StageName(body["stage"]), int(body["attempt"])
     except (KeyError, TypeError, ValueError) as error:
         _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=repr(error))
         return "unreadable"
-    if version > SCHEMA_VERSION:
-        _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=f"schema version {version}", job_id=job_id)
-        return "newer version"
     with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):
         try:
             return supervisor.run_stage(job_id, stage, attempt)

@@ -87,7 +87,8 @@ end
 
 -- What a message for a queued stage must say: stage, attempt, queue, priority.
 local function message_for(id, stage)
-  return {id, stage, tostring(number(id, stage, 'attempt') + 1), read(id, stage, 'queue'), job_get(id, 'priority')}
+  return {id, stage, tostring(number(id, stage, 'attempt') + 1), read(id, stage, 'queue'), job_get(id, 'priority'),
+    tostring(tonumber(job_get(id, 'schema_version')) or 1)}
 end
 
 -- A running stage ends: its lease goes, and a stage that waited for its place under a cap becomes due.

@@ -23,6 +23,7 @@ from api_client.formatting import (
     one_line,
 )
 from api_client.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.records import job_newer
 
 _QUIET_OUTCOMES = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
 
@@ -31,6 +32,8 @@ def job_view(output: Output, job: Job, width: int, now: datetime | None = None) 
     """Everything about a job."""
     yield headline(output, job, now)
     yield _facts(output, job)
+    if job.newer:
+        yield error_text(output, job_newer(job.id, job.schema_version))
     yield Text()
     yield stage_table(output, job, width, now)
     attempts = [line for stage in job.stages for line in _attempts(output, stage)]

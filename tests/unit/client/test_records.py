@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 
 from api_client import AttemptOutcome, PackagingRequest, StageName
+from api_client.keys import split_member
+from api_client.messages import StageMessage
 from api_client.records import fold_attempts, read_event, read_request
 from api_client.store import new_job_id, request_digest
 
@@ -61,3 +63,17 @@ def test_a_name_that_is_no_utf8_can_be_read_and_sent_on() -> None:
     event = read_event("1-0", json.dumps(stored))
     assert event.message == "a?b 中"
     assert json.loads(event.model_dump_json())["fields"] == {"?": ["😀?"]}
+
+
+def test_an_event_of_a_newer_version_is_shown_as_the_job_s() -> None:
+    event = read_event("1-0", '{"time": 1, "job_id": "J", "kind": "Sign", "stage": "sign", "message": "m"}')
+    assert (event.kind, event.stage, event.message) == ("Job", None, "m")
+
+
+def test_a_stage_of_a_newer_version_is_passed_on_as_it_is() -> None:
+    message = StageMessage.from_answer(["J", "sign", "2", "packaging.heavy", "5", "2"])
+    assert message.task_id == "J:sign:2"
+    assert message.body == {"schema_version": 2, "job_id": "J", "stage": "sign", "attempt": 2}
+    assert json.loads(json.dumps(message.body)) == message.body
+    assert split_member("J|sign")[1].value == "sign"
+    assert split_member("J|merge")[1] is StageName.MERGE

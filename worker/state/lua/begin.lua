@@ -4,7 +4,7 @@
 local id, stage = a.job_id, a.stage
 local state = job_get(id, 'state')
 if state == '' then return {'ignored', 'the job is gone'} end
-if tonumber(job_get(id, 'schema_version')) > a.schema_version then return {'ignored', 'written by a newer version'} end
+if (tonumber(job_get(id, 'schema_version')) or 1) > a.schema_version then return {'ignored', 'written by a newer version'} end
 if finished(state) then return {'ignored', 'the job is ' .. state} end
 if read(id, stage, 'state') ~= 'queued' then return {'ignored', 'the stage is ' .. read(id, stage, 'state')} end
 if number(id, stage, 'attempt') + 1 ~= a.attempt then return {'ignored', 'another attempt is due'} end

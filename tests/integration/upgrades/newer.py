@@ -1,0 +1,65 @@
+"""A newer trainpack: a copy of the packages with the next schema version, one stage more and one field more."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.integration.harness import ROOT, Installation
+
+CHANGES = {
+    "api_client/job.py": [
+        ("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n"),
+        ('    PUBLISH = "publish"\n', '    SIGN = "sign"\n    PUBLISH = "publish"\n'),
+    ],
+    "api_client/plan.py": [
+        ("        StageName.VERIFY: True,\n", "        StageName.VERIFY: True,\n        StageName.SIGN: True,\n")
+    ],
+    "api_client/events.py": [
+        ('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n'),
+        (
+            "    StageName.VERIFY: EventKind.VERIFY,\n",
+            "    StageName.VERIFY: EventKind.VERIFY,\n    StageName.SIGN: EventKind.SIGN,\n",
+        ),
+    ],
+    "worker/supervisor/upstream.py": [
+        ("    StageName.VERIFY: _FILES,\n", "    StageName.VERIFY: _FILES,\n    StageName.SIGN: _FILES,\n")
+    ],
+    "api_client/request.py": [
+        ("    priority: int", '    signer: str = "nobody"\n    priority: int'),
+    ],
+}
+"""File, and what is put in place of what."""
+
+_SUBMIT = """
+import sys
+from api_client import PackagingClient, PackagingRequest
+url, prefix, request = sys.argv[1:]
+with PackagingClient(url, key_prefix=prefix) as client:
+    print(client.submit(PackagingRequest.from_json(request)).id)
+"""
+
+
+def make_newer(directory: Path) -> Path:
+    """Copy the packages and change them; the directory to start its programs in."""
+    for package in ("api_client", "config", "worker"):
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, changes in CHANGES.items():
+        file = directory / name
+        text = file.read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, (name, old)
+            text = text.replace(old, new)
+        file.write_text(text)
+    return directory
+
+
+def submit_newer(service: Installation, source: Path, name: str) -> str:
+    """Submit a job as a newer producer does; its id."""
+    request = service.request(name).model_dump_json(exclude_unset=True)
+    command = [sys.executable, "-c", _SUBMIT, service.url, service.prefix, request[:-1] + ',"signer":"me"}']
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

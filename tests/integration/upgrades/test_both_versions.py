@@ -1,0 +1,86 @@
+"""Two versions at once: an older worker leaves a newer job alone, a newer one runs both, an older client says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api_client import ErrorCode, JobState, PackagingClient, PackagingError
+from api_client.job import SCHEMA_VERSION
+from api_client.messages import queue_keys
+from tests.integration.harness import Installation, eventually
+from tests.integration.upgrades.newer import make_newer, submit_newer
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_newer(tmp_path_factory.mktemp("newer"))
+
+
+def starts(service: Installation, output: str) -> list[str]:
+    return [line.split()[1] for line in service.runs(output) if line.startswith("start")]
+
+
+def test_jobs_of_both_versions_end_well_beside_workers_of_both(service: Installation, newer: Path) -> None:
+    older = service.start_worker(host_name="older", requeue_after_s=0.5)
+    ahead = submit_newer(service, newer, "ahead")
+    eventually(lambda: older.lines.count('"job_newer"') >= 3, "woken, left alone, woken again")
+    job = service.client.get(ahead)
+    assert (job.state, job.schema_version, job.newer) == (JobState.QUEUED, SCHEMA_VERSION + 1, True)
+    assert [(stage.attempt, stage.attempts) for stage in job.stages] == [(0, ())] * len(job.stages)
+
+    old_jobs = [service.submit(f"old-{number}").id for number in range(3)]
+    service.start_worker(source=newer, host_name="newer", requeue_after_s=0.5)
+    mixed = [submit_newer(service, newer, "ahead-2"), *(service.submit(f"new-{n}").id for n in range(3))]
+    for job_id in (ahead, *old_jobs, *mixed):
+        assert service.client.wait(job_id, 25).state is JobState.SUCCEEDED
+    assert starts(service, "ahead") == ["prepare", "merge", "convert", "quantize", "verify", "sign", "publish"]
+    assert starts(service, "old-0") == ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+    done = service.client.get(ahead)
+    assert {a.worker.split("-")[0] for stage in done.stages for a in stage.attempts} == {"newer"}
+    assert all(len(stage.attempts) == 1 for stage in done.stages)
+    assert "sign" not in {stage.name for stage in done.stages}
+    assert not any(len(service.redis.lrange(key, 0, -1)) for key in queue_keys(service.keys, "packaging.io"))
+
+
+def test_a_newer_worker_alone_runs_older_jobs(service: Installation, newer: Path) -> None:
+    job = service.submit()
+    service.redis.hdel(service.keys.job(job.id), "schema_version")  # stored before there were versions
+    service.start_worker(source=newer)
+    service.assert_settled(service.wait(job))
+
+
+def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Installation, newer: Path) -> None:
+    worker = service.start_worker(source=newer, host_name="newer", lease_s=1.0, heartbeat_s=0.2)
+    job_id = submit_newer(service, newer, "out")
+    service.client.wait(job_id, 25)
+    worker.kill()
+    member = f"{job_id}|sign"  # as if it had died in the stage that only it knows
+    service.redis.hset(service.keys.job(job_id), mapping={"state": "running"})
+    service.redis.hset(service.keys.stages(job_id), mapping={"sign:state": "running", "sign:token": "1-a"})
+    service.redis.zadd(service.keys.named("leases"), {member: 1})
+    older = service.start_worker(host_name="older", lease_s=1.0, heartbeat_s=0.2)
+    eventually(lambda: service.redis.hget(service.keys.stages(job_id), "sign:state") == "queued", "rescued")
+    eventually(lambda: "job_newer" in older.lines or "message_resent" in older.lines, "its message is sent")
+    assert older.process.poll() is None
+    service.assert_settled(service.wait(service.submit("other")), "other")
+
+
+def test_an_older_client_shows_what_it_can_and_says_the_rest(service: Installation, newer: Path) -> None:
+    job_id = submit_newer(service, newer, "out")
+    command = [sys.executable, "-m", "api_client.cli", "status", job_id]
+    environment = service.environment()
+    keep = ("TRAINPACK_REDIS_URL", "TRAINPACK_KEY_PREFIX", "TRAINPACK_HOME")
+    environment = {k: v for k, v in environment.items() if not k.startswith("TRAINPACK_") or k in keep}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"job_newer job {job_id} has schema version 2; this trainpack reads up to 1" in " ".join(done.stdout.split())
+    assert [job.id for job in service.client.list()] == [job_id]
+    service.redis.hset(service.keys.job(job_id), "state", "signing")
+    with PackagingClient(service.url, key_prefix=service.prefix) as client, pytest.raises(PackagingError) as caught:
+        client.get(job_id)
+    assert caught.value.code is ErrorCode.JOB_NEWER
+    assert "Update this client" in caught.value.remedy
