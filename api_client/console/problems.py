@@ -129,7 +129,9 @@ async def on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         found = from_validation(error)
     elif isinstance(error, HTTPException):
-        found, status = from_http(error, request), error.status_code
+        found = from_http(error, request)
+        # A body that is no JSON is as wrong as one that does not fit the schema.
+        status = None if error.status_code == 400 else error.status_code
     elif isinstance(error, PackagingError):
         found = error
     else:

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Body, Query, Response
 from api_client.console.api.documents import NO_JOB, BulkReplayBody, JobPage, ReplayBody, ReplayedJobs, errors
 from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter, as_utc
 from api_client.console.context import Client
+from api_client.console.requests import HttpRequest
 from api_client.errors import ErrorCode
 from api_client.job import Job, JobState
-from api_client.request import PackagingRequest
 
 router = APIRouter(tags=["jobs"])
 _log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _C = ErrorCode
 
 
 @router.post("/jobs", status_code=201, responses=errors(_C.IDEMPOTENCY_CONFLICT))
-def submit(request: PackagingRequest, client: Client, principal: Submitter, response: Response) -> Job:
+def submit(request: HttpRequest, client: Client, principal: Submitter, response: Response) -> Job:
     """Check a request and queue it. With an `idempotency_key` it can be sent again and makes one job at most."""
     job = client.submit(request)
     _log.info("%s submitted job %s", principal.name, job.id)
