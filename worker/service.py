@@ -22,6 +22,7 @@ from celery.platforms import SecurityWarning
 from redis.exceptions import RedisError
 
 from api_client.address import connect, masked_url, unreachable
+from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
 from api_client.fleet import WorkerInfo
 from api_client.keys import Keys
@@ -32,6 +33,7 @@ from config.logging import configure_logging
 from config.settings import Settings
 from config.site_templates import load_site_templates, publish_site_templates
 from worker.app import create_app
+from worker.callbacks.courier import Courier
 from worker.metrics.machine import MachineCollector, WorkerFacts, scratch_disks
 from worker.metrics.observer import Observer
 from worker.metrics.server import MetricsServer
@@ -78,6 +80,7 @@ class Service:
         self._transitions = Transitions(self._redis, self._keys, settings.lease_s)
         self._drain = Drain(settings.drain_s)
         self._sender = MessageSender(settings.redis_url, self._keys, self._timeout_s)
+        self._reader = PackagingClient(settings.redis_url, key_prefix=settings.key_prefix, timeout_s=self._timeout_s)
         self._observer = Observer()
         self._heart = Heart(
             self._transitions, settings.heartbeat_s, settings.outage_s, self._beat, observer=self._observer
@@ -129,6 +132,8 @@ class Service:
         questions = QuestionListener(settings, identity.host, context, self._drain)
         metrics = self._metrics_server()
         metrics.start()
+        courier = Courier(settings, self._redis, self._reader.get, self._observer)
+        courier.start()
         self._heart.start()
         self._reaper.start()
         questions.start()
@@ -137,6 +142,7 @@ class Service:
         finally:
             if warm_up is not None:
                 warm_up.kill()
+            courier.stop()
             metrics.stop()
             questions.stop()
             self._stop()
@@ -178,11 +184,8 @@ class Service:
             _log.info(LogEvent.TEMPLATES_PUBLISHED, names=sorted(self._templates))
 
     def _warn_of_settings(self) -> None:
-        from api_client.client import PackagingClient
-
-        with PackagingClient(self._settings.redis_url, key_prefix=self._keys.prefix) as client:
-            for warning in client.ping().warnings:
-                _log.warning(LogEvent.REDIS_WARNING, warning=warning)
+        for warning in self._reader.ping().warnings:
+            _log.warning(LogEvent.REDIS_WARNING, warning=warning)
 
     def _serve(self, app: Celery) -> None:
         worker = app.Worker(
@@ -252,6 +255,7 @@ class Service:
         except RedisError as error:
             _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
         self._sender.close()
+        self._reader.close()
         self._redis.close()
         _log.info(LogEvent.WORKER_STOPPED, worker=self._identity.worker)
 

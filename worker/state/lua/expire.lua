@@ -20,6 +20,9 @@ for _, id in ipairs(redis.call('ZRANGE', key('expiry'), '-inf', now, 'BYSCORE', 
       redis.call('ZREM', key('jobs:state:' .. name), id)
       for _, template in ipairs(templates) do redis.call('SREM', template_index(name, template), id) end
     end
+    for number = 1, tonumber(job_get(id, 'callbacks')) or 0 do
+      redis.call('ZREM', key('callbacks'), id .. '|' .. ms(number))
+    end
     local host = job_get(id, 'host')
     if host ~= '' and not redis.call('ZSCORE', key('hosts'), host) then
       redis.call('HDEL', key('scratch:' .. host), id) -- a living host removes the directory and the entry itself

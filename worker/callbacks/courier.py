@@ -1,0 +1,153 @@
+"""Delivers callbacks. Every worker that has the secret looks for them; each announcement is taken by one at a time."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from api_client.callbacks import DELIVERY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, shown_url, sign
+from api_client.errors import PackagingError
+from api_client.job import Job
+from api_client.keys import Keys
+from config.log_events import LogEvent
+from config.settings import Settings
+from worker.callbacks.deliveries import Deliveries, Delivery
+from worker.callbacks.post import CallbackFailed, post
+from worker.callbacks.summary import callback_body
+from worker.metrics.observer import Observer
+from worker.state.decisions import RetryPolicy, backoff_s
+
+_log = structlog.stdlib.get_logger(__name__)
+
+_LONGEST_TICK_S = 1.0
+_AT_ONCE = 4
+"""So many receivers may hang before others wait."""
+_LONGEST_DELAY_S = 3600.0
+_CLAIM_BEYOND_TRY_S = 30.0
+"""Time for looking the host up, which no time-out bounds, and for recording."""
+_STOP_S = 1.0
+
+
+class Courier:
+    """Delivers what is due; without a secret it delivers nothing and leaves it to workers that have one.
+
+    Args:
+        settings: This worker's.
+        redis: A connection pool with a short time-out.
+        read: Reads a job.
+        observer: Is told what came of each try.
+    """
+
+    def __init__(self, settings: Settings, redis: Any, read: Callable[[str], Job], observer: Observer) -> None:
+        self._settings = settings
+        self._read = read
+        self._observer = observer
+        self._secret = settings.callback_secret.get_secret_value() if settings.callback_secret else ""
+        self._deliveries = Deliveries(
+            redis, Keys(settings.key_prefix), settings.callback_timeout_s + _CLAIM_BEYOND_TRY_S
+        )
+        # The retry policy of stages, with the callbacks' own bounds.
+        self._policy = RetryPolicy(settings.callback_tries, 1, settings.callback_retry_s, _LONGEST_DELAY_S)
+        self._tick_s = min(_LONGEST_TICK_S, settings.reap_s)
+        self._ending = threading.Event()
+        self._free = threading.Semaphore(_AT_ONCE)
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+
+    def start(self) -> None:
+        """Start delivering."""
+        if self._secret:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop. A try under way is not waited for: it is made again, by whoever comes next."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_STOP_S)
+
+    def _run(self) -> None:
+        while not self._ending.wait(self._tick_s):
+            try:
+                while not self._ending.is_set() and self._take_one():
+                    pass
+            except RedisError as error:
+                _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+
+    def _take_one(self) -> bool:
+        """Take an announcement that is due and start delivering it; ``False`` when there is none, or no room."""
+        if not self._free.acquire(blocking=False):
+            return False
+        delivery = None
+        try:
+            delivery = self._deliveries.take()
+        finally:
+            if delivery is None:
+                self._free.release()
+        if delivery is None:
+            return False
+        # A daemon: a receiver that hangs does not hold up the worker's end.
+        threading.Thread(target=self._deliver, args=(delivery,), name=f"callback-{delivery.id}", daemon=True).start()
+        return True
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            with structlog.contextvars.bound_contextvars(
+                job_id=delivery.job_id, delivery=delivery.id, tries=delivery.tries
+            ):
+                self._try(delivery)
+        except (RedisError, PackagingError) as error:  # Redis went away, or the job expired: the claim lapses.
+            _log.debug(LogEvent.CALLBACK_FAILED, error=str(error))
+        finally:
+            self._free.release()
+
+    def _try(self, delivery: Delivery) -> None:
+        job = self._read(delivery.job_id)
+        try:
+            status = self._post(delivery, job)
+        except CallbackFailed as error:
+            self._failed(delivery, error)
+        else:
+            self._delivered(delivery, status)
+
+    def _post(self, delivery: Delivery, job: Job) -> int:
+        body, timestamp = callback_body(job, delivery.id), int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "trainpack",
+            DELIVERY_HEADER: delivery.id,
+            TIMESTAMP_HEADER: str(timestamp),
+            SIGNATURE_HEADER: sign(self._secret, timestamp, body),
+        }
+        allow_private = self._settings.callback_allow_private
+        return post(
+            delivery.url, body, headers, allow_private=allow_private, timeout_s=self._settings.callback_timeout_s
+        )
+
+    def _delivered(self, delivery: Delivery, status: int) -> None:
+        fields = _fields(delivery) | {"status": status}
+        self._deliveries.settle(delivery, delay_s=None, level="info", message="Callback delivered", fields=fields)
+        self._observer.called_back("delivered")
+        _log.info(LogEvent.CALLBACK_DELIVERED, status=status)
+
+    def _failed(self, delivery: Delivery, error: CallbackFailed) -> None:
+        last = error.permanent or delivery.tries >= self._settings.callback_tries
+        delay_s = None if last else backoff_s(delivery.tries - 1, self._policy, random.random())
+        follows = "given up" if delay_s is None else f"next try in {delay_s:.1f} s"
+        self._deliveries.settle(
+            delivery,
+            delay_s=delay_s,
+            level="error" if last else "warning",
+            message=f"Callback not delivered ({error}), {follows}",
+            fields=_fields(delivery) | {"reason": str(error)},
+        )
+        self._observer.called_back("given_up" if last else "retried")
+        _log.warning(LogEvent.CALLBACK_FAILED, error=str(error), next_s=delay_s)
+
+
+def _fields(delivery: Delivery) -> dict[str, Any]:
+    return {"delivery": delivery.id, "tries": delivery.tries, "url": shown_url(delivery.url)}
