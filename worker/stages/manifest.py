@@ -37,7 +37,8 @@ def manifest(context: StageContext, files: Iterable[Artifact]) -> dict[str, Any]
     return {
         "manifest_version": MANIFEST_VERSION,
         "job_id": context.job_id,
-        "request": context.request.model_dump(mode="json"),
+        # The address may hold a token, and the manifest is published.
+        "request": context.request.model_dump(mode="json", exclude={"callback_url"}),
         "options": context.options.model_dump(mode="json"),
         "plan": [stage.value for stage in context.plan],
         "inputs": prepare.get("inputs", {}),
