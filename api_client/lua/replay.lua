@@ -14,6 +14,10 @@ local found = false
 for _, stage in ipairs(plan) do
   if stage == from then found = true end
   if found then
+    local made = read(a.id, stage, 'artifacts')
+    if made ~= '' and made ~= '[]' and made ~= '{}' then -- what is still whole need not be made again
+      write(a.id, stage, {previous = made, previous_facts = read(a.id, stage, 'facts')})
+    end
     write(a.id, stage, {state = 'pending', retries = '0', crashes = '0', error = '', progress = '', started_at = '',
       finished_at = '', artifacts = '', facts = '', token = ''})
   end

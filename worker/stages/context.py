@@ -66,10 +66,13 @@ class StageContext:
         options: The resolved switches and quant types.
         plan: The job's stages, in order.
         done: Results of the stages that succeeded before this one.
+        previous: What this stage made before the job was replayed or went back: files that are still whole, by size and
+            sha256, wherever they lie now. A stage may take over those of the same inputs.
         scratch: The job's scratch directory on this host; created. Outlives the attempt, so that a later attempt can
             resume from a partial file and its journal.
         settings: Limits and addresses of this machine.
         report: Way to the outside.
+        retries_left: Whether a transient failure of this attempt is followed by another one.
     """
 
     job_id: str
@@ -82,6 +85,8 @@ class StageContext:
     scratch: Path
     settings: StageSettings
     report: Reporter
+    previous: StageResult = StageResult()
+    retries_left: bool = False
 
     def facts(self, stage: StageName) -> Mapping[str, Any]:
         """Facts of an earlier stage; empty where the plan has no such stage."""

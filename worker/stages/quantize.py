@@ -1,8 +1,9 @@
 """Quantize: one pass over the unquantized GGUF for all quant types.
 
 Reads the GGUF and, where there is one, the importance matrix; writes one GGUF per type to scratch. Types that an
-earlier attempt finished are taken over; a type that fails does not stop the others, so a replay makes only what is
-missing. Raises ``imatrix_required``, ``imatrix_mismatch``, ``weights_not_finite``, ``disk_space_insufficient``.
+earlier attempt finished, or that the job published before a replay, are taken over where they were made from the same
+inputs; a type that fails does not stop the others. So a replay makes only what is missing.
+Raises ``imatrix_required``, ``imatrix_mismatch``, ``weights_not_finite``, ``disk_space_insufficient``.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def run(context: StageContext) -> StageResult:
     (source,) = context.artifacts(ArtifactKind.GGUF)
     matrices = context.artifacts(ArtifactKind.IMATRIX)
     stem = model_stem(context.request, context.options, context.facts(StageName.PREPARE)["base_name"])
-    record = _Record(context.scratch / RECORD, source.sha256, matrices[0].sha256 if matrices else None)
-    finished = record.finished()
+    made_from = {"source": source.sha256, "imatrix": matrices[0].sha256 if matrices else None}
+    record = _Record(context.scratch / RECORD, made_from)
+    finished = _made_before(context, made_from) | record.finished()
     for quant in finished:
         context.report.log(f"{quant.value} is already made")
     missing = [quant for quant in context.options.quant_types if quant not in finished]
@@ -53,17 +55,25 @@ def run(context: StageContext) -> StageResult:
         for error in result.failed.values():
             raise error
     artifacts = tuple(finished[quant] for quant in context.options.quant_types)
+    taken_over = [quant.value for quant in context.options.quant_types if quant not in missing]
     return StageResult(
-        artifacts, {"made": [q.value for q in missing], "taken_over": sorted(set(finished) - set(missing))}
+        artifacts, {"made": [quant.value for quant in missing], "taken_over": taken_over, "made_from": made_from}
     )
+
+
+def _made_before(context: StageContext, made_from: Mapping[str, str | None]) -> dict[QuantType, Artifact]:
+    """Files of these inputs that are left from before a replay; the supervisor has checked their digests."""
+    if context.previous.facts.get("made_from") != made_from:
+        return {}
+    return {QuantType(a.quant_type): a for a in context.previous.artifacts if a.quant_type}
 
 
 class _Record:
     """Which types are finished, kept beside the files; of another source or matrix it counts for nothing."""
 
-    def __init__(self, path: Path, source_sha256: str, imatrix_sha256: str | None) -> None:
+    def __init__(self, path: Path, made_from: Mapping[str, str | None]) -> None:
         self._path = path
-        self._key = {"source": source_sha256, "imatrix": imatrix_sha256}
+        self._key = dict(made_from)
 
     def finished(self) -> dict[QuantType, Artifact]:
         """Artifacts whose files are there with the recorded size and digest."""

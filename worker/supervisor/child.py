@@ -56,6 +56,7 @@ class StageStart:
     options: ResolvedOptions
     plan: tuple[StageName, ...]
     done: Mapping[StageName, StageResult]
+    previous: StageResult
     scratch: Path
     settings: StageSettings
     registry: str
@@ -63,6 +64,7 @@ class StageStart:
     environment: Mapping[str, str]
     """Variables to set before the stage runs, such as the GPU of its slot."""
     log_level: str = "info"
+    retries_left: bool = False
 
 
 class ChannelReporter:
@@ -216,6 +218,8 @@ def _context(start: StageStart, reporter: ChannelReporter) -> StageContext:
         options=start.options,
         plan=start.plan,
         done=start.done,
+        previous=start.previous,
+        retries_left=start.retries_left,
         scratch=start.scratch,
         settings=start.settings,
         report=reporter,

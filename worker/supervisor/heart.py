@@ -28,6 +28,10 @@ class Holding:
         self.answered_at = time.monotonic()
         """When a renewal last succeeded, monotonic seconds."""
 
+    def keep_going(self) -> bool:
+        """Whether work for this attempt still makes sense."""
+        return not (self.lost.is_set() or self.cancelled.is_set())
+
     def take(self, answer: LeaseAnswer) -> bool:
         """Note the answer to a renewal; whether the lease still holds."""
         self.answered_at = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import threading
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from worker.supervisor.scratch import (
     sweep_output,
     sweep_partial,
 )
-from worker.supervisor.upstream import check_upstream
+from worker.supervisor.upstream import check_upstream, still_whole
 from worker.supervisor.watch import Bounds, Ending, Outcome, Watch
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -73,6 +74,17 @@ class Stored:
     counts: Counts
     rewinds: int
     """How often the job went back for missing files."""
+    previous: StageResult
+    """What the stage made before a replay."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files that an attempt starts from."""
+
+    done: dict[StageName, StageResult]
+    previous: StageResult
+    scratch: Path
 
 
 class Supervisor:
@@ -185,7 +197,10 @@ class Supervisor:
         counts = Counts(int(stages.get(f"{name}:retries") or 0), int(stages.get(f"{name}:crashes") or 0))
         # Clients may look at a request that this version cannot read; running it needs it whole.
         request = PackagingRequest.from_json(job["request"])
-        return Stored(read_job(job, stages, attempts), request, counts, int(job.get("rewinds") or 0))
+        made = json.loads(stages.get(f"{name}:previous") or "[]")
+        facts = json.loads(stages.get(f"{name}:previous_facts") or "{}")
+        previous = StageResult(tuple(Artifact.model_validate(item) for item in made), facts)
+        return Stored(read_job(job, stages, attempts), request, counts, int(job.get("rewinds") or 0), previous)
 
     def _run_checked(self, stored: Stored, begun: Begun, holding: Holding) -> tuple[Settled | None, str]:
         lease, host = begun.lease, self._identity.host
@@ -195,7 +210,7 @@ class Supervisor:
             lease.stage,
             moved=moved,
             digests=begun.check_artifacts or moved,
-            keep_going=lambda: not (holding.lost.is_set() or holding.cancelled.is_set()),
+            keep_going=holding.keep_going,
         )
         if holding.lost.is_set():
             return None, "lost"
@@ -217,7 +232,9 @@ class Supervisor:
                 self._observer.unsuccessful(lease, decisions.handed_back(stored.counts), settled.finished)
             return settled, "rewound"
         scratch = self._prepare_scratch(stored, lease)
-        outcome = self._run_process(stored, lease, holding, scratch, dict(upstream.done))
+        previous = still_whole(stored.previous, stored.request.output_dir, holding.keep_going)
+        inputs = Inputs(dict(upstream.done), previous, scratch)
+        outcome = self._run_process(stored, lease, holding, inputs)
         return self._record(outcome, stored, lease, scratch), outcome.ending.value
 
     def _prepare_scratch(self, stored: Stored, lease: Lease) -> Path:
@@ -230,9 +247,7 @@ class Supervisor:
             _log.warning(LogEvent.PREDECESSOR_ENDED, pid=ended)
         return scratch
 
-    def _run_process(
-        self, stored: Stored, lease: Lease, holding: Holding, scratch: Path, done: dict[StageName, StageResult]
-    ) -> Outcome:
+    def _run_process(self, stored: Stored, lease: Lease, holding: Holding, inputs: Inputs) -> Outcome:
         slot = self._slots.get()
         relay = Relay(self._transitions, lease, holding.lost.set)
         try:
@@ -243,12 +258,14 @@ class Supervisor:
                 request=stored.request,
                 options=stored.job.options,
                 plan=stored.job.plan,
-                done=done,
-                scratch=scratch,
+                done=inputs.done,
+                previous=inputs.previous,
+                scratch=inputs.scratch,
                 settings=self._settings.for_stages(),
                 registry=self._settings.stage_registry,
                 environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
                 log_level=self._settings.log_level,
+                retries_left=stored.counts.retries < self._policy.max_retries,
             )
             try:
                 process = StageProcess(self._context, start, name=f"stage-{lease.stage.value}")

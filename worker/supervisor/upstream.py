@@ -75,6 +75,14 @@ def check_upstream(
     return Upstream(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
 
 
+def still_whole(
+    previous: StageResult, output_dir: str | None, keep_going: Callable[[], bool] = lambda: True
+) -> StageResult:
+    """Of what a stage made before a replay, the files that are still there, in scratch or published; read in full."""
+    places = [_locate(artifact, None, output_dir, True, keep_going) for artifact in previous.artifacts]
+    return StageResult(tuple(place for place in places if place is not None), previous.facts)
+
+
 def _locate(
     artifact: Artifact,
     published: Artifact | None,

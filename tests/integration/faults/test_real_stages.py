@@ -76,3 +76,26 @@ def test_outputs_are_the_same_bytes_whoever_died(service: Installation, model: d
     assert digests(job) == digests(undisturbed)
     assert len(digests(job)) == 3
     eventually(lambda: names(job) == names(undisturbed), "the same files and nothing else")
+
+
+def test_a_quantize_replay_makes_only_the_types_that_are_missing(service: Installation, model: dict[str, str]) -> None:
+    service.start_worker(**REAL)
+    first = service.wait(service.submit(quant_types=["Q8_0", "Q4_0", "Q4_K_M"], **model), 120)
+    assert first.state is JobState.SUCCEEDED, first.error
+    eventually(lambda: not service.path(f".trainpack-{first.id}").exists(), "scratch is gone")
+
+    def replayed(stage: str) -> Job:
+        service.client.replay(first.id, from_stage=stage)
+        job = service.wait(first, 120)
+        assert job.state is JobState.SUCCEEDED, job.error
+        assert digests(job) == digests(first)
+        return job
+
+    assert replayed("quantize").stage(StageName.QUANTIZE).facts["made"] == []
+    service.path("merged_model-Q4_0.gguf").write_bytes(b"changed")
+    service.path("merged_model-Q8_0.gguf").unlink()
+    assert replayed("quantize").stage(StageName.QUANTIZE).facts["made"] == ["Q8_0", "Q4_0"]
+    service.path("merged_model-Q4_0.gguf").unlink()
+    job = replayed("verify")
+    assert job.stage(StageName.QUANTIZE).facts["made"] == ["Q4_0"]
+    assert job.stage(StageName.CONVERT).attempt == 1, "its file was taken from the output directory"

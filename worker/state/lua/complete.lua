@@ -9,7 +9,7 @@ if read(id, stage, 'token') ~= a.token then
   return {'next', message_for(id, open)}
 end
 write(id, stage, {state = 'succeeded', artifacts = a.artifacts, facts = a.facts, finished_at = ms(now), token = '',
-  last_token = a.token, error = '', not_before = ''})
+  last_token = a.token, error = '', not_before = '', previous = '', previous_facts = ''})
 note_attempt_end(id, stage, 'succeeded', '')
 release(id, stage)
 event(id, {kind = 'Command success', stage = stage, attempt = number(id, stage, 'attempt'), message = a.message})

@@ -8,6 +8,10 @@ event(id, {level = 'warning', stage = stage, attempt = number(id, stage, 'attemp
   fields = {reset = a.reset}})
 write(id, stage, {state = 'pending', token = '', last_token = a.token, progress = ''})
 for _, name in ipairs(a.reset) do
+  local made = read(id, name, 'artifacts')
+  if made ~= '' and made ~= '[]' and made ~= '{}' then -- what is still whole need not be made again
+    write(id, name, {previous = made, previous_facts = read(id, name, 'facts')})
+  end
   write(id, name, {state = 'pending', artifacts = '', facts = '', finished_at = '', progress = '', retries = '0'})
 end
 if job_get(id, 'cancel_requested') == '1' then
