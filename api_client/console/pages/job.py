@@ -32,6 +32,7 @@ from api_client.console.pages.view import render, utc_offset_minutes
 from api_client.console.roles import Role
 from api_client.errors import PackagingError
 from api_client.events import Event, EventKind
+from api_client.job import StageState
 
 SHOWN_ENTRIES = 500
 Submitter = Annotated[Principal, Depends(require(Role.SUBMIT))]
@@ -95,7 +96,7 @@ def _page(
         "template": template_title(job.request.template, language, client.templates()),
         "lines": stage_lines(job, language),
         "problem": problem_of(failed, language) if failed else None,
-        "failed_stage": (job.error or {}).get("stage"),
+        "failed_stage": next((s.name.value for s in job.stages if s.state is StageState.FAILED), None),
         "refused": problem_of(refused, language) if refused else None,
         "entries": entries[-SHOWN_ENTRIES:],
         "cut": len(entries) > SHOWN_ENTRIES,

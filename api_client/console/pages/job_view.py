@@ -12,7 +12,7 @@ from api_client.cli.render.states import job_seconds, stage_seconds
 from api_client.console.pages.texts import text
 from api_client.errors import PackagingError
 from api_client.events import Event, EventKind
-from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage
+from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
 from api_client.templates import Template
 
 LOG_KINDS: Final = (
@@ -50,7 +50,7 @@ class JobRow:
 
 @dataclass(frozen=True)
 class StageLine:
-    """One stage of the timeline; ``attempts`` are those that did not simply succeed."""
+    """One stage of the timeline; ``attempts`` are those that ended neither well nor with the job's own error."""
 
     stage: Stage
     title: str
@@ -98,11 +98,11 @@ def stage_lines(job: Job, language: Language, now: datetime | None = None) -> li
             title=text(language, f"stage.{stage.name.value}"),
             state_word=state_word(language, stage.state.value),
             seconds=stage_seconds(stage, now),
-            progress=stage.progress if stage.state.value == "running" else None,
+            progress=stage.progress if stage.state is StageState.RUNNING else None,
             attempts=[
                 (one, state_word(language, one.outcome.value), error_of(one.error))
                 for one in stage.attempts
-                if one.outcome not in _QUIET
+                if one.outcome not in _QUIET and not (stage.state is StageState.FAILED and one is stage.attempts[-1])
             ],
         )
         for stage in job.stages

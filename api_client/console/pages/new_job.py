@@ -5,7 +5,7 @@ The same form sent twice (a double click, two browsers, a reload) makes one job:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from api_client.console.pages.view import render
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.job import Job
 from api_client.questions import Questions
-from api_client.task import TaskStatus, TrainingTask
+from api_client.task import PACKAGEABLE, TaskStatus, TrainingTask
 from api_client.templates import DEFAULT_TEMPLATE, Template
 
 RECENT_JOBS = 50
@@ -120,9 +120,17 @@ def _page(
         "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
         "problem": problem_of(refused, language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
-        "asked_errors": {field: problem_of(error, language) for field, error in found.errors},
+        "asked_errors": {field: problem_of(error, language) for field, error in _known_problems(form, found)},
     }
     return render(request, "new.html", context, 422 if refused else 200)
+
+
+def _known_problems(form: NewJobForm, found: Found) -> Iterator[tuple[str, PackagingError]]:
+    """What is wrong before the form is sent, with the field."""
+    yield from found.errors
+    if form.source == "task" and form.task_status not in PACKAGEABLE:
+        message = f"{form.task_status}: only completed, stopped or failed tasks can be packaged"
+        yield "task_status", PackagingError(ErrorCode.TASK_NOT_PACKAGEABLE, message)
 
 
 def _filled_in(form: NewJobForm, found: Found) -> NewJobForm:

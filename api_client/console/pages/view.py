@@ -77,6 +77,7 @@ def environment() -> Environment:
         rate=format_rate,
         score=format_score,
         size=format_size,
+        upfirst=lambda word: word[:1].upper() + word[1:],
         when=show_time,
     )
     return found

@@ -179,6 +179,7 @@ function logRow(event, words, known) {
     level.textContent = words[event.level];
     said.append(level);
   }
+  if (event.kind === "Job" && event.stage) said.append(`${event.stage}: `);
   said.append(event.message.replaceAll("\r\n", "\n").replace(UNSAFE, escaped));
   row.append(time, kind, said);
   return row;
