@@ -49,6 +49,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bo
             answer = connection.getresponse()
             status = answer.status
             answer.read(_ANSWER_BYTES)
+            if time.monotonic() >= deadline:  # A head that was cut off reads like one that ended.
+                raise TimeoutError
     except AddressRefused as error:
         raise CallbackFailed(str(error), permanent=True) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
