@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.formatting import one_line
@@ -40,6 +41,7 @@ STATUS: Final[dict[ErrorCode, int]] = {
     _C.QUESTION_UNANSWERED: 504,
 }
 """Status of the codes whose class does not decide it."""
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _BY_CLASS: Final = {
     ErrorClass.REFUSE: 422,
     ErrorClass.ENVIRONMENT: 503,
@@ -123,6 +125,16 @@ def from_http(error: HTTPException, request: Request) -> PackagingError:
     return PackagingError(code, str(error.detail))
 
 
+def allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes at the address of a request; the framework itself names those of the first one."""
+
+    def answered(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if answered(method)]
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Handler of every error of every route."""
     status = None
@@ -138,7 +150,9 @@ async def on_error(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
         found = PackagingError(ErrorCode.INTERNAL_ERROR, "the console failed on this request; see its log")
     status = status or status_of(found)
-    headers = error_headers(found, status) | dict(getattr(error, "headers", None) or {})
+    headers = error_headers(found, status)
+    if status == 405:
+        headers["Allow"] = ", ".join(allowed_methods(request))
     page = getattr(request.app.state, "error_page", None)
     if page is not None and wants_page(request):
         answer: Response = page(request, found, status)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api_client.console.api.times import Time
 from api_client.console.problems import ErrorBody, status_of
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event
@@ -27,6 +27,15 @@ def errors(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
         said = found.setdefault(status, {"model": ErrorBody, "description": ""})
         said["description"] = ", ".join(part for part in (said["description"], f"`{code.value}`") if part)
     return found
+
+
+def as_json(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """The same errors for a route whose own answers are no JSON."""
+    schema = {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}
+    return {
+        status: {"description": said["description"], "content": {"application/json": {"schema": schema}}}
+        for status, said in responses.items()
+    }
 
 
 COMMON_ERRORS = errors(
@@ -76,7 +85,7 @@ class BulkReplayBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    since: datetime
+    since: Time
     """Only jobs submitted at or after this time. Without a zone: UTC."""
     code: ErrorCode | None = None
     """Only jobs that failed with this code."""

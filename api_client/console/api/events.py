@@ -19,7 +19,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api_client.client import PackagingClient
 from api_client.console.admission import caller_of
-from api_client.console.api.documents import NO_JOB, EventPage
+from api_client.console.api.documents import COMMON_ERRORS, NO_JOB, EventPage, as_json
 from api_client.console.api.parameters import EVENT_ID, JobId, Reader
 from api_client.console.context import Client
 from api_client.console.limits import StreamLimit
@@ -78,7 +78,7 @@ async def hold_stream(request: Request, principal: Reader, job_id: JobId, client
 @router.get(
     "/jobs/{job_id}/events/stream",
     response_class=EventSourceResponse,
-    responses=NO_JOB,
+    responses=as_json(COMMON_ERRORS | NO_JOB),
     dependencies=[Depends(hold_stream)],
 )
 async def follow_events(

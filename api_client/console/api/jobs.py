@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 
 from api_client.console.api.documents import NO_JOB, BulkReplayBody, JobPage, ReplayBody, ReplayedJobs, errors
-from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter, as_utc
+from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter
+from api_client.console.api.times import Time
 from api_client.console.context import Client
 from api_client.console.requests import HttpRequest
 from api_client.errors import ErrorCode
@@ -37,13 +37,13 @@ def list_jobs(
     labels: Labels,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     since: Annotated[
-        datetime | None, Query(description="Only jobs submitted at or after this time. Without a zone: UTC.")
+        Time | None, Query(description="Only jobs submitted at or after this time. Without a zone: UTC.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=100)] = None,
 ) -> JobPage:
     """List jobs, newest first, in pages."""
-    jobs = client.list(state=state, labels=labels, since=as_utc(since), limit=limit + 1, cursor=cursor)
+    jobs = client.list(state=state, labels=labels, since=since, limit=limit + 1, cursor=cursor)
     more = len(jobs) > limit
     return JobPage(jobs=tuple(jobs[:limit]), next_cursor=jobs[limit - 1].id if more else None)
 
@@ -78,8 +78,6 @@ def replay(
 @router.post("/replays")
 def replay_failed(body: BulkReplayBody, client: Client, principal: Operator) -> ReplayedJobs:
     """Replay every failed job submitted since a time; with `code`, only those that failed with it."""
-    since = as_utc(body.since)
-    assert since is not None
-    jobs = client.replay_failed(since, body.code)
-    _log.info("%s replayed %d failed jobs since %s", principal.name, len(jobs), since.isoformat())
+    jobs = client.replay_failed(body.since, body.code)
+    _log.info("%s replayed %d failed jobs since %s", principal.name, len(jobs), body.since.isoformat())
     return ReplayedJobs(job_ids=tuple(job.id for job in jobs))

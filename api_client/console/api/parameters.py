@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Path, Query
@@ -54,11 +53,6 @@ def parse_labels(
             )
         found[key] = value
     return found
-
-
-def as_utc(when: datetime | None) -> datetime | None:
-    """A time without a zone is UTC."""
-    return when.replace(tzinfo=UTC) if when is not None and when.tzinfo is None else when
 
 
 JobId = Annotated[str, Depends(check_job_id)]
