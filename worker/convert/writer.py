@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.journal import Journal, read_journal
 from worker.convert.progress import Report
+from worker.reserve import reserve
 from worker.stop import ShouldStop, StopRequested
 
 _AHEAD_BYTES = 256 * 1024 * 1024
@@ -130,7 +131,7 @@ def write_plan(
                 digest, kept = _verified_prefix(descriptor, plan, known)
                 _check_free_space(path, plan.size_bytes - kept)
                 os.ftruncate(descriptor, kept)  # what follows the good beginning is not trusted: holes read as zeros
-                os.ftruncate(descriptor, plan.size_bytes)
+                reserve(descriptor, plan.size_bytes)
                 journal = Journal.start(journal_path, fingerprint)
                 try:
                     for end, sha256 in known.items():

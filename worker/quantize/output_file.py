@@ -26,8 +26,8 @@ from worker.mixture.plan import OutputPlan
 from worker.quantize.digest import OrderedDigest
 from worker.quantize.journal import Journal
 from worker.quantize.output_errors import described
-from worker.quantize.reserve import reserve
 from worker.quantize.slabs import Slab
+from worker.reserve import reserve
 
 _READ_BYTES = 4 << 20
 
