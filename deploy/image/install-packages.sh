@@ -12,7 +12,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 pins() { python3 "$here/scripts/pins.py" "$@"; }
-pip_install() { python3 -m pip --disable-pip-version-check --python "$venv/bin/python" install --no-deps "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --root-user-action=ignore "$@"; }
+pip_install() { pip install --no-deps "$@"; }
 
 torch_for_cpu() {
     if [ -n "${TORCH_CPU_INDEX_URL:-}" ]; then
@@ -31,7 +32,8 @@ wants = [r for r in m.requires("torch") or () if r.startswith(("nvidia-", "cuda-
 sys.exit("this torch wants CUDA libraries; give TORCH_CPU_INDEX_URL, an index of CPU builds" if wants else 0)'
 }
 
-python3 -m venv --without-pip "$venv"
+python3 -m venv "$venv"
+pip uninstall --quiet --yes setuptools
 # the project is put beside the environment, so that a new version does not change this layer
 echo "$(dirname "$venv")/app" >"$("$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/trainpack.pth"
 if [ "$device" = cpu ]; then torch_for_cpu; fi
@@ -47,4 +49,5 @@ if [ "$device" = cuda ]; then
     pins --extras cuda >"$work/cuda.txt"
     pip_install --require-hashes --requirement "$work/cuda.txt"
 fi
-python3 -m pip --disable-pip-version-check --python "$venv/bin/python" check
+pip check
+pip uninstall --quiet --yes pip # nothing is installed at run time
