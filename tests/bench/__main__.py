@@ -1,13 +1,18 @@
-"""``python -m tests.bench``: all benchmarks, one after the other."""
+"""``python -m tests.bench``: all benchmarks, one after the other. ``python -m tests.bench NAME ...`` runs one."""
 
 from __future__ import annotations
 
 import runpy
 import sys
 
-BENCHMARKS = ("tests.bench.kernels", "tests.bench.packaging")
+BENCHMARKS = ("kernels", "packaging", "scaleout", "fleet")
+OTHERS = ("imatrix", "service")
+"""Run by name only."""
 
-for name in BENCHMARKS:
-    print(f"== {name}")
-    sys.argv = [name]
-    runpy.run_module(name, run_name="__main__")
+if sys.argv[1:] and sys.argv[1] not in (*BENCHMARKS, *OTHERS):
+    sys.exit(f"no benchmark {sys.argv[1]!r}; there are {', '.join((*BENCHMARKS, *OTHERS))}")
+chosen, arguments = (sys.argv[1:2], sys.argv[2:]) if sys.argv[1:] else (BENCHMARKS, [])
+for name in chosen:
+    print(f"== tests.bench.{name}")
+    sys.argv = [f"tests.bench.{name}", *arguments]
+    runpy.run_module(f"tests.bench.{name}", run_name="__main__")
