@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ PROBE_TIMEOUT_S = 120.0
 _DISTRIBUTION = "trainpack"
 _IMPORTS = ("torch", "transformers", "peft", "conversion", "gguf", "libgguf", "xllamacpp", "llvmlite")
 _SMALL_MEMORY_BYTES = 4 * 10**9
+_TRIAL = threading.Lock()  # trials make and remove directories, which may be the same ones
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -178,7 +180,8 @@ def check_storage(settings: Settings) -> Check:
 def check_disk(settings: Settings) -> Check:
     """Free space where trainpack writes by itself."""
     places = {"home": settings.home, "scratch": settings.scratch_dir or settings.home}
-    free = {name: free_bytes(path.expanduser().absolute()) for name, path in places.items()}
+    with _TRIAL:
+        free = {name: free_bytes(path.expanduser().absolute()) for name, path in places.items()}
     fact = ", ".join(f"{name} {places[name]}: {human_size(size)} free" for name, size in free.items())
     ok = min(free.values()) > settings.disk_reserve_bytes
     reserve = human_size(settings.disk_reserve_bytes)
@@ -187,7 +190,9 @@ def check_disk(settings: Settings) -> Check:
 
 def check_directories(settings: Settings) -> Check:
     """Whether the home can be written and every allowed root is there."""
-    check_output_dir(settings.home.expanduser().absolute(), None)
+    home = settings.home.expanduser().absolute()
+    with _TRIAL:
+        check_output_dir(home, None)
     if settings.allowed_roots is None:
         return Check("directories", True, "jobs may read and write any directory", "Set TRAINPACK_ALLOWED_ROOTS.")
     lost = [str(root) for root in settings.allowed_roots if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir()]
@@ -199,7 +204,8 @@ def check_directories(settings: Settings) -> Check:
 def check_kernel_cache(settings: Settings) -> Check:
     """Whether compiled kernels can be kept; otherwise every worker compiles them again."""
     directory = (settings.kernel_cache_dir or settings.home / "kernels").expanduser().absolute()
-    check_output_dir(directory, None)
+    with _TRIAL:
+        check_output_dir(directory, None)
     return Check("kernel cache", True, f"{directory} can be written")
 
 

@@ -188,6 +188,8 @@ class Service:
             _log.warning(LogEvent.REDIS_WARNING, warning=warning)
 
     def _serve(self, app: Celery) -> None:
+        # It warns root of pickled messages while the worker is made; only JSON is accepted here.
+        warnings.simplefilter("ignore", SecurityWarning)
         worker = app.Worker(
             pool="threads",
             concurrency=self._settings.slots,
@@ -215,8 +217,6 @@ class Service:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)
             ready()
 
-        # The warning is about pickled messages; only JSON is accepted here.
-        warnings.simplefilter("ignore", SecurityWarning)
         signals.worker_ready.connect(take_over_signals, weak=False)
         worker.start()
 

@@ -1,4 +1,9 @@
-"""The manifest and the checksum file: what was made, from what, by which versions. Written last."""
+"""The manifest and the checksum file: what was made, from what, by which versions. Written last.
+
+The manifest in the bucket is the one beside the outputs, byte for byte, so that one sha256 vouches for both and a job
+can be made again from either. It names the request's paths as they were given; whoever may read the bucket may read
+them.
+"""
 
 from __future__ import annotations
 

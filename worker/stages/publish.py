@@ -38,12 +38,12 @@ def run(context: StageContext) -> StageResult:
         context.report.confirm()
         target = ensure_output_dir(target, context.settings.allowed_roots)
         files = [_place(context, artifact, target, meter) for artifact in files]
-    if destination is not None:
-        storage = S3Storage(context.settings.storage)
-        files = [_upload(context, storage, artifact, destination, meter) for artifact in files]
+    uploads = None if destination is None else _Uploads(context, destination)
+    if uploads is not None:
+        files = [uploads.send(artifact, meter.file(artifact)) for artifact in files]
     context.stop_point()
     context.report.confirm()
-    files += _write_records(context, files, target, destination)
+    files += _write_records(context, files, target, uploads)
     context.report.log(f"Published {len(files)} files", output_dir=context.request.output_dir)
     return StageResult(tuple(files), {"output_dir": context.request.output_dir})
 
@@ -124,24 +124,32 @@ def _same(final: Path, artifact: Artifact) -> bool:
     return final.is_file() and final.stat().st_size == artifact.size_bytes and sha256_file(final) == artifact.sha256
 
 
-def _upload(
-    context: StageContext, storage: S3Storage, artifact: Artifact, destination: S3Location, meter: _Meter
-) -> Artifact:
-    context.stop_point()
-    location = destination.child(artifact.name)
-    storage.upload_file(
-        Path(artifact.path),
-        location,
-        sha256=artifact.sha256,
-        report=meter.file(artifact),
-        should_stop=context.report.should_stop,
-    )
-    context.report.log(f"Uploaded and verified {location}", url=str(location), size_bytes=artifact.size_bytes)
-    return artifact.model_copy(update={"url": str(location)})
+class _Uploads:
+    """The job's way to the storage: one client for all its files."""
+
+    def __init__(self, context: StageContext, destination: S3Location) -> None:
+        self._context = context
+        self._destination = destination
+        self._storage = S3Storage(context.settings.storage)
+
+    def send(self, artifact: Artifact, report: Callable[[int], None] | None = None) -> Artifact:
+        """Upload and verify one file; quick for what an earlier attempt has sent."""
+        self._context.stop_point()
+        location = self._destination.child(artifact.name)
+        self._storage.upload_file(
+            Path(artifact.path),
+            location,
+            sha256=artifact.sha256,
+            report=report,
+            should_stop=self._context.report.should_stop,
+            keep_parts=self._context.retries_left,
+        )
+        self._context.report.log(f"Uploaded and verified {location}", url=str(location), size_bytes=artifact.size_bytes)
+        return artifact.model_copy(update={"url": str(location)})
 
 
 def _write_records(
-    context: StageContext, files: Sequence[Artifact], target: Path | None, destination: S3Location | None
+    context: StageContext, files: Sequence[Artifact], target: Path | None, uploads: _Uploads | None
 ) -> list[Artifact]:
     """Write checksums and, last of all, the manifest; existing records of another job are kept, not lost."""
     directory = target if target is not None else context.scratch
@@ -156,11 +164,7 @@ def _write_records(
         record = Artifact(
             name=name, path=str(path), kind=kind, size_bytes=path.stat().st_size, sha256=sha256_file(path)
         )
-        if destination is not None:
-            location = destination.child(name)
-            S3Storage(context.settings.storage).upload_file(path, location, sha256=record.sha256)
-            record = record.model_copy(update={"url": str(location)})
-        records.append(record)
+        records.append(record if uploads is None else uploads.send(record))
     return records
 
 

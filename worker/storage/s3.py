@@ -52,6 +52,7 @@ class S3Storage:
         sha256: str | None = None,
         report: Callable[[int], None] | None = None,
         should_stop: ShouldStop | None = None,
+        keep_parts: bool = False,
     ) -> None:
         """Upload a file and verify what has arrived; quick where the same content is already there.
 
@@ -61,11 +62,14 @@ class S3Storage:
             sha256: Its SHA-256, in hexadecimal, where known.
             report: Called with the bytes that have arrived.
             should_stop: Asked between requests.
+            keep_parts: Whether parts that have arrived stay after a failure that may pass, for an upload that will be
+                tried again; otherwise they are thrown away, as after every other failure. The next upload of the key
+                goes on from parts of this file and throws away others.
 
         Raises:
             PackagingError: ``upload_failed``, ``storage_unreachable``, ``storage_denied``; ``artifact_lost`` where the
                 file does not have the SHA-256 given.
-            StopRequested: asked to stop. Then, as after every failure, the parts sent are thrown away.
+            StopRequested: asked to stop.
         """
         Upload(
             client=self._client,
@@ -76,6 +80,7 @@ class S3Storage:
             target=target,
             limits=Limits(self._retry, should_stop),
             report=report or _no_report,
+            keep_parts=keep_parts,
         ).run()
 
     def download_file(

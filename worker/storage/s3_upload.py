@@ -1,8 +1,9 @@
 """Uploading one file: in parts, each with its SHA-256; nothing counts as uploaded before the storage agrees on it.
 
 The storage checks every part against the SHA-256 sent along. After the last part, size and checksum of the whole are
-asked for and compared; where it keeps no checksum the object is read back. An upload that fails is aborted, and one
-that a crash left behind is aborted by the next upload of the same key.
+asked for and compared; where it keeps no checksum the object is read back. An upload that fails is aborted, unless it
+will be tried again; the next upload of the same key goes on from the parts of this file that it finds (a crash leaves
+some too), and aborts what holds others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import PartTypeDef
 
 T = TypeVar("T")
 
@@ -64,6 +66,7 @@ class Upload:
         target: Where it goes.
         limits: Retries and stop.
         report: Called with the bytes that have arrived.
+        keep_parts: Leave the parts sent after a failure that may pass.
     """
 
     client: S3Client
@@ -74,6 +77,7 @@ class Upload:
     target: S3Location
     limits: Limits
     report: Callable[[int], None]
+    keep_parts: bool = False
 
     def run(self) -> None:
         """Upload and verify; nothing is sent where the object is already there and right.
@@ -109,13 +113,7 @@ class Upload:
 
     def _send_parts(self, parts: list[Part]) -> list[bytes]:
         """Send all parts and have them put together; their SHA-256, in order."""
-        self._abort_leftovers()
-        answer = self._ask(
-            lambda: self.client.create_multipart_upload(
-                **self._address(), ChecksumAlgorithm="SHA256", Metadata={SHA256_METADATA: self.sha256}
-            )
-        )
-        upload_id = answer["UploadId"]
+        upload_id, known = self._found_upload() or (self._new_upload(), {})
         sent: list[SentPart] = []
         abandoned = threading.Event()
         limits = self.limits.abandonable(abandoned)
@@ -126,7 +124,7 @@ class Upload:
 
         try:
             run_parallel(
-                lambda item: self._send_part(upload_id, *item, limits),
+                lambda item: self._send_part(upload_id, *item, known, limits),
                 self._read(parts),
                 threads=self.settings.concurrency,
                 abandoned=abandoned,
@@ -135,10 +133,19 @@ class Upload:
             )
             sent.sort()
             self._complete(upload_id, sent)
-        except BaseException:
-            self._abort(upload_id)
+        except BaseException as error:
+            if not (self.keep_parts and isinstance(error, PackagingError) and error.retryable):
+                self._abort(upload_id)
             raise
         return [each.sha256 for each in sent]
+
+    def _new_upload(self) -> str:
+        answer = self._ask(
+            lambda: self.client.create_multipart_upload(
+                **self._address(), ChecksumAlgorithm="SHA256", Metadata={SHA256_METADATA: self.sha256}
+            )
+        )
+        return answer["UploadId"]
 
     def _read(self, parts: list[Part]) -> Iterator[tuple[Part, bytes]]:
         """The parts with their bytes, in order. The last is given only if the file as a whole has its SHA-256."""
@@ -155,8 +162,12 @@ class Upload:
                     )
                 yield part, data
 
-    def _send_part(self, upload_id: str, part: Part, data: bytes, limits: Limits) -> SentPart:
+    def _send_part(
+        self, upload_id: str, part: Part, data: bytes, known: Mapping[int, PartTypeDef], limits: Limits
+    ) -> SentPart:
         digest = hashlib.sha256(data).digest()
+        if part.number in known and is_part(known[part.number], data, digest):
+            return SentPart(part, known[part.number]["ETag"], digest)
         answer = attempt(
             lambda: self.client.upload_part(
                 **self._address(),
@@ -254,8 +265,12 @@ class Upload:
                 _CLEANING,
             )
 
-    def _abort_leftovers(self) -> None:
-        """Abort uploads of the same key that crashed attempts left behind; not all credentials may list them."""
+    def _found_upload(self) -> tuple[str, Mapping[int, PartTypeDef]] | None:
+        """An unfinished upload of this file, with its parts; others of the same key are aborted.
+
+        Not all credentials may list them; then there is none.
+        """
+        found: tuple[str, Mapping[int, PartTypeDef]] | None = None
         with contextlib.suppress(PackagingError):
             answer = attempt(
                 lambda: self.client.list_multipart_uploads(Bucket=self.target.bucket, Prefix=self.target.key),
@@ -264,14 +279,56 @@ class Upload:
                 _CLEANING,
             )
             for upload in answer.get("Uploads", []):
-                if upload.get("Key") == self.target.key:
+                if upload.get("Key") != self.target.key:
+                    continue
+                parts = self._parts_of(upload["UploadId"])
+                if found is None and self._is_ours(parts):
+                    found = upload["UploadId"], parts
+                else:
                     self._abort(upload["UploadId"])
+        return found
+
+    def _parts_of(self, upload_id: str) -> Mapping[int, PartTypeDef]:
+        request = Request(f"listing parts of {self.target}")
+        parts: dict[int, PartTypeDef] = {}
+        marker = 0
+        while True:
+            after = marker
+            answer = attempt(
+                lambda: self.client.list_parts(**self._address(), UploadId=upload_id, PartNumberMarker=after),  # noqa: B023
+                request,
+                self.settings,
+                _CLEANING,
+            )
+            parts |= {each["PartNumber"]: each for each in answer.get("Parts", [])}
+            if not answer.get("IsTruncated"):
+                return parts
+            marker = answer["NextPartNumberMarker"]
+
+    def _is_ours(self, known: Mapping[int, PartTypeDef]) -> bool:
+        """Whether parts hold what this file has in their place; one is enough to know, and none are of no use."""
+        parts = {part.number: part for part in split(self.size_bytes, self.settings.part_size_bytes)}
+        number = max(known, default=0)
+        if number not in parts:
+            return False
+        with self.path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), parts[number].size_bytes, parts[number].offset)
+        return is_part(known[number], data, hashlib.sha256(data).digest())
 
     def _ask(self, call: Callable[[], T]) -> T:
         return attempt(call, Request(f"uploading {self.target}", ErrorCode.UPLOAD_FAILED), self.settings, self.limits)
 
     def _address(self) -> dict[str, Any]:
         return {"Bucket": self.target.bucket, "Key": self.target.key}
+
+
+def is_part(listed: PartTypeDef, data: bytes, sha256: bytes) -> bool:
+    """Whether a listed part has these bytes: by its SHA-256, or where the storage lists none, by its tag, an MD5."""
+    if listed["Size"] != len(data):
+        return False
+    if "ChecksumSHA256" in listed:
+        return listed["ChecksumSHA256"] == _base64(sha256)
+    return listed["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def split(size_bytes: int, part_size_bytes: int) -> list[Part]:

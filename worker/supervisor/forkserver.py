@@ -9,6 +9,7 @@ import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -28,8 +29,15 @@ def fork_context(preload: str) -> ForkServerContext:
 
 
 def start_forkserver() -> None:
-    """Start the fork server now, so that the first stage need not wait for its imports."""
-    multiprocessing.forkserver.ensure_running()
+    """Start the fork server now, so that the first stage need not wait for its imports.
+
+    A Ctrl-C reaches it too; until it has loaded its shield the signal waits, so that it does not end with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_forkserver() -> None:

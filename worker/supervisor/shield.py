@@ -8,4 +8,6 @@ from __future__ import annotations
 
 import signal
 
-signal.signal(signal.SIGTERM, lambda *_: None)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by whoever started this process

@@ -97,6 +97,27 @@ def test_a_lasting_fault_fails_with_its_code_and_leaves_nothing(proxied, proxy, 
     assert proxy.count("PUT", "partNumber=2") == expected
 
 
+def test_an_upload_that_is_tried_again_goes_on_where_it_failed(proxied, proxy, settings, prefix, big):
+    proxy.faults.append(Fault("status", "PUT", "partNumber=3", 503, times=QUICK.attempts))
+    with pytest.raises(PackagingError, match="part 3"):
+        proxied.upload_file(big, prefix.child("x"), keep_parts=True)
+    assert len(unfinished(settings, prefix)) == 1
+    proxied.upload_file(big, prefix.child("x"), keep_parts=True)
+    assert proxy.count("PUT", "partNumber") - QUICK.attempts == 3, "the storage took every part once"
+    assert stored(settings, prefix.child("x")) == big.read_bytes()
+    assert unfinished(settings, prefix) == []
+
+
+def test_parts_of_another_file_are_thrown_away(proxied, proxy, settings, prefix, big):
+    proxy.faults.append(Fault("status", "PUT", "partNumber=3", 503, times=QUICK.attempts))
+    with pytest.raises(PackagingError, match="part 3"):
+        proxied.upload_file(big, prefix.child("x"), keep_parts=True)
+    big.write_bytes(noise(2 * PART + 12345, seed=2))
+    proxied.upload_file(big, prefix.child("x"))
+    assert stored(settings, prefix.child("x")) == big.read_bytes()
+    assert unfinished(settings, prefix) == []
+
+
 def test_a_storage_that_does_not_answer_in_time_is_unreachable(settings, proxy, prefix, tmp_path):
     (tmp_path / "x").write_bytes(b"x")
     proxy.faults.append(Fault("hang", "PUT"))
