@@ -8,7 +8,14 @@ from typing import Any
 
 import structlog
 
-_QUIET = {"kombu": logging.WARNING, "amqp": logging.WARNING, "celery.worker.strategy": logging.WARNING}
+_QUIET = {
+    "kombu": logging.WARNING,
+    "amqp": logging.WARNING,
+    "celery.worker.strategy": logging.WARNING,
+    # Their debug lines repeat what ours say, and do not say of which attempt.
+    "celery.pool": logging.INFO,
+    "celery.worker.request": logging.INFO,
+}
 
 
 def name_attempt(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -58,4 +65,4 @@ def configure_logging(log_format: str, log_level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(log_level.upper())
     for name, level in _QUIET.items():
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(max(level, root.level))
