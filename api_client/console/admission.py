@@ -46,17 +46,18 @@ class Admission:
         return identity
 
     def log_in(self, request: Request, secret: str) -> Principal:
-        """The holder of a token. Wrong ones are counted for the address they come from.
+        """The holder of a token. Wrong ones are counted for the address they come from; a right one is always let in.
+
+        Otherwise one program that still sends an expired token would lock out everybody behind the same proxy. Tokens
+        are too long to be guessed at any rate.
 
         Raises:
             PackagingError: ``unauthenticated``, ``token_expired``, ``rate_limited``.
         """
-        address = address_of(request)
-        self._failures.check(address)
         try:
             return self.identities.from_token(secret)
         except PackagingError:
-            self._failures.take(address)
+            self._failures.take(address_of(request))
             raise
 
     def _check_host(self, request: Request) -> None:
@@ -79,8 +80,6 @@ class Admission:
             if cookie:
                 return self.identities.from_session(cookie)
         except PackagingError as error:
-            if error.code is ErrorCode.RATE_LIMITED:
-                raise
             return error
         return PackagingError(ErrorCode.UNAUTHENTICATED, "no token was sent")
 

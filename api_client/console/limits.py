@@ -28,23 +28,6 @@ class RateLimit:
             PackagingError: ``rate_limited``, with ``retry_after_s``.
         """
         level, now = self._level(caller)
-        self._refuse_below_one(caller, level)
-        self._keep(caller, level - 1, now)
-
-    def check(self, caller: str) -> None:
-        """Refuse if the next request would be one too many; counts nothing.
-
-        Raises:
-            PackagingError: ``rate_limited``, with ``retry_after_s``.
-        """
-        self._refuse_below_one(caller, self._level(caller)[0])
-
-    def _level(self, caller: str) -> tuple[float, float]:
-        now = self._clock()
-        level, then = self._buckets.get(caller, (self._size, now))
-        return min(self._size, level + (now - then) * self._rate), now
-
-    def _refuse_below_one(self, caller: str, level: float) -> None:
         if level < 1:
             wait_s = (1 - level) / self._rate
             raise PackagingError(
@@ -52,12 +35,15 @@ class RateLimit:
                 f"more than {self._size:g} in a minute from {caller}",
                 fields={"caller": caller, "per_minute": int(self._size), "retry_after_s": round(wait_s, 1)},
             )
-
-    def _keep(self, caller: str, level: float, now: float) -> None:
-        self._buckets[caller] = (level, now)
+        self._buckets[caller] = (level - 1, now)
         self._buckets.move_to_end(caller)
         if len(self._buckets) > _CALLERS_KEPT:
             self._buckets.popitem(last=False)
+
+    def _level(self, caller: str) -> tuple[float, float]:
+        now = self._clock()
+        level, then = self._buckets.get(caller, (self._size, now))
+        return min(self._size, level + (now - then) * self._rate), now
 
 
 class StreamLimit:

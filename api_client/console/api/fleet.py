@@ -34,7 +34,7 @@ def service_health(request: Request, client: Client, _: Reader) -> ServiceHealth
     return ServiceHealth(redis=info, warnings=info.warnings, workers=len(client.workers()), event_streams=streams.open)
 
 
-@open_router.get("/health", responses={503: COMMON_ERRORS[503]})
+@open_router.get("/health", responses={status: COMMON_ERRORS[status] for status in (429, 503)})
 def health(client: Client) -> Health:
     """Whether the console reaches Redis. Needs no token and says nothing else."""
     try:
@@ -44,7 +44,7 @@ def health(client: Client) -> Health:
     return Health()
 
 
-@open_router.get("/health/live")
+@open_router.get("/health/live", responses={429: COMMON_ERRORS[429]})
 def alive() -> Health:
     """Whether the console itself answers. Needs no token."""
     return Health()

@@ -38,7 +38,12 @@ class RunningConsole:
 @contextmanager
 def running_console(redis_url: str, prefix: str, **settings: Any) -> Iterator[RunningConsole]:
     """Serve until left; the thread must end then."""
-    values = {"port": 0, "tokens": TOKENS, "requests_per_minute": 100_000} | settings
+    values = {
+        "port": 0,
+        "tokens": TOKENS,
+        "requests_per_minute": 100_000,
+        "failed_logins_per_minute": 100_000,
+    } | settings
     found = load_console_settings({}, **values)
     app = create_app(found, lambda _: PackagingClient(redis_url, key_prefix=prefix))
     with open_socket(found) as listener:
