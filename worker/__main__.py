@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from api_client.address import find_redis_url
 from api_client.errors import PackagingError
 from config.settings import load_settings
-from worker import service
 
 
 def main() -> int:
     """Read the settings and run."""
+    try:
+        return _run()
+    except KeyboardInterrupt:  # before the worker listens for signals: nothing has begun
+        return 128 + signal.SIGINT
+
+
+def _run() -> int:
+    from worker import service
+
     try:
         settings = load_settings(redis_url=find_redis_url())
     except PackagingError as error:

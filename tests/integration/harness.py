@@ -219,7 +219,7 @@ class Installation:
                 worker.signal(signal.SIGKILL)
                 worker.process.wait(10)
         try:
-            eventually(lambda: not self.stage_processes(), "no process left over", 10)
+            eventually(lambda: not self.stage_processes(), "no process left over")
         finally:
             for process in self.stage_processes():
                 with contextlib.suppress(psutil.Error):

@@ -11,6 +11,7 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
+from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
@@ -33,6 +34,7 @@ def start_forkserver() -> None:
 
     A Ctrl-C reaches it too; until it has loaded its shield the signal waits, so that it does not end with a traceback.
     """
+    resource_tracker.ensure_running()  # The fork server starts it otherwise, which would let the signal through.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         multiprocessing.forkserver.ensure_running()
