@@ -2,7 +2,7 @@
 
 ``python -m tests.bench.fleet --rate 20 --mix 1b:6,8b:3,70b:1 --worker gpu:2 --worker cpu:4:2 [--failures 0.02]``.
 A worker is ``KIND:COUNT[:SLOTS]``; kinds and their rates are in ``KINDS``, model sizes in ``MODELS``, and
-``docs/sizing.md`` says where both come from. ``--kind NAME=READ,QUANTIZE,UPLOAD,FIXED`` adds a kind of your own.
+``docs/sizing.md`` says where both come from. ``--kind NAME=CONVERT,READ,QUANTIZE,UPLOAD,FIXED`` adds a kind.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ class Kind:
     """Rates of one slot of a kind of worker.
 
     Attributes:
-        read: Reading the base model and writing the unquantized GGUF, MB/s of 16-bit weights.
+        convert: Merging and converting, reading and writing included, MB/s of 16-bit weights.
+        read: Reading the unquantized GGUF again, MB/s.
         quantize: Million weights a second, one K-quant.
         upload: MB/s to object storage.
         fixed_s: Seconds of a job that do not depend on the model: processes, checks, loading the result.
     """
 
+    convert: float
     read: float
     quantize: float
     upload: float
@@ -35,9 +37,9 @@ class Kind:
 
 
 KINDS = {
-    "small": Kind(63, 60, 100, 15),
-    "cpu": Kind(500, 1000, 250, 15),
-    "gpu": Kind(1500, 3000, 1000, 10),
+    "small": Kind(63, 400, 60, 100, 15),
+    "cpu": Kind(500, 1000, 1000, 250, 15),
+    "gpu": Kind(1500, 3000, 3000, 1000, 10),
 }
 """``small``: measured on 2 cores that other work loaded. ``cpu`` (16 cores, SSD) and ``gpu`` (NVMe): estimates."""
 MODELS = {"135m": 0.135, "1b": 1.1, "3b": 3.2, "8b": 8.0, "14b": 14.8, "32b": 32.8, "70b": 70.6}
@@ -62,8 +64,8 @@ class JobTime:
 
     @property
     def slowest(self) -> str:
-        """What to make faster first: ``read``, ``quantize`` or ``upload``."""
-        parts = {"read": self.convert, "quantize": self.quantize, "upload": self.publish}
+        """What to make faster first: ``convert``, ``quantize`` or ``upload``."""
+        parts = {"convert": self.convert, "quantize": self.quantize, "upload": self.publish}
         return max(parts, key=lambda name: parts[name])
 
 
@@ -72,7 +74,7 @@ def job_time(billions: float, kind: Kind, n_types: int = 1) -> JobTime:
     half_mb = billions * 2000.0
     made_mb = sum(billions * 1000.0 * bits / 8 for bits in list(BITS.values())[:n_types])
     return JobTime(
-        convert=half_mb / kind.read,
+        convert=half_mb / kind.convert,
         quantize=max(half_mb / kind.read, n_types * billions * 1000.0 / kind.quantize),
         publish=(half_mb + made_mb) / kind.upload,
         fixed=kind.fixed_s,
@@ -142,7 +144,7 @@ def parse_workers(texts: Sequence[str]) -> list[str]:
 
 
 def parse_kind(text: str) -> tuple[str, Kind]:
-    """``NAME=READ,QUANTIZE,UPLOAD,FIXED``."""
+    """``NAME=CONVERT,READ,QUANTIZE,UPLOAD,FIXED``."""
     name, _, rates = text.partition("=")
     return name, Kind(*(float(rate) for rate in rates.split(",")))
 

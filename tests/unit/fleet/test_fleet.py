@@ -112,7 +112,7 @@ def test_more_workers_never_make_jobs_wait_longer() -> None:
 
 
 def test_a_job_s_time_adds_up_by_stage_and_names_the_slowest() -> None:
-    name, kind = parse_kind("mine=100,50,200,10")
+    name, kind = parse_kind("mine=100,200,50,200,10")
     assert name == "mine"
     time = job_time(1.0, kind)
     assert (time.convert, time.quantize, time.fixed) == (20, 20, 10)
