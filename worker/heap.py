@@ -16,7 +16,7 @@ _REUSED_BYTES = 32 << 20  # the most that glibc takes for this
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, up to 512 MiB at an end of its heap, for the next allocation. Repeatable."""
+    """Let the C library keep what is freed, up to 512 MiB per heap, for the next allocation. Repeatable."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, and no need
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _REUSED_BYTES)

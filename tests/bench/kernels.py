@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from tests.bench.reference import tool
 from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import quantize_rows, use_gpu, widen_rows
+from worker.kernels import on_gpu, quantize_rows, use_gpu, widen_rows
 from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiled import gpu_kernel_of, kernel_of, quantize_by_reference
+from worker.kernels.compiled import kernel_of, quantize_by_reference
 from worker.kernels.compiler import load
 
 ROW_LENGTH = 4096
@@ -133,7 +133,7 @@ def bench_kernel(ggml_type: GGMLType, weighted: bool, reference: Path | None, re
 
 def bench_gpu(ggml_type: GGMLType, weighted: bool, n_rows: int, repeat: int) -> str:
     """One line about a kernel on the GPU, copies to and from it included."""
-    kernel, on_processor = gpu_kernel_of(ggml_type, weighted=weighted), kernel_of(ggml_type, weighted=weighted)
+    kernel, on_processor = on_gpu.kernel_of(ggml_type, weighted=weighted), kernel_of(ggml_type, weighted=weighted)
     if kernel is None or on_processor is None:
         return f"{ggml_type.name:8} not on the GPU"
     case = Case(ggml_type, weighted, n_rows)

@@ -10,6 +10,7 @@ Importing this package loads nothing but NumPy; ``dispatch`` and what it needs a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -111,9 +112,16 @@ def use_gpu(number: int = 0) -> bool:
     Returns:
         Whether there is such a device; a missing one is logged.
     """
-    from worker.kernels import compiled
+    from worker.kernels import on_gpu
 
-    return compiled.use_gpu(number)
+    return on_gpu.use(number)
+
+
+def gpu_if_there() -> AbstractContextManager[None]:
+    """Within this context, :func:`use_gpu` the first device that this process may use, if there is any."""
+    from worker.kernels import on_gpu
+
+    return on_gpu.gpu_if_there()
 
 
 def use_cache(cache_dir: Path) -> None:

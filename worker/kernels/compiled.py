@@ -19,14 +19,12 @@ from worker.kernels.self_check import DIGESTS, digest_of
 if TYPE_CHECKING:
     from worker.kernels.catalogue import Kernel
     from worker.kernels.compiler import Compiled
-    from worker.kernels.gpu import Gpu, GpuKernel
 
 log = structlog.get_logger(__name__)
 
 _lock = threading.Lock()
 _ready: dict[Hashable, Any] = {}
 _cache_dir: Path | None = None
-_gpu: Gpu | None = None
 
 LANES = 16
 Conversion = Callable[[NDArray[Any], NDArray[Any]], None]
@@ -72,39 +70,23 @@ class CompiledStream:
 
 def kernel_of(ggml_type: GGMLType, *, weighted: bool) -> CompiledKernel | None:
     """The compiled kernel for a type, or None where the reference has to do."""
-    return _once((ggml_type, weighted), lambda: _load_kernel(ggml_type, weighted=weighted))
-
-
-def gpu_kernel_of(ggml_type: GGMLType, *, weighted: bool) -> GpuKernel | None:
-    """The kernel on the GPU in use, or None where there is none."""
-    if _gpu is None:
-        return None
-    return _once(("gpu", ggml_type, weighted), lambda: _load_gpu_kernel(ggml_type, weighted=weighted))
-
-
-def use_gpu(number: int) -> bool:
-    """See :func:`worker.kernels.use_gpu`."""
-    global _gpu  # noqa: PLW0603  one device for the whole process
-    from worker.kernels.gpu import Gpu
-
-    try:
-        _gpu = Gpu(number)
-    except (OSError, RuntimeError) as error:
-        log.warning("no GPU for quantization, using the processor", device=number, error=str(error))
-        return False
-    log.info("quantizing on a GPU and the processor", device=number, name=_gpu.device.name)
-    return True
+    return once((ggml_type, weighted), lambda: _load_kernel(ggml_type, weighted=weighted))
 
 
 def conversion(name: str) -> Conversion:
     """A float conversion of :data:`CONVERSIONS`, compiled if possible."""
-    return _once(name, lambda: _load_stream(name) or CONVERSIONS[name])
+    return once(name, lambda: _load_stream(name) or CONVERSIONS[name])
 
 
 def use_cache(cache_dir: Path) -> None:
     """Keep compiled kernels in this folder from now on."""
     global _cache_dir  # noqa: PLW0603  one place for the whole process, as the code in memory is
     _cache_dir = cache_dir
+
+
+def cache_dir() -> Path | None:
+    """The folder in use."""
+    return _cache_dir
 
 
 def quantize_by_reference(
@@ -120,7 +102,8 @@ def quantize_by_reference(
 Thing = TypeVar("Thing")
 
 
-def _once(key: Hashable, make: Callable[[], Thing]) -> Thing:
+def once(key: Hashable, make: Callable[[], Thing]) -> Thing:
+    """What was made for this key; made now, by one thread, if it was not."""
     if key not in _ready:
         with _lock:
             if key not in _ready:
@@ -144,28 +127,6 @@ def _load_kernel(ggml_type: GGMLType, *, weighted: bool) -> CompiledKernel | Non
     made = digest_of(ready, kernel.length, kernel.size_bytes, weighted=kernel.weighted)
     if made != DIGESTS[kernel.name]:
         log.error("compiled kernel gives wrong bytes, using the reference", kernel=kernel.name, digest=made)
-        return None
-    return ready
-
-
-def _load_gpu_kernel(ggml_type: GGMLType, *, weighted: bool) -> GpuKernel | None:
-    assert _gpu is not None
-    try:
-        from worker.kernels.catalogue import KERNELS
-        from worker.kernels.compiler import ptx
-        from worker.kernels.gpu import GpuKernel
-
-        kernel = KERNELS.get((ggml_type, weighted))
-        if kernel is None:
-            return None
-        with _gpu.free:
-            ready = GpuKernel(_gpu, kernel, ptx(kernel, _cache_dir))
-            made = digest_of(ready, kernel.length, kernel.size_bytes, weighted=kernel.weighted)
-    except (ImportError, RuntimeError, OSError) as error:
-        log.warning("kernel does not run on the GPU, using the processor", kernel=ggml_type.name, error=str(error))
-        return None
-    if made != DIGESTS[kernel.name]:
-        log.error("kernel gives wrong bytes on the GPU, using the processor", kernel=kernel.name, digest=made)
         return None
     return ready
 

@@ -18,7 +18,7 @@ from worker.kernels.catalogue import Kernel
 from worker.kernels.code_cache import kept
 from worker.kernels.processor import Processor, target_machine, this_processor
 from worker.kernels.streams import STREAMS, Stream, build_stream
-from worker.kernels.thread_walk import Walk, build_threads
+from worker.kernels.thread_walk import build_threads
 
 Compiled = Callable[..., None]
 """Takes addresses and counts, as the function it was built from says; runs without the GIL."""
@@ -84,21 +84,10 @@ def ptx(kernel: Kernel, cache_dir: Path | None) -> str:
         target = llvm.Target.from_triple(GPU_TRIPLE).create_target_machine(cpu=GPU_ARCHITECTURE, opt=3)
 
         def compile_ptx() -> bytes:
-            text: str = target.emit_assembly(_optimised(build_threads(kernel, Walk.THREADS), target))
+            text: str = target.emit_assembly(optimised(build_threads(kernel), target))
             return text.encode()
 
         return kept(f"{kernel.name}-ptx", (GPU_TRIPLE, GPU_ARCHITECTURE), cache_dir, compile_ptx).decode()
-
-
-def load_simulated(kernel: Kernel) -> tuple[Compiled, Compiled | None]:
-    """A kernel's form for GPUs, run by this processor in a loop; and its function for row means. For tests."""
-    target = target_machine(this_processor())
-    module = _optimised(build_threads(kernel, Walk.LOOP), target)
-    engine = llvm.create_mcjit_compiler(module, target)
-    engine.finalize_object()
-    _engines.append(engine)
-    row_means = _ROWS(engine.get_function_address("row_means")) if kernel.row_mean else None
-    return _BLOCKS(engine.get_function_address("kernel")), row_means
 
 
 def _kernel_code(kernel: Kernel, cache_dir: Path | None, processor: Processor) -> bytes:
@@ -121,7 +110,7 @@ def _object(name: str, build: Callable[[], Any], cache_dir: Path | None, process
             name,
             (target.triple, processor.name, processor.features),
             cache_dir,
-            lambda: target.emit_object(_optimised(build(), target)),
+            lambda: target.emit_object(optimised(build(), target)),
         )
 
 
@@ -141,11 +130,12 @@ def assembly(kernel: Kernel, processor: Processor | None = None) -> str:
     with _lock:
         target = target_machine(processor or this_processor())
         permutes = (processor or this_processor()).permutes
-        text: str = target.emit_assembly(_optimised(build_module(kernel, permutes), target))
+        text: str = target.emit_assembly(optimised(build_module(kernel, permutes), target))
         return text
 
 
-def _optimised(source: Any, target: Any) -> Any:
+def optimised(source: Any, target: Any) -> Any:
+    """A module for a target, from its text or from what prints it: verified, and through LLVM's passes."""
     module = llvm.parse_assembly(str(source))
     module.triple, module.data_layout = target.triple, str(target.target_data)
     module.verify()

@@ -19,17 +19,19 @@ class Device:
 
     Args:
         number: As the driver counts, after ``CUDA_VISIBLE_DEVICES``.
+        driver: In the place of the driver's library: for tests.
 
     Raises:
         OSError: There is no driver.
         RuntimeError: The driver refuses: no such device, or none at all.
     """
 
-    def __init__(self, number: int) -> None:
-        self._driver = ctypes.CDLL(LIBRARY)
+    def __init__(self, number: int, driver: Any = None) -> None:
+        self._driver = ctypes.CDLL(LIBRARY) if driver is None else driver
         self._call("cuInit", ctypes.c_uint(0))
-        device, self._context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(number))
+        self._device, self._context = ctypes.c_int(), ctypes.c_void_p()
+        self._call("cuDeviceGet", ctypes.byref(self._device), ctypes.c_int(number))
+        device = self._device
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         name = ctypes.create_string_buffer(128)
         self._call("cuDeviceGetName", name, ctypes.c_int(len(name)), device)
@@ -39,11 +41,19 @@ class Device:
         """Make this device the calling thread's."""
         self._call("cuCtxSetCurrent", self._context)
 
+    def leave(self) -> None:
+        """Give the device back: what was loaded and allocated on it must be unloaded and freed before."""
+        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
+
     def load(self, ptx: str) -> ctypes.c_void_p:
         """Compile a module for this device."""
         module = ctypes.c_void_p()
         self._call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(ptx.encode()))
         return module
+
+    def unload(self, module: ctypes.c_void_p) -> None:
+        """Drop a module and its functions."""
+        self._call("cuModuleUnload", module)
 
     def function(self, module: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
         """A function of a module."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import FLOAT_TYPES, QUANTIZED_TYPES, WEIGHTS_REQUIRED, KernelKind, floats, reference
-from worker.kernels.compiled import CONVERSIONS, conversion, gpu_kernel_of, kernel_of, quantize_by_reference
+from worker.kernels import FLOAT_TYPES, QUANTIZED_TYPES, WEIGHTS_REQUIRED, KernelKind, floats, on_gpu, reference
+from worker.kernels.compiled import CONVERSIONS, conversion, kernel_of, quantize_by_reference
 
 
 def quantize(
@@ -32,7 +32,7 @@ def quantize(
     elif ggml_type is GGMLType.BF16:
         conversion("narrow_bf16")(rows.reshape(-1), out.reshape(-1).view(np.uint16))
     else:
-        gpu = gpu_kernel_of(ggml_type, weighted=weights is not None)
+        gpu = on_gpu.kernel_of(ggml_type, weighted=weights is not None)
         if gpu is not None and gpu.attempt(rows, out, weights):
             return
         run = kernel_of(ggml_type, weighted=weights is not None)

@@ -1,13 +1,17 @@
 """Quantization on a GPU, with the same bytes as on the processor.
 
 The device takes one slab of rows at a time. A thread that finds it busy computes its slab on the processor instead,
-so both work; which of the two made a slab cannot be seen in it. A kernel is used only after the device has made ggml's
+so both work; which of the two made a slab cannot be seen in it. What the device holds is bounded by one slab, its
+result and the kernels' tables, and is freed at the end, or when the device fails (out of memory, for one): the slab at
+hand and all later ones are then made on the processor. A kernel is used only after the device has made ggml's
 bytes of the sample that compiled kernels are checked with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from typing import Any
 
 import numpy as np
 import structlog
@@ -24,24 +28,68 @@ MAX_SLAB_BYTES = 1 << 30
 
 
 class Gpu:
-    """A device, and memory on it that is kept between slabs."""
+    """A device, and what is on it: memory that is kept between slabs, and kernels."""
 
-    def __init__(self, number: int) -> None:
-        self.device = Device(number)
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self.free = threading.Lock()
         """Held while a slab is on the device."""
         self.failed = False
         self._spaces: dict[str, tuple[int, int]] = {}
+        self._tables: list[int] = []
+        self._modules: list[Any] = []
 
     def space(self, name: str, size_bytes: int) -> int:
         """Address of at least so much memory; the one given out before under this name is gone."""
         address, have = self._spaces.get(name, (0, 0))
         if have < size_bytes:
-            if have:
+            if self._spaces.pop(name, None):
                 self.device.free(address)
             address = self.device.allocate(size_bytes)
             self._spaces[name] = (address, size_bytes)
         return address
+
+    def load(self, ptx: str) -> Any:
+        """A module, compiled for the device and dropped at the end."""
+        module = self.device.load(ptx)
+        self._modules.append(module)
+        return module
+
+    def constant(self, values: NDArray[Any]) -> int:
+        """Address of a copy of an array that stays until the end."""
+        address = self.device.allocate(values.nbytes)
+        self._tables.append(address)
+        self.device.upload(address, values)
+        return address
+
+    def give_up(self) -> None:
+        """Ask the device no more, and leave its memory to others."""
+        self.failed = True
+        self._clear()
+
+    def close(self) -> None:
+        """Leave nothing on the device. No slab may be on it."""
+        with self.free:
+            self.failed = True
+            with contextlib.suppress(RuntimeError):
+                self.device.enter()
+            self._clear()
+            with contextlib.suppress(RuntimeError):
+                self.device.leave()
+
+    def _clear(self) -> None:
+        """Free all; a device that failed may refuse even that."""
+        addresses = [*self._tables, *(address for address, _ in self._spaces.values())]
+        modules = list(self._modules)
+        self._tables.clear()
+        self._spaces.clear()
+        self._modules.clear()
+        for address in addresses:
+            with contextlib.suppress(RuntimeError):
+                self.device.free(address)
+        for module in modules:
+            with contextlib.suppress(RuntimeError):
+                self.device.unload(module)
 
 
 class GpuKernel:
@@ -50,14 +98,10 @@ class GpuKernel:
     def __init__(self, gpu: Gpu, kernel: Kernel, ptx: str) -> None:
         self._gpu, self._kernel = gpu, kernel
         gpu.device.enter()
-        module = gpu.device.load(ptx)
+        module = gpu.load(ptx)
         self._function = gpu.device.function(module, "kernel")
         self._row_means = gpu.device.function(module, "row_means") if kernel.row_mean else None
-        self._table = 0
-        if kernel.table is not None:
-            table = kernel.table()
-            self._table = gpu.device.allocate(table.nbytes)
-            gpu.device.upload(self._table, table)
+        self._table = 0 if kernel.table is None else gpu.constant(kernel.table())
 
     def attempt(self, rows: NDArray[np.float32], out: NDArray[np.uint8], weights: NDArray[np.float32] | None) -> bool:
         """Quantize if the device is free; False if that is left to the processor.
@@ -67,9 +111,11 @@ class GpuKernel:
         if self._gpu.failed or rows.nbytes > MAX_SLAB_BYTES or not self._gpu.free.acquire(blocking=False):
             return False
         try:
+            if self._gpu.failed:  # while this thread came
+                return False
             self(rows, out, weights)
         except RuntimeError as error:
-            self._gpu.failed = True
+            self._gpu.give_up()
             log.warning("GPU failed, quantizing on the processor alone", kernel=self._kernel.name, error=str(error))
             return False
         finally:

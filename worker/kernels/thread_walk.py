@@ -4,13 +4,13 @@ The same source as for the processor is traced with a single lane. Threads read 
 and write their bytes to it. NVPTX code generation fuses no multiply and add unless it is told to, divides and takes
 square roots with correct rounding, and keeps denormal numbers; so the bytes are the same.
 
-For tests the same functions can be built for the processor, where one loop takes the place of all threads.
+What tests run on a processor is this very code: there, functions that count take the place of the two registers that
+say which thread it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 from llvmlite import ir  # type: ignore[import-untyped]
 
@@ -21,13 +21,6 @@ from worker.kernels.machine import Block, Extras
 
 THREADS = 64
 """Threads that are started together, as a CUDA block."""
-
-
-class Walk(Enum):
-    """What goes through the blocks."""
-
-    THREADS = "threads"
-    LOOP = "loop"
 
 
 class GlobalArray(Array[Float]):
@@ -45,7 +38,7 @@ class GlobalArray(Array[Float]):
         raise TypeError("the input cannot be stored to")
 
 
-def build_threads(kernel: Kernel, walk: Walk) -> ir.Module:
+def build_threads(kernel: Kernel) -> ir.Module:
     """The module of ``kernel``, with the arguments of :mod:`worker.kernels.block_walk`, and of ``row_means``."""
     module = ir.Module(name=kernel.name)
     pointers = [ir.PointerType(kind) for kind in (F32, I8, F32, F32, I32)]
@@ -66,13 +59,13 @@ def build_threads(kernel: Kernel, walk: Walk) -> ir.Module:
         numbers = GlobalArray(machine, x, number * kernel.length)
         kernel.body(machine, Block(numbers, LlvmOutput(machine, start, kernel.size_bytes), extras))
 
-    _for_each(machine, walk, n_blocks, one_block)
+    _for_each(machine, n_blocks, one_block)
     if kernel.row_mean:
-        _add_row_means(module, walk)
+        _add_row_means(module)
     return module
 
 
-def _add_row_means(module: ir.Module, walk: Walk) -> None:
+def _add_row_means(module: ir.Module) -> None:
     """``row_means(x, means, n_rows, row_length)``: the mean square of every row, summed in element order."""
     arguments = [ir.PointerType(F32), ir.PointerType(F32), I64, I64]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name="row_means")
@@ -87,16 +80,12 @@ def _add_row_means(module: ir.Module, walk: Walk) -> None:
         scalar = builder.extract_element(mean.raw, ir.Constant(I32, 0))
         builder.store(scalar, builder.gep(means, [number.raw]))
 
-    _for_each(machine, walk, n_rows, one_row)
+    _for_each(machine, n_rows, one_row)
 
 
-def _for_each(machine: LlvmMachine, walk: Walk, count: ir.Value, body: Callable[[Position], None]) -> None:
-    """Run the body for positions below ``count``: this thread's, or all of them in turn. Closes the function."""
+def _for_each(machine: LlvmMachine, count: ir.Value, body: Callable[[Position], None]) -> None:
+    """Run the body for this thread's position, if it is below ``count``. Closes the function."""
     builder = machine.builder
-    if walk is Walk.LOOP:
-        machine.fold(Position(builder, count), body)
-        machine.finish()
-        return
     builder.function.calling_convention = "ptx_kernel"
     thread, block = (machine.call(f"llvm.nvvm.read.ptx.sreg.{name}.x", I32, []) for name in ("tid", "ctaid"))
     number = builder.add(builder.mul(builder.zext(block, I64), ir.Constant(I64, THREADS)), builder.zext(thread, I64))

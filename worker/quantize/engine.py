@@ -25,6 +25,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QuantType
 from worker.gguf.reader import GGUFFile, invalid, open_gguf
 from worker.heap import keep_freed_memory
+from worker.kernels import gpu_if_there
 from worker.quantize.imatrix_data import ImatrixData
 from worker.quantize.journal import fingerprint
 from worker.quantize.output_file import OutputFile
@@ -96,7 +97,8 @@ def quantize_file(
             report=report or (lambda _: None),
             should_stop=should_stop or (lambda: False),
         )
-        return work.run(confirm or (lambda: None))
+        with gpu_if_there():
+            return work.run(confirm or (lambda: None))
 
 
 def available_cpus() -> int:

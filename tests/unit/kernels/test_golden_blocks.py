@@ -1,4 +1,4 @@
-"""Golden block cases through the public functions, the reference, the code for GPUs and the portable search."""
+"""Golden block cases through the public functions, the reference and the portable search."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from worker.gguf.types import GGMLType, row_bytes
 from worker.kernels import FLOAT_TYPES, QUANTIZED_TYPES, kernel_kind, quantize_rows
 from worker.kernels.catalogue import KERNELS
 from worker.kernels.compiled import CompiledKernel, quantize_by_reference
-from worker.kernels.compiler import load, load_simulated
+from worker.kernels.compiler import load
 from worker.kernels.grids import GRID_TYPES
 from worker.kernels.point_search import Permutes
 from worker.kernels.processor import this_processor
@@ -65,21 +65,6 @@ def test_reference_writes_what_ggml_writes(ggml_type):
         out = empty_output(case)
         quantize_by_reference(ggml_type, case.rows, out, case.weights)
         wrong.append(differences(case, out))
-    assert [text for text in wrong if text] == []
-
-
-@pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_kernels_for_gpus_write_what_ggml_writes(ggml_type, weighted):
-    """The code that becomes PTX, run by this processor: one loop in the place of all threads."""
-    kernel = KERNELS[ggml_type, weighted]
-    simulated = CompiledKernel(kernel, *load_simulated(kernel))
-    wrong = []
-    for case in block_cases(ggml_type):
-        if (case.weights_name is not None) == weighted:
-            out = empty_output(case)
-            simulated(case.rows, out, case.weights)
-            wrong.append(differences(case, out))
-    assert len(wrong) >= 23
     assert [text for text in wrong if text] == []
 
 
