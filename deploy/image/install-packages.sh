@@ -6,13 +6,14 @@
 # none: no torch. cuda: the index's torch for Linux, with the CUDA libraries it wants. cpu: a torch without CUDA, from
 # TORCH_CPU_INDEX_URL (with TORCH_CPU_SHA256 where its hash is not among the pins), or from where pip finds one by itself.
 set -eu
+export PIP_ROOT_USER_ACTION=ignore
 venv=$1 extras=$2 device=$3
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 pins() { python3 "$here/scripts/pins.py" "$@"; }
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --root-user-action=ignore "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip_install() { pip install --no-deps "$@"; }
 
 torch_for_cpu() {
