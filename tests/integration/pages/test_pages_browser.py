@@ -1,0 +1,241 @@
+"""The pages in a real browser: by keyboard, by two people at once, in two languages, with hostile text in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from api_client.console.admission import SESSION_COOKIE
+from api_client.console.identity import Principal
+from api_client.console.roles import Role
+from api_client.job import Job
+from tests.integration.console.running import SECRETS, RunningConsole, running_console
+from tests.integration.harness import Installation
+from tests.integration.pages.conftest import BOUND_MS, Windows
+
+pytestmark = pytest.mark.integration
+
+HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+CONTROLS = "\x1b[31mred\x07 \u202egnp.exe <b>bold</b>"
+OUTLINE = "getComputedStyle(document.activeElement.closest('.choice') ?? document.activeElement).outlineStyle"
+SHOWN = "\\x1b[31mred\\x07 \\x202egnp.exe <b>bold</b>"
+PATHS = "/new?source=paths&base_model=/models/base&checkpoint=/runs/1/checkpoint-9&output_dir=/out/{name}&form={name}"
+
+
+@pytest.fixture
+def expect() -> Any:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=BOUND_MS)
+    return expect
+
+
+def log_line(service: Installation, job: Job, message: str) -> None:
+    """Add a line to a job's log, as a worker does."""
+    entry = {
+        "time": int(datetime.now(UTC).timestamp() * 1000),
+        "job_id": job.id,
+        "stage": "merge",
+        "attempt": 1,
+        "level": "warning",
+        "kind": "Merge LoRA",
+        "message": message,
+        "fields": {},
+    }
+    service.redis.xadd(service.keys.events(job.id), {"event": json.dumps(entry)})
+
+
+def test_foreign_text_is_only_text(idle: RunningConsole, windows: Windows, service: Installation, expect: Any) -> None:
+    job = service.submit(labels={"note": HTML})
+    log_line(service, job, CONTROLS)
+    page = windows.open(idle.url)
+    page.goto("/jobs?label=note=" + HTML.replace("=", "%3D"))
+    page.goto("/jobs")
+    expect(page.get_by_role("row", name=job.id)).to_contain_text(f"note={HTML}")
+    page.get_by_role("link", name=job.id).click()
+    expect(page.locator("#facts")).to_contain_text(f"note={HTML}")
+    said = page.locator(".log .said", has_text="gnp.exe")
+    expect(said).to_have_text([f"warning{SHOWN}"])
+    expect(page.locator(".live")).to_have_text("Live")
+    log_line(service, job, CONTROLS)  # this one comes as an event and is drawn by the script
+    expect(said).to_have_text([f"warning{SHOWN}"] * 2)
+
+
+def test_a_job_is_started_by_keyboard_alone(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    page.goto("/jobs")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to content")
+    page.keyboard.press("Enter")
+    expect(page.locator(":focus")).to_have_id("main")
+
+    page.goto("/new")
+
+    def tab_to(identity: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == identity:
+                outline = page.evaluate(OUTLINE)
+                assert outline != "none", f"{identity} does not show that it has the focus"
+                return
+        raise AssertionError(f"{identity} cannot be reached with the Tab key")
+
+    page.locator("#source-run").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#source-paths")).to_be_checked()
+    expect(page.get_by_label("Run's output directory")).to_have_count(0)
+    tab_to("base_model")
+    page.keyboard.type("/models/base")
+    page.keyboard.press("Enter")  # looks up, and starts nothing
+    expect(page.get_by_role("complementary")).to_contain_text("/models/base")
+    tab_to("template-merge_quantize")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#quant_types")).to_contain_text("Quantize is off")
+    expect(page.locator("#template-merge")).to_be_focused()
+    tab_to("checkpoint")
+    page.keyboard.type("/runs/1/checkpoint-9")
+    tab_to("output_dir")
+    page.keyboard.type("/out/keyboard")
+    tab_to("start")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/jobs/*")
+    expect(page.locator("#facts")).to_contain_text("Merge without quantizing")
+    expect(page.locator("#job-state")).to_contain_text("queued")
+
+
+def test_the_same_form_from_two_browsers_makes_one_job(
+    idle: RunningConsole, windows: Windows, service: Installation, expect: Any
+) -> None:
+    address = PATHS.format(name="twice")
+    first, second = windows.open(idle.url), windows.open(idle.url, java_script_enabled=False)
+    first.goto(address)
+    second.goto(address)
+    first.get_by_role("button", name="Start packaging").dblclick()
+    first.wait_for_url("**/jobs/*")
+    second.get_by_role("button", name="Start packaging").click()
+    second.wait_for_url("**/jobs/*")
+    assert first.url == second.url
+    assert len(service.client.list()) == 1
+
+    second.goto(address)
+    second.get_by_label("Output directory").fill("/out/other")
+    second.get_by_role("button", name="Start packaging").click()
+    expect(second.get_by_role("alert")).to_contain_text("This form has already started job")
+    expect(second.get_by_label("Output directory")).to_have_value("/out/other")
+    second.get_by_role("button", name="Start packaging").click()
+    second.wait_for_url("**/jobs/*")
+    assert len(service.client.list()) == 2
+
+
+def test_templates_lock_and_custom_unlocks(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    page.goto(PATHS.format(name="custom"))
+    switches = page.locator("#switches")
+    expect(switches.get_by_text("locked")).to_have_count(4)
+    expect(switches.get_by_role("checkbox")).to_have_count(0)
+    page.get_by_role("radio", name="Custom").check()
+    page.get_by_role("checkbox", name="Export LoRA as GGUF").check()
+    page.get_by_role("button", name="Start packaging").click()
+    expect(page.get_by_role("alert")).to_contain_text("exclude each other")
+    expect(page.get_by_role("alert")).to_be_focused()
+    expect(page.locator("#switches-problem")).to_contain_text("merge_excludes_lora_export")
+    expect(page.get_by_role("checkbox", name="Export LoRA as GGUF")).to_be_checked()
+    page.get_by_role("checkbox", name="Merge LoRA weights").uncheck()
+    page.get_by_role("button", name="Start packaging").click()
+    page.wait_for_url("**/jobs/*")
+    expect(page.locator("#stages")).to_contain_text("Export LoRA")
+
+
+def test_languages(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url, locale="zh-CN")
+    page.goto("/jobs?state=failed")
+    expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
+    expect(page.get_by_role("heading", name="打包作业")).to_be_visible()
+    page.get_by_role("link", name="English").click()
+    expect(page.get_by_role("heading", name="Packaging jobs")).to_be_visible()
+    expect(page.get_by_label("State")).to_have_value("failed")
+    page.goto("/new?template=quantize_base&source=paths")
+    expect(page.get_by_role("button", name="Start packaging")).to_be_visible()
+    page.get_by_role("link", name="中文").click()
+    expect(page.get_by_role("button", name="开始打包")).to_be_visible()
+    expect(page.get_by_role("radio", name="仅量化基础模型")).to_be_checked()
+    expect(page.locator("#switches")).to_contain_text("合并 LoRA 权重到基础模型")
+
+
+def test_no_page_is_wider_than_a_phone(idle: RunningConsole, windows: Windows, service: Installation) -> None:
+    job = service.submit(labels={"run": "x" * 200}, output_dir="/out/" + "long-directory-name/" * 12)
+    for language in ("en", "zh"):
+        page = windows.open(idle.url, viewport={"width": 360, "height": 740}, color_scheme="dark")
+        for path in (
+            "/jobs",
+            f"/jobs/{job.id}",
+            f"/new?like={job.id}",
+            "/new?source=task",
+            "/workers",
+            "/queues",
+            "/x",
+        ):
+            page.goto(path + ("&" if "?" in path else "?") + f"lang={language}")
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 360, f"{path} is {width} px wide"
+
+
+def test_a_session_that_ends_loses_nothing(guarded: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(guarded.url)
+    page.goto("/new?source=paths")
+    expect(page.get_by_role("heading", name="Log in to go on")).to_be_visible()
+    page.get_by_label("Token").fill("not-a-token-at-all")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_contain_text("unauthenticated")
+    page.get_by_label("Token").fill(SECRETS["submit"])
+    page.get_by_role("button", name="Log in").click()
+
+    page.get_by_label("Base model path").fill("/models/kept")
+    expect(page.get_by_role("complementary")).to_contain_text("/models/kept")
+    page.wait_for_url("**base_model=*")
+    assert "csrf" not in page.url
+    past = datetime.now(UTC) - timedelta(days=30)
+    person = Principal("the-submit", Role.SUBMIT, "token")
+    ended = guarded.app.state.admission.identities.start_session(person, past)
+    page.context.add_cookies([{"name": SESSION_COOKIE, "value": f'"{ended}"', "url": guarded.url}])
+    page.get_by_role("button", name="Start packaging").click()
+    expect(page.get_by_role("heading", name="Your session has ended")).to_be_visible()
+    page.get_by_label("Token").fill(SECRETS["submit"])
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_label("Base model path")).to_have_value("/models/kept")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+@pytest.fixture
+def busy(running: Installation) -> Iterator[RunningConsole]:
+    """A console on a service whose worker runs small stages."""
+    with running_console(running.url, running.prefix, tokens=()) as console:
+        yield console
+
+
+def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, running: Installation, expect: Any) -> None:
+    job = running.submit(labels={"convert": "hold"})
+    running.held("convert")
+    page = windows.open(busy.url)
+    page.goto("/jobs?state=running")
+    expect(page.get_by_role("row", name=job.id)).to_contain_text("Convert to GGUF")
+    page.get_by_role("link", name=job.id).click()
+    expect(page.locator("#stage-convert")).to_contain_text("running")
+    expect(page.get_by_role("button", name="Yes, cancel it")).not_to_be_visible()
+    page.locator("#cancel > summary").press("Enter")
+    page.get_by_role("button", name="Yes, cancel it").click()
+    expect(page.locator("#job-state")).to_contain_text(re.compile("is cancelled"))
+    expect(page.locator("#stage-convert")).to_contain_text("cancelled")
+    expect(page.locator("#replay")).to_be_visible()
+
+    page.goto("/workers")
+    expect(page.locator("#list")).to_contain_text("0 of 2")
+    page.goto("/queues")
+    expect(page.get_by_role("row", name="packaging.heavy")).to_be_visible()
