@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.integration.console.running import RunningConsole, running_console
+from tests.integration.faults.conftest import own_server  # noqa: F401  # a fixture
 from tests.integration.harness import Installation
 
 

@@ -48,7 +48,7 @@ def test_a_job_is_submitted_followed_and_its_outputs_listed(http: httpx.Client, 
     job = submit(http, running)
     seen = follow(http, job["id"])
     assert seen[-1].event == "end"
-    assert seen[-1].data == {"job_id": job["id"], "state": "succeeded"}
+    assert seen[-1].data == {"state": "succeeded"}
     log = [message.data["message"] for message in seen[:-1]]
     assert log == running.messages(job["id"])
     ids = [message.id for message in seen[:-1]]
