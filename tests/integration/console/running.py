@@ -45,7 +45,8 @@ def running_console(redis_url: str, prefix: str, **settings: Any) -> Iterator[Ru
         "failed_logins_per_minute": 100_000,
     } | settings
     found = load_console_settings({}, **values)
-    app = create_app(found, lambda _: PackagingClient(redis_url, key_prefix=prefix))
+    timeout_s = found.redis_timeout_s
+    app = create_app(found, lambda _: PackagingClient(redis_url, key_prefix=prefix, timeout_s=timeout_s))
     with open_socket(found) as listener:
         server = Console(found, app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="console")
