@@ -24,11 +24,13 @@ def run(arguments: Sequence[str]) -> int:
     from api_client.cli.app import build_app
     from api_client.cli.failures import INTERRUPTED, exit_code, report, unexpected, usage_error
     from api_client.cli.output import standard_output
+    from api_client.cli.translate import translate_help
 
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = standard_output(as_json="--json" in own)
     try:
         command = typer.main.get_command(build_app())
+        translate_help(command, output.language)
         result = command.main(list(arguments), prog_name="trainpack", standalone_mode=False, obj=output)
     except PackagingError as error:
         report(output, error)

@@ -33,6 +33,25 @@ def complete_job(incomplete: str) -> Iterator[tuple[str, str]]:
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_job)]
 
 
+StateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        "-s",
+        help="Only jobs in this state.",
+        autocompletion=lambda: [state.value for state in JobState],
+        metavar="STATE",
+    ),
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", help="Only jobs with this label. May be repeated.", metavar="KEY=VALUE"),
+]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", help="Only jobs submitted since: 24h, 7d or a date.", metavar="WHEN")
+]
+
+
 def parse_since(text: str, now: datetime | None = None) -> datetime:
     """A time, from a span (``30m``, ``24h``, ``7d``) or an ISO date.
 

@@ -159,3 +159,12 @@ class RequestFlags:
             metavar="KEY",
         ),
     ] = None
+    callback_url: Annotated[
+        str | None,
+        typer.Option(
+            "--callback-url",
+            help="Where the job's end is announced: http(s)://; signed, see the documentation.",
+            rich_help_panel=_QUEUE,
+            metavar="URL",
+        ),
+    ] = None

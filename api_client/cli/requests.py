@@ -53,6 +53,7 @@ def build_request(flags: RequestFlags) -> PackagingRequest:
         "priority": flags.priority,
         "labels": parse_labels(flags.label or ()),
         "idempotency_key": flags.idempotency_key,
+        "callback_url": flags.callback_url,
         **others,
     }
     return PackagingRequest(**{name: value for name, value in data.items() if value is not None})

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from api_client.cli.arguments import JobId, complete_job
+from api_client.cli.arguments import (
+    JobId,
+    LabelOption,
+    SinceOption,
+    StateOption,
+    complete_job,
+    parse_since,
+    parse_state,
+)
 from api_client.cli.command import add_command
 from api_client.cli.connection import open_client
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, outputs_table
 from api_client.cli.render.log import log_line
+from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
-from api_client.errors import PackagingError
+from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import Job, JobState
 
-ACTIVE_LIMIT = 200
+CHOSEN_LIMIT = 200
+"""Jobs of one state that are followed at most."""
+NAMED_LIMIT = 3
+"""Jobs that the words after Ctrl-C name."""
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -36,14 +49,25 @@ def watch(
     job_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[JOB]...", autocompletion=complete_job, show_default=False)
     ] = None,
+    state: StateOption = None,
+    label: LabelOption = None,
+    since: SinceOption = None,
 ) -> int:
     """Follow jobs live, with a bar per stage and the newest log lines.
 
-    Without an id, every job that is queued or running. Ctrl-C leaves the jobs running. With --json one log entry per
-    line, then a line per job as it ended. Exits 1 if a job failed.
+    Without an id, every job that is queued or running; with --state, --label or --since, those that match. The jobs are
+    chosen when it starts. Ctrl-C leaves them running. With --json one log entry per line, then a line per job as it
+    ended. Exits 1 if a job failed.
     """
+    wanted, labels, when = parse_state(state), parse_labels(label or ()), parse_since(since) if since else None
+    if job_ids and (state or label or since):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            "give jobs or --state, --label and --since, not both",
+            remedy="See `trainpack watch --help`.",
+        )
     with open_client() as client:
-        ids = list(dict.fromkeys(job_ids or active_jobs(client)))
+        ids = list(dict.fromkeys(job_ids or chosen_jobs(client, wanted, labels, when)))
         if not ids:
             output.say(output.text("all_done"))
             return DONE
@@ -100,9 +124,12 @@ def _print_event(output: Output, event: Event) -> None:
         output.results.print(log_line(event), soft_wrap=True)
 
 
-def active_jobs(client: PackagingClient) -> list[str]:
-    """Ids of the jobs that are queued or running, oldest first."""
-    jobs = [*client.list(JobState.RUNNING, limit=ACTIVE_LIMIT), *client.list(JobState.QUEUED, limit=ACTIVE_LIMIT)]
+def chosen_jobs(
+    client: PackagingClient, state: JobState | None, labels: dict[str, str], since: datetime | None
+) -> list[str]:
+    """Ids of the newest jobs that match, oldest first; of those queued or running where no state is given."""
+    states = (JobState.RUNNING, JobState.QUEUED) if state is None else (state,)
+    jobs = [job for one in states for job in client.list(one, labels, since, CHOSEN_LIMIT)]
     return [job.id for job in sorted(jobs, key=lambda job: job.created_at)]
 
 
@@ -115,9 +142,7 @@ def watch_and_report(client: PackagingClient, job_ids: Sequence[str], output: Ou
     try:
         jobs = watch_jobs(client, job_ids, output)
     except KeyboardInterrupt:
-        output.say(f"\n{output.text('job_goes_on')}")
-        output.say(f"  {output.text('watch_again', id=' '.join(job_ids))}")
-        output.say(f"  {output.text('cancel_hint', id=job_ids[0])}")
+        _say_they_go_on(output, job_ids)
         return INTERRUPTED
     if output.as_json:
         for job in jobs:
@@ -125,6 +150,14 @@ def watch_and_report(client: PackagingClient, job_ids: Sequence[str], output: Ou
     else:
         report_end(output, jobs)
     return end_of(jobs)
+
+
+def _say_they_go_on(output: Output, job_ids: Sequence[str]) -> None:
+    several = len(job_ids) > 1
+    named = " ".join(job_ids) if len(job_ids) <= NAMED_LIMIT else ""
+    output.say(f"\n{output.text('jobs_go_on' if several else 'job_goes_on')}")
+    output.say(f"  {output.text('watch_again', id=named).rstrip()}")
+    output.say(f"  {output.text('cancel_hint', id='JOB' if several else job_ids[0])}")
 
 
 def report_end(output: Output, jobs: Sequence[Job]) -> None:

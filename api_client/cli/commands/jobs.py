@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from api_client.cli.arguments import JobId, complete_job, parse_code, parse_since, parse_stage, parse_state
+from api_client.cli.arguments import (
+    JobId,
+    LabelOption,
+    SinceOption,
+    StateOption,
+    complete_job,
+    parse_code,
+    parse_since,
+    parse_stage,
+    parse_state,
+)
 from api_client.cli.command import add_command
 from api_client.cli.connection import open_client
 from api_client.cli.failures import DONE
@@ -16,7 +26,7 @@ from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
 from api_client.cli.requests import parse_labels
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import JobState, StageName
+from api_client.job import StageName
 
 DEFAULT_REPLAY_SPAN = timedelta(hours=24)
 
@@ -67,23 +77,9 @@ def _service(output: Output) -> int:
 def list_jobs(
     output: Output,
     *,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            "--state",
-            "-s",
-            help="Only jobs in this state.",
-            autocompletion=lambda: [state.value for state in JobState],
-            metavar="STATE",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option("--label", "-l", help="Only jobs with this label. May be repeated.", metavar="KEY=VALUE"),
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only jobs submitted since: 24h, 7d or a date.", metavar="WHEN")
-    ] = None,
+    state: StateOption = None,
+    label: LabelOption = None,
+    since: SinceOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=1000, metavar="N")] = 20,
     cursor: Annotated[
         str | None,

@@ -154,7 +154,7 @@ def service_view(
                 Column(
                     output.text("last_seen"), [format_age(w.last_heartbeat_at, now) for w in workers], 5, right=True
                 ),
-                Column("", ["draining" if worker.draining else "" for worker in workers], 8),
+                Column("", [output.text("draining") if worker.draining else "" for worker in workers], 8),
             ],
             width,
         )
@@ -164,7 +164,18 @@ def service_view(
     yield fit_table(
         [
             Column(output.text("queue"), [queue.name for queue in queues], ALWAYS),
-            Column(output.text("jobs_waiting"), [str(queue.waiting) for queue in queues], ALWAYS, right=True),
+            Column(
+                output.text("jobs_waiting"),
+                [str(queue.due) for queue in queues],
+                ALWAYS,
+                right=True,
+            ),
+            Column(
+                output.text("oldest"),
+                ["" if queue.oldest_s is None else format_duration(queue.oldest_s) for queue in queues],
+                6,
+                right=True,
+            ),
             Column(output.text("workers"), [str(queue.workers) for queue in queues], 5, right=True),
         ],
         width,

@@ -37,7 +37,7 @@ WORKER = WorkerInfo(
     started_at=START,
     last_heartbeat_at=START,
 )
-QUEUES = [QueueInfo(name="packaging.heavy", waiting=12, workers=1)]
+QUEUES = [QueueInfo(name="packaging.heavy", waiting=12, workers=1, due=12, oldest_s=3723)]
 LISTING = CheckpointList(
     directory="/run",
     checkpoints=tuple(
@@ -165,7 +165,7 @@ def test_checkpoints_carry_their_words_and_problems():
 def test_an_empty_fleet_is_pointed_out():
     lines = lines_of(80, *service_view(make_output(80), [], QUEUES, 80, NOW))
     assert "no worker is running" in " ".join(lines)
-    assert lines[-1].split() == ["packaging.heavy", "12", "1"]
+    assert lines[-1].split() == ["packaging.heavy", "12", "1:02:03", "1"]
     busy = lines_of(160, *service_view(make_output(160), [WORKER], QUEUES, 160, NOW))
     assert "1/2" in busy[2]
     assert "draining" in busy[2]

@@ -1,0 +1,200 @@
+"""The help in Chinese, by paragraph of the English one. Data only; a text that is not here stays English."""
+
+from __future__ import annotations
+
+HELP_ZH = {
+    # headings and the words of the help itself
+    "Arguments": "参数",
+    "Choices": "可选项",
+    "Commands": "命令",
+    "How": "方式",
+    "Jobs": "作业",
+    "Options": "选项",
+    "Package": "打包",
+    "Queueing": "排队",
+    "This machine": "本机",
+    "What to package": "打包内容",
+    "Install completion for the current shell.": "为当前 shell 安装命令补全。",
+    "Show completion for the current shell, to copy it or customize the installation.": (
+        "显示当前 shell 的补全脚本，便于复制或自定义安装。"
+    ),
+    "Show this message and exit.": "显示本帮助并退出。",
+    "Print the version and exit.": "显示版本并退出。",
+    "[bold]Examples[/bold]": "[bold]示例[/bold]",
+    "[bold]Start here[/bold]": "[bold]从这里开始[/bold]",
+    "trainpack up          [dim]# in another terminal: trainpack submit ..., trainpack watch[/dim]": (
+        "trainpack up          [dim]# 在另一个终端：trainpack submit ...、trainpack watch[/dim]"
+    ),
+    # trainpack
+    "Turns finished training runs into GGUF files: merge, convert, quantize, export.": (
+        "将训练完成的模型打包为 GGUF 文件：合并、转换、量化、导出。"
+    ),
+    "Every command takes --json. Exit codes: 0 done, 1 the job failed, 2 bad request, 3 service not reachable; "
+    "Ctrl-C is 130.": "所有命令都支持 --json。退出码：0 完成，1 作业失败，2 请求有误，3 服务不可达；Ctrl-C 为 130。",
+    "Print JSON instead of text.": "输出 JSON。",
+    # package and submit
+    "Package one run on this machine, then exit.": "在本机打包一次训练的结果，完成后退出。",
+    "Uses the embedded stack that runs, or starts one and stops it again. Takes the flags of submit. Ctrl-C cancels "
+    "the job. Exits 1 if the job failed.": (
+        "使用正在运行的内置服务；没有则临时启动，用完即停。参数与 submit 相同。Ctrl-C 取消作业。作业失败时退出码为 1。"
+    ),
+    "Queue a job that packages a training run.": "提交一个打包作业。",
+    "Merges the checkpoint's adapter into the base model, exports GGUF and quantizes it; other templates do parts of "
+    "that (see `trainpack templates`). Prints the job's id.": (
+        "将检查点的适配器合并到基础模型，导出 GGUF 并量化；其他模板只做其中一部分（见 `trainpack templates`）。"
+        "输出作业编号。"
+    ),
+    "Template.": "模板。",
+    "Base model: directory, s3:// or hf://.": "基础模型：目录、s3:// 或 hf://。",
+    "Checkpoint: directory, RUN/latest, RUN/best, s3://; with --task also latest, best or a name.": (
+        "检查点：目录、RUN/latest、RUN/best、s3://；配合 --task 还可用 latest、best 或检查点名称。"
+    ),
+    "Output directory or s3://.": "输出目录或 s3://。",
+    "Training task as a JSON file (- for standard input); fills in base model and output directory.": (
+        "训练任务的 JSON 文件（- 为标准输入）；自动填入基础模型和输出目录。"
+    ),
+    "Name of the files instead of merged_model.": "输出文件名，代替 merged_model。",
+    "Quant type, e.g. Q4_K_M; may be repeated or separated by commas.": (
+        "量化类型，如 Q4_K_M；可重复给出或用逗号分隔。"
+    ),
+    "Type of the unquantized file: auto (the base model's), f32, f16, bf16.": (
+        "未量化文件的精度：auto（与基础模型相同）、f32、f16、bf16。"
+    ),
+    "Importance matrix: a file, auto, compute or off.": "重要性矩阵：文件、auto、compute 或 off。",
+    "Text to compute the importance matrix from.": "用于计算重要性矩阵的文本。",
+    "An option, e.g. export_lora=on; the four switches only with --template custom. May be repeated.": (
+        "设置选项，如 export_lora=on；四个开关仅限 --template custom。可重复给出。"
+    ),
+    "Replace files of another job.": "覆盖其他作业的文件。",
+    "Keep outputs out of object storage.": "不上传到对象存储。",
+    "Label to find the job by. May be repeated.": "作业标签，便于查找。可重复给出。",
+    "0 to 9; 9 is the most urgent, 5 the default.": "优先级 0 到 9，9 最紧急，默认 5。",
+    "Submitting again with the same key gives the same job.": "用相同的键再次提交会得到同一个作业。",
+    "Where the job's end is announced: http(s)://; signed, see the documentation.": (
+        "作业结束时通知的地址：http(s)://；带签名，见文档。"
+    ),
+    "Stay until the job has ended; exit 1 if it failed.": "等到作业结束；失败时退出码为 1。",
+    # quantize and demo
+    "Quantize a GGUF file on this machine, to all types in one pass.": "在本机量化 GGUF 文件，一遍完成所有类型。",
+    "Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.": (
+        "结果与 llama-quantize 逐字节一致。Ctrl-C 会保留已完成的部分，重新执行同一命令即可继续。"
+    ),
+    "Unquantized GGUF file.": "未量化的 GGUF 文件。",
+    "Output directory.": "输出目录。",
+    "Importance matrix, GGUF or legacy form.": "重要性矩阵，GGUF 或旧格式。",
+    "Take a file that is quantized already.": "允许输入已量化的文件。",
+    "Replace files that are there.": "覆盖已存在的文件。",
+    "Split larger files, e.g. 500M or 2G (decimal).": "超过该大小则分片，如 500M 或 2G（十进制）。",
+    "Threads; all cores by default.": "线程数，默认使用全部核心。",
+    "Train a small LoRA on a new fact, package it, ask it before and after.": (
+        "用一条新知识训练一个小 LoRA，打包，并对比打包前后的回答。"
+    ),
+    "Takes a few minutes the first time; the base model and the training run are kept for the next.": (
+        "首次需要几分钟；基础模型和训练结果会保留供下次使用。"
+    ),
+    # jobs
+    "List jobs, newest first.": "列出作业，最新的在前。",
+    "Only jobs in this state.": "只看该状态的作业。",
+    "Only jobs with this label. May be repeated.": "只看带该标签的作业。可重复给出。",
+    "Only jobs submitted since: 24h, 7d or a date.": "只看此后提交的作业：24h、7d 或日期。",
+    "At most so many.": "最多显示的数量。",
+    "Go on after this job, the last one of the list before.": "从该作业（上一页的最后一个）之后继续。",
+    "Show a job, or without an id the workers and queues.": "显示一个作业；不给编号则显示 worker 和队列。",
+    "Of a job: its stages and attempts, the error with cause and remedy, the outputs.": (
+        "作业信息包括：各阶段与尝试、错误及其原因和处理方法、输出文件。"
+    ),
+    "Id of the job.": "作业编号。",
+    "Follow jobs live, with a bar per stage and the newest log lines.": "实时查看作业：各阶段进度条和最新日志。",
+    "Without an id, every job that is queued or running; with --state, --label or --since, those that match. The jobs "
+    "are chosen when it starts. Ctrl-C leaves them running. With --json one log entry per line, then a line per job as "
+    "it ended. Exits 1 if a job failed.": (
+        "不给编号则查看所有排队和运行中的作业；也可用 --state、--label 或 --since 选择，启动时选定。"
+        "Ctrl-C 不影响作业运行。使用 --json 时每行一条日志，最后每个作业一行结果。有作业失败时退出码为 1。"
+    ),
+    "Print a job's log.": "显示作业日志。",
+    "With --json one entry per line, each with the id that --after takes.": (
+        "使用 --json 时每行一条，各带一个可用于 --after 的编号。"
+    ),
+    "Go on until the job has ended.": "持续显示直到作业结束。",
+    "Also progress and debug entries.": "包括进度和调试条目。",
+    "Id of the last entry already seen.": "已看过的最后一条的编号。",
+    "Wait until a job has ended.": "等待作业结束。",
+    "Exits 1 if it failed, or if it has not ended in time.": "作业失败或超时，退出码为 1。",
+    "Seconds to wait at most; exit 1 after them.": "最长等待秒数，超过则退出码为 1。",
+    "List a job's files, or fetch them.": "列出或下载作业的输出文件。",
+    "With --download they are copied where they are near, else fetched from object storage, and checked either way.": (
+        "使用 --download 时，本机可见的文件直接复制，否则从对象存储下载；两种方式都会校验。"
+    ),
+    "Fetch the files into this directory and check them.": "将文件下载到该目录并校验。",
+    "Replace other files of the same names.": "覆盖同名的其他文件。",
+    "Cancel a job.": "取消作业。",
+    "A queued one ends at once, a running one within seconds; nothing half-written stays.": (
+        "排队中的立即结束，运行中的几秒内结束；不会留下写了一半的文件。"
+    ),
+    "Run ended jobs again, without redoing what succeeded.": "重新运行已结束的作业，已成功的部分不再重做。",
+    "Either one job, by default from its first stage that did not succeed, or with --failed all failed ones.": (
+        "可指定一个作业，默认从第一个未成功的阶段开始；或用 --failed 重跑所有失败的作业。"
+    ),
+    "First stage to run again; the first that did not succeed where not given.": (
+        "从哪个阶段重跑；不给则从第一个未成功的阶段开始。"
+    ),
+    "Replay all failed jobs instead of one.": "重跑所有失败的作业。",
+    "With --failed: submitted since, 24h by default.": "配合 --failed：此后提交的，默认 24h。",
+    "With --failed: only jobs that failed with this code.": "配合 --failed：只重跑因该错误码失败的作业。",
+    # choices
+    "List a run's checkpoints with their scores.": "列出一次训练的检查点及其评分。",
+    "Says which is latest, best, and the last before early stopping. Exits 2 if there is none that can be packaged.": (
+        "标出最新、最佳以及早停前的最后一个。没有可打包的检查点时退出码为 2。"
+    ),
+    "Output directory of a training run, or s3://.": "训练输出目录，或 s3://。",
+    "List the templates.": "列出模板。",
+    "The built-in ones, and this site's own where the service can be reached. Only custom leaves its switches free.": (
+        "包括内置模板；服务可达时还包括本站自定义的模板。只有 custom 可自由设置开关。"
+    ),
+    "List the quant types.": "列出量化类型。",
+    "The recommended ones are marked *. Bits per weight are those of an 8B Llama.": (
+        "推荐类型以 * 标出。每权重位数以 8B Llama 为准。"
+    ),
+    "Only the recommended ones.": "只看推荐类型。",
+    "Recommend quant types for a model and a place to run it.": "按模型和运行环境推荐量化类型。",
+    "For every type the file's size as it will be, the memory to run it (weights, KV cache, working buffers), and the "
+    "quality to expect. cpu means this machine's memory.": (
+        "给出每种类型的准确文件大小、运行所需内存（权重、KV 缓存、计算缓冲）和预期质量。cpu 指本机内存。"
+    ),
+    "Base model directory, or an unquantized GGUF file.": "基础模型目录，或未量化的 GGUF 文件。",
+    "Where it will run: gpu-24g, gpu-12g, gpu-8g, cpu, mobile or a size such as 6GB.": (
+        "运行环境：gpu-24g、gpu-12g、gpu-8g、cpu、mobile，或大小如 6GB。"
+    ),
+    "Context length in tokens.": "上下文长度（token 数）。",
+    # this machine
+    "Run Valkey, SeaweedFS and a worker on this machine until Ctrl-C.": (
+        "在本机运行 Valkey、SeaweedFS 和一个 worker，直到 Ctrl-C。"
+    ),
+    "Other commands find them by themselves. All listen on this machine only; data and logs lie in ~/.trainpack or "
+    "TRAINPACK_HOME.": ("其他命令会自动找到它们。只在本机监听；数据和日志位于 ~/.trainpack 或 TRAINPACK_HOME。"),
+    "Only Valkey and SeaweedFS; start workers yourself.": "只启动 Valkey 和 SeaweedFS，worker 自行启动。",
+    "How many workers.": "worker 数量。",
+    "Run a worker until it is told to stop.": "运行一个 worker，直到被要求停止。",
+    "Settings come from TRAINPACK_*; without an address it joins the embedded stack that runs. SIGTERM drains: the "
+    "stage stops at a safe point and is handed back. With --json its log is JSON.": (
+        "设置取自 TRAINPACK_* 环境变量；未给地址时加入正在运行的内置服务。SIGTERM 使其排空：阶段在安全点停下并交还。"
+        "使用 --json 时日志为 JSON。"
+    ),
+    "Serve the HTTP API and the web console until Ctrl-C.": "提供 HTTP API 和网页控制台，直到 Ctrl-C。",
+    "Joins the service that TRAINPACK_REDIS_URL names, else the embedded stack that runs. Settings, tokens above all, "
+    "come from TRAINPACK_CONSOLE_*. With --json its log is JSON.": (
+        "连接 TRAINPACK_REDIS_URL 指定的服务，否则连接正在运行的内置服务。令牌等设置取自 TRAINPACK_CONSOLE_*。"
+        "使用 --json 时日志为 JSON。"
+    ),
+    "trainpack console          [dim]# for yourself: loopback, no login[/dim]": (
+        "trainpack console          [dim]# 仅供自己使用：回环地址，无需登录[/dim]"
+    ),
+    "Address to listen on; without tokens a loopback one.": "监听地址；没有令牌时只能是回环地址。",
+    "Port; 0: a free one.": "端口；0 表示任选空闲端口。",
+    "Check this machine: packages, Redis, object storage, disk, converter.": (
+        "检查本机：软件包、Redis、对象存储、磁盘、转换器。"
+    ),
+    "Changes nothing. Exits 1 if something must be mended before a worker can run here.": (
+        "不做任何修改。若有问题需先解决才能运行 worker，退出码为 1。"
+    ),
+}
