@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from worker.adapters.names import config_keys
 from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel, open_base_model
 from worker.convert.card import Card, read_card
+from worker.convert.consumed import check_consumed
 from worker.convert.metadata import ModelMetadata
 from worker.convert.progress import Report, no_report
 from worker.convert.staging import stage
@@ -55,6 +56,7 @@ class ConvertResult:
         left_out: Weights that no tensor of the file was made of: the vision tower of a model whose text part this is
             (its ``mmproj`` file is not made), rotary tables, unused heads.
         converter: Name and version of the conversion package.
+        notes: Sentences worth telling the user.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class ConvertResult:
     resumed_bytes: int
     left_out: tuple[str, ...]
     converter: str
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -107,8 +110,9 @@ def convert(
     Raises:
         StopRequested: As asked; the partial file and its journal stay.
         PackagingError: ``base_model_*``, ``weights_*``, ``unsupported_architecture``, ``tokenizer_not_found``,
-            ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``adapter_mismatch``, ``path_not_allowed``,
-            ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
+            ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``adapter_mismatch``, ``adapter_unsupported`` where a
+            trained tensor has no place in the file, ``path_not_allowed``, ``disk_space_insufficient``,
+            ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
     keep_freed_memory()
     from worker.convert.evaluate import shared_cores
@@ -184,7 +188,8 @@ def plan_conversion(
             metadata_override=override,
             finish=_trained_end_of_turn(tokenizer),
         )
-    return upstream, plan
+    notes = check_consumed(weights, plan.left_out, plan.architecture)
+    return upstream, replace(plan, notes=notes)
 
 
 def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:
@@ -231,5 +236,6 @@ def describe_result(plan: ConversionPlan, written: WrittenFile, upstream: Upstre
         file_type=None if file_type is None else int(file_type),
         resumed_bytes=written.resumed_bytes,
         left_out=plan.left_out,
+        notes=plan.notes,
         converter=upstream.version,
     )

@@ -75,6 +75,7 @@ class ConversionPlan:
         metadata: Key -> Python value, as upstream set it.
         left_out: Weights that no tensor is made of.
         evaluator: Computes the tensors' bytes.
+        notes: Sentences worth telling the user.
     """
 
     header: bytes
@@ -85,6 +86,7 @@ class ConversionPlan:
     metadata: Mapping[str, Any]
     left_out: tuple[str, ...]
     evaluator: Evaluator
+    notes: tuple[str, ...] = ()
 
 
 def plan_model(

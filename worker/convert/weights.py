@@ -88,6 +88,14 @@ class MergedWeights:
         """Names of all tensors of the merged model."""
         return {*self.base.tensors, *self._added}
 
+    def changed(self) -> frozenset[str]:
+        """Names of the tensors that the overlay changes or adds."""
+        return self._updated | frozenset(self._added)
+
+    def config_changes(self) -> dict[str, Any]:
+        """Changes that the merged model's ``config.json`` needs, dotted where nested."""
+        return {} if self._overlay is None else self._overlay.config_changes()
+
     def share(self, uses: Iterable[str]) -> None:
         """Keep a tensor in memory between its uses, where ``uses`` names it more than once (a fused tensor cut up)."""
         self._shared = SharedTensors(uses)

@@ -77,6 +77,7 @@ def compute_imatrix(
     device: str = "auto",
     layered: bool = True,
     llama_cpp_dir: Path | None = None,
+    allowed_roots: Sequence[Path] = (),
     report: Report = lambda _done, _total: None,
     should_stop: ShouldStop = lambda: False,
 ) -> ComputedImatrix:
@@ -93,6 +94,7 @@ def compute_imatrix(
         device: ``auto``, ``cpu`` or ``cuda``.
         layered: Load one layer at a time; False loads all weights at once.
         llama_cpp_dir: Where the converter comes from (``TRAINPACK_LLAMA_CPP_DIR``).
+        allowed_roots: Where symlinks of the base model may lead.
         report: Progress.
         should_stop: Polled after each batch and layer.
 
@@ -103,9 +105,9 @@ def compute_imatrix(
         StopRequested: when asked to stop; nothing was written.
     """
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    shards = MergedWeights(base, overlay).shards()
-    tensors = {name: entry for shard in shards.values() for name, entry in shard.items()}
-    converter = open_converter(load_upstream(llama_cpp_dir), base.directory)
+    weights = MergedWeights(base, overlay)
+    tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
+    converter = open_converter(load_upstream(llama_cpp_dir), weights, allowed_roots)
     skeleton = Skeleton(base.directory, tensors, target)
     length = min(chunk_tokens, _positions(skeleton.model.config) or chunk_tokens)
     tokens = tokenize_chunks(text, tokenizer_dir, length, chunks)

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from api_client.errors import ErrorCode
 from worker.convert.hardening import locked_down
-from worker.convert.plan import upstream_errors
+from worker.convert.plan import UNUSED_OUTPUT, read_config, shown_weights, upstream_errors
+from worker.convert.staging import stage
 from worker.convert.upstream import Upstream
+from worker.convert.weights import MergedWeights
 
 if TYPE_CHECKING:
     from worker.imatrix.names import Converter
 
 
-def open_converter(upstream: Upstream, directory: Path) -> Converter:
-    """The converter for a model directory; reads ``config.json`` and the headers of the weights.
+def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Sequence[Path] = ()) -> Converter:
+    """The converter for a model, shown a staged directory as for a conversion; reads no weights.
 
     Extra prediction layers are left out (``no_mtp``): transformers does not run them.
 
     Raises:
         PackagingError: ``unsupported_architecture``, ``base_model_invalid``.
     """
-    base = upstream.conversion.ModelBase
-    with locked_down(), upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-        hparams = base.load_hparams(directory, False)
-        architecture = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
+    with (
+        tempfile.TemporaryDirectory(prefix="convert-") as scratch,
+        locked_down(),
+        torch.no_grad(),
+        shown_weights(upstream, weights),
+        upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
+    ):
+        staged = stage(Path(scratch), weights, None, weights.config_changes(), card=None, allowed_roots=allowed_roots)
+        architecture, repaired = read_config(upstream, staged)
         model_class = upstream.model_class(architecture)
         mapping_class: Any = type(
             model_class.__name__, (model_class,), {"model_arch": model_class.model_arch, "no_mtp": True}
         )
-        converter: Converter = mapping_class(
-            directory, upstream.gguf.LlamaFileType.ALL_F32, directory / "not-written.gguf", hparams=hparams
-        )
+        file_type = upstream.gguf.LlamaFileType.ALL_F32
+        converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT, **repaired)
     return converter

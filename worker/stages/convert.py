@@ -50,6 +50,8 @@ def run(context: StageContext) -> StageResult:
     context.report.log(
         f"{out.name}: {sum(counts.values())} tensors, {result.parameters:,} parameters", tensor_types=counts
     )
+    for note in result.notes:
+        context.report.log(note, level="warning")
     artifact = Artifact(
         name=out.name,
         path=str(result.path),

@@ -58,6 +58,7 @@ def _compute(context: StageContext, calibration: str | None) -> Path:
         dataset=text.name,
         chunks=context.request.imatrix.chunks,
         llama_cpp_dir=context.settings.llama_cpp_dir,
+        allowed_roots=trusted_roots(context),
         report=lambda done, total: context.report.progress(done, total, "chunks"),
         should_stop=context.report.should_stop,
     )

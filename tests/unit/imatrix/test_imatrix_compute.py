@@ -17,6 +17,7 @@ from tests.tiny import tiny_checkpoint
 from worker.adapters import Overlay, build_overlay, open_adapter
 from worker.checkpoint import open_base_model
 from worker.convert.upstream import load_upstream
+from worker.convert.weights import MergedWeights
 from worker.imatrix.compute import compute_imatrix
 from worker.imatrix.converter import open_converter
 from worker.imatrix.load import read_imatrix
@@ -36,7 +37,7 @@ def compute(directory, **changes):
 
 def converted_shapes(directory):
     """What the converter makes of a model: GGUF name -> shape, outermost first."""
-    converter = open_converter(load_upstream(), directory)
+    converter = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
     shapes = {}
     for name, tensor in converter.get_tensors():
         block = next((int(part) for part in name.split(".") if part.isdecimal()), None)
