@@ -12,6 +12,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -92,6 +93,7 @@ def load_upstream(llama_cpp_dir: Path | None = None) -> Upstream:
         if root not in _loaded or sys.modules.get("gguf") is not _loaded[root].gguf:
             version = upstream_version(root)
             conversion, gguf = _import_from(root)
+            logging.getLogger("hf-to-gguf").addFilter(_worth_saying)  # adding the same filter again changes nothing
             _loaded[root] = Upstream(conversion, gguf, version)
         return _loaded[root]
 
@@ -199,6 +201,11 @@ def _import_from(root: Path | None) -> tuple[ModuleType, ModuleType]:
             del os.environ["NO_LOCAL_GGUF"]
         else:
             os.environ["NO_LOCAL_GGUF"] = before
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that the usual rotary embedding is unknown: transformers 5 names it, and nothing is to be written for it."""
+    return record.getMessage() != "Unknown RoPE type: default"
 
 
 def _is_from(module: ModuleType | None, front: list[str]) -> bool:

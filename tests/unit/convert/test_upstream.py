@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -137,3 +138,11 @@ def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
     result = convert(base, tmp_path / "out.gguf", llama_cpp_dir=checkout)
     assert result.converter == upstream_version(checkout)
     assert convert(base, tmp_path / "again.gguf").sha256 == result.sha256
+
+
+def test_upstream_does_not_complain_of_the_usual_rotary_embedding(caplog):
+    load_upstream()
+    logger = logging.getLogger("hf-to-gguf")
+    logger.warning("Unknown RoPE type: default")
+    logger.warning("Unknown RoPE type: braided")
+    assert [record.getMessage() for record in caplog.records] == ["Unknown RoPE type: braided"]
