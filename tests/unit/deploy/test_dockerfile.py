@@ -82,7 +82,8 @@ def test_volumes_are_every_place_a_worker_writes_to() -> None:
     environment = " ".join(rest for _, word, rest in instructions() if word == "ENV")
     for name in ("HOME", "TRAINPACK_HOME", "TRAINPACK_SCRATCH_DIR", "TMPDIR"):
         found = re.search(rf"\b{name}=(\S+)", environment)
-        assert found and found[1] in volumes, name
+        assert found
+        assert found[1] in volumes, name
 
 
 def test_final_stages_hold_no_build_tools() -> None:
