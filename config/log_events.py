@@ -49,6 +49,8 @@ class LogEvent(StrEnum):
     """pid: process of an older attempt that still worked in the scratch directory"""
     STAGE_RESCUED = "stage_rescued"
     """worker, next: a lease ran out"""
+    REAPER_FAILED = "reaper_failed"
+    """an error of the reaper's own; with traceback; it goes on"""
     MESSAGE_RESENT = "message_resent"
     """a queued stage's message was gone"""
     HOST_GONE = "host_gone"

@@ -138,6 +138,8 @@ class Reaper:
                 self.tick()
             except RedisError as error:
                 _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+            except Exception:  # What one job's record cannot be read for must not end the rescue of all others.
+                _log.exception(LogEvent.REAPER_FAILED)
 
     def tick(self) -> None:
         """One round."""
@@ -218,7 +220,7 @@ class Reaper:
     def _clean_one(self, job_id: str, path: Path) -> bool:
         """Clean one job's scratch; whether it is gone for good."""
         state, finished_at = self._redis.hmget(self._keys.job(job_id), "state", "finished_at")
-        if state is not None and JobState(state) not in FINISHED_STATES:
+        if state is not None and state not in FINISHED_STATES:
             return False
         kept_s = self._settings.failed_scratch_ttl_s
         ended_s = self._server_time_s() - int(finished_at or 0) / 1000
