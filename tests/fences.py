@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -38,8 +39,14 @@ class Shown:
 
     @property
     def words(self) -> list[str]:
-        """The command without its comment."""
-        return shlex.split(self.text, comments=True)
+        """The command without its comment and the settings before it."""
+        words = shlex.split(self.text, comments=True)
+        return [*itertools.dropwhile(lambda word: re.match(r"[A-Z_0-9]+=", word), words)]
+
+    @property
+    def program(self) -> str:
+        """Name of the program, without its directory."""
+        return self.words[0].removeprefix(".venv/bin/")
 
 
 def pages() -> list[Path]:
@@ -63,9 +70,12 @@ def blocks() -> list[Block]:
 
 
 def shown() -> Iterator[Shown]:
-    """Every command of the ``console`` blocks, in order."""
+    """Every command of the ``console`` and ``sh`` blocks, in order."""
     for block in blocks():
-        if block.language == "console":
+        if block.language in ("sh", "bash"):
+            lines = block.text.replace("\\\n", " ").splitlines()
+            yield from (Shown(str(block), line.strip(), "") for line in lines if line.strip(" ") and line[0] != "#")
+        elif block.language == "console":
             text = block.text.replace("\\\n", " ")
             for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
                 command, _, output = part.partition("\n")
