@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from api_client import Job, PackagingClient, PackagingRequest
+from api_client import AttemptOutcome, Job, PackagingClient, PackagingRequest, StageName
 from api_client.address import connect
 from api_client.keys import Keys
 
@@ -59,6 +59,11 @@ def is_alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def outcomes(job: Job, stage: str) -> list[AttemptOutcome]:
+    """How the attempts of one stage ended."""
+    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
 
 
 @dataclass
@@ -212,12 +217,15 @@ class Installation:
             members = self.redis.zrange(self.keys.named(name), 0, -1)
             assert [m for m in members if m.startswith(job.id)] == []
 
-    def close(self) -> None:
+    def end_workers(self) -> None:
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.signal(signal.SIGCONT)
                 worker.signal(signal.SIGKILL)
                 worker.process.wait(10)
+
+    def close(self) -> None:
+        self.end_workers()
         try:
             eventually(lambda: not self.stage_processes(), "no process left over")
         finally:

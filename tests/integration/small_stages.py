@@ -92,13 +92,15 @@ def hold(context: StageContext, output: Path, argument: str) -> None:
     """Wait until the test lets it go on (``STAGE.go``), or until told to stop."""
     held = f"{context.stage}.{context.attempt}"
     (context.scratch / f"{context.stage}.partial").write_bytes(b"half")
+    half = output / ".merged_model.gguf.00000000.tmp"
     if context.stage is StageName.PUBLISH:
-        (output / ".merged_model.gguf.00000000.tmp").write_bytes(b"half")
+        half.write_bytes(b"half")
     (output / f"{held}.held").touch()
     while not (output / f"{context.stage}.go").exists():
         if argument != "deaf":
             context.stop_point()
         time.sleep(0.01)
+    half.unlink(missing_ok=True)
 
 
 def transient(context: StageContext, output: Path, argument: str) -> None:

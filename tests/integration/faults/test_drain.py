@@ -5,15 +5,11 @@ from __future__ import annotations
 import signal
 import time
 
-from api_client import AttemptOutcome, JobState, StageName
+from api_client import AttemptOutcome, JobState
 from tests.integration.faults.conftest import OwnServer
-from tests.integration.harness import Installation, eventually
+from tests.integration.harness import Installation, eventually, outcomes
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
-
-
-def outcomes(job, stage: str) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
 
 
 def test_the_running_stage_stops_at_a_safe_point_and_another_worker_goes_on(service: Installation) -> None:

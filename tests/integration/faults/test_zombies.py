@@ -6,12 +6,8 @@ import signal
 
 import psutil
 
-from api_client import AttemptOutcome, StageName
-from tests.integration.harness import Installation, eventually, is_alive
-
-
-def outcomes(job, stage: str) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
+from api_client import AttemptOutcome
+from tests.integration.harness import Installation, eventually, is_alive, outcomes
 
 
 def test_on_the_same_host_its_stage_process_is_ended_before_the_next_attempt(service: Installation) -> None:

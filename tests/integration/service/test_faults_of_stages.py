@@ -6,11 +6,7 @@ import psutil
 import pytest
 
 from api_client import AttemptOutcome, JobState, StageName, StageState
-from tests.integration.harness import Installation, eventually, is_alive
-
-
-def outcomes(job, stage: str) -> list[AttemptOutcome]:
-    return [attempt.outcome for attempt in job.stage(StageName(stage)).attempts]
+from tests.integration.harness import Installation, eventually, is_alive, outcomes
 
 
 def test_a_transient_error_is_retried_with_growing_delays(running: Installation) -> None:
