@@ -1,7 +1,7 @@
 """Read ``constraints.txt`` and print the part of it that some extras need, for ``pip install -r``.
 
 ``python scripts/pins.py --extras worker,embedded [--package torch] [--hashes no]``. Standard library only: it runs
-before anything is installed. The extra ``cuda`` stands for the libraries that PyPI's Linux build of torch wants beside it.
+before anything is installed. The extra ``cuda`` stands for what PyPI's Linux build of torch wants beside it.
 """
 
 from __future__ import annotations
