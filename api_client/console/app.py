@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from api_client.client import PackagingClient
-from api_client.console import api, login
+from api_client.console import api, login, metrics
 from api_client.console.admission import Admission
 from api_client.console.api.fleet import open_router
 from api_client.console.context import open_context
@@ -74,6 +74,7 @@ def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_c
         app.add_exception_handler(kind, on_error)
     app.include_router(api.router)
     app.include_router(open_router)
+    app.include_router(metrics.router)
     app.include_router(login.router)
     _add_pages(app)
     app.add_middleware(Gate, admission=app.state.admission, max_body_bytes=settings.max_body_bytes)

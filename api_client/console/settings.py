@@ -65,7 +65,7 @@ class ConsoleSettings(BaseSettings):
     """Tokens as JSON: ``[{"name": "ops", "role": "operate", "secret": "..."}]``. None at all: no login."""
     tokens_file: Path | None = None
     """TOML file with ``[[tokens]]`` tables of the same fields; keep it readable for the console's user only."""
-    session_key: SecretStr | None = None
+    session_key: SecretStr | None = Field(default=None, min_length=MIN_TOKEN_CHARACTERS)
     """Key that signs session cookies. Unset: random, so that a restart ends sessions; set it for several replicas."""
     session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
     """How long a login in the browser lasts."""
