@@ -48,7 +48,7 @@ def test_a_job_runs_under_the_acl_and_nothing_else_does(guarded: str, tmp_path: 
         for refused in (["FLUSHALL"], ["CONFIG", "SET", "appendonly", "no"], ["KEYS", "*"], ["SET", "another", "1"]):
             with pytest.raises(NoPermissionError):
                 service.redis.execute_command(*refused)
-        nobody = Redis.from_url(guarded.replace(guarded.split("@")[0].removeprefix("redis://") + "@", ""))
+        nobody = Redis.from_url(guarded.replace(guarded.split("@", maxsplit=1)[0].removeprefix("redis://") + "@", ""))
         with pytest.raises(AuthenticationError):
             nobody.ping()
         nobody.close()
