@@ -65,5 +65,6 @@ async def _check_csrf(request: Request, principal: Principal) -> None:
     given: object = request.headers.get(CSRF_HEADER)
     if given is None and request.headers.get("content-type", "").startswith(_FORMS):
         given = (await request.form()).get(CSRF_FIELD)
-    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), principal.csrf_token.encode()):
+    sent = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else b""
+    if not hmac.compare_digest(sent, principal.csrf_token.encode()):
         raise PackagingError(ErrorCode.CSRF_FAILED, "the form does not belong to this session")

@@ -101,12 +101,12 @@ class Identities:
         return hmac.new(self._key, b"token|" + self._digests[name], "sha256").hexdigest()[:_FINGERPRINT_CHARACTERS]
 
     def _sign(self, purpose: str, body: str) -> str:
-        return hmac.new(self._key, f"{purpose}|{body}".encode(), "sha256").hexdigest()
+        return hmac.new(self._key, f"{purpose}|{body}".encode("utf-8", "surrogatepass"), "sha256").hexdigest()
 
 
 def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
