@@ -12,6 +12,7 @@ from api_client import JobState, PackagingError
 from api_client.callbacks import DELIVERY_HEADER, verify
 from tests.integration.harness import Installation, eventually
 from tests.unit.callbacks.receiver import Got, Receiver
+from worker.state.transitions import Transitions
 
 SECRET = "a secret that both sides hold"
 SETTINGS: dict[str, Any] = {"callback_secret": SECRET, "callback_allow_private": "true", "callback_retry_s": 0.05}
@@ -169,3 +170,13 @@ def test_without_a_secret_the_request_is_refused(service: Installation, receiver
     assert caught.value.code == "callbacks_off"
     assert service.client.list() == []
     assert service.wait(service.submit()).state is JobState.SUCCEEDED
+
+
+def test_an_expired_job_leaves_no_announcement(service: Installation, receiver: Receiver) -> None:
+    job = service.submit(callback_url=receiver.url())
+    service.client.cancel(job.id)
+    assert service.client.counts().callbacks == 1
+    service.redis.zadd(service.keys.named("expiry"), {job.id: 0})
+    assert Transitions(service.redis, service.keys, 30).expire() == [job.id]
+    counts = service.client.counts()
+    assert (counts.callbacks, sum(counts.jobs.values())) == (0, 0)
