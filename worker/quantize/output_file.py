@@ -30,6 +30,7 @@ from worker.quantize.slabs import Slab
 from worker.reserve import reserve
 
 _READ_BYTES = 4 << 20
+_WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory, which takes it longer
 
 
 class OutputFile:
@@ -241,7 +242,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        count = os.pwrite(descriptor, data, offset)
+        count = os.pwrite(descriptor, data[:_WRITE_BYTES], offset)
         data, offset = data[count:], offset + count
 
 
