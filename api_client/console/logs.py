@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from api_client.formatting import clean, one_line
 
-LOGGERS = ("uvicorn", "api_client")
+LOGGERS = ("uvicorn", "asyncio", "api_client")
 
 
 class LineFormatter(logging.Formatter):

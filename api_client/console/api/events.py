@@ -82,6 +82,18 @@ async def hold_stream(request: Request, principal: Reader, job_id: JobId, client
         yield
 
 
+_MESSAGE = {
+    "type": "object",
+    "description": "One message. The last one is `end`, or `problem` where Redis went away.",
+    "properties": {
+        "event": {"type": "string", "enum": ["message", "end", "problem"]},
+        "id": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["data"],
+}
+
+
 class EventStream(StreamingResponse):
     """An answer of server-sent events."""
 
@@ -91,7 +103,7 @@ class EventStream(StreamingResponse):
 @router.get(
     "/jobs/{job_id}/events/stream",
     response_class=EventStream,
-    responses=as_json(COMMON_ERRORS | NO_JOB),
+    responses={200: {"content": {EventStream.media_type: {"schema": _MESSAGE}}}, **as_json(COMMON_ERRORS | NO_JOB)},
     dependencies=[Depends(hold_stream)],
 )
 async def follow_events(
@@ -131,9 +143,8 @@ async def stream(
         except PackagingError as error:
             yield format_sse_event(event="problem", data_str=json.dumps(plain(error.to_dict())))
             return
-        for event in events:
-            yield _message(event)
         if events:
+            yield b"".join(map(_message, events))
             position, pause_s, spoke_at = events[-1].id, FIRST_PAUSE_S, time.monotonic()
             continue
         if state in FINISHED_STATES:

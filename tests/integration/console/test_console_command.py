@@ -91,7 +91,8 @@ def test_it_does_not_open_itself_to_the_network(tmp_path: Path) -> None:
 
 
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['fastapi'] = None; from api_client.cli import run; sys.exit(run(['console', '--json']))"
+    run = "from api_client.cli import run; sys.exit(run(['console', '--json']))"
+    code = f"import sys; sys.modules['fastapi'] = None; {run}"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
     )

@@ -205,7 +205,11 @@ def test_the_service_shows_its_workers_queues_and_health(
     health = http.get("/api/v1/health").json()
     assert health["workers"] == 1
     assert health["warnings"]
+    metrics = http.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert "trainpack_redis_up 1.0" in metrics.text
     with console.client(None) as stranger:
+        error_of(stranger.get("/metrics"), 401)
         assert stranger.get("/health").json() == {"status": "ok"}
         assert stranger.get("/health/live").json() == {"status": "ok"}
         error_of(stranger.get("/api/v1/health"), 401)

@@ -13,7 +13,7 @@ COMMANDS = [
     *("package", "submit", "quantize", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "doctor"),
+    *("up", "worker", "console", "doctor"),
 ]
 
 
