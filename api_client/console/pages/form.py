@@ -33,6 +33,8 @@ class NewJobForm:
     source: str = "run"
     run: str = ""
     base_model: str = ""
+    base_filled: str = ""
+    """The base model as it was filled in from a run; while nobody changed it, another run replaces it."""
     checkpoint: str = ""
     task_id: str = ""
     task_status: str = "completed"
@@ -99,6 +101,16 @@ class NewJobForm:
             keep_unquantized="on" if request.keep_unquantized else "",
             options_shown="1",
         )
+
+    @property
+    def own_base_model(self) -> str:
+        """The base model, where a person named it."""
+        return "" if self.base_model == self.base_filled else self.base_model
+
+    @property
+    def own_output_dir(self) -> str:
+        """The output directory; the run's own where none is named."""
+        return self.output_dir or (self.run if self.source != "paths" else "")
 
     def address(self) -> str:
         """Address of the page with this form, filled in."""

@@ -75,7 +75,7 @@ def build_request(form: NewJobForm, template: Template | None) -> PackagingReque
         "task": _task(form) if form.source == "task" else None,
         "base_model": form.base_model,
         "checkpoint": _checkpoint(form, template),
-        "output_dir": form.output_dir or (form.run if form.source == "run" else ""),
+        "output_dir": form.own_output_dir,
         "model_name": form.model_name,
         "quant_types": form.chosen_types(template, form.chosen_switches(template)) if template else None,
         "gguf_dtype": form.gguf_dtype,

@@ -54,11 +54,11 @@ class Answers:
             anyone: Whether a worker is alive; nobody is asked otherwise.
         """
         run = form.run if form.source != "paths" else ""
-        output = form.output_dir or run
+        output = form.own_output_dir
         with ThreadPoolExecutor(max_workers=3) as pool:
             listing = pool.submit(self._ask, "checkpoints", run, questions.checkpoints, anyone)
             space = pool.submit(self._ask, "space", "" if is_remote(output) else output, questions.space, anyone)
-            base = form.base_model or base_of(listing.result()[0])
+            base = form.own_base_model or base_of(listing.result()[0]) or form.base_model
             sizes = pool.submit(self._ask, "sizes", base, questions.sizes, anyone)
             return Found(*listing.result(), *sizes.result(), *space.result())
 

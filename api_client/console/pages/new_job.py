@@ -59,8 +59,8 @@ def start_job(request: Request, client: Client, questions: AskWorkers, _: Submit
     """Make the job, or show the form again with what is wrong at its field."""
     form = NewJobForm.read(sent)
     try:
-        wanted = build_request(form, client.templates().get(form.template))
         found = _answers(request).look(form, questions, anyone=bool(client.workers()))
+        wanted = build_request(_filled_in(form, found), client.templates().get(form.template))
         _refuse_what_workers_refuse(found)
         job = client.submit(wanted)
     except PackagingError as error:
@@ -134,19 +134,16 @@ def _known_problems(form: NewJobForm, found: Found) -> Iterator[tuple[str, Packa
 
 
 def _filled_in(form: NewJobForm, found: Found) -> NewJobForm:
-    """What a run says of itself, where the form leaves it open: base model, checkpoint, output directory."""
+    """What a run says of itself, where the form leaves it open: base model and checkpoint."""
     if form.source == "paths":
         return form
     listing = found.run.listing if found.run else None
     checkpoint = form.checkpoint
     if listing and not listing.find(chosen_name(checkpoint, found)):
         checkpoint = listing.best or listing.latest or ""
-    return replace(
-        form,
-        base_model=form.base_model or base_of(found.run),
-        checkpoint=checkpoint,
-        output_dir=form.output_dir or (form.run if form.source == "run" and listing else ""),
-    )
+    named = form.own_base_model
+    filled = "" if named else base_of(found.run) or form.base_filled
+    return replace(form, base_model=named or filled, base_filled=filled, checkpoint=checkpoint)
 
 
 def _sorted(templates: dict[str, Template]) -> Sequence[Template]:

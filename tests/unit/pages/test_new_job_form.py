@@ -19,7 +19,7 @@ from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import ModelShape
 from api_client.request import PackagingRequest
-from api_client.templates import BUILTIN_TEMPLATES
+from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
 
 DEFAULT, CUSTOM = BUILTIN_TEMPLATES["merge_quantize"], BUILTIN_TEMPLATES["custom"]
 SHAPE = ModelShape(architecture="llama", kv_heads=(2,), key_length=8, value_length=8, embedding_length=8, vocabulary=9)
@@ -135,11 +135,8 @@ def test_types_in_groups_with_sizes() -> None:
     assert [row.name for row in rows if row.chosen] == ["Q8_0"]
     assert {row.size_bytes for row in rows} == {1000}
     assert "imatrix" in [
-        stage.value for stage in stages_of(NewJobForm(), CUSTOM.model_dump(include=SWITCHES), ("IQ1_S",))
+        stage.value for stage in stages_of(NewJobForm(), CUSTOM.model_dump(include=set(SWITCHES)), ("IQ1_S",))
     ]
-
-
-SWITCHES = {"merge_lora", "export_gguf", "quantize", "export_lora"}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ STYLE = (HERE / "static" / "console.css").read_text()
 
 def test_every_text_has_both_languages_with_the_same_placeholders() -> None:
     for key, (english, chinese) in TEXTS.items():
-        assert english and chinese, key
+        assert english, key
+        assert chinese, key
         names = [{name for _, name, _, _ in string.Formatter().parse(part) if name} for part in (english, chinese)]
         assert names[0] == names[1], key
 
@@ -66,7 +67,7 @@ def test_accepted_language(header: str, expected: str) -> None:
 def test_nothing_comes_from_elsewhere_and_nothing_is_inline() -> None:
     for path in (*HERE.glob("templates/*"), *HERE.glob("static/*")):
         content = path.read_text().replace("http://www.w3.org/2000/svg", "")
-        assert "http://" not in content and "https://" not in content, path.name
+        assert not re.search(r"https?://", content), path.name
         assert not re.search(r"\sstyle=|<style|\son[a-z]+=|<script(?![^>]*src=)|javascript:", content), path.name
         assert "|safe" not in content.replace(" ", "")
 

@@ -7,6 +7,7 @@ const TYPING_PAUSE_MS = 600;
 const form = document.getElementById("make");
 let running = null;
 let timer = null;
+let looked = "";
 
 const fields = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
 
@@ -26,6 +27,7 @@ async function look() {
   running = new AbortController();
   const own = running;
   const sent = fields();
+  if (sent.toString() === looked) return;
   form.setAttribute("aria-busy", "true");
   try {
     const address = `/new?${sent}`;
@@ -33,6 +35,7 @@ async function look() {
     const wanted = page.getElementById("make");
     if (own !== running || !wanted) return;
     morph(form, wanted, settle(sent));
+    looked = sent.toString();
     history.replaceState(null, "", address);
   } catch (error) {
     if (error.name !== "AbortError") console.warn(error);

@@ -189,6 +189,13 @@ function escaped(character) {
   return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 }
 
+document.addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && document.querySelector("details.confirm[open]");
+  if (!open) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
+
 const log = document.getElementById("log");
 const paced = document.querySelector("[data-period]");
 for (const button of document.querySelectorAll("[data-without-script]")) button.hidden = true;
