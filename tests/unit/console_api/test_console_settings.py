@@ -48,7 +48,7 @@ def test_loopback_is_told_by_address(host: str, loopback: bool) -> None:
 def test_the_environment_is_read_and_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = f'[{{"name": "ops", "role": "operate", "secret": "{SECRET}", "expires_at": "2030-01-01T00:00:00"}}]'
     monkeypatch.setenv("TRAINPACK_CONSOLE_TOKENS", tokens)
-    monkeypatch.setenv("TRAINPACK_CONSOLE_ALLOWED_HOSTS", "pack.example.com, localhost")
+    monkeypatch.setenv("TRAINPACK_CONSOLE_ALLOWED_HOSTS", "Pack.example.com, localhost")
     monkeypatch.setenv("TRAINPACK_CONSOLE_TRUSTED_PROXIES", "10.0.0.7")
     settings = load_console_settings()
     assert settings.allowed_hosts == ("pack.example.com", "localhost")
