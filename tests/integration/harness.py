@@ -113,12 +113,14 @@ class Installation:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")}
         return inherited | {f"TRAINPACK_{name.upper()}": str(value) for name, value in values.items()}
 
-    def start_worker(self, *, wait: bool = True, source: Path = ROOT, **settings: Any) -> Worker:
+    def start_worker(
+        self, *, wait: bool = True, source: Path = ROOT, module: str = "worker", **settings: Any
+    ) -> Worker:
         """A worker process; ``source`` may be a copy of the packages, to run another version of them."""
         log = self.directory / f"worker-{len(self.workers)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
+                [sys.executable, "-m", module],
                 cwd=source,
                 env=self.environment(**settings) | {"PYTHONPATH": os.pathsep.join((str(source), str(ROOT)))},
                 stdout=file,

@@ -24,6 +24,7 @@ from worker.stop import StopRequested
 
 STAGES = dict.fromkeys(StageName, "tests.integration.small_stages:run")
 FEWER = {stage: name for stage, name in STAGES.items() if stage is not StageName.VERIFY}
+REAL_PUBLISH = STAGES | {StageName.PUBLISH: "worker.stages.publish:run"}
 
 KINDS = {
     StageName.MERGE: ArtifactKind.OVERLAY,

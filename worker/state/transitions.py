@@ -132,9 +132,13 @@ class Transitions:
         answer: LeaseAnswer = self._run["renew"](**lease.arguments, lease_ms=self._lease_ms)[0]
         return answer
 
-    def relay(self, lease: Lease, events: Sequence[Event], progress: Progress | None) -> bool:
-        """Write log entries and progress; ``False`` when the lease is lost."""
-        texts = [event_text(event) for event in events]
+    def relay(self, lease: Lease, events: Sequence[tuple[float, Event]], progress: Progress | None) -> bool:
+        """Write log entries and progress; ``False`` when the lease is lost.
+
+        Entries come with their age in seconds: the server counts their times back from its own, so that the clock of a
+        worker plays no part in the order of a log.
+        """
+        texts = [(int(age_s * 1000), event_text(event)) for age_s, event in events]
         progress_text = progress.model_dump_json() if progress else ""
         answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text)
         return bool(answer[0] == "ok")
@@ -210,9 +214,8 @@ class Transitions:
 
 
 def event_text(event: Event) -> str:
-    """An event as the stream stores it: times in milliseconds, no id, nothing unset."""
+    """An event as the stream stores it, but for the time, which the script adds: no id, nothing unset."""
     data = event.model_dump(mode="json", exclude={"id", "time"}, exclude_none=True)
-    data["time"] = int(event.time.timestamp() * 1000)
     return json.dumps(data, ensure_ascii=False)
 
 

@@ -58,7 +58,7 @@ class Relay:
         self._transitions = transitions
         self._lease = lease
         self._on_lost = on_lost
-        self._events: deque[Event] = deque(maxlen=_PENDING_MAX)
+        self._events: deque[tuple[float, Event]] = deque(maxlen=_PENDING_MAX)
         self._progress: Progress | None = None
         self._meter = RateMeter()
         self._logged_fraction = -1.0
@@ -85,18 +85,17 @@ class Relay:
         self._wake.set()
 
     def _add(self, kind: EventKind, message: str, level: str, fields: dict[str, Any]) -> None:
-        self._events.append(
-            Event(
-                time=datetime.now(UTC),
-                job_id=self._lease.job_id,
-                stage=self._lease.stage,
-                attempt=self._lease.attempt,
-                level=_LEVELS.get(level, "info"),
-                kind=kind,
-                message=message,
-                fields=fields,
-            )
+        event = Event(
+            time=datetime.now(UTC),
+            job_id=self._lease.job_id,
+            stage=self._lease.stage,
+            attempt=self._lease.attempt,
+            level=_LEVELS.get(level, "info"),
+            kind=kind,
+            message=message,
+            fields=fields,
         )
+        self._events.append((time.monotonic(), event))
         self._wake.set()
 
     def _run(self) -> None:
@@ -116,7 +115,8 @@ class Relay:
             progress = self._progress if self._progress_due() else None
             if not batch and progress is None:
                 return
-            if not self._transitions.relay(self._lease, batch, progress):
+            now = time.monotonic()
+            if not self._transitions.relay(self._lease, [(now - at, event) for at, event in batch], progress):
                 self._lost = True
                 self._on_lost()
                 return
@@ -125,8 +125,8 @@ class Relay:
                 if self._progress is progress:
                     self._progress = None
             # The deque may have dropped some of the batch from its left end meanwhile; never drop newer ones for it.
-            for event in batch:
-                if self._events and self._events[0] is event:
+            for entry in batch:
+                if self._events and self._events[0] is entry:
                     self._events.popleft()
 
     def _progress_due(self) -> bool:

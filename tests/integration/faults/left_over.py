@@ -12,12 +12,15 @@ from worker.state.transitions import Transitions
 _MANY = 1000
 
 
-def assert_nothing_is_left(service: Installation) -> None:
-    """Look at the files of every ended job, let it expire, and look for its id in every key."""
-    ended = [job for job in service.client.list(limit=_MANY) if job.finished]
-    for job in ended:
+def assert_no_file_is_left(service: Installation) -> None:
+    """Nothing half-written lies beside the outputs of ended jobs, and the scratch of those that succeeded is gone."""
+    for job in _ended(service):
         _assert_no_partial_file(job, service)
-    ids = {job.id for job in ended}
+
+
+def assert_no_key_is_left(service: Installation) -> None:
+    """Let every ended job expire, and look for its id in every key."""
+    ids = {job.id for job in _ended(service)}
     for job_id in ids:
         service.redis.zadd(service.keys.named("expiry"), {job_id: 0})
     found = set(Transitions(service.redis, service.keys, 1.5).expire(_MANY))
@@ -26,10 +29,14 @@ def assert_nothing_is_left(service: Installation) -> None:
     assert not left, left
 
 
+def _ended(service: Installation) -> list[Job]:
+    return [job for job in service.client.list(limit=_MANY) if job.finished]
+
+
 def _assert_no_partial_file(job: Job, service: Installation) -> None:
     output = Path(str(job.request.output_dir))
     eventually(lambda: not list(output.glob(".*.tmp")), f"no half-written file in {output}")
-    if job.state is JobState.SUCCEEDED and not service.path(f".trainpack-{job.id}").is_mount():
+    if job.state is JobState.SUCCEEDED:
         eventually(lambda: not (output / f".trainpack-{job.id}").exists(), f"the scratch of {job.id} is gone")
 
 

@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 from kombu import Connection
 
@@ -17,7 +17,7 @@ from api_client import AttemptOutcome, Job, JobState
 from api_client.messages import queue_keys, transport_options
 from tests.integration.faults.conftest import OwnServer
 from tests.integration.faults.test_machines import fork_server
-from tests.integration.harness import Installation, eventually, outcomes
+from tests.integration.harness import Installation, eventually, is_alive, outcomes
 
 PLAN = ("prepare", "merge", "convert", "quantize", "verify", "publish")
 SIX = {"slots": len(PLAN)}
@@ -79,7 +79,7 @@ def test_the_worker_of_all_stages_is_killed(service: Installation) -> None:
     old = pids(service)
     worker.kill()
     held(service, TWO_RUNS)
-    assert not [pid for pid in old if psutil.pid_exists(pid)], "its stages ended with it"
+    eventually(lambda: not any(map(is_alive, old)), "its stages ended with it")
     let_go(service)
     assert_ended_well(service, jobs, [RESCUED, OK])
 
@@ -130,7 +130,7 @@ def test_all_stages_are_cancelled(service: Installation) -> None:
         assert outcomes(done, stage) == [AttemptOutcome.CANCELLED]
         scratch = service.path(f".trainpack-{job.id}", stage)
         assert not (scratch / f"{stage}.partial").exists(), "no partial file is left"
-    assert not [pid for pid in pids(service) if psutil.pid_exists(pid)]
+    eventually(lambda: not any(map(is_alive, pids(service))), "their processes are gone")
 
 
 @pytest.mark.fault("Valkey killed and restarted with its append-only file")
@@ -201,6 +201,22 @@ def test_all_stages_outlast_the_visibility_time(service: Installation) -> None:
         eventually(ignored, "delivered again")
     let_go(service)
     assert_ended_well(service, jobs, [OK])
+
+
+@pytest.mark.fault("wall clocks of two workers leap by an hour; then kill -9 of one")
+def test_clocks_leap_in_all_stages(service: Installation) -> None:
+    worker = service.start_worker(**SIX, module="tests.integration.skewed_worker")
+    jobs = spread(service)
+    service.start_worker(**SIX, module="tests.integration.skewed_worker")
+    wait_in_vain(2 * float(service.environment()["TRAINPACK_LEASE_S"]))
+    assert not any("rescued" in text for job in jobs.values() for text in service.messages(job.id))
+    worker.kill()
+    held(service, TWO_RUNS)
+    let_go(service)
+    assert_ended_well(service, jobs, [RESCUED, OK])
+    for job in jobs.values():
+        times = [event.time for event in service.client.events(job.id)]
+        assert times[-1] - times[0] < timedelta(minutes=30), "the log has the server's time"
 
 
 @pytest.mark.fault("a transient error, twice")

@@ -57,7 +57,7 @@ def test_a_submit_whose_answer_was_lost_may_be_sent_again(service: Installation,
         "template": "merge",
     }
     first = submit(**arguments)
-    assert first == ["created", ["20260101-000000-aaaaaa", "prepare", "1", "packaging.io", "5"]]
+    assert first == ["created", ["20260101-000000-aaaaaa", "prepare", "1", "packaging.io", "5", "1"]]
     assert submit(**arguments) == first
     assert submit(**(arguments | {"nonce": "other", "digest": "e"})) == (
         ["conflict", "20260101-000000-aaaaaa"] if key else ["taken"]

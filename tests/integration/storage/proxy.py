@@ -15,9 +15,9 @@ class Fault:
     """What goes wrong with requests of one method whose path and query contain a text.
 
     ``kind``: ``status`` (answered with ``value``), ``drop`` (connection closed), ``hang`` (no answer until the proxy
-    ends), ``flip_request``, ``flip_answer`` (one byte of the body changed), ``cut_answer`` (half the body, then
-    closed), ``answer_header`` (``value`` = (name, text or None to leave it out)), ``answer`` (``value`` = (status,
-    headers, body), sent in place of the storage's).
+    ends), ``cut_request`` (half the body taken, then closed), ``flip_request``, ``flip_answer`` (one byte of the body
+    changed), ``cut_answer`` (half the body, then closed), ``answer_header`` (``value`` = (name, text or None to leave
+    it out)), ``answer`` (``value`` = (status, headers, body), sent in place of the storage's).
     """
 
     kind: str
@@ -58,9 +58,9 @@ class Handler(BaseHTTPRequestHandler):
     proxy: Proxy
 
     def handle_any(self):
-        body = self.read_body()
         fault = self.proxy.take(self.command, self.path) or Fault("none", self.command)
-        if fault.kind == "drop":
+        body = self.read_body(half=fault.kind == "cut_request")
+        if fault.kind in ("drop", "cut_request"):
             self.close_connection = True
             return
         if fault.kind == "hang":
@@ -79,11 +79,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - names the server looks for
 
-    def read_body(self):
+    def read_body(self, half=False):
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.send_response_only(100)
             self.end_headers()
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        return self.rfile.read(length // 2 if half else length)
 
     def forward(self, body):
         connection = http.client.HTTPConnection(urlsplit(self.proxy.upstream).netloc, timeout=30)

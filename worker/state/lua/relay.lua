@@ -1,7 +1,9 @@
 -- Writes an attempt's log entries and progress.
--- Arguments: job_id, stage, token, events (JSON texts), progress (JSON text or ''). Answers {ok} | {lost}.
+-- Arguments: job_id, stage, token, events (pairs: age in ms, JSON text without its time), progress (JSON text or '').
+-- Answers {ok} | {lost}.
 if read(a.job_id, a.stage, 'token') ~= a.token then return {'lost'} end
-for _, text in ipairs(a.events) do
+for _, entry in ipairs(a.events) do
+  local text = '{"time": ' .. ms(now - entry[1]) .. ', ' .. string.sub(entry[2], 2)
   redis.call('XADD', events_key(a.job_id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
 end
 if a.progress ~= '' then write(a.job_id, a.stage, {progress = a.progress}) end
