@@ -40,7 +40,7 @@ async def log_in(
         max_age=int(settings.session_hours * 3600),
         secure=request.url.scheme == "https",
         httponly=True,
-        samesite="strict",
+        samesite="lax",
     )
     return answer
 
@@ -52,7 +52,7 @@ async def log_out(request: Request) -> RedirectResponse:
     if principal is not None:
         _log.info("%s logged out", principal.name)
     answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")
     return answer
 
 
