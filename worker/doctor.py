@@ -33,7 +33,8 @@ from worker.storage.s3_edge import plain_endpoint
 
 PROBE_TIMEOUT_S = 120.0
 _DISTRIBUTION = "trainpack"
-_IMPORTS = ("torch", "transformers", "peft", "conversion", "gguf", "libgguf", "xllamacpp", "llvmlite")
+# xllamacpp first: alone, as verify imports it, it needs libraries of the system that torch would bring along.
+_IMPORTS = ("xllamacpp", "torch", "transformers", "peft", "conversion", "gguf", "libgguf", "llvmlite")
 _SMALL_MEMORY_BYTES = 4 * 10**9
 _TRIAL = threading.Lock()  # trials make and remove directories, which may be the same ones
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
@@ -204,6 +205,8 @@ def check_directories(settings: Settings) -> Check:
 def check_kernel_cache(settings: Settings) -> Check:
     """Whether compiled kernels can be kept; otherwise every worker compiles them again."""
     directory = (settings.kernel_cache_dir or settings.home / "kernels").expanduser().absolute()
+    if directory.is_dir() and any(directory.iterdir()) and not os.access(directory, os.W_OK):
+        return Check("kernel cache", True, f"{directory} is read-only and was filled beforehand")
     with _TRIAL:
         check_output_dir(directory, None)
     return Check("kernel cache", True, f"{directory} can be written")

@@ -14,6 +14,9 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NO_LLAMA_CPP = 69
+"""Exit code where llama.cpp's Python package cannot be imported: sysexits' EX_UNAVAILABLE."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -92,7 +95,11 @@ def main() -> None:
     answer_to = os.dup(1)
     os.dup2(2, 1)
     question = Question(**json.load(sys.stdin))
-    answer = json.dumps(ask(question)).encode()
+    try:
+        answer = json.dumps(ask(question)).encode()
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_LLAMA_CPP)
     os.write(answer_to, answer)
     # llama.cpp's threads may outlive the server object; nothing is left to clean up
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.verify.ask import Question
+from worker.verify.ask import NO_LLAMA_CPP, Question
 
 _SECONDS_PER_GB = 60.0
 _BASE_TIMEOUT_S = 120.0
@@ -29,7 +29,8 @@ def generate(question: Question) -> str:
         The generated text.
 
     Raises:
-        PackagingError: ``output_does_not_load`` with the loader's own reason.
+        PackagingError: ``output_does_not_load`` with the loader's own reason; ``dependency_missing`` where llama.cpp's
+            package is installed and cannot be imported.
     """
     size_gb = Path(question.model).stat().st_size / 1e9
     timeout_s = _BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb
@@ -45,6 +46,12 @@ def generate(question: Question) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise _refused(question, f"no answer within {timeout_s:.0f} s", "") from error
+    if done.returncode == NO_LLAMA_CPP:
+        raise PackagingError(
+            ErrorCode.DEPENDENCY_MISSING,
+            f"xllamacpp cannot be imported, so no output can be proven: {done.stderr.strip()}",
+            fields={"package": "xllamacpp"},
+        )
     if done.returncode != 0:
         raise _refused(question, _reason(done.stderr, done.returncode), done.stderr)
     answer = json.loads(done.stdout)

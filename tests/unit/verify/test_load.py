@@ -22,3 +22,15 @@ def test_a_foreign_or_damaged_file_gives_the_loaders_reason(tmp_path: Path, cont
         generate(Question(str(path)))
     assert refused.value.code is ErrorCode.OUTPUT_DOES_NOT_LOAD
     assert refused.value.fields["loader_log"]
+
+
+def test_a_llama_cpp_that_cannot_be_imported_is_the_machines_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text('raise ImportError("libgomp.so.1: cannot open shared object file")\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    with pytest.raises(PackagingError, match=r"libgomp\.so\.1") as refused:
+        generate(Question(str(model)))
+    assert refused.value.code is ErrorCode.DEPENDENCY_MISSING
