@@ -51,7 +51,7 @@ NOT_RUN = {
     "promtool": "not installed",
 }
 """Programs that are not run, and why."""
-LANGUAGES = {"console", "sh", "bash", "python", "text", "mermaid", "json", "toml", "yaml", "ini"}
+LANGUAGES = {"asm", "console", "sh", "bash", "python", "text", "mermaid", "json", "toml", "yaml", "ini"}
 STANDARD_FLAGS = [
     *("--base", "/models/base", "--checkpoint", "/runs/42/checkpoint-900"),
     *("--output", "/runs/42/package", "--no-upload"),
