@@ -18,7 +18,7 @@ from worker.gguf.types import GGMLType
 from worker.mixture.model import facts_from_values
 from worker.mixture.sizes import predict_sizes
 from worker.stages.context import StageContext
-from worker.stages.inputs import JobInputs, trusted_roots
+from worker.stages.inputs import JobInputs, describe_job, trusted_roots
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         tokenizer=inputs.tokenizer,
         vocabulary_rows=adapter_rows(inputs.adapter) if inputs.adapter and context.options.merge_lora else None,
         gguf_dtype=context.request.gguf_dtype,
+        metadata=describe_job(
+            context, inputs.base.directory, inputs.checkpoint, inputs.adapter.base_name if inputs.adapter else None
+        ),
         allowed_roots=trusted_roots(context),
         llama_cpp_dir=context.settings.llama_cpp_dir,
         scratch_dir=context.scratch,

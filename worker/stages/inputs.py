@@ -95,12 +95,21 @@ def job_tokenizer(context: StageContext) -> TokenizerChoice:
 def job_metadata(context: StageContext) -> ModelMetadata:
     """What the packaged files say of themselves."""
     facts = context.facts(StageName.PREPARE)
+    checkpoint = facts["checkpoint_dir"]
+    return describe_job(
+        context, Path(facts["base_dir"]), Path(checkpoint) if checkpoint else None, facts["adapter_base"]
+    )
+
+
+def describe_job(
+    context: StageContext, base_dir: Path, checkpoint: Path | None, adapter_base: str | None
+) -> ModelMetadata:
+    """As :func:`job_metadata`, where ``prepare`` has no facts yet."""
     uses_adapter = context.options.merge_lora or context.options.export_lora
-    checkpoint = Path(facts["checkpoint_dir"]) if facts["checkpoint_dir"] and uses_adapter else None
     return describe(
-        Path(facts["base_dir"]),
-        checkpoint_dir=checkpoint,
-        adapter_base=facts["adapter_base"],
+        base_dir,
+        checkpoint_dir=checkpoint if uses_adapter else None,
+        adapter_base=adapter_base,
         name=context.request.model_name,
     )
 
