@@ -22,7 +22,7 @@ def test_the_stage_process_dies_twice_in_every_stage(service: Installation) -> N
 
 
 def test_the_worker_dies_twice_in_every_stage(service: Installation) -> None:
-    fast = {"lease_s": 0.9, "heartbeat_s": 0.25, "reap_s": 0.2}
+    fast = {"reap_s": 0.2}
     job = service.submit(labels=dict.fromkeys(PLAN, "die:worker"))
     restarts = service.keep_alive(2, lambda: service.client.get(job.id).finished, **fast)
     job = service.wait(job)
@@ -37,7 +37,7 @@ def test_the_worker_dies_twice_in_every_stage(service: Installation) -> None:
 
 def test_a_stage_that_takes_its_worker_down_each_time_is_given_up(service: Installation) -> None:
     job = service.submit(labels={"merge": "die:worker"})
-    fast = {"lease_s": 0.9, "heartbeat_s": 0.25, "reap_s": 0.2, "max_crashes": 2}
+    fast = {"reap_s": 0.2, "max_crashes": 2}
     service.keep_alive(2, lambda: service.client.get(job.id).finished, **fast)
     job = service.wait(job)
     assert job.state is JobState.FAILED

@@ -54,7 +54,7 @@ def test_a_newer_worker_alone_runs_older_jobs(service: Installation, newer: Path
 
 
 def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Installation, newer: Path) -> None:
-    worker = service.start_worker(source=newer, host_name="newer", lease_s=1.0, heartbeat_s=0.2)
+    worker = service.start_worker(source=newer, host_name="newer")
     job_id = submit_newer(service, newer, "out")
     service.client.wait(job_id, 25)
     worker.kill()
@@ -64,7 +64,7 @@ def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Insta
     service.redis.zadd(service.keys.named("leases"), {member: 1})
     service.redis.hset(service.keys.job("odd"), mapping={"state": "signing", "schema_version": "2"})
     service.redis.hset(service.keys.scratch("older"), "odd", str(service.directory / "odd"))
-    older = service.start_worker(host_name="older", lease_s=1.0, heartbeat_s=0.2)
+    older = service.start_worker(host_name="older")
     eventually(lambda: service.redis.hget(service.keys.stages(job_id), "sign:state") == "queued", "rescued")
     eventually(lambda: "job_newer" in older.lines or "message_resent" in older.lines, "its message is sent")
     assert "reaper_failed" not in older.lines
