@@ -96,6 +96,7 @@ def hold(context: StageContext, output: Path, argument: str) -> None:
     half = output / ".merged_model.gguf.00000000.tmp"
     if context.stage is StageName.PUBLISH:
         half.write_bytes(b"half")
+    (output / f"{held}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     (output / f"{held}.held").touch()
     while not (output / f"{context.stage}.go").exists():
         if argument != "deaf":

@@ -126,3 +126,14 @@ def test_jobs_of_one_worker_run_one_after_the_other(service: Installation) -> No
     for number in range(2):
         service.let_go("merge", f"job-{number}")
     assert {service.wait(job).state for job in jobs} == {JobState.SUCCEEDED}
+
+
+def test_stages_beside_each_other_have_a_gpu_each(service: Installation) -> None:
+    service.start_worker(slots=2, gpus="3:5")
+    jobs = [service.submit(name, labels={"convert": "hold"}) for name in ("one", "two")]
+    for name in ("one", "two"):
+        service.held("convert", output=name)
+    assert {service.path("convert.1.gpu", name).read_text() for name in ("one", "two")} == {"3", "5"}
+    for name, job in zip(("one", "two"), jobs, strict=True):
+        service.let_go("convert", name)
+        assert service.wait(job).state is JobState.SUCCEEDED
