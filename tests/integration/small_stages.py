@@ -96,8 +96,9 @@ def hold(context: StageContext, output: Path, argument: str) -> None:
     half = output / ".merged_model.gguf.00000000.tmp"
     if context.stage is StageName.PUBLISH:
         half.write_bytes(b"half")
-    (output / f"{held}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    (output / f"{held}.held").touch()
+    begun = output / f".{held}.held"
+    begun.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    begun.replace(output / f"{held}.held")  # whoever waits for it reads it whole
     while not (output / f"{context.stage}.go").exists():
         if argument != "deaf":
             context.stop_point()

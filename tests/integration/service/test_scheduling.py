@@ -133,7 +133,7 @@ def test_stages_beside_each_other_have_a_gpu_each(service: Installation) -> None
     jobs = [service.submit(name, labels={"convert": "hold"}) for name in ("one", "two")]
     for name in ("one", "two"):
         service.held("convert", output=name)
-    assert {service.path("convert.1.gpu", name).read_text() for name in ("one", "two")} == {"3", "5"}
+    assert {service.path("convert.1.held", name).read_text() for name in ("one", "two")} == {"3", "5"}
     for name, job in zip(("one", "two"), jobs, strict=True):
         service.let_go("convert", name)
         assert service.wait(job).state is JobState.SUCCEEDED
