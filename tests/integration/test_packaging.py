@@ -69,7 +69,7 @@ def test_default_job_reaches_directory_and_bucket(
         copy = tmp_path / "downloaded" / artifact.name
         storage.download_file(S3Location.parse(artifact.url), copy)
         assert hashlib.sha256(copy.read_bytes()).hexdigest() == artifact.sha256
-    assert not list(output.glob(".trainpack-*")), "the scratch directory is gone"
+    eventually(lambda: not list(output.glob(".trainpack-*")), "the scratch directory is gone")
 
 
 def test_events_tell_the_story_with_the_known_kinds(
