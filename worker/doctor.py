@@ -27,7 +27,7 @@ from api_client.address import masked_url
 from api_client.client import PackagingClient
 from api_client.errors import PackagingError
 from config.settings import Settings
-from worker.storage.paths import check_output_dir, free_bytes, human_size
+from worker.storage.paths import check_output_dir, free_bytes
 from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
 from worker.storage.s3_edge import plain_endpoint
 
@@ -137,7 +137,7 @@ def check_redis(settings: Settings) -> Check:
     fact = (
         f"{health.version} at {masked_url(settings.redis_url)}, {health.latency_ms:.1f} ms, "
         f"append-only {'on' if health.append_only else 'off'}, {health.eviction_policy}, "
-        f"{human_size(health.used_memory_bytes)} used"
+        f"{format_size(health.used_memory_bytes)} used"
     )
     return Check("redis", not health.warnings, fact, "; ".join(health.warnings))
 
@@ -183,9 +183,9 @@ def check_disk(settings: Settings) -> Check:
     places = {"home": settings.home, "scratch": settings.scratch_dir or settings.home}
     with _TRIAL:
         free = {name: free_bytes(path.expanduser().absolute()) for name, path in places.items()}
-    fact = ", ".join(f"{name} {places[name]}: {human_size(size)} free" for name, size in free.items())
+    fact = ", ".join(f"{name} {places[name]}: {format_size(size)} free" for name, size in free.items())
     ok = min(free.values()) > settings.disk_reserve_bytes
-    reserve = human_size(settings.disk_reserve_bytes)
+    reserve = format_size(settings.disk_reserve_bytes)
     return Check("disk", ok, fact, "" if ok else f"Free space; {reserve} stay unused (TRAINPACK_DISK_RESERVE_BYTES).")
 
 
@@ -217,8 +217,10 @@ def check_machine(_settings: Settings) -> Check:
     memory = psutil.virtual_memory()
     bound = _cgroup_bound()
     total = memory.total if bound is None else min(memory.total, bound)
-    fact = f"{len(os.sched_getaffinity(0))} cores, {human_size(total)} memory, {human_size(memory.available)} available"
-    small = f"Models above {human_size(total // 4)} may be slow here." if total < _SMALL_MEMORY_BYTES else ""
+    fact = (
+        f"{len(os.sched_getaffinity(0))} cores, {format_size(total)} memory, {format_size(memory.available)} available"
+    )
+    small = f"Models above {format_size(total // 4)} may be slow here." if total < _SMALL_MEMORY_BYTES else ""
     return Check("machine", True, fact, small)
 
 

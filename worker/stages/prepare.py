@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from api_client.formatting import format_size
 from api_client.job import ArtifactKind
 from worker.checkpoint import BaseModel
 from worker.stages.context import StageContext, StageResult
@@ -16,7 +17,7 @@ from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
 from worker.stages.outputs import PlannedOutput, planned_outputs
 from worker.stages.publish import check_free, local_target, upload_destination
 from worker.storage.checksums import sha256_file
-from worker.storage.paths import check_disk_space, check_output_dir, human_size
+from worker.storage.paths import check_disk_space, check_output_dir
 from worker.storage.s3 import S3Storage
 
 
@@ -48,7 +49,7 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
     base = inputs.base
     context.report.log(
         f"Base model {inputs.base_name}: {inputs.architecture}, {len(base.tensors)} tensors, "
-        f"{human_size(base.size_bytes)}",
+        f"{format_size(base.size_bytes)}",
         base_model=str(base.directory),
     )
     if inputs.adapter is not None:
@@ -71,7 +72,7 @@ def _check_space(context: StageContext, inputs: JobInputs, sizes: SizeEstimate |
     if target is not None and not _one_disk(context.scratch, target):
         needs[target] = outputs_bytes
     check_disk_space(needs, reserve_bytes=context.settings.disk_reserve_bytes)
-    context.report.log(f"Space: {human_size(sum(needs.values()))} needed", needed_bytes=sum(needs.values()))
+    context.report.log(f"Space: {format_size(sum(needs.values()))} needed", needed_bytes=sum(needs.values()))
 
 
 def _one_disk(scratch: Path, target: Path) -> bool:

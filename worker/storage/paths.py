@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.formatting import format_size
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk or quota."""
@@ -24,18 +25,6 @@ _REFUSED = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-
-
-def human_size(size_bytes: int) -> str:
-    """Bytes for people, in decimal units: ``999 bytes``, ``1.5 KB``, ``31.2 GB``."""
-    if size_bytes < 1000:
-        return f"{size_bytes} bytes"
-    value = float(size_bytes)
-    for unit in ("KB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:.1f} PB"
 
 
 def resolve_local(path: str | Path, allowed_roots: Sequence[Path] | None, *, for_writing: bool = False) -> Path:
@@ -130,10 +119,10 @@ def check_disk_space(needs: Mapping[Path, int], *, reserve_bytes: int = 0) -> No
 def disk_full(paths: Iterable[Path], needed_bytes: int, free: int, reserve_bytes: int = 0) -> PackagingError:
     """The error for a disk with too little room."""
     places = [str(path) for path in paths]
-    kept = f" (and {human_size(reserve_bytes)} kept free)" if reserve_bytes else ""
+    kept = f" (and {format_size(reserve_bytes)} kept free)" if reserve_bytes else ""
     return PackagingError(
         ErrorCode.DISK_SPACE_INSUFFICIENT,
-        f"{', '.join(places)}: needed {human_size(needed_bytes)}{kept}, free {human_size(free)}",
+        f"{', '.join(places)}: needed {format_size(needed_bytes)}{kept}, free {format_size(free)}",
         fields={"paths": places, "needed_bytes": needed_bytes, "free_bytes": free, "reserve_bytes": reserve_bytes},
     )
 
@@ -144,7 +133,7 @@ def write_error(path: Path, error: OSError) -> PackagingError | None:
         free = free_bytes(path)
         return PackagingError(
             ErrorCode.DISK_SPACE_INSUFFICIENT,
-            f"{path}: the disk or quota is full, free {human_size(free)}",
+            f"{path}: the disk or quota is full, free {format_size(free)}",
             fields={"path": str(path), "free_bytes": free},
         )
     if error.errno in _REFUSED:
