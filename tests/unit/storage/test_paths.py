@@ -115,7 +115,7 @@ def test_needs_on_one_disk_are_added_up(tmp_path):
 def test_the_reserve_counts_only_when_something_is_written(tmp_path):
     reserve = 2 * free_bytes(tmp_path)
     check_disk_space({tmp_path: 0}, reserve_bytes=reserve)
-    with pytest.raises(PackagingError, match=r"needed 1 bytes \(and .* kept free\)"):
+    with pytest.raises(PackagingError, match=r"needed 1 byte \(and .* kept free\)"):
         check_disk_space({tmp_path: 1}, reserve_bytes=reserve)
 
 
