@@ -205,7 +205,7 @@ def check_directories(settings: Settings) -> Check:
 
 def check_kernel_cache(settings: Settings) -> Check:
     """Whether compiled kernels can be kept; otherwise every worker compiles them again."""
-    directory = (settings.kernel_cache_dir or settings.home / "kernels").expanduser().absolute()
+    directory = settings.kernels_dir
     if directory.is_dir() and any(directory.iterdir()) and not os.access(directory, os.W_OK):
         return Check("kernel cache", True, f"{directory} is read-only and was filled beforehand")
     with _TRIAL:

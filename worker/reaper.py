@@ -109,9 +109,7 @@ class Reaper:
         self._transitions = transitions
         self._sender = sender
         self._observer = observer
-        self._policy = RetryPolicy(
-            settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s
-        )
+        self._policy = RetryPolicy.of_stages(settings)
         self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
         self._still = StillLeases(longest_gap_s=settings.lease_s / 2 + 2 * self._tick_s)
         self._swept_at = float("-inf")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from worker.checkpoint.mapping import torch_dtypes
+from worker.storage.atomic import fsync_directory
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    fsync_directory(path.parent)
     return 8 + len(raw) + offset
 
 
@@ -53,11 +54,3 @@ def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
 
     flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
     file.write(flat.numpy().data)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ from worker.convert.journal import Journal, read_journal
 from worker.convert.progress import Report
 from worker.reserve import reserve
 from worker.stop import ShouldStop, StopRequested
+from worker.storage.atomic import fsync_directory
 
 _AHEAD_BYTES = 256 * 1024 * 1024
 _WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory: three times as slow, measured
@@ -143,7 +144,7 @@ def write_plan(
                 os.fsync(descriptor)
             partial.replace(path)
             journal_path.unlink(missing_ok=True)
-            sync_directory(path.parent)
+            fsync_directory(path.parent)
     except StopRequested:
         raise
     except BaseException:
@@ -151,15 +152,6 @@ def write_plan(
         journal_path.unlink(missing_ok=True)
         raise
     return WrittenFile(path, plan.size_bytes, digest.hexdigest(), kept)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from worker.quantize.journal import Journal
 from worker.quantize.output_errors import described
 from worker.quantize.slabs import Slab
 from worker.reserve import reserve
+from worker.storage.atomic import fsync_directory
 
 _READ_BYTES = 4 << 20
 _WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory, which takes it longer
@@ -124,7 +125,8 @@ class OutputFile:
         except OSError as error:
             self.fail(error)
             return ""
-        _sync_directory(self.final.parent)
+        with contextlib.suppress(OSError):  # the file is there already: a file system that cannot do this is no failure
+            fsync_directory(self.final.parent)
         if self._journal:
             self._journal.remove()
         self._close()
@@ -244,13 +246,3 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(descriptor, data[:_WRITE_BYTES], offset)
         data, offset = data[count:], offset + count
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename last. The file is there already, so a file system that cannot do this is no failure."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.job import AttemptOutcome
+
+if TYPE_CHECKING:
+    from config.settings import Settings
 
 RETRIES_BY_CODE = {ErrorCode.CUDA_OUT_OF_MEMORY: 1}
 """Codes with a bound of their own: a GPU that is full twice will be full again."""
@@ -20,6 +23,11 @@ class RetryPolicy:
     max_crashes: int
     base_s: float
     max_s: float
+
+    @classmethod
+    def of_stages(cls, settings: Settings) -> RetryPolicy:
+        """The one for stages."""
+        return cls(settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s)
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,7 @@ class Supervisor:
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(settings.slots):
             self._slots.put(slot)
-        self._policy = RetryPolicy(
-            settings.max_retries, settings.max_crashes, settings.retry_base_s, settings.retry_max_s
-        )
+        self._policy = RetryPolicy.of_stages(settings)
         self._bounds = Bounds(settings.stage_timeout_s, settings.stage_memory_bytes, settings.cancel_grace_s)
 
     def run_stage(self, job_id: str, stage: StageName, attempt: int) -> str:
