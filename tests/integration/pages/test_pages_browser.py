@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from api_client.job import Job
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation
 from tests.integration.pages.conftest import BOUND_MS, Windows
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.integration
 
@@ -107,6 +110,23 @@ def test_a_job_is_started_by_keyboard_alone(idle: RunningConsole, windows: Windo
     page.wait_for_url("**/jobs/*")
     expect(page.locator("#facts")).to_contain_text("Merge without quantizing")
     expect(page.locator("#job-state")).to_contain_text("queued")
+
+
+def test_what_is_typed_before_the_script_runs_is_looked_up(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/static/form.js", hold)
+    with page.expect_request("**/static/form.js"):
+        page.goto("/new?source=paths", wait_until="commit")
+    page.get_by_label("Base model path").fill("/models/early")
+    page.get_by_role("radio", name="Merge without quantizing").check()
+    held[0].continue_()
+    expect(page.get_by_role("complementary")).to_contain_text("/models/early")
+    expect(page.locator("#quant_types")).to_contain_text("Quantize is off")
 
 
 def test_the_same_form_from_two_browsers_makes_one_job(

@@ -9,6 +9,13 @@ let running = null;
 let timer = null;
 let looked = "";
 
+/** Whether a field is no longer as the server sent it. */
+function edited(field) {
+  if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
+  if (field.nodeName === "SELECT") return [...field.options].some((one) => one.selected !== one.defaultSelected);
+  return field.value !== field.defaultValue;
+}
+
 const fields = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
 
 /** Take over what the server filled in, but nothing that the user has changed since. */
@@ -69,3 +76,5 @@ form.addEventListener("submit", (event) => {
 });
 window.addEventListener("pageshow", () => delete form.dataset.sent);
 document.getElementById("problem")?.focus();
+// What was typed before this script ran, or what a browser filled in again, has told nobody.
+if ([...form.querySelectorAll("[data-look]")].some(edited)) look();
