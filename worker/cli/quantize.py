@@ -76,18 +76,11 @@ def quantize(
         from worker.quantize.local import quantize_local
     split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
     use_cache(load_settings().kernels_dir)
-    source = source.expanduser().absolute()
-    if not source.is_file():
-        raise PackagingError(
-            ErrorCode.GGUF_INVALID,
-            f"{source} {'is not a file' if source.exists() else 'does not exist'}",
-            fields={"path": str(source)},
-        )
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
     matrix = load_imatrix(imatrix.expanduser().absolute()) if imatrix is not None else None
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
         result = quantize_local(
-            source,
+            source.expanduser().absolute(),
             names,
             output_dir.expanduser().absolute(),
             imatrix=matrix,

@@ -117,9 +117,9 @@ def open_gguf(path: Path) -> GGUFFile:
     Raises:
         PackagingError: ``gguf_invalid`` if it cannot be opened or is not a sound GGUF file.
     """
-    if not path.is_file():
-        raise invalid(str(path), "is not a file")
     try:
+        if not path.is_file():  # opening a FIFO would block
+            raise invalid(str(path), "is not a file" if path.exists() else "does not exist")
         with path.open("rb") as file:
             size = path.stat().st_size
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""

@@ -72,9 +72,9 @@ def quantize_file(
             ``imatrix_invalid``, ``imatrix_mismatch`` before any work; ``weights_not_finite`` naming the tensor.
         StopRequested: ``should_stop`` said so; call again to go on.
     """
-    _check_paths(source, outputs)
     keep_freed_memory()
     with open_gguf(source) as header, source.open("rb", buffering=0) as stream:
+        _check_paths(source, outputs)
         status = os.fstat(stream.fileno())
         if status.st_size != header.size_bytes:
             raise invalid(str(source), "is being changed by somebody else")
@@ -110,7 +110,7 @@ def _check_paths(source: Path, outputs: Mapping[QuantType, Path]) -> None:
     if not outputs or len(set(outputs.values())) != len(outputs):
         raise ValueError("one distinct path per quant type is needed")
     for path in outputs.values():
-        if path.exists() and source.exists() and path.samefile(source):
+        if path.exists() and path.samefile(source):
             raise PackagingError(ErrorCode.OUTPUT_EXISTS, f"{path} is the source itself", fields={"path": str(path)})
 
 

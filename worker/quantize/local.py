@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,20 +67,20 @@ def quantize_local(
     outputs = {kind: output_dir / f"{source.stem}-{kind.value}.gguf" for kind in kinds}
     if not overwrite:
         _check_absent(outputs.values())
-    _make_directory(output_dir)
-    result = quantize_file(
-        source,
-        outputs,
-        imatrix=imatrix,
-        threads=threads,
-        allow_requantize=allow_requantize,
-        report=report,
-        should_stop=should_stop,
-    )
-    files = {kind: [outcome.path] for kind, outcome in result.outcomes.items() if outcome.error is None}
-    if split_max_bytes is not None:
-        files = {kind: _split(paths[0], split_max_bytes) for kind, paths in files.items()}
-    return LocalResult(result, files)
+    with _directory(output_dir):
+        result = quantize_file(
+            source,
+            outputs,
+            imatrix=imatrix,
+            threads=threads,
+            allow_requantize=allow_requantize,
+            report=report,
+            should_stop=should_stop,
+        )
+        files = {kind: [outcome.path] for kind, outcome in result.outcomes.items() if outcome.error is None}
+        if split_max_bytes is not None:
+            files = {kind: _split(paths[0], split_max_bytes) for kind, paths in files.items()}
+        return LocalResult(result, files)
 
 
 def parse_quant_types(names: Sequence[str]) -> list[QuantType]:
@@ -106,20 +107,37 @@ def _check_absent(paths: Iterable[Path]) -> None:
     """Refuse to replace a file, or the shards of one."""
     for path in paths:
         shards = path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????.gguf")
-        found = path if path.exists() else next(iter(sorted(shards)), None)
+        try:
+            found = path if path.exists() else next(iter(sorted(shards)), None)
+        except OSError as error:  # a folder that may not be searched, or a name too long
+            raise _unusable(path.parent, error) from error
         if found is not None:
             raise PackagingError(
                 ErrorCode.OUTPUT_EXISTS, f"{found} exists; it would be replaced", fields={"path": str(found)}
             )
 
 
-def _make_directory(directory: Path) -> None:
+@contextlib.contextmanager
+def _directory(directory: Path) -> Iterator[None]:
+    """The directory, made with its parents; what was made goes again if nothing lies in it in the end."""
+    made: list[Path] = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PackagingError(
-            ErrorCode.OUTPUT_DIR_NOT_WRITABLE, f"{directory} cannot be made: {error}", fields={"path": str(directory)}
-        ) from error
+        try:
+            made += [path for path in (directory, *directory.parents) if not path.exists()]
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(directory, error) from error
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+
+
+def _unusable(directory: Path, error: OSError) -> PackagingError:
+    return PackagingError(
+        ErrorCode.OUTPUT_DIR_NOT_WRITABLE, f"{directory} cannot be used: {error}", fields={"path": str(directory)}
+    )
 
 
 def _split(path: Path, max_bytes: int) -> list[Path]:

@@ -162,7 +162,7 @@ def test_broken_sources_are_refused(tied, tmp_path):
         {"split.count": MetadataValue.scalar(ValueType.UINT16, 3)},
     )
     facts = {cut: "truncated", foreign: "does not begin with GGUF", integers: "I32", shard: "one of 3 shards"}
-    for source, fact in {**facts, tmp_path / "none.gguf": "not a file"}.items():
+    for source, fact in {**facts, tmp_path / "none.gguf": "does not exist"}.items():
         error = refusal(source, tmp_path)
         assert error.code is ErrorCode.GGUF_INVALID
         assert fact in error.message

@@ -148,3 +148,25 @@ def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, 
     assert caught.value.code is ErrorCode.GGUF_ALREADY_QUANTIZED
     made = quantize_local(first, ["Q4_0"], tmp_path, allow_requantize=True)
     assert [path.name for path in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
+
+
+def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path):
+    (tmp_path / "there").mkdir()
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(tied.read_bytes()[:1000])
+    for directory in ("there", "new", "there/new/folder"):
+        with pytest.raises(PackagingError) as caught:
+            quantize_local(damaged, ["Q8_0"], tmp_path / directory)
+        assert caught.value.code is ErrorCode.GGUF_INVALID
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["damaged.gguf", "there"]
+
+
+def test_names_that_no_file_system_takes_are_refused(tied, tmp_path):
+    for source, directory, code in (
+        (tied, tmp_path / ("x" * 300), ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
+        (tmp_path / ("x" * 300), tmp_path / "new", ErrorCode.GGUF_INVALID),
+    ):
+        with pytest.raises(PackagingError) as caught:
+            quantize_local(source, ["Q8_0"], directory)
+        assert caught.value.code is code
+    assert list(tmp_path.iterdir()) == []
