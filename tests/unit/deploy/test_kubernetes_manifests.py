@@ -5,6 +5,7 @@ With ``kubectl`` the overlays are built; without it the documents of every file 
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import subprocess
 import warnings
@@ -34,6 +35,7 @@ OVERLAYS = sorted(path.name for path in (HERE / "overlays").iterdir())
 VERSION, OLDEST, NEWEST = "1.32", "1.30", "1.37"
 OWN_SCHEMA = "keda.sh", "monitoring.coreos.com"
 """API groups that Kubernetes' schemas do not have."""
+WITHOUT_NAMESPACE = {"Namespace", "PriorityClass"}
 
 
 @cache
@@ -97,9 +99,31 @@ def test_a_wrong_field_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_of_an_overlay_lies_in_one_namespace(overlay: str) -> None:
+    for document in built(overlay):
+        if document["kind"] not in WITHOUT_NAMESPACE:
+            assert document["metadata"].get("namespace") == "trainpack", (
+                document["kind"],
+                document["metadata"]["name"],
+            )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_node_can_always_be_drained(overlay: str) -> None:
+    replicas = {
+        each["metadata"]["name"]: each["spec"].get("replicas", 0)
+        for each in built(overlay)
+        if each["kind"] == "Deployment"
+    }
+    for budget in (each for each in built(overlay) if each["kind"] == "PodDisruptionBudget"):
+        spec = budget["spec"]
+        may_go = spec.get("maxUnavailable", replicas[budget["metadata"]["name"]] - spec.get("minAvailable", 0))
+        assert may_go >= 1, budget["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_builds(overlay: str) -> None:
     worker = one(built(overlay), "Deployment", "trainpack-worker")
-    assert worker["metadata"]["namespace"] == "trainpack"
     container = worker["spec"]["template"]["spec"]["containers"][0]
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) == overlay.startswith("gpu")
     assert container["image"].startswith(
@@ -164,6 +188,16 @@ def test_variables_are_settings_and_secrets_are_references() -> None:
                     assert name in SETTING_NAMES | CONSOLE_NAMES
                 if any(word in name for word in ("SECRET", "ACCESS", "REDIS_URL", "SESSION")):
                     assert "secretKeyRef" in variable["valueFrom"]
+
+
+def test_the_console_believes_proxies_inside_the_cluster_alone() -> None:
+    for found in sets():
+        container = one(found, "Deployment", "trainpack-console")["spec"]["template"]["spec"]["containers"][0]
+        values = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+        # uvicorn takes what is no network for a host's literal name, and believes nobody then
+        networks = [ipaddress.ip_network(part) for part in values["TRAINPACK_CONSOLE_TRUSTED_PROXIES"].split(",")]
+        assert networks
+        assert not any(network.is_global for network in networks)
 
 
 def test_probes_run_what_the_image_has() -> None:
