@@ -91,8 +91,6 @@ def test_every_metric_of_the_service_is_shown_or_watched() -> None:
         found.name for _, text in ALL for name in re.findall(r"\btrainpack_\w+", text) if (found := metric_of(name))
     }
     left_out = {
-        "trainpack_queue_workers",
-        "trainpack_worker_slots",
         "trainpack_worker_draining",
         "trainpack_gpu_memory_total_bytes",
     }
@@ -119,6 +117,35 @@ def test_promtool_parses_what_the_dashboard_and_keda_ask(tmp_path: Path) -> None
     path = tmp_path / "all.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     promtool("check", "rules", str(path))
+
+
+KEDA_TESTS = """
+rule_files: [keda.yml]
+tests:
+  - name: stages that wait behind a busy host want no other worker; those of a gone host, and of shared queues, do
+    interval: 1m
+    input_series:
+      - {series: 'trainpack_queue_stages{queue="packaging.io"}', values: 0 2 0}
+      - {series: 'trainpack_queue_stages{queue="packaging.host.a"}', values: 6 6 6}
+      - {series: 'trainpack_queue_workers{queue="packaging.io"}', values: 1 1 0}
+      - {series: 'trainpack_queue_workers{queue="packaging.host.a"}', values: 1 1 0}
+      - {series: trainpack_leases, values: 1 1 0}
+      - {series: trainpack_stages_delayed, values: 0 0 9}
+      - {series: trainpack_callbacks_pending, values: 0 0 9}
+    promql_expr_test:
+      - {expr: 'keda:demand', eval_time: 0m, exp_samples: [{labels: 'keda:demand', value: 4}]}
+      - {expr: 'keda:demand', eval_time: 1m, exp_samples: [{labels: 'keda:demand', value: 6}]}
+      - {expr: 'keda:demand', eval_time: 2m, exp_samples: [{labels: 'keda:demand', value: 7}]}
+"""
+
+
+def test_promtool_sees_how_many_workers_are_wanted(tmp_path: Path) -> None:
+    rules = [
+        {"record": where.replace("KEDA ", "keda:"), "expr": text} for where, text in ALL if where.startswith("KEDA ")
+    ]
+    (tmp_path / "keda.yml").write_text(yaml.safe_dump({"groups": [{"name": "keda", "rules": rules}]}))
+    (tmp_path / "keda_test.yml").write_text(KEDA_TESTS)
+    promtool("test", "rules", str(tmp_path / "keda_test.yml"))
 
 
 def test_the_dashboard_hangs_together() -> None:
