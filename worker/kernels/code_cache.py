@@ -1,7 +1,7 @@
 """Compiled code kept on disk.
 
-A file is named for everything that its code depends on, and stored with its digest, so that a cut-off or altered one
-is compiled again instead of run.
+A file is named for everything that its code depends on, and stored with the digest of name and code, so that one that
+was cut off, altered or mixed up with another is compiled again instead of run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import llvmlite  # type: ignore[import-untyped]
+
+_DIGEST_BYTES = 32
 
 
 def kept(name: str, target: tuple[str, ...], cache_dir: Path | None, make: Callable[[], bytes]) -> bytes:
@@ -48,13 +50,17 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
+def _digest(path: Path, code: bytes) -> bytes:
+    return hashlib.sha256(path.name.encode() + b"\0" + code).digest()
+
+
 def _read(path: Path) -> bytes | None:
     try:
         stored = path.read_bytes()
     except OSError:
         return None
-    digest, code = stored[:32], stored[32:]
-    return code if hashlib.sha256(code).digest() == digest else None
+    code = stored[_DIGEST_BYTES:]
+    return code if _digest(path, code) == stored[:_DIGEST_BYTES] else None
 
 
 def _write(path: Path, code: bytes) -> None:
@@ -63,7 +69,7 @@ def _write(path: Path, code: bytes) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(code).digest() + code)
+                file.write(_digest(path, code) + code)
             # a worker of another user may have to read what an image was built with
             Path(name).chmod(0o644)
             Path(name).replace(path)

@@ -112,7 +112,9 @@ def test_compiled_kernels_are_kept_and_damaged_ones_made_again(tmp_path: Path):
     assert quantized() == first
     assert kept.stat().st_mtime_ns == written
     whole = kept.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+    load(KERNELS[GGMLType.Q5_0, False], tmp_path / "other")
+    (other,) = (tmp_path / "other").iterdir()
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b"", other.read_bytes()):
         kept.write_bytes(damaged)
         assert quantized() == first
         assert kept.read_bytes() == whole
