@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from api_client.console.auth import SAFE_METHODS, known_principal
+from api_client.console.auth import known_principal
 from api_client.console.login import local_path
+from api_client.console.pages.address import page_address
 from api_client.console.pages.job_view import problem_of
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
@@ -45,16 +45,5 @@ def error_page(request: Request, error: PackagingError, status: int) -> Response
     problem = problem_of(error, page_language(request))
     head = _HEADS.get(error.code, "error.other")
     if status == 401:
-        return render(request, "login.html", {"to": _came_from(request), "refused": None, "head": head}, status)
+        return render(request, "login.html", {"to": page_address(request), "refused": None, "head": head}, status)
     return render(request, "error.html", {"problem": problem, "head": head, "status": status}, status)
-
-
-def _came_from(request: Request) -> str:
-    """Where to go on after the login: this address, or the page whose form was sent."""
-    if request.method in SAFE_METHODS:
-        parts = request.url
-        return local_path(f"{parts.path}?{parts.query}" if parts.query else parts.path)
-    referer = urlsplit(request.headers.get("referer", ""))
-    if referer.netloc != request.headers.get("host", ""):
-        return "/jobs"
-    return local_path(f"{referer.path}?{referer.query}" if referer.query else referer.path or "/jobs")

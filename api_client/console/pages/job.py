@@ -91,6 +91,7 @@ def _page(
     failed = error_of(job.error)
     context = {
         "job": job,
+        "address": _address(job_id),
         "state_kind": state,
         "state_name": word,
         "template": template_title(job.request.template, language, client.templates()),

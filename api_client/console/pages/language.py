@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from api_client.cli.language import Language
+from api_client.console.pages.address import page_address
 
 COOKIE = "trainpack_lang"
 _YEAR_S = 365 * 86400
@@ -45,9 +46,10 @@ def other_language(language: Language) -> Language:
 
 
 def switch_address(request: Request, language: Language) -> str:
-    """Address of this very page in the other language. A page that came from a form is shown by its address alone."""
-    pairs = [(key, value) for key, value in parse_qsl(request.url.query) if key not in ("lang", "part")]
-    return f"?{urlencode([*pairs, ('lang', other_language(language).value)])}"
+    """Address of this very page in the other language; of the page with the form where this one answers it."""
+    address = urlsplit(page_address(request))
+    pairs = [(key, value) for key, value in parse_qsl(address.query) if key != "lang"]
+    return f"{address.path}?{urlencode([*pairs, ('lang', other_language(language).value)])}"
 
 
 def remember_language(request: Request, response: Response) -> None:

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from api_client.cli.language import Language, state_word
 from api_client.console.auth import known_principal
+from api_client.console.pages.address import page_address
 from api_client.console.pages.language import other_language, page_language, remember_language, switch_address
 from api_client.console.pages.texts import text
 from api_client.console.roles import Role
@@ -99,6 +100,7 @@ def render(request: Request, template: str, context: Mapping[str, Any], status: 
         "csrf": principal.csrf_token if principal else "",
         "zone": time.strftime("%Z (UTC%z)"),
         "here": request.url.path,
+        "shown_at": page_address(request),
     }
     page = HTMLResponse(environment().get_template(template).render({**known, **context}), status)
     page.headers["Vary"] = "Accept-Language, Cookie"

@@ -1,9 +1,11 @@
 // Keeps pages up to date: regions are fetched anew from the page's own address, a job's log comes as an event stream.
-// Elements with `data-region` and an id are regions; `data-period` is their pace in seconds.
+// Elements with `data-region` and an id are regions; `data-period` is their pace in seconds. A page that answers a form
+// names the address where it is shown by itself in `data-address`.
 
 const UNSAFE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]/g;
 const MOST_ROWS = 2000;
 const STATUS_PAUSE_MS = 700;
+const ENDED_PAUSE_MS = 4000;
 
 /** Change one element into another where they differ; focus, selection and open parts stay as they are. */
 export function morph(now, wanted, settle = () => {}) {
@@ -16,6 +18,8 @@ export function morph(now, wanted, settle = () => {}) {
   for (const next of [...wanted.childNodes]) {
     while (at && at.id && !kept.has(at.id)) at = drop(at);
     const own = next.id ? [...now.children].find((child) => child.id === next.id) : undefined;
+    // What stands before it goes rather than that it moves: an element that is moved loses the focus.
+    while (own && at && at !== own && !(at.id && kept.has(at.id))) at = drop(at);
     if (own && own !== at) now.insertBefore(own, at);
     const match = own ?? (at && !at.id && !next.id && at.nodeName === next.nodeName ? at : undefined);
     if (!match || match.nodeName !== next.nodeName) {
@@ -58,12 +62,42 @@ function say(state) {
   }
 }
 
-async function refresh() {
-  const fresh = await fetchPage(location.href);
+const ownAddress = () => document.querySelector("[data-address]")?.dataset.address ?? location.href;
+
+async function update() {
+  const fresh = await fetchPage(ownAddress());
   for (const region of document.querySelectorAll("[data-region]")) {
     const wanted = fresh.getElementById(region.id);
     if (wanted) morph(region, wanted);
   }
+}
+
+let latest = Promise.resolve();
+
+/** Bring the regions up to date. One after the other: an answer that comes late must not undo a newer one. */
+function refresh() {
+  const own = latest.then(update);
+  latest = own.catch(() => {});
+  return own;
+}
+
+/** Ask for refreshes at a bounded pace; what is asked for during one gets another after it. */
+function paceRefreshes() {
+  let wanted = false;
+  let busy = false;
+  const turn = async () => {
+    wanted = false;
+    await refresh().catch(() => {});
+    busy = false;
+    if (wanted) ask();
+  };
+  const ask = () => {
+    wanted = true;
+    if (busy) return;
+    busy = true;
+    setTimeout(turn, STATUS_PAUSE_MS);
+  };
+  return ask;
 }
 
 function refreshEvery(seconds) {
@@ -117,20 +151,13 @@ function followLog(log) {
   if (!new URLSearchParams(location.search).has("kind")) filter();
   else document.getElementById("kinds").addEventListener("change", () => document.getElementById("kinds").submit());
   toEnd();
-  if (log.dataset.ended === "yes") return say("ended");
-  openStream(log, add);
+  followStream(log, add);
 }
 
-function openStream(log, add) {
+function followStream(log, add) {
   let last = log.dataset.after;
-  let waiting = null;
   let pause = 1000;
-  const status = () => {
-    waiting ??= setTimeout(() => {
-      waiting = null;
-      refresh().catch(() => {});
-    }, STATUS_PAUSE_MS);
-  };
+  const status = paceRefreshes();
   const connect = () => {
     const stream = new EventSource(`${log.dataset.events}?after=${encodeURIComponent(last)}`);
     const retry = () => {
@@ -152,13 +179,40 @@ function openStream(log, add) {
     stream.addEventListener("problem", retry);
     stream.addEventListener("end", async () => {
       stream.close();
-      clearTimeout(waiting);
       await refresh().catch(() => {});
-      say("ended");
+      end();
     });
     stream.onerror = retry;
   };
-  connect();
+  // A job that has ended may be replayed from elsewhere: new entries in its log say so.
+  const end = () => {
+    say("ended");
+    const timer = setInterval(look, ENDED_PAUSE_MS);
+    document.addEventListener("visibilitychange", look);
+    let looking = false;
+    async function look() {
+      if (document.hidden || looking) return;
+      looking = true;
+      if (await hasMore(log, last)) {
+        clearInterval(timer);
+        document.removeEventListener("visibilitychange", look);
+        status();
+        connect();
+      } else looking = false;
+    }
+  };
+  if (log.dataset.ended === "yes") end();
+  else connect();
+}
+
+/** Whether a job's log has entries after one; not while the console cannot be asked, nor once the job has expired. */
+async function hasMore(log, after) {
+  try {
+    const answer = await fetch(`${log.dataset.entries}?limit=1&after=${encodeURIComponent(after)}`);
+    return answer.ok && (await answer.json()).events.length > 0;
+  } catch {
+    return false;
+  }
 }
 
 function logRow(event, words, known) {
