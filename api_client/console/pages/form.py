@@ -10,11 +10,14 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import ImmutableMultiDict
 
+from api_client.recommend import DEFAULT_CONTEXT, TARGETS
 from api_client.request import PackagingRequest
 from api_client.templates import DEFAULT_TEMPLATE, SWITCHES, Template
 
 SOURCES: Final = ("run", "task", "paths")
 """What a job is made from: a run's directory, a training task, or plain paths."""
+CONTEXTS: Final = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+"""Context lengths to choose from, in tokens."""
 _MULTIPLE: Final = ("quant_types", "switches")
 _CHECKS: Final = ("overwrite", "upload", "keep_unquantized")
 _MAX_CHARACTERS: Final = 8192
@@ -45,6 +48,9 @@ class NewJobForm:
     switches_shown: str = ""
     quant_types: tuple[str, ...] = ()
     types_shown: str = ""
+    target: str = ""
+    """The place to run, for which types are recommended; it is no part of the request."""
+    context: str = str(DEFAULT_CONTEXT)
     output_dir: str = ""
     model_name: str = ""
     gguf_dtype: str = "auto"
@@ -69,7 +75,12 @@ class NewJobForm:
         if values.get("options_shown"):
             values |= {name: values.get(name, "") for name in _CHECKS}
         found = cls(**values)
-        return replace(found, source=found.source if found.source in SOURCES else SOURCES[0])
+        return replace(
+            found,
+            source=found.source if found.source in SOURCES else SOURCES[0],
+            target=found.target if found.target in TARGETS else "",
+            context=found.context if found.context in map(str, CONTEXTS) else str(DEFAULT_CONTEXT),
+        )
 
     @classmethod
     def of_request(cls, request: PackagingRequest) -> Self:

@@ -76,7 +76,8 @@ class Answers:
             answer = question(subject)
         except PackagingError as error:
             return None, error
-        self._keep((kind, subject), answer)
+        if not (isinstance(answer, RunAnswer) and answer.listing.empty_reason):  # whoever mends it looks again at once
+            self._keep((kind, subject), answer)
         return answer, None
 
     def _recall(self, key: tuple[str, str]) -> Any:

@@ -16,17 +16,18 @@ from starlette.datastructures import FormData
 
 from api_client.client import PackagingClient
 from api_client.console.context import AskWorkers, Client
-from api_client.console.pages.form import SOURCES, NewJobForm
+from api_client.console.pages.form import CONTEXTS, SOURCES, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import problem_of, template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, Found, base_of
-from api_client.console.pages.prospect import chosen_name, foresee, stages_of, type_groups
+from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
 from api_client.console.pages.view import render
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.job import Job
 from api_client.questions import Questions
+from api_client.recommend import TARGETS
 from api_client.task import PACKAGEABLE, TaskStatus, TrainingTask
 from api_client.templates import DEFAULT_TEMPLATE, Template
 
@@ -102,6 +103,7 @@ def _page(
     switches = form.chosen_switches(template)
     types = form.chosen_types(template, switches)
     needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
+    judged = judge(form, found)
     context: dict[str, Any] = {
         "form": form,
         "sources": SOURCES,
@@ -113,7 +115,10 @@ def _page(
         "needs_checkpoint": needs_checkpoint,
         "found": found,
         "chosen_checkpoint": chosen_name(form.checkpoint, found) if needs_checkpoint else "",
-        "groups": type_groups(types, found, language),
+        "targets": [*TARGETS],
+        "contexts": CONTEXTS,
+        "judged": judged,
+        "groups": type_groups(types, found, language, judged),
         "types": types,
         "stages": stages_of(form, switches, types),
         "prospect": foresee(form, form.base_model, switches, types, found),

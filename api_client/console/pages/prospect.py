@@ -13,6 +13,7 @@ from api_client.errors import PackagingError
 from api_client.job import StageName
 from api_client.plan import plan_stages
 from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.recommend import Recommendation, parse_target, recommend
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 
@@ -21,7 +22,11 @@ _SIXTEEN_BIT = QuantType.BF16
 
 @dataclass(frozen=True)
 class TypeRow:
-    """One quant type to choose."""
+    """One quant type to choose.
+
+    ``memory_bytes`` and ``fits`` are those at the place to run that was chosen; ``recommended`` is for it, too, else
+    for models in general.
+    """
 
     name: str
     bits_per_weight: float
@@ -30,6 +35,8 @@ class TypeRow:
     recommended: bool
     description: str
     chosen: bool
+    memory_bytes: int | None = None
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,19 +57,33 @@ class Prospect:
     too_little: bool
 
 
-def type_groups(chosen: Sequence[str], found: Found, language: Language) -> dict[str, list[TypeRow]]:
-    """Quant types by family, each with its size for the model that was measured."""
+def judge(form: NewJobForm, found: Found) -> Recommendation | None:
+    """Every type at the place that the form names; ``None`` without one, or while the model was not measured."""
+    if not form.target or found.sizes is None:
+        return None
+    target = parse_target(form.target, found.sizes.memory_bytes)
+    return recommend(found.sizes.shape, found.sizes.sizes, target, int(form.context))
+
+
+def type_groups(
+    chosen: Sequence[str], found: Found, language: Language, judged: Recommendation | None = None
+) -> dict[str, list[TypeRow]]:
+    """Quant types by family, each with its size for the model that was measured, and what ``judge`` says of it."""
     sizes = found.sizes.sizes if found.sizes else {}
+    choices = {choice.quant_type: choice for choice in judged.choices} if judged else {}
     groups: dict[str, list[TypeRow]] = {}
     for quant, info in QUANT_TYPES.items():
+        choice = choices.get(quant)
         row = TypeRow(
             name=quant.value,
             bits_per_weight=info.bits_per_weight,
             size_bytes=sizes.get(quant),
             needs_imatrix=info.needs_imatrix,
-            recommended=info.recommended,
+            recommended=choice.recommended if choice else info.recommended,
             description=info.description_zh if language is Language.ZH else info.description_en,
             chosen=quant.value in chosen,
+            memory_bytes=choice.memory_bytes if choice else None,
+            fits=choice.fits if choice else True,
         )
         groups.setdefault(info.family, []).append(row)
     return groups

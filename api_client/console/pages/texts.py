@@ -237,6 +237,19 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "type": ("Type", "类型"),
     "size_here": ("Size", "大小"),
     "recommended": ("recommended", "推荐"),
+    "target": ("Where it will run", "运行设备"),
+    "target.any": ("not said", "未指定"),
+    "target.gpu-24g": ("GPU with 24 GB or more", "24 GB 及以上显卡"),
+    "target.gpu-12g": ("GPU with 12 GB", "12 GB 显卡"),
+    "target.gpu-8g": ("GPU with 8 GB", "8 GB 显卡"),
+    "target.cpu": ("CPU of a worker", "worker 的 CPU"),
+    "target.mobile": ("Phone with 4 GB", "4 GB 手机"),
+    "context": ("Context, in tokens", "上下文长度（token）"),
+    "memory_there": (
+        "Memory there: {memory}. The KV cache of this context takes {cache}, working buffers about {buffers}.",
+        "可用内存 {memory}；该上下文的 KV 缓存占 {cache}，计算缓冲约 {buffers}。",
+    ),
+    "fits_not": ("does not fit", "无法容纳"),
     "needs_imatrix": ("imatrix", "需重要性矩阵"),
     "imatrix_note": (
         "Types marked imatrix need an importance matrix; one is computed unless you give it.",
@@ -290,6 +303,10 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "keep_unquantized": ("Keep the unquantized GGUF", "保留未量化的 GGUF"),
     "updating": ("Updating", "正在更新"),
+    "look_failed": (
+        "The console did not answer, so this is not up to date. Press “Look it up” to try again.",
+        "控制台未响应，此处不是最新内容。请点击“读取”重试。",
+    ),
     # stages
     "stage.prepare": ("Prepare", "准备"),
     "stage.merge": ("Merge LoRA", "合并 LoRA"),

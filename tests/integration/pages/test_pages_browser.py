@@ -19,7 +19,7 @@ from tests.integration.harness import Installation
 from tests.integration.pages.conftest import BOUND_MS, Windows
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Route
+    from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +36,25 @@ def expect() -> Any:
 
     expect.set_options(timeout=BOUND_MS)
     return expect
+
+
+class Held:
+    """Requests of a page that wait until they are let go."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self._held: list[Route] | None = []
+        page.route(pattern, self._hold)
+
+    def _hold(self, route: Route) -> None:
+        if self._held is None:
+            route.continue_()
+        else:
+            self._held.append(route)
+
+    def let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for route in held:
+            route.continue_()
 
 
 def log_line(service: Installation, job: Job, message: str) -> None:
@@ -114,19 +133,59 @@ def test_a_job_is_started_by_keyboard_alone(idle: RunningConsole, windows: Windo
 
 def test_what_is_typed_before_the_script_runs_is_looked_up(idle: RunningConsole, windows: Windows, expect: Any) -> None:
     page = windows.open(idle.url)
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/static/form.js", hold)
+    held = Held(page, "**/static/form.js")
     with page.expect_request("**/static/form.js"):
         page.goto("/new?source=paths", wait_until="commit")
     page.get_by_label("Base model path").fill("/models/early")
     page.get_by_role("radio", name="Merge without quantizing").check()
-    held[0].continue_()
+    held.let_go()
     expect(page.get_by_role("complementary")).to_contain_text("/models/early")
     expect(page.locator("#quant_types")).to_contain_text("Quantize is off")
+
+
+def test_the_page_changes_around_whoever_is_in_a_field(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    page.goto("/new")
+    held = Held(page, "**/new?*source=paths*")
+    with page.expect_request("**/new?*source=paths*"):
+        page.get_by_role("radio", name="Plain paths").check()
+    field = page.get_by_label("Base model path")
+    field.focus()
+    held.let_go()
+    expect(page.get_by_label("Run's output directory")).to_have_count(0)
+    expect(field).to_be_focused()
+    page.get_by_label("Checkpoint path").fill("/runs/1/checkpoint-9")
+    expect(page.get_by_role("complementary")).to_contain_text("/runs/1/checkpoint-9")
+
+
+def test_a_change_that_is_taken_back_leaves_nothing_waiting(
+    idle: RunningConsole, windows: Windows, expect: Any
+) -> None:
+    page = windows.open(idle.url)
+    page.goto(PATHS.format(name="back"))
+    form, summary = page.locator("#make"), page.get_by_role("complementary")
+    page.get_by_role("checkbox", name="Q6_K").check()
+    expect(summary).to_contain_text("merged_model-Q6_K.gguf")
+    held = Held(page, "**/new?*Q8_0*")
+    with page.expect_request("**/new?*Q8_0*"):
+        page.get_by_role("checkbox", name="Q8_0").check()
+    expect(form).to_have_attribute("aria-busy", "true")
+    page.get_by_role("checkbox", name="Q8_0").uncheck()
+    expect(form).not_to_have_attribute("aria-busy", "true")
+    held.let_go()
+    expect(summary).not_to_contain_text("merged_model-Q8_0.gguf")
+
+
+def test_a_look_up_that_fails_is_told_and_made_again(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    page.goto(PATHS.format(name="fails"))
+    page.route("**/new?*", lambda route: route.fulfill(status=503))
+    page.get_by_role("checkbox", name="Q8_0").check()
+    expect(page.get_by_text("The console did not answer")).to_be_visible()
+    page.unroute("**/new?*")
+    page.get_by_role("button", name="Look it up").click()
+    expect(page.get_by_role("complementary")).to_contain_text("merged_model-Q8_0.gguf")
+    expect(page.get_by_text("The console did not answer")).not_to_be_visible()
 
 
 def test_the_same_form_from_two_browsers_makes_one_job(
@@ -259,3 +318,48 @@ def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, runn
     expect(page.locator("#list")).to_contain_text("0 of 2")
     page.goto("/queues")
     expect(page.get_by_role("row", name="packaging.heavy")).to_be_visible()
+
+
+@pytest.fixture
+def cancelled(running: Installation) -> Job:
+    """A job that was cancelled while it converted."""
+    job = running.submit(labels={"convert": "hold"})
+    running.held("convert")
+    running.client.cancel(job.id)
+    return running.wait(job)
+
+
+def test_a_job_replayed_from_elsewhere_is_followed_again(
+    busy: RunningConsole, windows: Windows, running: Installation, cancelled: Job, expect: Any
+) -> None:
+    page = windows.open(busy.url)
+    page.goto(f"/jobs/{cancelled.id}")
+    expect(page.locator(".live")).to_have_text("Ended")
+    page.evaluate("window.sameDocument = true")
+    running.client.replay(cancelled.id, "convert")
+    running.held("convert", 2)
+    expect(page.locator("#job-state")).to_contain_text("running")
+    expect(page.locator("#stage-convert")).to_contain_text("attempt 2")
+    expect(page.locator(".live")).to_have_text("Live")
+    running.let_go("convert")
+    expect(page.locator("#job-state")).to_contain_text("succeeded")
+    expect(page.locator(".live")).to_have_text("Ended")
+    assert page.evaluate("window.sameDocument") is True
+
+
+def test_a_page_that_refuses_goes_on_showing_the_job(
+    busy: RunningConsole, windows: Windows, running: Installation, cancelled: Job, expect: Any
+) -> None:
+    page = windows.open(busy.url)
+    page.route("**/events?*", lambda route: route.abort())  # so that it does not notice the replay by itself
+    page.goto(f"/jobs/{cancelled.id}")
+    running.client.replay(cancelled.id, "convert")
+    running.held("convert", 2)
+    page.locator("#replay > summary").click()
+    page.get_by_role("button", name="Replay now").click()
+    expect(page.get_by_role("alert")).to_contain_text("job_running")
+    running.let_go("convert")
+    expect(page.locator("#job-state")).to_contain_text("succeeded")
+    expect(page.get_by_role("alert")).to_contain_text("job_running")
+    page.get_by_role("link", name="中文").click()
+    expect(page.locator("#job-state")).to_contain_text("成功")

@@ -13,7 +13,7 @@ from api_client.cli.language import Language
 from api_client.console.pages.form import NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, Found, base_of
-from api_client.console.pages.prospect import foresee, stages_of, type_groups
+from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
@@ -137,6 +137,26 @@ def test_types_in_groups_with_sizes() -> None:
     assert "imatrix" in [
         stage.value for stage in stages_of(NewJobForm(), CUSTOM.model_dump(include=set(SWITCHES)), ("IQ1_S",))
     ]
+
+
+def test_types_are_marked_for_the_place_to_run() -> None:
+    sizes = {quant: round(info.bits_per_weight * 10**9) for quant, info in QUANT_TYPES.items()}  # 8B weights
+    found = Found(sizes=SIZES.model_copy(update={"sizes": sizes}))
+
+    def marked(**form: str) -> tuple[list[str], list[str]]:
+        judged = judge(NewJobForm(**form), found)
+        rows = [row for group in type_groups((), found, Language.EN, judged).values() for row in group]
+        return [row.name for row in rows if row.recommended], [row.name for row in rows if not row.fits]
+
+    assert marked() == (["Q4_K_M", "Q5_K_M", "Q8_0"], [])
+    assert marked(target="gpu-12g") == (["Q5_K_M"], ["F32", "F16", "BF16"])
+    assert marked(target="gpu-24g") == (["Q8_0", "F16"], ["F32"])
+    assert judge(NewJobForm(target="gpu-12g"), Found()) is None
+
+
+def test_a_place_to_run_that_nobody_knows_is_none() -> None:
+    form = read("/new?target=6GB&context=7")
+    assert (form.target, form.context) == ("", "4096")
 
 
 @pytest.mark.parametrize(

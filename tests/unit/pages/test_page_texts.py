@@ -14,6 +14,7 @@ from api_client.console.pages.texts import TEXTS, text
 from api_client.console.roles import Role
 from api_client.job import ArtifactKind, StageName
 from api_client.quant_types import QUANT_TYPES
+from api_client.recommend import TARGETS
 from api_client.task import TaskStatus
 from api_client.templates import SWITCHES
 
@@ -44,6 +45,7 @@ def test_every_value_of_the_contract_has_a_word() -> None:
         *(f"switch.{name}" for name in SWITCHES),
         *(f"empty.{reason.value}" for reason in EmptyReason),
         *(f"family.{info.family}" for info in QUANT_TYPES.values()),
+        *(f"target.{name}" for name in TARGETS),
     ]
     assert [key for key in keys if not text(Language.ZH, key)] == []
 

@@ -29,52 +29,59 @@ function settle(sent) {
   };
 }
 
-async function look() {
-  running?.abort();
+/** Fetch the form again, unless nothing has changed since it was; `again` fetches it all the same. */
+async function look(again = false) {
+  stop();
+  const sent = fields();
+  if (!again && sent.toString() === looked) return;
   running = new AbortController();
   const own = running;
-  const sent = fields();
-  if (sent.toString() === looked) return;
   form.setAttribute("aria-busy", "true");
   try {
     const address = `/new?${sent}`;
     const page = await fetchPage(address, own.signal);
     const wanted = page.getElementById("make");
-    if (own !== running || !wanted) return;
+    if (own !== running) return;
+    if (!wanted) throw new Error("no form");
     morph(form, wanted, settle(sent));
     looked = sent.toString();
     history.replaceState(null, "", address);
+    stop();
   } catch (error) {
-    if (error.name !== "AbortError") console.warn(error);
-  } finally {
-    if (own === running) form.removeAttribute("aria-busy");
+    if (own === running) stop(true);
   }
 }
 
-form.addEventListener("change", (event) => {
-  if (!("look" in event.target.dataset)) return;
+/** End the look-up that runs or waits, if any, and say whether it failed: the page does not show what it should then. */
+function stop(failed = false) {
   clearTimeout(timer);
-  look();
+  running?.abort();
+  running = null;
+  form.removeAttribute("aria-busy");
+  form.classList.toggle("stale", failed);
+}
+
+form.addEventListener("change", (event) => {
+  if ("look" in event.target.dataset) look();
 });
 form.addEventListener("input", (event) => {
   if (!("look" in event.target.dataset) || event.target.type === "checkbox" || event.target.type === "radio") return;
-  running?.abort();
-  clearTimeout(timer);
+  stop();
   timer = setTimeout(look, TYPING_PAUSE_MS);
 });
 form.addEventListener("submit", (event) => {
   if (event.submitter?.formMethod === "get") {
     event.preventDefault();
-    look();
+    look(true);
     return;
   }
-  running?.abort();
-  clearTimeout(timer);
+  stop();
   // A second press does nothing; should it come through, the form's name makes it the same job.
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
 });
 window.addEventListener("pageshow", () => delete form.dataset.sent);
+window.addEventListener("pagehide", () => stop());
 document.getElementById("problem")?.focus();
 // What was typed before this script ran, or what a browser filled in again, has told nobody.
 if ([...form.querySelectorAll("[data-look]")].some(edited)) look();
