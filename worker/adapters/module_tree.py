@@ -3,7 +3,8 @@
 transformers 5 renames tensors while it loads them and fuses some: the experts of a mixture become one
 three-dimensional parameter, a projection stored in one piece becomes three. Adapters name the parameters, files hold
 the tensors. This module asks transformers itself for the way from one to the other, on a model without data (meta
-device). It runs no code of the model directory: only classes that transformers ships are built.
+device). It runs no code of the model directory: only classes that transformers ships are built, with the locks of
+``worker.hardening`` on.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worker.adapters.places import Place
 from worker.checkpoint.base_model import BaseModel
-
-if TYPE_CHECKING:
-    pass
+from worker.hardening import locked_down
 
 _MAX_MODULES = 4096
 _COUNTED = ("layer", "depth", "expert")  # parts of config keys that count modules
@@ -75,7 +74,8 @@ class ModuleTree:
 def read_module_tree(base: BaseModel) -> ModuleTree | None:
     """Ask transformers about ``base``; None where it does not know the model type or cannot build the model."""
     try:
-        model = _build(base)
+        with locked_down():
+            model = _build(base)
         return None if model is None else _describe(model, base)
     except Exception:
         # Whatever a strange config makes transformers raise, the answer is the same: it does not know this model. The

@@ -43,10 +43,10 @@ def is_hub_id(name: object) -> bool:
 
 
 def read_card(directory: Path) -> Card | None:
-    """The directory's card; None where there is none, or none that is safe to read (a link, too long, YAML aliases)."""
+    """The directory's card; None where there is none, or none that is safe to read (a link, a pipe, YAML aliases)."""
     path = directory / CARD
     try:
-        if not _belongs_to(path, directory) or path.stat().st_size > _MAX_BYTES:
+        if not (path.is_file() and _belongs_to(path, directory)) or path.stat().st_size > _MAX_BYTES:
             return None
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -22,7 +22,6 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.adapters.export import LoraPair
 from worker.checkpoint import BaseModel
 from worker.convert.card import Card
-from worker.convert.hardening import locked_down
 from worker.convert.lowrank import LowRank
 from worker.convert.metadata import ModelMetadata
 from worker.convert.pipeline import ConvertResult, describe_result, input_fingerprint
@@ -41,6 +40,7 @@ from worker.convert.staging import display_name, stage
 from worker.convert.upstream import Upstream, check_architecture, load_upstream
 from worker.convert.weights import MergedWeights
 from worker.convert.writer import write_plan
+from worker.hardening import locked_down
 from worker.stop import ShouldStop
 
 _EXPERT = re.compile(r"(.+\.experts\.)\d+\..+\.weight")

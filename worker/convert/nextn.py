@@ -13,16 +13,14 @@ from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
 
-# key in config.json -> how the layers are named in checkpoints, ``{layer}`` counting from 0 and ``{after}`` from the
-# last ordinary layer on
-_ANNOUNCEMENTS: Mapping[str, tuple[str, ...]] = {
-    "num_nextn_predict_layers": (
-        r"(.*\.)?layers\.{after}\.",
-        r"(.*\.)?mtp\.layers\.{layer}\.",
-        r"(.*\.)?mtp_layers\.{layer}\.",
-        r"mtp\.{layer}\.",
-    ),
-    "mtp_num_hidden_layers": (r"(.*\.)?mtp\.layers\.{layer}\.",),
+# how such layers are named in checkpoints; the group is the layer's number
+_NUMBERED_ON = re.compile(r"(?<![^.])layers\.(\d{1,9})(?=\.)")  # after the ordinary layers
+_MTP_LAYERS = re.compile(r"(?<![^.])mtp\.layers\.(\d{1,9})(?=\.)")
+_OF_THEIR_OWN = (_MTP_LAYERS, re.compile(r"(?<![^.])mtp_layers\.(\d{1,9})(?=\.)"), re.compile(r"^mtp\.(\d{1,9})(?=\.)"))
+# key in config.json -> patterns that count from the last ordinary layer on, and patterns that count from 0
+_ANNOUNCEMENTS: Mapping[str, tuple[tuple[re.Pattern[str], ...], tuple[re.Pattern[str], ...]]] = {
+    "num_nextn_predict_layers": ((_NUMBERED_ON,), _OF_THEIR_OWN),
+    "mtp_num_hidden_layers": ((), (_MTP_LAYERS,)),
 }
 
 
@@ -42,11 +40,12 @@ def config_without_absent_layers(config: Mapping[str, Any], names: Iterable[str]
     names = list(names)
     ordinary = config.get("num_hidden_layers")
     changes: dict[str, Any] = {}
-    for key, patterns in _ANNOUNCEMENTS.items():
+    for key, (after, own) in _ANNOUNCEMENTS.items():
         announced = config.get(key)
         if not isinstance(announced, int) or announced < 1 or not isinstance(ordinary, int):
             continue
-        present = [layer for layer in range(announced) if _has_layer(names, patterns, layer, ordinary)]
+        found = _numbers(names, own) | {number - ordinary for number in _numbers(names, after)}
+        present = {layer for layer in found if 0 <= layer < announced}
         if not present:
             changes[key] = 0
         elif len(present) < announced:
@@ -59,9 +58,5 @@ def config_without_absent_layers(config: Mapping[str, Any], names: Iterable[str]
     return changes
 
 
-def _has_layer(names: list[str], patterns: tuple[str, ...], layer: int, ordinary: int) -> bool:
-    for pattern in patterns:
-        compiled = re.compile(pattern.format(layer=layer, after=ordinary + layer))
-        if any(compiled.match(name) for name in names):
-            return True
-    return False
+def _numbers(names: list[str], patterns: tuple[re.Pattern[str], ...]) -> set[int]:
+    return {int(number) for pattern in patterns for name in names for number in pattern.findall(name)}

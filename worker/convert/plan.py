@@ -22,12 +22,12 @@ import torch
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.evaluate import Evaluator, Rounding
-from worker.convert.hardening import ModelCodeRefusedError, locked_down, replaced
 from worker.convert.header import encode_prepared
 from worker.convert.repairs import config_repairs
 from worker.convert.upstream import Upstream
 from worker.convert.weights import MergedWeights, WeightEntry
 from worker.gguf.tensors import align_up
+from worker.hardening import ModelCodeRefusedError, locked_down, replaced
 
 FILE_TYPES = {"auto": "GUESSED", "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 """``gguf_dtype`` -> name in upstream's ``LlamaFileType``."""

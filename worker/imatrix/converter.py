@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from api_client.errors import ErrorCode
-from worker.convert.hardening import locked_down
 from worker.convert.plan import UNUSED_OUTPUT, read_config, shown_weights, upstream_errors
 from worker.convert.staging import stage
 from worker.convert.upstream import Upstream
 from worker.convert.weights import MergedWeights
+from worker.hardening import locked_down
 
 if TYPE_CHECKING:
     from worker.imatrix.names import Converter

@@ -28,6 +28,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.hardening import ModelCodeRefusedError, locked_down
 
 MODEL_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, RuntimeError)
 """What transformers raises for a config or a model that it cannot build or run."""
@@ -183,8 +184,9 @@ class Skeleton:
 def _build(directory: Path, device: torch.device, vocabulary_rows: int | None = None) -> Any:
     """The model class that config.json names, with meta parameters and real buffers on ``device``."""
     try:
-        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, *MODEL_ERRORS) as error:
+        with locked_down():
+            config = transformers.AutoConfig.from_pretrained(directory)
+    except (OSError, ModelCodeRefusedError, *MODEL_ERRORS) as error:
         raise _cannot_build(directory, error) from error
     if getattr(config, "quantization_config", None) is not None:
         raise PackagingError(
@@ -207,9 +209,9 @@ def _build(directory: Path, device: torch.device, vocabulary_rows: int | None = 
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     dtype = torch.bfloat16 if device.type == "cuda" and stored is torch.bfloat16 else torch.float32
     try:
-        with _parameters_on_meta():
+        with locked_down(), _parameters_on_meta():
             model = cls._from_config(config, dtype=dtype, experts_implementation="eager")
-    except MODEL_ERRORS as error:
+    except (OSError, ModelCodeRefusedError, *MODEL_ERRORS) as error:
         raise _cannot_build(directory, error) from error
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -6,18 +6,23 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from convert_samples import save_tokenizer
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.adapters.module_tree import read_module_tree
+from worker.checkpoint import open_base_model
 from worker.convert.card import read_card
-from worker.convert.hardening import ModelCodeRefusedError, locked_down
 from worker.convert.lora import export_lora
 from worker.convert.pipeline import convert
 from worker.convert.tokenizer import find_tokenizer
+from worker.hardening import ModelCodeRefusedError, locked_down
+from worker.imatrix.model import Skeleton
 
 EVIL = """
 import pathlib
@@ -104,8 +109,6 @@ def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path):
 
 def test_nothing_runs_during_lora_export(in_model_directory, run_of, tmp_path):
     model, mark = in_model_directory
-    from worker.checkpoint import open_base_model
-
     export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", name="A")
     assert not mark.exists()
 
@@ -184,6 +187,35 @@ def test_network_is_off_inside_and_restored_outside(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        ("maskformer", "MaskFormerForInstanceSegmentation"),
+        ("depth_anything", "DepthAnythingForDepthEstimation"),
+    ],
+)
+def test_pretrained_parts_are_not_fetched(model_type, architecture, run_of, tmp_path, monkeypatch):
+    """transformers looks the part up on the Hub while it reads the config or builds the model."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: asked.append(host) or [])
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    part = {"backbone": "owner/name", "use_pretrained_backbone": True, "backbone_config": None}
+    edit(model / "config.json", model_type=model_type, architectures=[architecture], **part)
+    assert read_module_tree(open_base_model(model)) is None
+    with pytest.raises(PackagingError) as caught:
+        Skeleton(model, {}, torch.device("cpu"))
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+    assert asked == []
+
+
+def test_no_other_model_is_loaded(run_of):
+    from transformers import AutoModelForCausalLM
+
+    with locked_down(), pytest.raises(ModelCodeRefusedError, match="no other model"):
+        AutoModelForCausalLM.from_pretrained(run_of("llama").base)
+
+
+@pytest.mark.parametrize(
     ("file", "content"),
     [
         ("tokenizer_config.json", "[" * 200_000),
@@ -246,6 +278,15 @@ def test_links_out_of_the_model_are_not_followed(run_of, tmp_path):
         convert(model, tmp_path / "out.gguf")
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
     assert convert(model, tmp_path / "out.gguf", allowed_roots=[outside]).size_bytes > 0
+
+
+def test_a_pipe_is_not_waited_for(run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    for name in ("README.md", "chat_template.jinja", "generation_config.json", "modules.json"):
+        (model / name).unlink(missing_ok=True)
+        os.mkfifo(model / name)
+    assert convert(model, tmp_path / "out.gguf").size_bytes > 0
 
 
 def test_cards_with_yaml_bombs_or_python_tags_are_ignored(tmp_path):

@@ -167,6 +167,7 @@ NEXTN = {"num_hidden_layers": 4, "num_nextn_predict_layers": 2}
         (NEXTN, ["model.layers.4.eh_proj.weight", "model.layers.5.eh_proj.weight"], {}),
         (NEXTN, ["model.mtp_layers.0.x", "model.mtp_layers.1.x"], {}),
         ({"num_hidden_layers": 4, "num_nextn_predict_layers": 0}, [], {}),
+        ({"num_hidden_layers": 4, "mtp_num_hidden_layers": 10**12}, ["model.layers.3.x"], {"mtp_num_hidden_layers": 0}),
         ({"num_hidden_layers": 4}, [], {}),
         ({"num_hidden_layers": 4, "mtp_num_hidden_layers": 1}, ["model.layers.3.x"], {"mtp_num_hidden_layers": 0}),
         ({"num_hidden_layers": 4, "mtp_num_hidden_layers": 1}, ["mtp.layers.0.x"], {}),

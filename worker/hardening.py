@@ -1,14 +1,16 @@
-"""The conversion package may parse a model directory, never run it: no code from it, no network.
+"""The libraries may parse a model directory, never run it: no code from it, no network, no other model it names.
 
-The package opens tokenizers with ``trust_remote_code=True`` in a dozen places, and transformers then imports the Python
-files that ``auto_map`` names. Three independent locks are on while :func:`locked_down` is entered:
+The conversion package opens tokenizers with ``trust_remote_code=True`` in a dozen places, and transformers then imports
+the Python files that ``auto_map`` names; a config can also ask for a pretrained part, which transformers fetches while
+it builds the model. Four independent locks are on while :func:`locked_down` is entered:
 
 1. ``AutoConfig`` and ``AutoTokenizer`` get ``trust_remote_code=False`` and ``local_files_only=True``, whatever was
    asked;
 2. the one function of transformers that executes a module file raises :class:`ModelCodeRefusedError`;
-3. huggingface_hub is offline.
+3. so does loading the weights of any model, which nobody here leaves to transformers;
+4. huggingface_hub is offline.
 
-(The staging directory, which holds no Python file, no pickle and no ``auto_map``, is a fourth: see ``staging``.)
+(The staging directory, which holds no Python file, no pickle and no ``auto_map``, is a fifth: see ``staging``.)
 The locks are process-wide while they are on, so entering is serialised by a lock of our own.
 """
 
@@ -25,19 +27,20 @@ _MISSING = object()
 
 
 class ModelCodeRefusedError(Exception):
-    """Something asked to import Python code from a model directory or repository."""
+    """Something asked to import Python code from a model directory or repository, or to load another model."""
 
 
 @contextmanager
 def locked_down() -> Iterator[None]:
     """Switch the locks on for the calls made inside, off again on leaving. Re-entrant, one thread at a time."""
     import huggingface_hub.constants as hub_constants
-    from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, dynamic_module_utils
 
     with _ENTERED, ExitStack() as stack:
         for auto_class in (AutoConfig, AutoTokenizer):
             stack.enter_context(replaced(auto_class, "from_pretrained", _local_and_untrusted(auto_class)))
-        stack.enter_context(replaced(dynamic_module_utils, "get_class_in_module", _refuse))
+        stack.enter_context(replaced(dynamic_module_utils, "get_class_in_module", _refuse_code))
+        stack.enter_context(replaced(PreTrainedModel, "from_pretrained", classmethod(_refuse_weights)))
         stack.enter_context(replaced(hub_constants, "HF_HUB_OFFLINE", True))
         stack.enter_context(_environment("HF_HUB_OFFLINE", "1"))
         yield
@@ -68,7 +71,11 @@ def _local_and_untrusted(auto_class: Any) -> Any:
     return classmethod(from_pretrained)
 
 
-def _refuse(class_name: str, module_path: Any, **_kwargs: Any) -> Any:
+def _refuse_weights(model_class: Any, path: Any, *_args: Any, **_kwargs: Any) -> Any:
+    raise ModelCodeRefusedError(f"{model_class.__name__} was to be loaded from {path}; no other model is ever loaded")
+
+
+def _refuse_code(class_name: str, module_path: Any, **_kwargs: Any) -> Any:
     raise ModelCodeRefusedError(f"{class_name} is Python code of the model ({module_path}); such code is never run")
 
 
