@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.adapters.keys import AdapterKey, parse_key
+from worker.adapters.keys import AdapterKey, is_superseded, parse_key
 from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import TensorEntry, read_safetensors_header
 from worker.checkpoint.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, require_adapter
@@ -88,6 +88,8 @@ def open_adapter(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> Adap
     header = read_safetensors_header(weights, invalid=_INVALID)
     tensors: dict[AdapterKey, TensorEntry] = {}
     for name, entry in header.tensors.items():
+        if is_superseded(name, header.tensors):
+            continue
         key = parse_key(name)
         if key in tensors:
             raise PackagingError(_INVALID, f"{weights}: {name} and {tensors[key].name} name the same tensor")

@@ -7,6 +7,7 @@ PEFT writes ``base_model.model.<module>.lora_A.weight``. Trainers add ``module.`
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 # modules that wrap another one without a name of their own; anywhere in a path
@@ -14,6 +15,7 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 # the parts of one adapted module, as named by PEFT's LoRA layers
 LORA_PARTS = frozenset({"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"})
 _TOKENS = "token_adapter"
+_SAVED = ".modules_to_save."
 TOKENS_PART = "trainable_tokens_delta"
 
 
@@ -53,6 +55,15 @@ def parse_key(key: str) -> AdapterKey:
             return AdapterKey(".".join(path[:index] + inner[:-1]), "." + "".join(inner[-1:]), adapter_name=name)
     module, depth = _strip_base_layer(path[:-1])
     return AdapterKey(module, "." + path[-1], depth)
+
+
+def is_superseded(name: str, names: Container[str]) -> bool:
+    """Whether a tensor says nothing of the trained model.
+
+    With ``bias="all"`` PEFT saves a module of ``modules_to_save`` three times: the trained copy under the module's own
+    name, which it reads again, the same copy under its inner name, and the frozen original.
+    """
+    return ".original_module." in name or (_SAVED in name and name.replace(_SAVED, ".") in names)
 
 
 def _strip_prefixes(path: list[str]) -> list[str]:

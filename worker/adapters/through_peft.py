@@ -42,10 +42,13 @@ def plan_through_peft(draft: Draft) -> None:
     config = {key: value for key, value in draft.adapter.config.items() if key not in _PRIVATE}
     states: dict[str, dict[str, torch.Tensor]] = {}
     shared: dict[str, torch.Tensor] = {}
+    altered: set[str] = set()  # modules whose base weights came with the adapter, as the initialisation left them
     for key, entry in draft.adapter.tensors.items():
         path = [part for part in clean_path(entry.name) if part not in ("base_layer", _TRAINED_COPY)]
         if path[-1] in ("weight", "bias") and draft.locator.places(".".join(path)):
             plan_replacement(draft, ".".join(path), key)
+            if key.depth and path[-1] == "weight":
+                altered.add(".".join(path[:-1]))
             continue
         if TOKENS_PART in path:  # the method of that name: rows of the embedding, tied or not
             ids = token_indices(draft.adapter.config.get("token_indices"), str(draft.adapter.directory))
@@ -61,7 +64,10 @@ def plan_through_peft(draft: Draft) -> None:
         end = ".".join(path[len(module.split(".")) :]).replace(".default", "")
         states.setdefault(module, {})[end] = draft.read(key)
     for module, state in states.items():
-        _add_module(draft, module, {**state, **shared}, config)
+        settings = config
+        if module in altered and draft.adapter.peft_type == "LORA":
+            settings = {**config, "init_lora_weights": True}  # not to be altered a second time
+        _add_module(draft, module, {**state, **shared}, settings)
     if shared or draft.adapter.peft_type in _SIZED_BY_MODEL:
         _set_largest(draft)
     _try_first(draft)

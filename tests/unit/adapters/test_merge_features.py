@@ -41,6 +41,11 @@ FEATURES = {
     ),
     "bias all": ("qwen2", {"target_modules": ["q_proj", "up_proj"], "bias": "all"}, 10),
     "bias all, many biases": ("starcoder2", {"target_modules": ["q_proj"], "bias": "all"}, 19),
+    "bias all, modules_to_save with a bias": (
+        "gpt-neox",
+        {"target_modules": ["dense"], "bias": "all", "modules_to_save": ["input_layernorm"]},
+        17,
+    ),
     "bias lora_only": ("qwen2", {"target_modules": ["q_proj", "up_proj"], "bias": "lora_only"}, 6),
     "lora_bias": ("qwen2", {"target_modules": ["q_proj", "k_proj"], "lora_bias": True, "use_rslora": True}, 8),
     "modules_to_save head": ("llama", {"target_modules": _SOME, "modules_to_save": ["lm_head"]}, 7),
@@ -71,7 +76,9 @@ FEATURES = {
     "orthogonal initialisation": ("llama", {"target_modules": _SOME, "init_lora_weights": "orthogonal"}, 6),
     "mica": ("llama", {"target_modules": _SOME, "init_lora_weights": "mica"}, 6),
     "pissa": ("llama", {"target_modules": _SOME, "init_lora_weights": "pissa"}, 6),
+    "pissa on the head": ("llama", {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": "pissa"}, 3),
     "olora": ("llama", {"target_modules": _SOME, "init_lora_weights": "olora"}, 6),
+    "olora on the head": ("llama", {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": "olora"}, 3),
 }
 
 
