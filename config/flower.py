@@ -11,6 +11,7 @@ from functools import cache
 
 from celery import Celery
 from kombu import Queue
+from redis.connection import parse_url
 
 from api_client.messages import QUEUE_HEAVY, QUEUE_IO
 from config.celery import celery_settings
@@ -22,6 +23,10 @@ def create_onlooker(settings: Settings) -> Celery:
     app = Celery("trainpack", set_as_current=False)
     app.conf.update(celery_settings(settings))
     app.conf.task_queues = [Queue(name, routing_key=name) for name in (QUEUE_HEAVY, QUEUE_IO)]
+    if settings.redis_url.startswith("rediss://"):
+        # Flower counts messages over a connection of its own, for which it does not read the URL's parameters.
+        parameters = parse_url(settings.redis_url)  # type: ignore[no-untyped-call]
+        app.conf.broker_use_ssl = {name: value for name, value in parameters.items() if name.startswith("ssl_")}
     return app
 
 

@@ -10,7 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
+from config.flower import create_onlooker
+from config.settings import load_settings
 from tests.unit.deploy.deploy_files import CONSOLE_NAMES, DEPLOY, ROOT, SETTING_NAMES, program
 
 FILE = DEPLOY / "Dockerfile"
@@ -130,14 +133,26 @@ def test_commands_are_those_of_the_image() -> None:
     ]
 
 
-def test_flower_watches_the_workers_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRAINPACK_REDIS_URL", "redis://127.0.0.1:1/3")
-    monkeypatch.syspath_prepend(str(DEPLOY / "image"))
-    import flower_app
+def test_flower_watches_the_workers_broker() -> None:
+    entry = json.loads(last("flower", "ENTRYPOINT"))
+    assert entry[-3:] == ["-A", "config.flower", "flower"]
+    conf = create_onlooker(load_settings(redis_url="redis://127.0.0.1:1/3")).conf
+    assert conf.broker_url == "redis://127.0.0.1:1/3"
+    assert conf.broker_transport_options["global_keyprefix"] == "trainpack:broker:"
+    assert {queue.name for queue in conf.task_queues} == {"packaging.heavy", "packaging.io"}
+    assert not conf.broker_use_ssl
 
-    assert flower_app.app.conf.broker_url == "redis://127.0.0.1:1/3"
-    assert flower_app.app.conf.broker_transport_options["global_keyprefix"] == "trainpack:broker:"
-    sys.modules.pop("flower_app")
+
+def test_flower_trusts_the_authority_that_the_address_names() -> None:
+    url = "rediss://trainpack:pw@redis:6380/0?ssl_ca_certs=/run/secrets/redis_ca&ssl_check_hostname=false"
+    conf = create_onlooker(load_settings(redis_url=url)).conf
+    transport = conf.broker_transport_options
+    broker = pytest.importorskip("flower.utils.broker").Broker(
+        conf.broker_url, broker_options=transport, broker_use_ssl=conf.broker_use_ssl
+    )
+    options = broker.redis.connection_pool.connection_kwargs
+    assert broker.redis.connection_pool.connection_class is SSLConnection
+    assert (options["ssl_ca_certs"], options["ssl_check_hostname"]) == ("/run/secrets/redis_ca", False)
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
