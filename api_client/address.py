@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -28,6 +28,8 @@ class SentinelAddress:
     service: str
     db: int
     password: str | None
+    username: str | None = None
+    """An ACL user of the servers behind the Sentinels; ``None``: the default user."""
 
 
 def stack_file() -> Path:
@@ -79,7 +81,8 @@ def parse_sentinel(url: str) -> SentinelAddress:
             ErrorCode.SETTINGS_INVALID,
             f"{masked_url(url)} is not of the form sentinel://host:port,host:port/service/db",
         )
-    return SentinelAddress(hosts, service, number, unquote(userinfo.partition(":")[2]) or None)
+    username, _, password = userinfo.partition(":")
+    return SentinelAddress(hosts, service, number, unquote(password) or None, unquote(username) or None)
 
 
 def connect(url: str, timeout_s: float) -> Redis:
@@ -100,6 +103,7 @@ def connect(url: str, timeout_s: float) -> Redis:
         sentinel: Any = cast("Any", Sentinel)(
             list(address.hosts),
             sentinel_kwargs={"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s},
+            username=address.username,
             password=address.password,
             **options,
         )
@@ -116,8 +120,9 @@ def broker_address(url: str) -> tuple[str, dict[str, Any]]:
     if not url.startswith("sentinel://"):
         return url, {}
     address = parse_sentinel(url)
-    password = f":{address.password}@" if address.password else ""
-    places = ";".join(f"sentinel://{password}{host}:{port}/{address.db}" for host, port in address.hosts)
+    username, password = (quote(text or "", safe="") for text in (address.username, address.password))
+    user = f"{username}:{password}@" if username or password else ""
+    places = ";".join(f"sentinel://{user}{host}:{port}/{address.db}" for host, port in address.hosts)
     return places, {"master_name": address.service}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from kombu import Connection
 
 from api_client import PackagingError
 from api_client.address import (
@@ -56,6 +58,7 @@ def test_sentinel_addresses() -> None:
         "sentinel://a:1/3;sentinel://b:2/3",
         {"master_name": "main"},
     )
+    assert parse_sentinel("sentinel://user:pw@a/main") == SentinelAddress((("a", 26379),), "main", 0, "pw", "user")
     assert broker_address("redis://h/0") == ("redis://h/0", {})
     for wrong in ("sentinel://a:1", "sentinel://a:x/main", "sentinel:///main", "sentinel://a:1/main/zero"):
         with pytest.raises(PackagingError) as caught:
@@ -65,3 +68,10 @@ def test_sentinel_addresses() -> None:
         connect("http://:pw@h", 1)
     assert caught.value.code == "settings_invalid"
     assert "pw" not in caught.value.message
+
+
+def test_the_broker_behind_sentinel_gets_the_same_user_and_password() -> None:
+    places, options = broker_address("sentinel://train%3Apack:p%2Fw%40%25@a:1,b:2/main/3")
+    broker = Connection(places, transport_options=options)
+    assert (broker.userid, broker.password, broker.virtual_host) == ("train:pack", "p/w@%", "3")
+    assert [urlsplit(place).port for place in broker.alt] == [1, 2]
