@@ -39,6 +39,8 @@ def test_a_worker_counts_what_it_does(service: Installation) -> None:
     assert service.wait(done).state is JobState.SUCCEEDED
     assert service.wait(bad).state is JobState.FAILED
     service.held("quantize", output="held")
+    # A job's end is counted after it is recorded.
+    eventually(lambda: all(Scrape(worker)("jobs_finished_total", state=end) for end in ("succeeded", "failed")), "ends")
 
     now = Scrape(worker)
     assert now("stage_duration_seconds_count", stage="convert", outcome="retried") == 1
@@ -61,7 +63,7 @@ def test_a_worker_counts_what_it_does(service: Installation) -> None:
     service.client.cancel(held.id)
     assert service.wait(held).state is JobState.CANCELLED
     eventually(lambda: Scrape(worker)("jobs_finished_total", state="cancelled") == 1, "cancel counted")
-    assert Scrape(worker)("worker_stages_running", stage="quantize") == 0
+    eventually(lambda: Scrape(worker)("worker_stages_running", stage="quantize") == 0, "no stage running")
 
 
 def test_a_rescue_is_counted_by_the_rescuer(service: Installation) -> None:
