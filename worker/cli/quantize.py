@@ -22,6 +22,9 @@ from worker.cli.signals import stop_on_signals
 from worker.stop import StopRequested
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from api_client.quant_types import QuantType
     from worker.quantize.local import LocalResult
     from worker.quantize.result import QuantizeProgress
 
@@ -117,41 +120,47 @@ def _report(output: Output, result: LocalResult) -> int:
     failed = result.result.failed
     if failed and not result.files:
         raise next(iter(failed.values()))
-    made = {kind: outcome for kind, outcome in result.result.outcomes.items() if outcome.error is None}
     if output.as_json:
-        files = [
-            {
-                "quant_type": kind.value,
-                "paths": [str(path) for path in result.files[kind]],
-                "size_bytes": outcome.size_bytes,
-                "sha256": outcome.sha256,
-                "bits_per_weight": outcome.bits_per_weight,
-                "mixture_counts": dict(outcome.mixture_counts),
-            }
-            for kind, outcome in made.items()
-        ]
         errors = [{"quant_type": kind.value, "error": error.to_dict()} for kind, error in failed.items()]
-        output.document({"files": files, "failed": errors})
+        output.document({"files": [_document(kind, result) for kind in result.files], "failed": errors})
     else:
-        output.show(
-            fit_table(
-                [
-                    Column(output.text("artifact"), [str(result.files[kind][0]) for kind in made], ALWAYS),
-                    Column(output.text("size"), [format_size(o.size_bytes) for o in made.values()], 8, right=True),
-                    Column(
-                        output.text("bits_per_weight"),
-                        [f"{o.bits_per_weight:.2f}" for o in made.values()],
-                        6,
-                        right=True,
-                    ),
-                    Column(output.text("sha256"), [o.sha256[:12] for o in made.values()], 5),
-                ],
-                output.results.width,
-            )
-        )
+        output.show(_table(output, result))
         for kind, error in failed.items():
             output.notes.print(kind.value, error_text(output, error))
     return JOB_FAILED if failed else DONE
+
+
+def _document(kind: QuantType, result: LocalResult) -> dict[str, Any]:
+    """What is told of one type; where it was split, there is no digest of the whole, which is gone."""
+    outcome, files = result.result.outcomes[kind], result.files[kind]
+    single = len(files) == 1
+    return {
+        "quant_type": kind.value,
+        "paths": [str(file.path) for file in files],
+        "size_bytes": sum(file.size_bytes for file in files),
+        "sha256": files[0].sha256 if single else None,
+        "shards": []
+        if single
+        else [{"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files],
+        "bits_per_weight": outcome.bits_per_weight,
+        "mixture_counts": dict(outcome.mixture_counts),
+    }
+
+
+def _table(output: Output, result: LocalResult) -> Table:
+    """A row per file."""
+    rows = [(file, result.result.outcomes[kind]) for kind, files in result.files.items() for file in files]
+    return fit_table(
+        [
+            Column(output.text("artifact"), [str(file.path) for file, _ in rows], ALWAYS),
+            Column(output.text("size"), [format_size(file.size_bytes) for file, _ in rows], 8, right=True),
+            Column(
+                output.text("bits_per_weight"), [f"{whole.bits_per_weight:.2f}" for _, whole in rows], 6, right=True
+            ),
+            Column(output.text("sha256"), [file.sha256[:12] for file, _ in rows], 5),
+        ],
+        output.results.width,
+    )
 
 
 @contextmanager

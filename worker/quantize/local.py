@@ -13,9 +13,19 @@ from api_client.quant_types import QuantType
 from api_client.request import unknown_quant_type
 from worker.quantize.engine import Report, quantize_file
 from worker.quantize.imatrix_data import ImatrixData
-from worker.quantize.result import QuantizeResult
+from worker.quantize.result import QuantizeResult, TypeOutcome
 from worker.quantize.split import split_gguf
 from worker.stop import ShouldStop
+from worker.storage.checksums import sha256_file
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file in the output directory."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +33,12 @@ class LocalResult:
     """What was made.
 
     Attributes:
-        result: Outcome of each quant type.
+        result: Outcome of each quant type, as a single file.
         files: Files of each type that succeeded: one, or its shards.
     """
 
     result: QuantizeResult
-    files: dict[QuantType, list[Path]]
+    files: dict[QuantType, list[LocalFile]]
 
 
 def quantize_local(
@@ -77,10 +87,8 @@ def quantize_local(
             report=report,
             should_stop=should_stop,
         )
-        files = {kind: [outcome.path] for kind, outcome in result.outcomes.items() if outcome.error is None}
-        if split_max_bytes is not None:
-            files = {kind: _split(paths[0], split_max_bytes) for kind, paths in files.items()}
-        return LocalResult(result, files)
+        made = {kind: outcome for kind, outcome in result.outcomes.items() if outcome.error is None}
+        return LocalResult(result, {kind: _split(outcome, split_max_bytes) for kind, outcome in made.items()})
 
 
 def parse_quant_types(names: Sequence[str]) -> list[QuantType]:
@@ -140,8 +148,10 @@ def _unusable(directory: Path, error: OSError) -> PackagingError:
     )
 
 
-def _split(path: Path, max_bytes: int) -> list[Path]:
-    shards = split_gguf(path, max_bytes)
-    if shards != [path]:
-        path.unlink()
-    return shards
+def _split(made: TypeOutcome, max_bytes: int | None) -> list[LocalFile]:
+    """The file itself if it is within the limit, or the shards that take its place."""
+    shards = [made.path] if max_bytes is None else split_gguf(made.path, max_bytes)
+    if shards == [made.path]:
+        return [LocalFile(made.path, made.size_bytes, made.sha256)]
+    made.path.unlink()
+    return [LocalFile(path, path.stat().st_size, sha256_file(path)) for path in shards]

@@ -95,11 +95,12 @@ def test_more_shards_than_can_be_counted_are_refused(tmp_path):
 
 def test_local_files_are_named_for_source_and_type(tied, tmp_path):
     made = quantize_local(tied, ["q8_0", " Q4_0"], tmp_path / "new" / "folder")
-    assert {kind.value: [path.name for path in paths] for kind, paths in made.files.items()} == {
+    assert {kind.value: [file.path.name for file in files] for kind, files in made.files.items()} == {
         "Q8_0": ["tied-Q8_0.gguf"],
         "Q4_0": ["tied-Q4_0.gguf"],
     }
-    assert digest(made.files[QuantType.Q8_0][0]) == made.result.outcomes[QuantType.Q8_0].sha256
+    (file,) = made.files[QuantType.Q8_0]
+    assert digest(file.path) == file.sha256 == made.result.outcomes[QuantType.Q8_0].sha256
 
 
 def test_local_files_are_not_replaced_unasked(tied, tmp_path):
@@ -114,11 +115,15 @@ def test_local_files_are_not_replaced_unasked(tied, tmp_path):
 
 def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
     made = quantize_local(tied, ["Q8_0", "Q2_K"], tmp_path, split_max_bytes=1_200_000)
-    assert [path.name for path in made.files[QuantType.Q8_0]] == [
+    assert [file.path.name for file in made.files[QuantType.Q8_0]] == [
         "tied-Q8_0-00001-of-00002.gguf",
         "tied-Q8_0-00002-of-00002.gguf",
     ]
-    assert [path.name for path in made.files[QuantType.Q2_K]] == ["tied-Q2_K.gguf"]
+    assert [file.path.name for file in made.files[QuantType.Q2_K]] == ["tied-Q2_K.gguf"]
+    for files in made.files.values():
+        assert [(digest(file.path), file.path.stat().st_size) for file in files] == [
+            (file.sha256, file.size_bytes) for file in files
+        ]
     assert len(list(tmp_path.iterdir())) == 3
     with pytest.raises(PackagingError) as caught:
         quantize_local(tied, ["Q8_0"], tmp_path, split_max_bytes=1_200_000)
@@ -144,10 +149,10 @@ def test_types_that_cannot_be_meant_are_refused(names, code, fact):
 def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, tmp_path):
     (first,) = quantize_local(tied, ["Q8_0"], tmp_path).files[QuantType.Q8_0]
     with pytest.raises(PackagingError) as caught:
-        quantize_local(first, ["Q4_0"], tmp_path)
+        quantize_local(first.path, ["Q4_0"], tmp_path)
     assert caught.value.code is ErrorCode.GGUF_ALREADY_QUANTIZED
-    made = quantize_local(first, ["Q4_0"], tmp_path, allow_requantize=True)
-    assert [path.name for path in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
+    made = quantize_local(first.path, ["Q4_0"], tmp_path, allow_requantize=True)
+    assert [file.path.name for file in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
 
 
 def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path):
