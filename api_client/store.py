@@ -5,6 +5,7 @@ Every call retries while Redis is briefly away, so every script it runs may be r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -45,8 +47,12 @@ def new_job_id(now: datetime | None = None) -> str:
 
 
 def request_digest(request: PackagingRequest) -> str:
-    """Digest by which a repeated request is known; the key itself plays no part."""
-    text = json.dumps(request.model_dump(mode="json", exclude={"idempotency_key"}), sort_keys=True)
+    """Digest by which a repeated request is known; the key itself plays no part.
+
+    Nor do defaults: a version with one field more must know the requests of the version before.
+    """
+    data = request.model_dump(mode="json", exclude={"idempotency_key"}, exclude_defaults=True)
+    text = json.dumps(data, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -109,8 +115,9 @@ class JobStore:
             "digest": request_digest(sent),
             "idempotency_key": request.idempotency_key or "",
             "schema_version": str(SCHEMA_VERSION),
+            # What is not set is left out, so that a worker without a new field can run what does not use it.
             "request": request.model_dump_json(exclude_unset=True),
-            "options": options.model_dump_json(),
+            "options": options.model_dump_json(exclude_defaults=True),
             "plan": json.dumps([stage.value for stage in plan_stages(request, options)]),
             "labels": json.dumps(request.labels),
             "priority": str(request.priority),
@@ -278,9 +285,13 @@ class JobStore:
         )
 
     def site_templates(self) -> dict[str, Template]:
-        """Templates that workers have published."""
+        """Templates that workers have published, less those of which only a newer version knows what they mean."""
         stored = self.call(lambda: self.redis.hgetall(self._keys.named("templates")))
-        return {name: Template.model_validate_json(text) for name, text in sorted(stored.items())}
+        found = {}
+        for name, text in sorted(stored.items()):
+            with contextlib.suppress(ValidationError):
+                found[name] = Template.model_validate_json(text)
+        return found
 
 
 def _flat(entries: Any) -> Iterator[tuple[str, dict[str, str]]]:

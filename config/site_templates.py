@@ -53,9 +53,13 @@ def _invalid(source: str, reason: str) -> PackagingError:
 
 
 def publish_site_templates(redis: Any, keys: Keys, templates: dict[str, Template]) -> None:
-    """Make these the site's templates: clients see them, and no others that were published before."""
+    """Make these the site's templates: clients see them, and no others that were published before.
+
+    Defaults are left out: a client of before, without a new field, can still read templates that do not use it.
+    """
+    stored = {name: template.model_dump_json(exclude_defaults=True) for name, template in templates.items()}
     pipe = redis.pipeline(transaction=True)
     pipe.delete(keys.named("templates"))
-    if templates:
-        pipe.hset(keys.named("templates"), mapping={name: t.model_dump_json() for name, t in templates.items()})
+    if stored:
+        pipe.hset(keys.named("templates"), mapping=stored)
     pipe.execute()

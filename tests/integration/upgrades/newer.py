@@ -1,7 +1,8 @@
-"""A newer trainpack: a copy of the packages with the next schema version, one stage more and one field more."""
+"""Newer trainpacks, copies of the packages: one of the next schema version, one with more fields that have defaults."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,15 @@ CHANGES = {
 }
 """File, and what is put in place of what."""
 
+NEW_FIELDS = {
+    "api_client/request.py": CHANGES["api_client/request.py"],
+    "api_client/rules.py": [
+        ("    quant_types: tuple[QuantType, ...]\n", "    quant_types: tuple[QuantType, ...]\n    sign: bool = False\n")
+    ],
+    "api_client/templates.py": [("    locked: bool = True\n", "    locked: bool = True\n    sign: bool = False\n")],
+}
+"""What needs no new schema version."""
+
 _SUBMIT = """
 import sys
 from api_client import PackagingClient, PackagingRequest
@@ -42,11 +52,11 @@ with PackagingClient(url, key_prefix=prefix) as client:
 """
 
 
-def make_newer(directory: Path) -> Path:
+def make_newer(directory: Path, all_changes: dict[str, list[tuple[str, str]]]) -> Path:
     """Copy the packages and change them; the directory to start its programs in."""
     for package in ("api_client", "config", "worker"):
         shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, changes in CHANGES.items():
+    for name, changes in all_changes.items():
         file = directory / name
         text = file.read_text()
         for old, new in changes:
@@ -56,10 +66,10 @@ def make_newer(directory: Path) -> Path:
     return directory
 
 
-def submit_newer(service: Installation, source: Path, name: str) -> str:
+def submit_newer(service: Installation, source: Path, name: str, **values: str) -> str:
     """Submit a job as a newer producer does; its id."""
-    request = service.request(name).model_dump_json(exclude_unset=True)
-    command = [sys.executable, "-c", _SUBMIT, service.url, service.prefix, request[:-1] + ',"signer":"me"}']
+    request = json.loads(service.request(name).model_dump_json(exclude_unset=True)) | values
+    command = [sys.executable, "-c", _SUBMIT, service.url, service.prefix, json.dumps(request)]
     done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

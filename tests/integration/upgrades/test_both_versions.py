@@ -12,12 +12,12 @@ from api_client import ErrorCode, JobState, PackagingClient, PackagingError
 from api_client.job import SCHEMA_VERSION
 from api_client.messages import queue_keys
 from tests.integration.harness import Installation, eventually
-from tests.integration.upgrades.newer import make_newer, submit_newer
+from tests.integration.upgrades.newer import CHANGES, NEW_FIELDS, make_newer, submit_newer
 
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_newer(tmp_path_factory.mktemp("newer"))
+    return make_newer(tmp_path_factory.mktemp("newer"), CHANGES)
 
 
 def starts(service: Installation, output: str) -> list[str]:
@@ -26,7 +26,7 @@ def starts(service: Installation, output: str) -> list[str]:
 
 def test_jobs_of_both_versions_end_well_beside_workers_of_both(service: Installation, newer: Path) -> None:
     older = service.start_worker(host_name="older", requeue_after_s=0.5)
-    ahead = submit_newer(service, newer, "ahead")
+    ahead = submit_newer(service, newer, "ahead", signer="me")
     eventually(lambda: older.lines.count('"job_newer"') >= 3, "woken, left alone, woken again")
     job = service.client.get(ahead)
     assert (job.state, job.schema_version, job.newer) == (JobState.QUEUED, SCHEMA_VERSION + 1, True)
@@ -34,7 +34,7 @@ def test_jobs_of_both_versions_end_well_beside_workers_of_both(service: Installa
 
     old_jobs = [service.submit(f"old-{number}").id for number in range(3)]
     service.start_worker(source=newer, host_name="newer", requeue_after_s=0.5)
-    mixed = [submit_newer(service, newer, "ahead-2"), *(service.submit(f"new-{n}").id for n in range(3))]
+    mixed = [submit_newer(service, newer, "ahead-2", signer="me"), *(service.submit(f"new-{n}").id for n in range(3))]
     for job_id in (ahead, *old_jobs, *mixed):
         assert service.client.wait(job_id, 25).state is JobState.SUCCEEDED
     assert starts(service, "ahead") == ["prepare", "merge", "convert", "quantize", "verify", "sign", "publish"]
@@ -55,7 +55,7 @@ def test_a_newer_worker_alone_runs_older_jobs(service: Installation, newer: Path
 
 def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Installation, newer: Path) -> None:
     worker = service.start_worker(source=newer, host_name="newer")
-    job_id = submit_newer(service, newer, "out")
+    job_id = submit_newer(service, newer, "out", signer="me")
     service.client.wait(job_id, 25)
     worker.kill()
     member = f"{job_id}|sign"  # as if it had died in the stage that only it knows
@@ -73,7 +73,7 @@ def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Insta
 
 
 def test_an_older_client_shows_what_it_can_and_says_the_rest(service: Installation, newer: Path) -> None:
-    job_id = submit_newer(service, newer, "out")
+    job_id = submit_newer(service, newer, "out", signer="me")
     command = [sys.executable, "-m", "api_client.cli", "status", job_id]
     environment = service.environment()
     keep = ("TRAINPACK_REDIS_URL", "TRAINPACK_KEY_PREFIX", "TRAINPACK_HOME")
@@ -87,3 +87,28 @@ def test_an_older_client_shows_what_it_can_and_says_the_rest(service: Installati
         client.get(job_id)
     assert caught.value.code is ErrorCode.JOB_NEWER
     assert "Update this client" in caught.value.remedy
+
+
+def test_new_fields_with_defaults_need_no_new_version(service: Installation, tmp_path: Path) -> None:
+    newer = make_newer(tmp_path / "newer", NEW_FIELDS)
+    templates = tmp_path / "templates.toml"
+    table = "title_en='T'\ntitle_zh='T'\ndescription_en='D'\ndescription_zh='D'\nquant_types=['Q5_K_M']\n"
+    table += "merge_lora=true\nexport_gguf=true\nquantize=true\nexport_lora=false\n"
+    templates.write_text(f"[house]\n{table}[signed]\n{table}sign=true\n")
+    service.start_worker(source=newer, host_name="newer", templates_file=templates).stop()
+
+    # an older client takes the template that it understands, and does not trip over the other
+    assert "house" in service.client.templates()
+    assert "signed" not in service.client.templates()
+    job = service.submit("out", template="house", idempotency_key="run-42")
+
+    # a newer producer that repeats an older one's request gets the older one's job
+    assert submit_newer(service, newer, "out", template="house", idempotency_key="run-42") == job.id
+
+    # an older worker runs what a newer producer asks for, as long as it does without the new fields
+    ahead = submit_newer(service, newer, "ahead")
+    assert service.client.get(ahead).options == service.submit("same").options
+    assert not service.client.get(ahead).newer
+    service.start_worker(host_name="older")
+    for job_id in (ahead, job.id):
+        assert service.client.wait(job_id, 25).state is JobState.SUCCEEDED

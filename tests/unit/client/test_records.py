@@ -58,6 +58,15 @@ def test_the_digest_sees_everything_but_the_key() -> None:
     assert request_digest(request()) != request_digest(request(overwrite=True))
 
 
+def test_a_version_with_one_field_more_knows_the_requests_of_before() -> None:
+    class Newer(PackagingRequest):
+        signer: str = "nobody"
+
+    sent = {"base_model": "/b", "checkpoint": "/c", "output_dir": "/o", "labels": {"run": "42"}}
+    assert request_digest(Newer(**sent)) == request_digest(PackagingRequest(**sent))
+    assert request_digest(Newer(**sent, signer="me")) != request_digest(PackagingRequest(**sent))
+
+
 def test_a_name_that_is_no_utf8_can_be_read_and_sent_on() -> None:
     stored = {"time": 1, "job_id": "j", "kind": "Job", "message": "a\udcffb 中", "fields": {"\udcff": ["😀\udcff"]}}
     event = read_event("1-0", json.dumps(stored))
