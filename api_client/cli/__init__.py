@@ -1,18 +1,24 @@
-"""The command line ``trainpack``. Reading order: ``app`` -> ``commands`` -> ``render``; errors end in ``failures``."""
+"""The command line ``trainpack``. Reading order: ``app`` -> ``commands`` -> ``render``; errors end in ``failures``.
+
+Nothing is imported before :func:`main` runs, so that a Ctrl-C while the rest is loading ends without a traceback.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-import typer
-
-from api_client.errors import PackagingError
+INTERRUPTED = 130
+"""As shells report a program that Ctrl-C ended."""
 
 
 def main() -> None:
     """Console script entry: run the command line of this process and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,10 +27,13 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code; errors are shown, never raised.
     """
+    import typer
+
     from api_client.cli.app import build_app
-    from api_client.cli.failures import INTERRUPTED, exit_code, report, unexpected, usage_error
+    from api_client.cli.failures import exit_code, report, unexpected, usage_error
     from api_client.cli.output import standard_output
     from api_client.cli.translate import translate_help
+    from api_client.errors import PackagingError
 
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = standard_output(as_json="--json" in own)

@@ -13,14 +13,13 @@ import typer
 from rich.text import Text
 
 from api_client.address import stack_file
+from api_client.cli import INTERRUPTED as INTERRUPTED  # noqa: PLC0414  found with the other exit codes
 from api_client.cli.language import cause_and_remedy
 from api_client.cli.output import Output
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.formatting import clean
 
 DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE = 0, 1, 2, 3
-INTERRUPTED = 130
-"""As shells report a program that Ctrl-C ended."""
 
 _NOT_REACHABLE = {ErrorCode.REDIS_UNREACHABLE, ErrorCode.STORAGE_UNREACHABLE, ErrorCode.SERVICE_START_FAILED}
 _BAD_REQUEST = {ErrorCode.DEPENDENCY_MISSING, ErrorCode.SETTINGS_INVALID, ErrorCode.OUTPUT_DIR_NOT_WRITABLE}
@@ -39,10 +38,17 @@ def exit_code(error: PackagingError) -> int:
 
 
 def report(output: Output, error: PackagingError) -> None:
-    """Show an error: as the one JSON document, or to a person on standard error."""
+    """Show an error: as the one JSON document, or to a person on standard error.
+
+    There, too, where standard output cannot be written (a full disk, a reader that has left).
+    """
     if output.as_json:
-        output.document({"error": error.to_dict()})
-        return
+        try:
+            output.document({"error": error.to_dict()})
+        except OSError:
+            pass
+        else:
+            return
     output.notes.print(error_text(output, error), soft_wrap=True)
 
 

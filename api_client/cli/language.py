@@ -100,6 +100,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "redis_away": ("Redis does not answer; still trying", "Redis 无响应，继续重试"),
     "remedy": ("Remedy", "处理"),
     "running": ("running", "运行"),
+    "saved": ("saved", "保存时间"),
     "sha256": ("sha256", "sha256"),
     "size": ("size", "大小"),
     "slots": ("slots", "槽位"),

@@ -6,9 +6,11 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import BaseModel
@@ -81,14 +83,23 @@ def plain(data: Any) -> Any:
 
 def standard_output(*, as_json: bool) -> Output:
     """The output of this process."""
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return Output(as_json, language_of(os.environ), make_console(sys.stdout), make_console(sys.stderr))
 
 
+def _nowhere() -> TextIO:
+    """In place of a stream that the caller closed (``>&-``), whose number the next socket would get otherwise."""
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
 def make_console(stream: TextIO, width: int | None = None) -> Console:
     """A console that takes text as it is: no markup, no emoji codes, no highlighting."""
-    if width is None and not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
-        width = PIPE_WIDTH
+    columns = os.environ.get("COLUMNS", "")
+    if width is None and not (columns.isdigit() and int(columns)):
+        # rich would take a width of zero, which some shells and supervisors set, at its word
+        width = (shutil.get_terminal_size().columns if columns else None) if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)

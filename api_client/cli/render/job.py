@@ -80,9 +80,10 @@ def stage_table(output: Output, job: Job, width: int, now: datetime | None = Non
     """The stages with state, duration, attempts and how far each is."""
     stages = job.stages
     durations = [stage_seconds(stage, now) for stage in stages]
+    ascii_only = output.results.options.ascii_only
     return fit_table(
         [
-            Column("", [mark(stage.state.value) for stage in stages], ALWAYS),
+            Column("", [mark(stage.state.value, ascii_only=ascii_only) for stage in stages], ALWAYS),
             Column(output.text("stage"), [stage.name.value for stage in stages], ALWAYS),
             Column(output.text("state"), [state_text(output.language, stage.state.value) for stage in stages], 8),
             Column(

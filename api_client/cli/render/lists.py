@@ -119,7 +119,7 @@ def checkpoints_view(output: Output, listing: CheckpointList, width: int) -> Ite
                 Column(output.text("kind"), [state_text(output.language, one.kind.value) for one in found], 7),
                 Column(output.text("weights"), [format_size(one.weights_bytes) for one in found], 5, right=True),
                 Column(output.text("size"), [format_size(one.size_bytes) for one in found], 2, right=True),
-                Column(output.text("created"), [format_time(one.time) for one in found], 3),
+                Column(output.text("saved"), [format_time(one.time) for one in found], 3),
                 *(
                     Column(
                         name,

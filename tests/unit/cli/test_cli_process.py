@@ -99,3 +99,47 @@ def test_the_command_line_starts_without_anything_heavy():
         "sys.exit(repr({'torch', 'numpy', 'transformers', 'boto3', 'celery', 'config', 'peft'} & set(sys.modules)))"
     )
     assert run(sys.executable, "-c", code).stderr.strip() == "set()"
+
+
+def test_ctrl_c_while_the_commands_load_ends_without_a_traceback(tmp_path):
+    """The interrupt comes in the middle of the imports: the first module that ``run`` asks for raises it."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'api_client.cli.app': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from api_client.cli import main; main()"
+    )
+    done = run(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_nothing_heavy_is_loaded_before_main_can_catch_ctrl_c():
+    code = (
+        "import sys; import api_client.cli; sys.exit(repr({'typer', 'rich', 'pydantic', 'redis'} & set(sys.modules)))"
+    )
+    assert run(sys.executable, "-c", code).stderr.strip() == "set()"
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command line run by a shell, for its redirections; ``$CLI`` is the program."""
+    return run("bash", "-c", line, CLI=" ".join(MODULE), **environment)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_caller_closed_takes_nothing_away_from_the_rest(redirection):
+    done = shell(f"$CLI templates {redirection}; echo code $?; $CLI status x --json {redirection}; echo code $?")
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("code")] == ["code 0", "code 3"]
+
+
+def test_an_error_that_standard_output_cannot_take_is_told_on_standard_error():
+    done = shell("$CLI list --json >/dev/full; echo code $?")
+    assert done.stdout == "code 3\n"
+    assert "redis_unreachable" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_width_of_zero_is_none():
+    assert run(*MODULE, "templates", COLUMNS="0").stdout == run(*MODULE, "templates").stdout != ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,8 @@ from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import Checkpoint, CheckpointList
 from api_client.cli.failures import error_text
 from api_client.cli.language import Language, language_of
-from api_client.cli.render.job import job_view, outputs_table
+from api_client.cli.output import Output, make_console
+from api_client.cli.render.job import job_view, outputs_table, stage_table
 from api_client.cli.render.lists import checkpoints_view, jobs_table, quant_types_table, service_view, templates_table
 from api_client.cli.render.log import log_line
 from api_client.errors import ErrorCode, PackagingError
@@ -128,6 +130,14 @@ def test_status_shows_stages_attempts_error_with_remedy_and_outputs():
     assert "merged_model-Q4_K_M.gguf  610.0 MB" in done
     assert "ab" * 32 in done
     assert "s3://trainpack/20251123-120000-abc123/merged_model.gguf" in done
+
+
+def test_the_marks_of_stages_are_ascii_where_the_stream_is():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    output = Output(False, Language.EN, make_console(stream, 80), make_console(stream, 80))
+    output.show(stage_table(output, make_job(None), 80, NOW))
+    stream.flush()
+    assert b"+ |prepare  |succeeded" in stream.buffer.getvalue()
 
 
 def test_an_error_speaks_the_language_and_keeps_a_remedy_made_for_the_case():
