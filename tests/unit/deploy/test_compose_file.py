@@ -98,8 +98,18 @@ def test_every_service_is_hardened_bounded_and_watched(services: dict[str, dict[
 def test_servers_lie_on_the_inner_network_alone(services: dict[str, dict[str, Any]]) -> None:
     document = documents(HERE / "compose.yaml")[0]
     assert document["networks"]["backend"] == {"internal": True}
-    for name in ("redis", "seaweedfs", "prometheus"):
+    for name in ("redis", "prometheus"):
         assert services[name]["networks"] == ["backend"]
+        assert "ports" not in services[name]
+
+
+def test_download_links_lead_to_a_published_port(services: dict[str, dict[str, Any]]) -> None:
+    default = re.compile(r"\$\{\w+:-([^}]*)\}")
+    link = default.sub(r"\1", services["console"]["environment"]["TRAINPACK_CONSOLE_S3_PUBLIC_ENDPOINT_URL"])
+    ports = [default.sub(r"\1", port) for port in services["seaweedfs"]["ports"]]
+    assert ports == [f"{link.removeprefix('http://')}:8333"]
+    # a port of a service that is on internal networks alone is published in vain
+    assert "frontend" in services["seaweedfs"]["networks"]
 
 
 def test_redis_keeps_what_it_is_given(services: dict[str, dict[str, Any]]) -> None:
