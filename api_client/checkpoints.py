@@ -143,19 +143,27 @@ def resolve_checkpoint(reference: str, run_dir: str | Path | None) -> Path:
     return path
 
 
+def empty_error(listing: CheckpointList) -> PackagingError | None:
+    """Why a run has nothing to package, as an error; ``None`` where it has something."""
+    if listing.empty_reason is None:
+        return None
+    return PackagingError(
+        ErrorCode.CHECKPOINTS_EMPTY,
+        listing.explanation or listing.directory,
+        remedy=_EMPTY_REMEDIES.get(listing.empty_reason),
+        fields={"directory": listing.directory, "reason": listing.empty_reason.value},
+    )
+
+
 def choose_checkpoint(listing: CheckpointList, reference: str) -> Checkpoint:
     """The checkpoint of a list that ``latest``, ``best`` or a bare name means.
 
     Raises:
         PackagingError: ``checkpoint_not_found`` or ``checkpoints_empty``, saying what there is.
     """
-    if listing.empty_reason is not None and listing.find(reference) is None:
-        raise PackagingError(
-            ErrorCode.CHECKPOINTS_EMPTY,
-            listing.explanation or listing.directory,
-            remedy=_EMPTY_REMEDIES.get(listing.empty_reason),
-            fields={"directory": listing.directory, "reason": listing.empty_reason.value},
-        )
+    empty = empty_error(listing)
+    if empty is not None and listing.find(reference) is None:
+        raise empty
     name = {"latest": listing.latest, "best": listing.best}.get(reference, reference)
     if name is None:
         raise PackagingError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import itertools
+import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from api_client.questions import QuestionKind
 
 _BLOCK_MS = 1000
+_ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")
+"""An entry of a Redis stream; ``$`` is the newest one there is."""
 
 
 class PackagingClient:
@@ -133,8 +136,15 @@ class PackagingClient:
             timeout_s: Stop following after this time; ``None``: no bound.
 
         Raises:
-            PackagingError: ``job_not_found``.
+            PackagingError: ``job_not_found``, ``request_invalid`` for an ``after`` that is no id of an entry.
         """
+        if not _ENTRY_ID.fullmatch(after):
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID,
+                f"after {after!r} is not the id of a log entry",
+                remedy="Take the id of an entry, e.g. 1763900000000-0, or leave it out.",
+                fields={"field": "after"},
+            )
         self._store.state(job_id)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         return self._entries(job_id, follow, after, deadline)

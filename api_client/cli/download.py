@@ -42,7 +42,7 @@ def fetch_all(job: Job, directory: Path, output: Output, *, overwrite: bool) -> 
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
             f"job {job.id} has no outputs: it is {job.state.value}",
-            remedy=f"Wait for it: trainpack wait {job.id}.",
+            remedy=f"See why: trainpack status {job.id}." if job.finished else f"Wait for it: trainpack wait {job.id}.",
             fields={"job_id": job.id, "state": job.state.value},
         )
     with _as_not_writable(directory):

@@ -18,7 +18,7 @@ from api_client.checkpoints import checkpoint_kind, resolve_checkpoint
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
 from api_client.errors import ErrorCode, PackagingError
-from api_client.locations import is_remote
+from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
@@ -71,7 +71,7 @@ def check_rules(request: PackagingRequest) -> None:
 
 
 def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) -> PackagingRequest:
-    """Check the paths that are visible here, and write ``RUN/latest`` and ``RUN/best`` out.
+    """Check the paths that are visible here; write ``RUN/latest``, ``RUN/best`` and a directory named from here out.
 
     Args:
         request: The request.
@@ -80,7 +80,8 @@ def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) 
 
     Raises:
         PackagingError: ``base_model_not_found``, ``checkpoint_not_found``, ``checkpoints_empty``,
-            ``checkpoint_not_adapter``, ``output_dir_not_writable``, ``request_invalid`` for other missing files.
+            ``checkpoint_not_adapter``, ``checkpoint_is_adapter``, ``output_dir_not_writable``, ``request_invalid`` for
+            other missing files.
     """
     filled = fill_from_task(request)
     _check_directory(filled.base_model, "base_model", ErrorCode.BASE_MODEL_NOT_FOUND, output, sees_files)
@@ -221,6 +222,8 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
     if reference is None or is_remote(reference):
         return reference
     run_dir = filled.task.output_dir if filled.task else filled.output_dir
+    if filled.task is None and _is_directory_here(reference, run_dir):
+        reference = str(Path(reference).absolute())
     is_path = "/" in reference
     if not is_path and (run_dir is None or is_remote(run_dir)):
         return reference
@@ -228,16 +231,44 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
     if not sees_files and not where.is_dir():
         output.say(output.text("not_visible", field="checkpoint", path=reference), style="yellow")
         return reference
-    path = resolve_checkpoint(reference, run_dir)
+    try:
+        path = resolve_checkpoint(reference, run_dir)
+    except PackagingError as error:
+        raise error if is_path or filled.task else _not_in_output_dir(reference, error) from error
     _check_kind(filled, path)
     return str(path) if is_path and not Path(reference).exists() else reference
+
+
+def _is_directory_here(reference: str, run_dir: str | None) -> bool:
+    """Whether a bare name is a directory in the working directory, as a shell reads it, and none of the run's."""
+    if "/" in reference or reference in CHECKPOINT_WORDS or not Path(reference).is_dir():
+        return False
+    return run_dir is None or is_remote(run_dir) or not Path(run_dir, reference).is_dir()
+
+
+def _not_in_output_dir(reference: str, error: PackagingError) -> PackagingError:
+    """Who gave no task may not know where a word or a bare name is looked up."""
+    return PackagingError(
+        error.code,
+        f"checkpoint {reference!r}, looked up in the output directory: {error.message}",
+        remedy=f"Give a path, e.g. /runs/42/{reference}, or the task with --task.",
+        fields=error.fields,
+    )
 
 
 def _check_kind(filled: PackagingRequest, path: Path) -> None:
     if filled.template not in BUILTIN_TEMPLATES:
         return
     options = resolve_options(filled, find_template(filled.template))
-    if (options.merge_lora or options.export_lora) and checkpoint_kind(path) is CheckpointKind.FULL:
+    uses_adapter = options.merge_lora or options.export_lora
+    kind = checkpoint_kind(path)
+    if not uses_adapter and kind is CheckpointKind.ADAPTER:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_IS_ADAPTER,
+            f"{path} is an adapter, and template {filled.template!r} neither merges nor exports it",
+            fields={"checkpoint": str(path), "template": filled.template},
+        )
+    if uses_adapter and kind is CheckpointKind.FULL:
         raise PackagingError(
             ErrorCode.CHECKPOINT_NOT_ADAPTER,
             f"{path} holds full weights, and template {filled.template!r} needs an adapter",

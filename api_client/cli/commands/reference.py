@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from api_client.checkpoints import list_checkpoints
+from api_client.checkpoints import empty_error, list_checkpoints
 from api_client.cli.command import add_command
 from api_client.cli.connection import open_client
 from api_client.cli.failures import BAD_REQUEST, DONE
@@ -40,11 +40,12 @@ def checkpoints(
     listing = list_checkpoints(
         S3RunFiles(open_storage(), run) if run.startswith("s3://") else Path(run).expanduser().absolute()
     )
+    error = empty_error(listing)
     if output.as_json:
-        output.document(listing)
+        output.document(listing if error is None else {**listing.model_dump(mode="json"), "error": error.to_dict()})
     else:
         output.show(*checkpoints_view(output, listing, output.results.width))
-    return DONE if listing.empty_reason is None else BAD_REQUEST
+    return DONE if error is None else BAD_REQUEST
 
 
 def templates(output: Output) -> int:

@@ -150,6 +150,10 @@ def test_waiting_has_a_bound_and_following_ends_with_the_job(service: Installati
     with pytest.raises(PackagingError) as caught:
         list(service.client.events("20200101-000000-nobody", follow=True))
     assert code_of(caught) == "job_not_found"
+    for no_id in ("", "newest", "1-", "-1", "1-2-3", str(10**20)):
+        with pytest.raises(PackagingError) as caught:
+            service.client.events(job.id, after=no_id)
+        assert code_of(caught) == "request_invalid"
 
 
 def test_an_expired_job_leaves_no_key(service: Installation) -> None:

@@ -117,6 +117,8 @@ def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, 
         (("-b", base, "-c", run_dir, "-o", out), "checkpoint_not_found", "is a run"),
         (("-b", base, "-c", tmp_path / "gone/latest", "-o", out), "checkpoints_empty", "does not exist"),
         (("-b", base, "-c", run_dir / "best", "-o", out), "checkpoint_not_found", "no best"),
+        (("-b", base, "-c", "latest", "-o", out), "checkpoints_empty", "looked up in the output directory"),
+        (("-t", "quantize_base", "-b", base, "-c", run_dir / "latest", "-o", out), "checkpoint_is_adapter", "neither"),
         (("-b", base, "-c", run_dir / "latest", "-o", out, "--imatrix", "/no.gguf"), "request_invalid", "/no.gguf"),
         (("-b", base, "-c", run_dir / "latest", "-o", "/dev/null/x"), "output_dir_not_writable", "/dev/null"),
     ]
@@ -172,6 +174,8 @@ def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, t
     ran = cli("checkpoints", tmp_path / "gone", "--json")
     assert ran.code == 2
     assert ran.document["empty_reason"] == "directory_missing"
+    assert ran.document["error"]["code"] == "checkpoints_empty"
+    assert "does not exist" in ran.document["error"]["message"]
     assert "does not exist" in cli("checkpoints", tmp_path / "gone").out
 
 

@@ -86,6 +86,17 @@ def test_a_word_below_a_run_is_written_out_and_other_references_stay(tmp_path, r
         assert checked.labels == {"a": "b"}
 
 
+def test_a_bare_name_is_the_run_s_checkpoint_else_a_directory_here(tmp_path, run_dir, monkeypatch):
+    monkeypatch.chdir(run_dir)
+    here = {"base": str(tmp_path / "base"), "checkpoint": "checkpoint-1"}
+    elsewhere = build_request(RequestFlags(output="../out", **here))
+    assert check_paths(elsewhere, make_output(), sees_files=True).checkpoint == str(run_dir / "checkpoint-1")
+    remote = build_request(RequestFlags(output="s3://bucket/out", **here))
+    assert check_paths(remote, make_output(), sees_files=True).checkpoint == str(run_dir / "checkpoint-1")
+    into_the_run = build_request(RequestFlags(output=".", **here))
+    assert check_paths(into_the_run, make_output(), sees_files=True).checkpoint == "checkpoint-1"
+
+
 def test_words_are_looked_up_in_the_task_s_run(tmp_path, run_dir):
     task = {"task_id": "t", "status": "failed", "base_model": str(tmp_path / "base"), "output_dir": str(run_dir)}
     path = tmp_path / "task.json"
