@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
+from api_client.quant_types import QUANT_TYPES, QuantType
+
+_TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
+"""Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
 
 
 def predict_file_sizes(
@@ -39,12 +42,17 @@ def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
         tokens = file.metadata.get("tokenizer.ggml.tokens")
         if tokens is not None:
             metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
-        sizes = predict_sizes(file.tensors, QuantType, metadata=file.metadata)
-    return metadata, {quant: size.file_bytes for quant, size in sizes.items()}
+        sizes = {
+            quant: size.file_bytes
+            for matrix, quants in _TYPES.items()
+            for quant, size in predict_sizes(file.tensors, quants, metadata=file.metadata, has_imatrix=matrix).items()
+        }
+    return metadata, sizes
 
 
 def _from_directory(path: Path, allowed_roots: Sequence[Path]) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     from worker.checkpoint import open_base_model
+    from worker.convert.metadata import describe
     from worker.convert.pipeline import plan_conversion
     from worker.gguf.tensors import TensorSpec
     from worker.gguf.types import GGMLType
@@ -53,7 +61,11 @@ def _from_directory(path: Path, allowed_roots: Sequence[Path]) -> tuple[Mapping[
 
     base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
     with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-        _, plan = plan_conversion(base, allowed_roots=allowed_roots, scratch_dir=Path(scratch))
+        _, plan = plan_conversion(base, metadata=describe(path), allowed_roots=allowed_roots, scratch_dir=Path(scratch))
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
-    sizes = predict_sizes(tensors, QuantType, model=facts_from_values(plan.metadata))
-    return plan.metadata, {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}
+    facts = facts_from_values(plan.metadata)
+    return plan.metadata, {
+        quant: size.data_bytes + len(plan.header)
+        for matrix, quants in _TYPES.items()
+        for quant, size in predict_sizes(tensors, quants, model=facts, has_imatrix=matrix).items()
+    }

@@ -14,7 +14,11 @@ import pytest
 from api_client.quant_types import QUANT_TYPES, QuantType
 from tests.integration.harness import ROOT
 from tests.tiny import tiny_base
+from worker.convert.metadata import describe
 from worker.convert.pipeline import convert
+from worker.gguf.reader import open_gguf
+from worker.mixture.sizes import predict_sizes
+from worker.sizes import predict_file_sizes
 
 pytestmark = pytest.mark.integration
 PLAIN = [quant for quant in QuantType if not QUANT_TYPES[quant].needs_imatrix]
@@ -22,10 +26,10 @@ PLAIN = [quant for quant in QuantType if not QUANT_TYPES[quant].needs_imatrix]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A base model directory and the unquantized GGUF made of it."""
+    """A base model directory and the unquantized GGUF that a job makes of it. Its rows fit every type."""
     directory = tmp_path_factory.mktemp("models")
-    base = tiny_base(directory / "base")
-    convert(base, directory / "base.gguf")
+    base = tiny_base(directory / "base", hidden_size=256, intermediate_size=512)
+    convert(base, directory / "base.gguf", metadata=describe(base))
     return base, directory / "base.gguf"
 
 
@@ -57,6 +61,18 @@ def test_predicted_sizes_are_those_of_the_files_that_quantize_makes(models: tupl
     assert (code, made["failed"]) == (0, [])
     sizes = {one["quant_type"]: Path(one["paths"][0]).stat().st_size for one in made["files"]}
     assert sizes == {name: predicted[name] for name in names}
+
+
+def test_a_type_that_needs_an_imatrix_is_predicted_with_its_mixture(models: tuple[Path, Path]) -> None:
+    base, gguf = models
+    quant = QuantType.IQ3_XXS
+    with open_gguf(gguf) as file:
+        without, made = (
+            predict_sizes(file.tensors, [quant], metadata=file.metadata, has_imatrix=matrix)[quant].file_bytes
+            for matrix in (False, True)
+        )
+    assert without != made, "the matrix changes this mixture"
+    assert [predict_file_sizes(model)[1][quant] for model in (gguf, base)] == [made, made]
 
 
 def test_inputs_that_are_no_model_are_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
