@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from api_client.recommend import shape_of
 from api_client.request import is_remote
 from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
 from config.settings import StageSettings
+from worker.storage.outline import outline
 from worker.storage.paths import check_bucket, free_bytes, resolve_local
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error, stand_alone
@@ -86,20 +88,23 @@ def _checkpoints(run: str, start: AnswerStart) -> RunAnswer:
 def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
     from worker.sizes import predict_file_sizes
 
-    if is_remote(model):
+    if model.startswith("s3://"):
+        with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+            metadata, sizes = predict_file_sizes(outline(_s3_files(model, start.settings), Path(scratch)), ())
+    elif is_remote(model):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
-            f"{model}: sizes are predicted for models on the workers' disks",
-            remedy="Give a local path, or go on without sizes: prepare checks the space before anything is made.",
+            f"{model}: sizes are predicted for models on the workers' disks or in object storage",
+            remedy="Give a path or s3://, or go on without sizes: prepare checks the space before anything is made.",
             fields={"field": "model"},
         )
-    roots = start.settings.allowed_roots
-    path = _model_path(resolve_local(model, roots), start.settings)
-    metadata, sizes = predict_file_sizes(path, (Path("/"),) if roots is None else roots)
+    else:
+        roots = start.settings.allowed_roots
+        path = _model_path(resolve_local(model, roots), start.settings)
+        model = str(path)
+        metadata, sizes = predict_file_sizes(path, (Path("/"),) if roots is None else roots)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return SizesAnswer(
-        host=start.host, model=str(path), shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes
-    )
+    return SizesAnswer(host=start.host, model=model, shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes)
 
 
 def _space(path: str, start: AnswerStart) -> SpaceAnswer:
@@ -119,17 +124,21 @@ def _space(path: str, start: AnswerStart) -> SpaceAnswer:
 
 def _run_files(run: str, settings: StageSettings) -> RunFiles:
     if run.startswith("s3://"):
-        from api_client.cli.s3 import S3RunFiles
-        from worker.storage.location import S3Location
-        from worker.storage.s3_edge import make_client
-
-        check_bucket(S3Location.parse(run).bucket, settings.allowed_buckets)
-        return S3RunFiles(make_client(settings.storage), run)
+        return _s3_files(run, settings)
     if is_remote(run):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID, f"{run}: a run is a directory or s3://", fields={"field": "run"}
         )
     return LocalRunFiles(resolve_local(run, settings.allowed_roots))
+
+
+def _s3_files(url: str, settings: StageSettings) -> RunFiles:
+    from api_client.cli.s3 import S3RunFiles
+    from worker.storage.location import S3Location
+    from worker.storage.s3_edge import make_client
+
+    check_bucket(S3Location.parse(url).bucket, settings.allowed_buckets)
+    return S3RunFiles(make_client(settings.storage), url)
 
 
 def _model_path(path: Path, settings: StageSettings) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from api_client.cli.s3 import open_storage
 from tests.integration.console.running import RunningConsole, messages, running_console
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.embedded.stack import Stack
@@ -74,6 +76,20 @@ def test_checkpoints_sizes_and_space_are_asked_where_the_files_are(
     space = http.get("/api/v1/space", params={"path": str(tmp_path / "new" / "dir")}).json()
     assert space["exists"] is False
     assert 0 < space["free_bytes"] < space["total_bytes"]
+
+
+def test_a_model_in_object_storage_is_measured_by_its_headers(http: httpx.Client, run: tuple[Path, Path]) -> None:
+    base, _ = run
+    storage, bucket = open_storage(), os.environ["TRAINPACK_S3_BUCKET"]
+    for file in base.iterdir():
+        storage.put_object(Bucket=bucket, Key=f"models/{base.name}/{file.name}", Body=file.read_bytes())
+    remote, local = (
+        http.get("/api/v1/recommend", params={"model": model, "target": "6GB"}).json()
+        for model in (f"s3://{bucket}/models/{base.name}", str(base))
+    )
+    assert remote == local | {"model": f"s3://{bucket}/models/{base.name}"}
+    nothing = http.get("/api/v1/recommend", params={"model": f"s3://{bucket}/models"})
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (422, "base_model_not_found")
 
 
 @pytest.mark.parametrize(
