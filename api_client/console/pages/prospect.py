@@ -115,12 +115,15 @@ def _model_files(
         return []
     name = form.model_name or ("merged_model" if switches["merge_lora"] else PurePosixPath(base_model).name or "model")
     sizes = found.sizes.sizes if found.sizes else {}
-    files = [FileRow(f"{name}-{quant}.gguf", sizes.get(QuantType(quant))) for quant in types if quant in QUANT_TYPES]
+    exact = not switches["merge_lora"]  # a merged file says more of itself, and its vocabulary may have grown
+    files = [
+        FileRow(f"{name}-{quant}.gguf", sizes.get(QuantType(quant)), exact) for quant in types if quant in QUANT_TYPES
+    ]
     if form.keep_unquantized or not switches["quantize"]:
         # as the base model is hardly ever anything but a 16-bit float
         dtype = _SIXTEEN_BIT if form.gguf_dtype == "auto" else form.gguf_dtype.upper()
         size = sizes.get(QuantType(dtype)) if dtype in QUANT_TYPES else None
-        files.insert(0, FileRow(f"{name}.gguf", size, exact=form.gguf_dtype != "auto"))
+        files.insert(0, FileRow(f"{name}.gguf", size, exact and form.gguf_dtype != "auto"))
     return files
 
 
