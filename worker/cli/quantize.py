@@ -41,7 +41,7 @@ QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
 def quantize(
     output: Output,
     *,
-    source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file, or its first shard.")],
     quant_type: Annotated[
         list[str],
         typer.Option(

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QuantType
-from worker.gguf.reader import GGUFFile, invalid, open_gguf
 from worker.heap import keep_freed_memory
 from worker.kernels import gpu_if_there
 from worker.quantize.imatrix_data import ImatrixData
@@ -32,6 +31,7 @@ from worker.quantize.output_file import OutputFile
 from worker.quantize.prepare import Preparation, prepare
 from worker.quantize.result import QuantizeProgress, QuantizeResult, TypeOutcome
 from worker.quantize.slabs import Slab, cut_slabs, encode_slab
+from worker.quantize.source import Source, open_source
 from worker.stop import ShouldStop, StopRequested
 
 Report = Callable[[QuantizeProgress], None]
@@ -54,7 +54,7 @@ def quantize_file(
     """Quantize a file to all types at once.
 
     Args:
-        source: Unquantized GGUF file.
+        source: Unquantized GGUF file, or the first of its shards.
         outputs: Final path of each quant type's file; an existing file there is replaced when the new one is complete.
         imatrix: Importance matrix, if any.
         threads: Threads to use; by default one per CPU available.
@@ -73,24 +73,20 @@ def quantize_file(
         StopRequested: ``should_stop`` said so; call again to go on.
     """
     keep_freed_memory()
-    with open_gguf(source) as header, source.open("rb", buffering=0) as stream:
-        _check_paths(source, outputs)
-        status = os.fstat(stream.fileno())
-        if status.st_size != header.size_bytes:
-            raise invalid(str(source), "is being changed by somebody else")
-        preparation = prepare(header, list(outputs), imatrix, allow_requantize=allow_requantize)
+    with open_source(source) as opened:
+        _check_paths(opened.paths, outputs)
+        preparation = prepare(opened, list(outputs), imatrix, allow_requantize=allow_requantize)
         files = {
             quant_type: OutputFile(
                 outputs[quant_type],
                 plan,
-                fingerprint(header, status.st_mtime_ns, plan, imatrix.sha256 if imatrix else None),
+                fingerprint(opened.identity, plan, imatrix.sha256 if imatrix else None),
                 resumable=resumable,
             )
             for quant_type, plan in preparation.plans.items()
         }
         work = _Pass(
-            header,
-            stream.fileno(),
+            opened,
             preparation,
             files,
             threads=threads or available_cpus(),
@@ -106,11 +102,11 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_paths(source: Path, outputs: Mapping[QuantType, Path]) -> None:
+def _check_paths(sources: Sequence[Path], outputs: Mapping[QuantType, Path]) -> None:
     if not outputs or len(set(outputs.values())) != len(outputs):
         raise ValueError("one distinct path per quant type is needed")
     for path in outputs.values():
-        if path.exists() and path.samefile(source):
+        if path.exists() and any(path.samefile(source) for source in sources):
             raise PackagingError(ErrorCode.OUTPUT_EXISTS, f"{path} is the source itself", fields={"path": str(path)})
 
 
@@ -118,8 +114,7 @@ def _check_paths(source: Path, outputs: Mapping[QuantType, Path]) -> None:
 class _Pass:
     """State of one pass. Everything but :meth:`_process` runs on the calling thread."""
 
-    source: GGUFFile
-    descriptor: int
+    source: Source
     preparation: Preparation
     files: Mapping[QuantType, OutputFile]
     threads: int
@@ -188,7 +183,7 @@ class _Pass:
         target_of = {file: file.plan.tensors[slab.tensor_index].type for file in alive}
         weights = self.preparation.weights.get(slab.tensor.name)
         targets = dict.fromkeys(target_of.values())
-        encoded = encode_slab(self.source, self.descriptor, slab, targets, weights)
+        encoded = encode_slab(self.source, slab, targets, weights)
         written = {}
         for file, target in target_of.items():
             data = encoded[target]

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from worker.gguf.reader import GGUFFile
 from worker.mixture.plan import OutputPlan
 from worker.quantize.slabs import SLAB_ELEMENTS
 
@@ -22,13 +21,11 @@ JOURNAL_VERSION = 1
 """Raised whenever the journal's form, or the bytes that some type is encoded to, change."""
 
 
-def fingerprint(source: GGUFFile, source_mtime_ns: int, plan: OutputPlan, imatrix_sha256: str | None) -> str:
+def fingerprint(source_identity: str, plan: OutputPlan, imatrix_sha256: str | None) -> str:
     """Digest of all that decides an output file's bytes. The planned header covers mixture, offsets and metadata."""
     facts = {
         "version": JOURNAL_VERSION,
-        "source_header": source.header_sha256,
-        "source_bytes": source.size_bytes,
-        "source_mtime_ns": source_mtime_ns,
+        "source": source_identity,
         "quant_type": plan.mixture.quant_type.value,
         "header": hashlib.sha256(plan.header).hexdigest(),
         "imatrix": imatrix_sha256,

@@ -14,6 +14,7 @@ from api_client.request import unknown_quant_type
 from worker.quantize.engine import Report, quantize_file
 from worker.quantize.imatrix_data import ImatrixData
 from worker.quantize.result import QuantizeResult, TypeOutcome
+from worker.quantize.source import whole_stem
 from worker.quantize.split import split_gguf
 from worker.stop import ShouldStop
 from worker.storage.checksums import sha256_file
@@ -54,10 +55,10 @@ def quantize_local(
     report: Report | None = None,
     should_stop: ShouldStop | None = None,
 ) -> LocalResult:
-    """Quantize ``source`` into ``output_dir`` as ``{stem}-{QUANT}.gguf``.
+    """Quantize ``source`` into ``output_dir`` as ``{stem}-{QUANT}.gguf``, a shard's number left out of the stem.
 
     Args:
-        source: Unquantized GGUF file.
+        source: Unquantized GGUF file, or the first of its shards.
         quant_types: Names, upper or lower case, each once.
         output_dir: Made if it does not exist.
         imatrix: Importance matrix, if any.
@@ -74,7 +75,7 @@ def quantize_local(
         StopRequested: ``should_stop`` said so; the same call goes on later.
     """
     kinds = parse_quant_types(quant_types)
-    outputs = {kind: output_dir / f"{source.stem}-{kind.value}.gguf" for kind in kinds}
+    outputs = {kind: output_dir / f"{whole_stem(source)}-{kind.value}.gguf" for kind in kinds}
     if not overwrite:
         _check_absent(outputs.values())
     with _directory(output_dir):

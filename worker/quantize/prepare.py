@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QuantType
-from worker.gguf.metadata import get_value
-from worker.gguf.reader import GGUFFile, invalid
+from worker.gguf.reader import invalid
 from worker.gguf.tensors import TensorInfo
 from worker.kernels import FLOAT_TYPES, QUANTIZED_TYPES
 from worker.mixture.model import model_facts
 from worker.mixture.plan import OutputPlan, plan_output
 from worker.mixture.policy import ImatrixNeed, choose_mixture
 from worker.quantize.imatrix_data import ImatrixData
+from worker.quantize.source import Source
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class Preparation:
 
 
 def prepare(
-    source: GGUFFile, quant_types: Sequence[QuantType], imatrix: ImatrixData | None, *, allow_requantize: bool
+    source: Source, quant_types: Sequence[QuantType], imatrix: ImatrixData | None, *, allow_requantize: bool
 ) -> Preparation:
     """Plan the files of all quant types.
 
     Raises:
-        PackagingError: ``gguf_invalid`` (nothing to quantize, a shard, or a tensor that no rule can place),
+        PackagingError: ``gguf_invalid`` (nothing to quantize, or a tensor that no rule can place),
             ``gguf_already_quantized``, ``imatrix_required``, ``imatrix_invalid``, ``imatrix_mismatch``.
     """
-    _check_whole(source)
+    if not source.tensors:
+        raise invalid(source.name, "holds no tensors")
     _check_unquantized(source, allow_requantize)
     if imatrix is not None:
         imatrix.check_finite()
@@ -73,15 +74,7 @@ def imatrix_required(quant_type: QuantType, need: ImatrixNeed, why: str) -> Pack
     )
 
 
-def _check_whole(source: GGUFFile) -> None:
-    if not source.tensors:
-        raise invalid(source.name, "holds no tensors")
-    shards = get_value(source.metadata, "split.count", 0)
-    if isinstance(shards, int) and shards > 1:
-        raise invalid(source.name, f"is one of {shards} shards; merge them first", split_count=shards)
-
-
-def _check_unquantized(source: GGUFFile, allow_requantize: bool) -> None:
+def _check_unquantized(source: Source, allow_requantize: bool) -> None:
     quantized = next((tensor for tensor in source.tensors if tensor.type.is_quantized), None)
     if quantized is None or allow_requantize:
         return
@@ -93,7 +86,7 @@ def _check_unquantized(source: GGUFFile, allow_requantize: bool) -> None:
 
 
 def _converted(
-    source: GGUFFile, tensors: Sequence[TensorInfo], plans: Mapping[QuantType, OutputPlan]
+    source: Source, tensors: Sequence[TensorInfo], plans: Mapping[QuantType, OutputPlan]
 ) -> tuple[TensorInfo, ...]:
     """Tensors whose type changes in some file; each must be of a type that can be read as numbers."""
     converted = tuple(

@@ -7,7 +7,6 @@ for NaN and infinity, as llama-quantize checks it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.gguf.finite import first_not_finite
-from worker.gguf.reader import GGUFFile, invalid
 from worker.gguf.types import GGMLType
 
 if TYPE_CHECKING:
     from worker.gguf.tensors import TensorInfo
+    from worker.quantize.source import Source
 
 SLAB_ELEMENTS = 1 << 20
 """Elements of a slab, unless a single row has more: 4 MiB as float32."""
@@ -64,8 +63,7 @@ def cut_slabs(tensors: Sequence[TensorInfo]) -> Iterator[Slab]:
 
 
 def encode_slab(
-    source: GGUFFile,
-    descriptor: int,
+    source: Source,
     slab: Slab,
     targets: Iterable[GGMLType],
     weights: NDArray[np.float32] | None,
@@ -73,8 +71,7 @@ def encode_slab(
     """Read a slab and turn it into the target types.
 
     Args:
-        source: Header of the source.
-        descriptor: The source, open for reading.
+        source: The source, open.
         slab: What to read.
         targets: Types wanted.
         weights: Importance weights of the whole tensor, float32 ``(n_matrices, row_length)``, or None.
@@ -86,10 +83,10 @@ def encode_slab(
         PackagingError: ``weights_not_finite`` if the source has a NaN or infinity, ``gguf_invalid`` if it ended early.
     """
     tensor = slab.tensor
-    raw = _read(source, descriptor, slab)
+    raw = source.read_rows(tensor, slab.first_row, slab.row_count)
     bad = first_not_finite(tensor.type, raw)
     if bad is not None:
-        raise _not_finite(source.name, slab, bad)
+        raise _not_finite(source.file_of(tensor), slab, bad)
     encoded: dict[GGMLType, NDArray[np.uint8] | PackagingError] = {}
     rows: NDArray[np.float32] | None = None
     for target in targets:
@@ -100,21 +97,6 @@ def encode_slab(
             rows = _widen(tensor.type, raw)
         encoded[target] = _quantize(slab, target, rows, weights)
     return encoded
-
-
-def _read(source: GGUFFile, descriptor: int, slab: Slab) -> NDArray[np.uint8]:
-    """Read with pread, not through the mapping: a file cut short meanwhile is an error then, not a killed process."""
-    tensor = slab.tensor
-    raw = np.empty((slab.row_count, tensor.row_bytes), np.uint8)
-    view = raw.reshape(-1).data
-    position = source.data_offset + tensor.offset + slab.first_row * tensor.row_bytes
-    done = 0
-    while done < raw.nbytes:
-        count = os.preadv(descriptor, [view[done:]], position + done)
-        if count == 0:
-            raise invalid(source.name, f"ended while tensor {tensor.name!r} was read", tensor=tensor.name)
-        done += count
-    return raw
 
 
 def _widen(source_type: GGMLType, raw: NDArray[np.uint8]) -> NDArray[np.float32]:

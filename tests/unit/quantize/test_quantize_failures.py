@@ -13,7 +13,7 @@ from api_client.quant_types import QuantType
 from tests.golden.models import MODELS, build_imatrix, build_model
 from tests.golden.record_files import RECORD, digest
 from tests.unit.quantize.sources import leftovers, save_source
-from worker.gguf.metadata import MetadataValue, ValueType, uint32_value
+from worker.gguf.metadata import uint32_value
 from worker.gguf.reader import open_gguf
 from worker.imatrix.load import load_imatrix
 from worker.quantize.engine import quantize_file
@@ -156,12 +156,7 @@ def test_broken_sources_are_refused(tied, tmp_path):
     foreign = tmp_path / "foreign.gguf"
     foreign.write_bytes(b"PK\x03\x04" + bytes(1000))
     integers = save_source(tmp_path / "i.gguf", {"blk.0.ids.weight": np.ones((4, 64), np.int32)})
-    shard = save_source(
-        tmp_path / "shard.gguf",
-        {"blk.0.attn_q.weight": np.ones((4, 64), np.float32)},
-        {"split.count": MetadataValue.scalar(ValueType.UINT16, 3)},
-    )
-    facts = {cut: "truncated", foreign: "does not begin with GGUF", integers: "I32", shard: "one of 3 shards"}
+    facts = {cut: "truncated", foreign: "does not begin with GGUF", integers: "I32"}
     for source, fact in {**facts, tmp_path / "none.gguf": "does not exist"}.items():
         error = refusal(source, tmp_path)
         assert error.code is ErrorCode.GGUF_INVALID
