@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,14 +119,7 @@ def _refuse_unmergeable(config: Mapping[str, Any], where: str) -> None:
         if config.get(key):
             message = f"{where}: {key} is set; {reason}"
             raise PackagingError(ErrorCode.ADAPTER_UNSUPPORTED, message, remedy=remedy, fields={"feature": key})
-    unknown = next((key for key, value in config.items() if value and key not in _KNOWN), None)
-    if unknown is not None:
-        raise PackagingError(
-            ErrorCode.ADAPTER_UNSUPPORTED,
-            f"{where}: the setting {unknown!r} is not known here; it may change what the adapter's tensors mean",
-            remedy="Remove it from adapter_config.json if it has no effect on merging, or merge with PEFT first.",
-            fields={"feature": unknown},
-        )
+    refuse_unknown(config, frozenset(), where)
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(_ALTERS_BASE):
         raise PackagingError(
@@ -135,6 +128,27 @@ def _refuse_unmergeable(config: Mapping[str, Any], where: str) -> None:
             remedy="Save the adapter with `save_pretrained(..., path_initial_model_for_weight_conversion=...)`, "
             "which turns it into a plain LoRA for the original base.",
             fields={"feature": f"init_lora_weights={init}"},
+        )
+
+
+def refuse_unknown(config: Mapping[str, Any], of_the_method: Container[str], where: str) -> None:
+    """Refuse a setting that is switched on and that nobody here has heard of.
+
+    Args:
+        config: ``adapter_config.json``.
+        of_the_method: Settings of a method beside those that are known of LoRA.
+        where: Named in the message.
+
+    Raises:
+        PackagingError: ``adapter_unsupported``, naming the setting.
+    """
+    unknown = next((key for key, on in config.items() if on and key not in _KNOWN and key not in of_the_method), None)
+    if unknown is not None:
+        raise PackagingError(
+            ErrorCode.ADAPTER_UNSUPPORTED,
+            f"{where}: the setting {unknown!r} is not known here; it may change what the adapter's tensors mean",
+            remedy="Remove it from adapter_config.json if it has no effect on merging, or merge with PEFT first.",
+            fields={"feature": unknown},
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.adapters.adapter import Adapter
@@ -55,11 +55,14 @@ def _modules(adapter: Adapter) -> dict[tuple[str, int], dict[str, AdapterKey]]:
 
 
 def _plan_module(draft: Draft, settings: LoraSettings, path: str, depth: int, parts: Parts) -> None:
+    left = set(parts)
     for part, key in parts.items():
         if part.startswith("."):
             plan_replacement(draft, (path + part).lstrip("."), key)
+            left.remove(part)
         elif part == TOKENS_PART:
             plan_token_rows(draft, settings.trainable_token_indices, path, key)
+            left.remove(part)
     for name_a, name_b in _PAIRS:
         if (name_a in parts) != (name_b in parts):
             present = name_a if name_a in parts else name_b
@@ -67,11 +70,25 @@ def _plan_module(draft: Draft, settings: LoraSettings, path: str, depth: int, pa
             raise PackagingError(ErrorCode.ADAPTER_INVALID, message)
         if name_a not in parts:
             continue
+        left -= {name_a, name_b}
         parameter = targeted_parameter(draft, settings, path, depth) if name_a == "lora_A" else None
         if parameter is not None:
             plan_parameter(draft, settings, parameter, parts[name_a], parts[name_b])
         else:
             _plan_low_rank(draft, settings, path, (parts[name_a], parts[name_b]), parts)
+            left -= {"lora_magnitude_vector", f"{name_b}.bias"}
+    if left:
+        _refuse_left_over(draft, parts[min(left)])
+
+
+def _refuse_left_over(draft: Draft, key: AdapterKey) -> NoReturn:
+    """A part that no layer of PEFT's has, or one without the factors that it belongs to."""
+    raise PackagingError(
+        ErrorCode.ADAPTER_UNSUPPORTED,
+        f"{draft.adapter.directory}: it is not known here what {draft.adapter.tensors[key].name} does",
+        remedy="Merge the adapter with PEFT first and package the result with `quantize_base`.",
+        fields={"feature": key.part, "tensor": draft.adapter.tensors[key].name},
+    )
 
 
 def _plan_low_rank(

@@ -7,9 +7,10 @@ merges itself. Memory: the base tensor, PEFT's working copies of it, and the ada
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +40,7 @@ class PeftUpdate:
         config: ``adapter_config.json``, without paths.
         state: Adapter tensors by the end of their name that follows the module's path; by their whole name, which
             starts with ``base_model.``, where all modules share them.
-        largest: Rows and columns of the largest module; shared projections are cut from that size.
+        largest: Outputs and inputs of the largest module; shared projections are cut from that size.
     """
 
     module: str
@@ -51,6 +52,11 @@ class PeftUpdate:
     state: Mapping[str, torch.Tensor]
     largest: tuple[int, ...]
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Outputs and inputs of the module."""
+        return self.shape[::-1] if self.layer == "conv1d" else self.shape
+
     def apply(self, tensor: torch.Tensor, precision: Precision) -> torch.Tensor:
         """Build the module around ``tensor``, attach, merge, take the tensor out again."""
         import torch
@@ -59,14 +65,14 @@ class PeftUpdate:
         weight = value if self.part == "weight" else torch.zeros(self.shape, dtype=value.dtype, device=value.device)
         bias = value if self.part == "bias" else None
         if bias is None and self.has_bias:
-            bias = torch.zeros(_out_features(self.layer, self.shape), dtype=value.dtype, device=value.device)
+            bias = torch.zeros(self.size[0], dtype=value.dtype, device=value.device)
         module = _module(self.layer, weight, bias)
         with _build_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's hints about training
             try:
                 layer = self._attached(module)
                 layer.merge()
-            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, re.error) as error:
                 raise PackagingError(
                     ErrorCode.ADAPTER_UNSUPPORTED,
                     f"PEFT cannot merge {self.config.get('peft_type')} into {self.module}: {str(error)[:300]}",
@@ -85,7 +91,7 @@ class PeftUpdate:
 
         root = torch.nn.Module()
         _insert(root, self.module, module)
-        if self.largest != self.shape:
+        if self.largest != self.size:
             weight = next(module.parameters()).new_zeros(1).expand(self.largest)  # a shape, no memory
             root.add_module(_LARGEST, _module("linear", weight, None))
         root.is_gradient_checkpointing = False  # type: ignore[assignment]  # else PEFT asks for input embeddings
@@ -107,14 +113,18 @@ class PeftUpdate:
 
     def _config_for_one(self) -> dict[str, Any]:
         config = {key: value for key, value in self.config.items() if key not in _SELECTION}
-        config["target_modules"] = [self.module] if self.largest == self.shape else [self.module, _LARGEST]
+        config["target_modules"] = [self.module] if self.largest == self.size else [self.module, _LARGEST]
         config["inference_mode"] = True
         feedforward = config.get("feedforward_modules")
         if feedforward is not None:
-            ends = [feedforward] if isinstance(feedforward, str) else feedforward
-            matched = any(self.module == end or self.module.endswith(f".{end}") for end in ends)
-            config["feedforward_modules"] = [self.module] if matched else []
+            config["feedforward_modules"] = [self.module] if self._is_named(feedforward) else []
         return config
+
+    def _is_named(self, modules: str | Sequence[str]) -> bool:
+        """Whether IA3 takes the module for one of ``modules``: a pattern of whole paths, or ends of paths."""
+        if isinstance(modules, str):
+            return re.fullmatch(modules, self.module) is not None
+        return self.module.endswith(tuple(modules))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors for the module."""
@@ -168,7 +178,3 @@ def _module(kind: LayerKind, weight: torch.Tensor, bias: torch.Tensor | None) ->
     if bias is not None:
         module.bias = torch.nn.Parameter(bias, requires_grad=False)
     return module
-
-
-def _out_features(kind: LayerKind, shape: tuple[int, ...]) -> int:
-    return shape[1] if kind == "conv1d" else shape[0]

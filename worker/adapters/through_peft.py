@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.adapters.config import token_indices
+from worker.adapters.adapter import Adapter
+from worker.adapters.config import refuse_unknown, token_indices
 from worker.adapters.draft import Draft
 from worker.adapters.keys import TOKENS_PART, clean_path
 from worker.adapters.names import CONV1D_MODEL_TYPES, is_embedding, is_head
@@ -27,6 +28,8 @@ MERGED_BY_PEFT = frozenset({
 })  # fmt: skip
 # methods with random projections as large as the largest adapted module, which may be saved or drawn again from a seed
 _SIZED_BY_MODEL = frozenset({"VERA", "PVERA", "RANDLORA"})
+# methods whose merged bias is made of the weight as well; an update has only one of the two before it
+_BIAS_BY_WEIGHT = frozenset({"GLORA"})
 # trained copies of a module inside the adapter's own container: LN tuning
 _TRAINED_COPY = "ln_tuning_layers"
 # config keys that say where the trainer's files were, or name a Python module to import
@@ -39,6 +42,7 @@ def plan_through_peft(draft: Draft) -> None:
     Raises:
         PackagingError: ``adapter_unsupported``, ``adapter_not_finite``.
     """
+    _refuse_unknown_settings(draft.adapter)
     config = {key: value for key, value in draft.adapter.config.items() if key not in _PRIVATE}
     states: dict[str, dict[str, torch.Tensor]] = {}
     shared: dict[str, torch.Tensor] = {}
@@ -73,6 +77,14 @@ def plan_through_peft(draft: Draft) -> None:
     _try_first(draft)
 
 
+def _refuse_unknown_settings(adapter: Adapter) -> None:
+    """PEFT drops a setting that this release of it does not know, and merges as if it were not there."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {field.name for field in fields(PEFT_TYPE_TO_CONFIG_MAPPING[adapter.peft_type])}
+    refuse_unknown(adapter.config, known, str(adapter.directory))
+
+
 def _owner(draft: Draft, path: list[str]) -> str | None:
     """The longest beginning of a tensor's path that is a module of the base."""
     for length in range(len(path) - 1, 0, -1):
@@ -93,10 +105,18 @@ def _add_module(draft: Draft, module: str, state: Mapping[str, torch.Tensor], co
             fields={"feature": draft.adapter.peft_type, "module": module},
         )
     biases = [place for place in draft.locator.places(f"{module}.bias") if place.whole]
+    if biases and draft.adapter.peft_type in _BIAS_BY_WEIGHT:
+        raise PackagingError(
+            ErrorCode.ADAPTER_UNSUPPORTED,
+            f"{draft.adapter.directory}: {draft.adapter.peft_type} on {module}, whose bias it changes by its weight",
+            remedy="Merge the adapter with PEFT first and package the result with `quantize_base`.",
+            fields={"feature": draft.adapter.peft_type, "module": module},
+        )
     layer = _layer_kind(draft, places[0])
 
     def update(part: Literal["weight", "bias"]) -> PeftUpdate:
-        return PeftUpdate(module, layer, part, shape, bool(biases), config, state, largest=shape)
+        made = PeftUpdate(module, layer, part, shape, bool(biases), config, state, largest=shape)
+        return replace(made, largest=made.size)
 
     draft.add(places[0], "peft", update("weight"))
     for place in biases:
@@ -120,8 +140,8 @@ def _try_first(draft: Draft) -> None:
 
 def _set_largest(draft: Draft) -> None:
     """Tell every update the largest adapted module, which the projections that all share are cut from."""
-    shapes = [step.update.shape for step in draft.steps if isinstance(step.update, PeftUpdate)]
-    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    sizes = [step.update.size for step in draft.steps if isinstance(step.update, PeftUpdate)]
+    largest = tuple(max(extents) for extents in zip(*sizes, strict=True))
     draft.steps = [
         replace(step, update=replace(step.update, largest=largest)) if isinstance(step.update, PeftUpdate) else step
         for step in draft.steps

@@ -103,6 +103,23 @@ def test_settings_that_cannot_be_merged_are_named(setting, value, tmp_path):
     assert error.remedy
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{Q}.lora_A.bias",
+        f"{Q}.lora_embedding_B.bias",
+        "lm_head.lora_magnitude_vector.weight",
+        "lm_head.lora_B.bias",
+    ],
+)
+def test_a_tensor_that_no_layer_has_is_not_left_out_without_a_word(name, tmp_path):
+    error = _refusal(tmp_path, {**_FACTORS, name: torch.ones(2)})
+
+    assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
+    assert error.fields["tensor"] == f"base_model.model.{name}"
+    assert error.remedy
+
+
 @pytest.mark.parametrize("init", ["corda", "loftq", "lora_ga", "pissa_niter_4", "PiSSA_niter_16"])
 def test_initialisations_that_altered_the_base(init, tmp_path):
     error = _refusal(tmp_path, _FACTORS, init_lora_weights=init)

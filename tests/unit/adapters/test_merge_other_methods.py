@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import peft
 import pytest
 from peft_reference import changed, differences, overlay_merge, peft_merge, quietly, save_adapter
@@ -30,6 +32,11 @@ METHODS = {
         peft.IA3Config,
         {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"], "fan_in_fan_out": True},
     ),
+    "IA3, feedforward by a pattern": (
+        "llama",
+        peft.IA3Config,
+        {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": r".*\.mlp\.(down|up)_proj"},
+    ),
     "LN_TUNING": ("llama", peft.LNTuningConfig, {"target_modules": ["input_layernorm", "norm"]}),
     "LOHA": ("llama", peft.LoHaConfig, {"target_modules": _SOME, "r": 4}),
     "LOKR": ("llama", peft.LoKrConfig, {"target_modules": _SOME, "r": 4, "rank_pattern": {"q_proj": 2}}),
@@ -38,6 +45,7 @@ METHODS = {
     "OSF": ("llama", peft.OSFConfig, {"target_modules": _SOME}),
     "PSOFT": ("llama", peft.PsoftConfig, {"target_modules": _SOME, "r": 4}),
     "PVERA": ("llama", peft.PveraConfig, {"target_modules": _SOME}),
+    "PVERA, transposed": ("gpt2", peft.PveraConfig, {"target_modules": ["c_attn", "c_fc"]}),
     "RANDLORA": ("llama", peft.RandLoraConfig, {"target_modules": _SOME, "r": 4}),
     "ROAD": ("llama", peft.RoadConfig, {"target_modules": _SOME, "group_size": 4}),
     "SHIRA": ("llama", peft.ShiraConfig, {"target_modules": _SOME, "r": 4}),
@@ -81,6 +89,29 @@ def test_method_equals_peft(case, tiny_base, tmp_path):
 
 def test_every_method_that_is_accepted_is_tried():
     assert {case.split(",")[0] for case in METHODS} == MERGED_BY_PEFT
+
+
+def test_bias_that_is_made_of_the_weight_is_refused(tiny_base, tmp_path):
+    base = tiny_base("qwen2")
+    adapter = save_adapter(base, peft.GloraConfig(target_modules=["q_proj"]), tmp_path / "adapter")
+
+    with pytest.raises(PackagingError, match=r"GLORA on .*q_proj, whose bias") as caught:
+        build_overlay(open_adapter(adapter), open_base_model(base), tmp_path / "overlay", precision="base")
+
+    assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
+
+
+def test_setting_that_peft_would_drop_is_refused_by_name(tiny_base, tmp_path):
+    base = tiny_base("llama")
+    adapter = save_adapter(base, peft.LoHaConfig(target_modules=_SOME), tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_something_new": True}))
+
+    with pytest.raises(PackagingError, match="use_something_new") as caught:
+        build_overlay(open_adapter(adapter), open_base_model(base), tmp_path / "overlay", precision="base")
+
+    assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
+    assert caught.value.fields == {"feature": "use_something_new"}
 
 
 def test_method_without_a_merge_is_refused_by_name(tiny_base, tmp_path):
