@@ -117,7 +117,7 @@ def size_bytes(text: str) -> int:
 
 def _report(output: Output, result: LocalResult) -> int:
     """Show what was made; a pass that made nothing is an error."""
-    failed = result.result.failed
+    failed = result.failed
     if failed and not result.files:
         raise next(iter(failed.values()))
     if output.as_json:

@@ -36,10 +36,12 @@ class LocalResult:
     Attributes:
         result: Outcome of each quant type, as a single file.
         files: Files of each type that succeeded: one, or its shards.
+        failed: Errors of the other types. A file that was made and could not be split is kept whole.
     """
 
     result: QuantizeResult
     files: dict[QuantType, list[LocalFile]]
+    failed: dict[QuantType, PackagingError]
 
 
 def quantize_local(
@@ -88,8 +90,13 @@ def quantize_local(
             report=report,
             should_stop=should_stop,
         )
-        made = {kind: outcome for kind, outcome in result.outcomes.items() if outcome.error is None}
-        return LocalResult(result, {kind: _split(outcome, split_max_bytes) for kind, outcome in made.items()})
+        files, failed = {}, result.failed
+        for kind in [kind for kind in kinds if kind not in failed]:
+            try:
+                files[kind] = _split(result.outcomes[kind], split_max_bytes)
+            except PackagingError as error:
+                failed[kind] = error
+        return LocalResult(result, files, failed)
 
 
 def parse_quant_types(names: Sequence[str]) -> list[QuantType]:

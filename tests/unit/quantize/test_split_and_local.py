@@ -130,6 +130,18 @@ def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
 
 
+def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied, tmp_path):
+    (tmp_path / "tied-Q8_0-00002-of-00002.gguf").mkdir()
+    made = quantize_local(tied, ["Q8_0", "Q6_K"], tmp_path, overwrite=True, split_max_bytes=1_200_000)
+    assert made.failed[QuantType.Q8_0].code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
+    assert list(made.files) == [QuantType.Q6_K]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "tied-Q6_K-00001-of-00002.gguf",
+        "tied-Q6_K-00002-of-00002.gguf",
+        "tied-Q8_0.gguf",
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "code", "fact"),
     [
