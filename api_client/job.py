@@ -23,7 +23,8 @@ SCHEMA_VERSION = 1
 """Version of stored jobs and messages.
 
 Raised when a worker of before could not run a job of now rightly. A worker runs jobs of its own version and of older
-ones, and leaves newer ones alone. A new field with a default, and a fact or an artifact more, need no new version.
+ones, and leaves newer ones alone. A new field with a default, a fact more, and an artifact more of a known kind need no
+new version.
 """
 
 

@@ -38,11 +38,6 @@ class StorageSettings(BaseModel):
     concurrency: int = 4
     timeout_s: float = 30.0
 
-    @property
-    def enabled(self) -> bool:
-        """Whether outputs are uploaded."""
-        return self.bucket is not None
-
 
 class StageSettings(BaseModel):
     """The part of the settings that stages see."""
