@@ -33,6 +33,7 @@ Send a token as `Authorization: Bearer TOKEN`. Roles: `read` sees everything, `s
 one job and asks about files on the workers, `operate` also replays many at once.
 
 Every error has the body `{"error": {"code", "message", "remedy", "fields"}}`; the codes are those of the command line.
+`Accept-Language: zh` gives remedies in Chinese.
 """
 ClientFactory = Callable[[ConsoleSettings], PackagingClient]
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api_client.cli.language import Language, cause_and_remedy
+from api_client.console.language import accepted_language
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.formatting import one_line
 
@@ -60,6 +62,7 @@ class ErrorDetail(BaseModel):
     message: str
     """The fact, naming the field, file or value."""
     remedy: str
+    """In English, or in Chinese where ``Accept-Language`` asks for it; one written for the very case is in English."""
     fields: dict[str, Any]
     """Facts for machines."""
 
@@ -75,9 +78,11 @@ def status_of(error: PackagingError) -> int:
     return STATUS.get(error.code, _BY_CLASS[error.error_class])
 
 
-def error_response(error: PackagingError, status: int) -> JSONResponse:
-    """The answer for an error, to a program."""
-    return JSONResponse({"error": plain(error.to_dict())}, status)
+def error_response(error: PackagingError, status: int, language: Language) -> JSONResponse:
+    """The answer for an error, to a program; its remedy is in the language that was asked for, if it is a usual one."""
+    _, remedy = cause_and_remedy(language, error)
+    headers = {"Content-Language": language.value, "Vary": "Accept-Language"}
+    return JSONResponse({"error": plain(error.to_dict() | {"remedy": remedy})}, status, headers)
 
 
 def error_headers(error: PackagingError, status: int) -> dict[str, str]:
@@ -157,7 +162,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     if page is not None and wants_page(request):
         answer: Response = page(request, found, status)
     else:
-        answer = error_response(found, status)
+        answer = error_response(found, status, accepted_language(request.headers.get("accept-language", "")))
     answer.headers.update(headers)
     return answer
 

@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from api_client.cli.language import Language
+from api_client.console.language import accepted_language
 from api_client.console.pages.address import page_address
 
 COOKIE = "trainpack_lang"
@@ -21,23 +22,6 @@ def page_language(request: Request) -> Language:
         if wish in ("en", "zh"):
             return Language(wish)
     return accepted_language(request.headers.get("accept-language", ""))
-
-
-def accepted_language(header: str) -> Language:
-    """The first of English and Chinese in the order of an ``Accept-Language`` header."""
-    wishes = []
-    for part in header.split(","):
-        tag, _, parameter = part.strip().lower().partition(";")
-        wishes.append((-_quality(parameter), tag.partition("-")[0]))
-    known = (tag for rank, tag in sorted(wishes, key=lambda wish: wish[0]) if tag in ("en", "zh") and rank)
-    return Language(next(known, "en"))
-
-
-def _quality(parameter: str) -> float:
-    try:
-        return float(parameter.strip().removeprefix("q=")) if parameter.strip() else 1.0
-    except ValueError:
-        return 0.0
 
 
 def other_language(language: Language) -> Language:

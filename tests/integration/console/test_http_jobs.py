@@ -65,6 +65,14 @@ def test_a_job_is_submitted_followed_and_its_outputs_listed(http: httpx.Client, 
         error_of(http.get(f"/api/v1/jobs/{job['id']}/outputs/{name}"), 404)
 
 
+def test_remedies_come_in_the_language_that_is_asked_for(http: httpx.Client) -> None:
+    for language, word in (("zh-CN,zh;q=0.9,en;q=0.8", "核对编号"), ("fr", "trainpack list")):
+        answer = http.get(f"/api/v1/jobs/{UNKNOWN}", headers={"Accept-Language": language})
+        assert word in error_of(answer, 404)["remedy"]
+        assert "Accept-Language" in answer.headers["vary"]
+    assert answer.headers["content-language"] == "en"
+
+
 def test_two_equal_submits_with_one_key_make_one_job(http: httpx.Client, running: Installation) -> None:
     jobs = [submit(http, running, idempotency_key=running.directory.name) for _ in range(2)]
     assert jobs[0]["id"] == jobs[1]["id"]

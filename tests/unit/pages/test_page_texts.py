@@ -8,8 +8,8 @@ import pytest
 
 from api_client.checkpoints import EmptyReason
 from api_client.cli.language import PHRASES, Language
+from api_client.console.language import accepted_language
 from api_client.console.pages import texts
-from api_client.console.pages.language import accepted_language
 from api_client.console.pages.texts import TEXTS, text
 from api_client.console.roles import Role
 from api_client.job import ArtifactKind, StageName
