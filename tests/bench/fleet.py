@@ -100,6 +100,19 @@ class Fleet:
     faults: Faults = field(default_factory=Faults)
 
 
+def objection(fleet: Fleet, kinds: Mapping[str, Kind], jobs: int) -> str | None:
+    """Why a question makes no sense, if so."""
+    unknown = [
+        *(size for size in fleet.mix if size not in MODELS),
+        *(kind for kind in fleet.slots if kind not in kinds),
+    ]
+    if unknown:
+        return f"there is no {unknown[0]}; sizes are {', '.join(MODELS)}; kinds are {', '.join(kinds)}"
+    if not fleet.slots or fleet.rate <= 0 or jobs < 1 or sum(fleet.mix.values()) <= 0:
+        return "at least one worker, one job, a share and a rate above zero are needed"
+    return None if 0 <= fleet.faults.rate <= 1 else "a chance lies between 0 and 1"
+
+
 def simulate_fleet(fleet: Fleet, kinds: Mapping[str, Kind], jobs: int, seed: int) -> Outcome:
     """So many jobs through the fleet."""
     work = {
@@ -134,13 +147,10 @@ def parse_mix(text: str) -> dict[str, float]:
     return {size: float(share or 1) for size, _, share in pairs}
 
 
-def parse_workers(texts: Sequence[str]) -> list[str]:
-    """``gpu:2``, ``cpu:4:2`` as the kind of every slot."""
-    slots: list[str] = []
-    for text in texts:
-        kind, count, per_worker, *_ = [*text.split(":"), "1", "1"]
-        slots += [kind] * (int(count) * int(per_worker))
-    return slots
+def parse_worker(text: str) -> list[str]:
+    """``gpu:2`` or ``cpu:4:2`` as the kind of every slot."""
+    kind, count, per_worker, *_ = [*text.split(":"), "1", "1"]
+    return [kind] * (int(count) * int(per_worker))
 
 
 def parse_kind(text: str) -> tuple[str, Kind]:
@@ -154,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=20, help="jobs an hour")
     parser.add_argument("--mix", type=parse_mix, default="1b:6,8b:3,70b:1", help="model sizes and their shares")
-    parser.add_argument("--worker", action="append", help="KIND:COUNT[:SLOTS]; may be repeated")
+    parser.add_argument("--worker", action="append", type=parse_worker, help="KIND:COUNT[:SLOTS]; may be repeated")
     parser.add_argument("--kind", action="append", type=parse_kind, default=[], help="a kind of your own, or new rates")
     parser.add_argument("--types", type=int, default=1, choices=range(1, len(BITS) + 1), help="quant types a job")
     parser.add_argument("--failures", type=float, default=0.0, help="chance that an attempt fails")
@@ -163,7 +173,10 @@ def main() -> None:
     arguments = parser.parse_args()
     kinds = KINDS | dict(arguments.kind)
     faults = Faults(arguments.failures, pause_s=2.0)
-    fleet = Fleet(arguments.rate, arguments.mix, parse_workers(arguments.worker or ["gpu:1"]), arguments.types, faults)
+    slots = [slot for worker in arguments.worker or [["gpu"]] for slot in worker]
+    fleet = Fleet(arguments.rate, arguments.mix, slots, arguments.types, faults)
+    if why := objection(fleet, kinds, arguments.jobs):
+        parser.error(why)
     for size in fleet.mix:
         times = {kind: job_time(MODELS[size], kinds[kind], fleet.n_types) for kind in dict.fromkeys(fleet.slots)}
         print(f"{size:>5} " + "; ".join(f"{kind} {t.total:.0f} s, slowest {t.slowest}" for kind, t in times.items()))

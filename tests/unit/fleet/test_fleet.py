@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from random import Random
 
 import pytest
 
-from tests.bench.fleet import KINDS, Fleet, job_time, parse_kind, parse_mix, parse_workers, report, simulate_fleet
+from tests.bench.fleet import (
+    KINDS,
+    Fleet,
+    job_time,
+    objection,
+    parse_kind,
+    parse_mix,
+    parse_worker,
+    report,
+    simulate_fleet,
+)
 from tests.bench.queueing import Arrival, Faults, Outcome, poisson, simulate
 
 JOBS = 40_000
@@ -96,7 +107,7 @@ def test_the_preferred_slot_is_taken_first_and_jobs_in_order() -> None:
 
 
 def test_a_seed_gives_one_run() -> None:
-    fleet = Fleet(30, parse_mix("1b:6,8b:3"), parse_workers(["cpu:2"]), faults=Faults(0.1))
+    fleet = Fleet(30, parse_mix("1b:6,8b:3"), parse_worker("cpu:2"), faults=Faults(0.1))
     first, again, other = (simulate_fleet(fleet, KINDS, 2000, seed) for seed in (1, 1, 2))
     assert first.runs == again.runs
     assert first.mean_delay_s != other.mean_delay_s
@@ -105,7 +116,7 @@ def test_a_seed_gives_one_run() -> None:
 def test_more_workers_never_make_jobs_wait_longer() -> None:
     delays = []
     for count in (1, 2, 4, 8):
-        fleet = Fleet(40, {"8b": 1}, parse_workers([f"cpu:{count}"]))
+        fleet = Fleet(40, {"8b": 1}, parse_worker(f"cpu:{count}"))
         delays.append(simulate_fleet(fleet, KINDS, 3000, 1).mean_delay_s)
     assert delays == sorted(delays, reverse=True)
     assert delays[-1] < 1
@@ -122,7 +133,23 @@ def test_a_job_s_time_adds_up_by_stage_and_names_the_slowest() -> None:
 
 
 def test_the_report_says_all() -> None:
-    fleet = Fleet(10, {"1b": 1}, parse_workers(["gpu:1", "cpu:2:2"]), faults=Faults(0.1))
+    fleet = Fleet(10, {"1b": 1}, [*parse_worker("gpu:1"), *parse_worker("cpu:2:2")], faults=Faults(0.1))
     text = report(simulate_fleet(fleet, KINDS, 500, 1))
     for part in ("queue delay  mean", "p50", "p95", "gpu x1", "cpu x4", "attempts repeated", "0 failed"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("fleet", "jobs", "why"),
+    [
+        (Fleet(1, {"7b": 1}, ["gpu"]), 1, "there is no 7b; sizes are 135m"),
+        (Fleet(1, {"8b": 1}, ["tpu"]), 1, "there is no tpu; .*kinds are small, cpu, gpu"),
+        (Fleet(1, {"8b": 1}, parse_worker("gpu:0")), 1, "at least one worker"),
+        (Fleet(0, {"8b": 1}, ["gpu"]), 1, "a rate above zero"),
+        (Fleet(1, {"8b": 1}, ["gpu"]), 0, "one job"),
+        (Fleet(1, {"8b": 1}, ["gpu"], faults=Faults(2)), 1, "between 0 and 1"),
+    ],
+)
+def test_a_question_without_sense_is_refused(fleet: Fleet, jobs: int, why: str) -> None:
+    assert re.search(why, objection(fleet, KINDS, jobs) or "")
+    assert objection(Fleet(1, {"8b": 1}, ["gpu"]), KINDS, 1) is None
