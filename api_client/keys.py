@@ -29,6 +29,7 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:callbacks               zset    ``ID|number`` of ends to announce, by the next try until delivered or given up
     P:config                  hash    job_ttl_ms, events_max, callbacks (0: workers
                                       have no secret), as the workers were told          always
+    P:clock                   string  the server's time when the reaper last noted it    always
     P:reaper                  string  name of the worker that reaps                      one lease
     P:questions               list    ids of questions about files that wait             a minute
     P:question:QID            string  JSON: a question                                   while its asker waits

@@ -87,11 +87,17 @@ def queue_keys(keys: Keys, queue: str) -> list[str]:
 
 def waiting_task_ids(redis: Redis, keys: Keys, queue: str) -> set[str]:
     """Task ids of the messages that wait in a queue; those already handed to a worker are not among them."""
-    found: set[str] = set()
     client: Any = redis
-    for name in queue_keys(keys, queue):
-        found.update(json.loads(text)["headers"]["id"] for text in client.lrange(name, 0, -1))
-    return found
+    texts = [text for name in queue_keys(keys, queue) for text in client.lrange(name, 0, -1)]
+    return {task_id for task_id in map(_task_id, texts) if task_id is not None}
+
+
+def _task_id(text: str) -> str | None:
+    """Task id of a message as the broker stores it; ``None`` of something that is no such message."""
+    try:
+        return str(json.loads(text)["headers"]["id"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 class MessageSender:

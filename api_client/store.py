@@ -229,7 +229,8 @@ class JobStore:
         Raises:
             PackagingError: ``job_not_found``, ``job_finished``.
         """
-        status, *rest = self.call(lambda: self._cancel(id=job_id))
+        nonce = secrets.token_hex(8)
+        status, *rest = self.call(lambda: self._cancel(id=job_id, nonce=nonce))
         if status == "missing":
             raise job_not_found(job_id)
         if status == "finished":

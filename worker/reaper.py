@@ -11,25 +11,26 @@ it saw.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
 
-from api_client.job import FINISHED_STATES, JobState
 from api_client.keys import Keys
 from api_client.messages import MessageSender, StageMessage, waiting_task_ids
-from api_client.records import read_job
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.metrics.observer import Observer
 from worker.state import decisions
 from worker.state.decisions import RetryPolicy
+from worker.state.outage import is_away
 from worker.state.transitions import Lease, Transitions
-from worker.supervisor.scratch import remove_scratch, sweep_partial
+from worker.supervisor.cleaning import Cleaner
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -55,8 +56,10 @@ def attempt_fields(of: Lease | StageMessage) -> dict[str, Any]:
     return {"job_id": of.job_id, "stage": of.stage.value, "attempt": of.attempt}
 
 
-class StillLeases:
-    """Which leases have not moved for how long. Pure but for the times it is given (monotonic seconds).
+class StandStill:
+    """Which leases, or heartbeats of hosts, have not moved for how long. Pure but for the times it is given.
+
+    Times are monotonic seconds.
 
     Args:
         longest_gap_s: A longer time between two looks means that this process or Redis was away: nothing seen before it
@@ -68,16 +71,16 @@ class StillLeases:
         self._seen: dict[str, tuple[str, float]] = {}
         self._looked_at: float | None = None
 
-    def look(self, now_s: float, leases: dict[str, str]) -> dict[str, float]:
-        """Take note of all running stages and the ends of their leases; how long each has been the same."""
+    def look(self, now_s: float, entries: dict[str, str]) -> dict[str, float]:
+        """Take note of all entries; how long each has been the same."""
         if self._looked_at is not None and now_s - self._looked_at > self._longest_gap_s:
             self._seen.clear()
         self._looked_at = now_s
         self._seen = {
-            member: self._seen[member] if self._seen.get(member, ("",))[0] == until else (until, now_s)
-            for member, until in leases.items()
+            name: self._seen[name] if self._seen.get(name, ("",))[0] == value else (value, now_s)
+            for name, value in entries.items()
         }
-        return {member: now_s - since for member, (_, since) in self._seen.items()}
+        return {name: now_s - since for name, (_, since) in self._seen.items()}
 
 
 class Reaper:
@@ -110,8 +113,10 @@ class Reaper:
         self._sender = sender
         self._observer = observer
         self._policy = RetryPolicy.of_stages(settings)
+        self._cleaner = Cleaner(settings, redis, transitions)
         self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
-        self._still = StillLeases(longest_gap_s=settings.lease_s / 2 + 2 * self._tick_s)
+        longest_gap_s = settings.lease_s / 2 + 2 * self._tick_s
+        self._leases, self._hosts = StandStill(longest_gap_s), StandStill(longest_gap_s)
         self._swept_at = float("-inf")
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -136,25 +141,29 @@ class Reaper:
                 self.tick()
             except RedisError as error:
                 _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
-            except Exception:  # What one job's record cannot be read for must not end the rescue of all others.
+            except Exception:
                 _log.exception(LogEvent.REAPER_FAILED)
 
     def tick(self) -> None:
         """One round."""
-        still_s = self._still.look(time.monotonic(), leases := self._transitions.running())
+        leads = self._leads()  # First: where Redis takes no writes, holders cannot renew, and nothing seen counts.
+        still_s = self._leases.look(time.monotonic(), leases := self._transitions.running())
+        silent_s = self._hosts.look(time.monotonic(), hosts := self._transitions.hosts())
+        if leads:
+            self._look_at_the_clock()
         for message in self._transitions.due():
             self._sender.send(message)
-        leads = self._leads()
         if leads and still_s:
             now_s = self._server_time_s()
             for member, age_s in still_s.items():
                 if run_out(age_s, now_s - int(leases[member]) / 1000, self._settings.lease_s):
-                    self._rescue(member, leases[member])
+                    self._alone(functools.partial(self._rescue, member, leases[member]), member)
         if time.monotonic() - self._swept_at >= self._settings.reap_s:
             self._swept_at = time.monotonic()
             self._clean_scratch()
             if leads:
                 self._sweep()
+                self._strand(silent_s, hosts)
 
     def _leads(self) -> bool:
         """Whether this worker is the one that reaps now."""
@@ -183,21 +192,31 @@ class Reaper:
             self._sender.send(settled.message)
 
     def _sweep(self) -> None:
-        lease_s = self._settings.lease_s
         for message in self._lost(self._transitions.overdue(self._settings.requeue_after_s)):
             _log.warning(LogEvent.MESSAGE_RESENT, **attempt_fields(message))
             self._observer.resent()
             self._sender.send(message)
-        silent_ms = int((self._server_time_s() - lease_s) * 1000)
-        for host in self._redis.zrange(self._keys.named("hosts"), "-inf", silent_ms, byscore=True):
-            messages = self._transitions.strand(host, lease_s)
-            _log.warning(LogEvent.HOST_GONE, host=host, stages=len(messages))
-            for message in messages:
-                self._sender.send(message)
+        silent_ms = int((self._server_time_s() - self._settings.lease_s) * 1000)
         self._redis.zremrangebyscore(self._keys.named("workers"), "-inf", silent_ms)
         expired = self._transitions.expire()
         if expired:
             _log.info(LogEvent.JOBS_EXPIRED, count=len(expired))
+
+    def _strand(self, silent_s: dict[str, float], hosts: dict[str, str]) -> None:
+        """Give up hosts that are silent for a lease time. Judged as leases are: the server's clock may leap."""
+        now_s = self._server_time_s()
+        for host, age_s in silent_s.items():
+            if run_out(age_s, now_s - int(hosts[host]) / 1000 - self._settings.lease_s, self._settings.lease_s):
+                messages = self._transitions.strand(host, hosts[host])
+                if messages is not None:
+                    _log.warning(LogEvent.HOST_GONE, host=host, stages=len(messages))
+                for message in messages or ():
+                    self._sender.send(message)
+
+    def _look_at_the_clock(self) -> None:
+        back_s = self._transitions.set_clock()
+        if back_s:
+            _log.warning(LogEvent.CLOCK_WENT_BACK, seconds=back_s)
 
     def _server_time_s(self) -> float:
         seconds, micros = self._redis.time()
@@ -210,27 +229,14 @@ class Reaper:
 
     def _clean_scratch(self) -> None:
         """Look at every scratch directory on this host: what is not needed any more goes."""
-        key = self._keys.scratch(self._settings.host_name)
-        for job_id, path in self._redis.hgetall(key).items():
-            if self._clean_one(job_id, Path(path)):
-                self._redis.hdel(key, job_id)
+        for job_id, path in self._redis.hgetall(self._keys.scratch(self._settings.host_name)).items():
+            self._alone(functools.partial(self._cleaner.clean, job_id, Path(path)), job_id)
 
-    def _clean_one(self, job_id: str, path: Path) -> bool:
-        """Clean one job's scratch; whether it is gone for good."""
-        state, finished_at = self._redis.hmget(self._keys.job(job_id), "state", "finished_at")
-        if state is not None and state not in FINISHED_STATES:
-            return False
-        kept_s = self._settings.failed_scratch_ttl_s
-        ended_s = self._server_time_s() - int(finished_at or 0) / 1000
-        if state in (None, JobState.SUCCEEDED) or ended_s > kept_s or not path.is_dir():
-            if path.is_dir():
-                remove_scratch(path)
-                _log.info(LogEvent.SCRATCH_REMOVED, path=str(path))
-            return True
-        if state == JobState.CANCELLED:
-            job = read_job(
-                self._redis.hgetall(self._keys.job(job_id)), self._redis.hgetall(self._keys.stages(job_id)), ()
-            )
-            sweep_partial(path, (artifact.path for stage in job.stages for artifact in stage.artifacts))
-            return not path.is_dir()
-        return False
+    def _alone(self, action: Callable[[], None], what: str) -> None:
+        """Run ``action``; where it meets a record that cannot be read, that must not end the work on all others."""
+        try:
+            action()
+        except Exception as error:
+            if isinstance(error, RedisError) and is_away(error):
+                raise
+            _log.exception(LogEvent.REAPER_FAILED, what=what)

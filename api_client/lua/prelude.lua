@@ -20,9 +20,13 @@ local function read(id, stage, field) return redis.call('HGET', stages_key(id), 
 local function write(id, stage, values)
   for field, value in pairs(values) do redis.call('HSET', stages_key(id), stage .. ':' .. field, value) end
 end
+local function queued(id, stage) return job_get(id, 'state') ~= '' and read(id, stage, 'state') == 'queued' end
 local function number(id, stage, field) return tonumber(read(id, stage, field)) or 0 end
 local function plan_of(id) return cjson.decode(job_get(id, 'plan')) end
-local function labels_of(id) return cjson.decode(job_get(id, 'labels')) end
+local function labels_of(id)
+  local labels = job_get(id, 'labels')
+  return labels ~= '' and cjson.decode(labels) or {} -- of a job that has vanished nothing is known
+end
 local function config(name, default) return tonumber(redis.call('HGET', key('config'), name)) or default end
 
 local function finished(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
@@ -91,19 +95,27 @@ local function message_for(id, stage)
     tostring(tonumber(job_get(id, 'schema_version')) or 1)}
 end
 
+-- The next stage that waits for a place under a cap becomes due.
+local function wake_next(pair)
+  local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
+  if not freed[1] then return end
+  redis.call('ZREM', key('sent'), freed[1])
+  redis.call('ZADD', key('wake'), now, freed[1])
+end
+
+-- Notes that a host has had the job's scratch; `host` is the one that has it now.
+local function visit(id, host)
+  local seen = job_get(id, 'hosts')
+  if not string.find(' ' .. seen .. ' ', ' ' .. host .. ' ', 1, true) then job_set(id, 'hosts', seen .. ' ' .. host) end
+end
+
 -- A running stage ends: its lease goes, and a stage that waited for its place under a cap becomes due.
 local function release(id, stage)
   local m = member(id, stage)
   redis.call('ZREM', key('leases'), m)
   for label, value in pairs(labels_of(id)) do
     local pair = label .. '=' .. value
-    if redis.call('SREM', key('running:' .. pair), m) == 1 then
-      local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
-      if freed[1] then
-        redis.call('ZREM', key('sent'), freed[1])
-        redis.call('ZADD', key('wake'), now, freed[1])
-      end
-    end
+    if redis.call('SREM', key('running:' .. pair), m) == 1 then wake_next(pair) end
   end
 end
 
@@ -118,6 +130,13 @@ local function first_open_stage(id)
     if read(id, stage, 'state') ~= 'succeeded' then return stage end
   end
   return nil
+end
+
+-- The key that holds the job's idempotency key, unless a later job has it now.
+local function idempotency_key(id)
+  local given = job_get(id, 'idempotency_key')
+  local known = given ~= '' and redis.call('GET', key('idempotency:' .. given))
+  return known and cjson.decode(known).id == id and key('idempotency:' .. given) or nil
 end
 
 local function job_keys(id) return {job_key(id), stages_key(id), attempts_key(id), events_key(id)} end
@@ -140,8 +159,8 @@ local function finish(id, state, failure, level, text)
   local ttl = config('job_ttl_ms', 14 * DAY_MS)
   redis.call('ZADD', key('expiry'), now + ttl, id)
   for _, name in ipairs(job_keys(id)) do redis.call('PEXPIRE', name, ms(ttl + DAY_MS)) end
-  local idempotency = job_get(id, 'idempotency_key')
-  if idempotency ~= '' then redis.call('PEXPIRE', key('idempotency:' .. idempotency), ms(ttl)) end
+  local idempotency = idempotency_key(id)
+  if idempotency then redis.call('PEXPIRE', idempotency, ms(ttl)) end
 end
 
 local function cancel_job(id)

@@ -3,17 +3,18 @@
 -- Arguments: id, from_stage, nonce. Answers {queued, message} | {missing} | {running, state} | {no_stage}.
 local state = job_get(a.id, 'state')
 if state == '' then return {'missing'} end
-if not finished(state) then
-  if job_get(a.id, 'replay_nonce') ~= a.nonce then return {'running', state} end
-  local open = first_open_stage(a.id)
-  return {'queued', message_for(a.id, open)} -- the answer to the first call was lost
-end
 local plan = plan_of(a.id)
+if job_get(a.id, 'replay_nonce') == a.nonce then -- the answer to the first call was lost; the job may have ended since
+  return {'queued', message_for(a.id, first_open_stage(a.id) or plan[1])}
+end
+if not finished(state) then return {'running', state} end
 local from = a.from_stage ~= '' and a.from_stage or first_open_stage(a.id) or plan[1]
-local found = false
+if not string.find(',' .. table.concat(plan, ',') .. ',', ',' .. from .. ',', 1, true) then return {'no_stage'} end
+local again = false
 for _, stage in ipairs(plan) do
-  if stage == from then found = true end
-  if found then
+  -- An earlier stage that did not succeed has to run as well, with all its retries.
+  again = again or stage == from or read(a.id, stage, 'state') ~= 'succeeded'
+  if again then
     local made = read(a.id, stage, 'artifacts')
     if made ~= '' and made ~= '[]' and made ~= '{}' then -- what is still whole need not be made again
       write(a.id, stage, {previous = made, previous_facts = read(a.id, stage, 'facts')})
@@ -22,12 +23,11 @@ for _, stage in ipairs(plan) do
       finished_at = '', artifacts = '', facts = '', token = ''})
   end
 end
-if not found then return {'no_stage'} end
 local open = first_open_stage(a.id)
 for _, name in ipairs(job_keys(a.id)) do redis.call('PERSIST', name) end
 redis.call('ZREM', key('expiry'), a.id)
-local idempotency = job_get(a.id, 'idempotency_key')
-if idempotency ~= '' then redis.call('PERSIST', key('idempotency:' .. idempotency)) end
+local idempotency = idempotency_key(a.id)
+if idempotency then redis.call('PERSIST', idempotency) end
 job_set(a.id, 'replay_nonce', a.nonce, 'cancel_requested', '0', 'error', '', 'finished_at', '', 'check_artifacts', '1',
   'rewinds', '0')
 set_job_state(a.id, 'queued')

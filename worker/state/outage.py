@@ -7,16 +7,22 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 T = TypeVar("T")
 
-REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
-"""What the Redis client raises while the server is down, restarting, loading or failing over."""
+_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
+_NO_WRITES = "MISCONF"
+"""First word of the answer of a server whose disk is full or failing; the client has no class for it."""
 
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+
+
+def is_away(error: RedisError) -> bool:
+    """Whether the server is down, restarting, loading, failing over, or takes no writes until someone makes room."""
+    return isinstance(error, _AWAY) or str(error).startswith(_NO_WRITES)
 
 
 def ride_out(action: Callable[[], T], outage_s: float, give_up: Callable[[], bool] = lambda: False) -> T:
@@ -35,8 +41,8 @@ def ride_out(action: Callable[[], T], outage_s: float, give_up: Callable[[], boo
     while True:
         try:
             return action()
-        except REDIS_AWAY:
-            if time.monotonic() >= deadline or give_up():
+        except RedisError as error:
+            if not is_away(error) or time.monotonic() >= deadline or give_up():
                 raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -23,7 +23,21 @@ from api_client.scripts import Script
 from worker.stages.context import StageResult
 from worker.state.decisions import Counts, Decision
 
-_SCRIPTS = ("begin", "renew", "relay", "complete", "end_attempt", "rewind", "due", "overdue", "strand", "expire")
+_SCRIPTS = (
+    "begin",
+    "renew",
+    "relay",
+    "complete",
+    "end_attempt",
+    "rewind",
+    "due",
+    "overdue",
+    "strand",
+    "expire",
+    "set_clock",
+    "forget_scratch",
+)
+_CLOCK_TOLERANCE_S = 1.0
 
 LeaseAnswer = Literal["ok", "cancel", "lost"]
 
@@ -108,9 +122,10 @@ class Transitions:
         host: str,
         pin: bool,
         limits: Mapping[str, int],
+        token: str | None = None,
     ) -> Begun | Ignored:
-        """Take the lease of a queued stage."""
-        token = f"{attempt}-{secrets.token_hex(8)}"
+        """Take the lease of a queued stage. With a :func:`new_token` of the caller's it may be repeated."""
+        token = token or new_token(attempt)
         status, *rest = self._run["begin"](
             job_id=job_id,
             stage=stage.value,
@@ -183,10 +198,23 @@ class Transitions:
         answers = self._run["overdue"](age_ms=int(age_s * 1000), limit=limit)
         return [StageMessage.from_answer(answer) for answer in answers]
 
-    def strand(self, host: str, age_s: float) -> list[StageMessage]:
-        """Move the queued stages of a silent host to queues that any worker serves."""
-        answers = self._run["strand"](host=host, age_ms=int(age_s * 1000))
-        return [StageMessage.from_answer(answer) for answer in answers]
+    def hosts(self) -> dict[str, str]:
+        """Every host with the time of its last heartbeat; both as stored."""
+        entries = self._redis.zrange(self._keys.named("hosts"), 0, -1, withscores=True)
+        return {host: str(int(score)) for host, score in entries}
+
+    def strand(self, host: str, seen: str) -> list[StageMessage] | None:
+        """Move the queued stages of a silent host to queues that any worker serves; ``None`` if it was heard again."""
+        status, *rest = self._run["strand"](host=host, seen=seen)
+        return [StageMessage.from_answer(answer) for answer in rest[0]] if status == "gone" else None
+
+    def set_clock(self) -> float:
+        """Note the server's time; seconds that it went back since it was last noted, 0 as a rule."""
+        return int(self._run["set_clock"](tolerance_ms=int(_CLOCK_TOLERANCE_S * 1000))[0]) / 1000
+
+    def forget_scratch(self, job_id: str, host: str) -> None:
+        """Drop the note of a job's scratch directory on a host, unless the job goes on."""
+        self._run["forget_scratch"](job_id=job_id, host=host)
 
     def expire(self, limit: int = 500) -> list[str]:
         """Remove jobs whose time is over; their ids."""
@@ -203,7 +231,7 @@ class Transitions:
         job_id, stage = split_member(member)
         names = [f"{stage.value}:{field}" for field in ("token", "attempt", "worker", "retries", "crashes")]
         token, attempt, worker, retries, crashes = self._redis.hmget(self._keys.stages(job_id), names)
-        if not token:
+        if not token or not self._redis.exists(self._keys.job(job_id)):
             return None
         lease = Lease(job_id, stage, int(attempt or 0), token)
         return RunningStage(lease, lease_until, worker or "?", Counts(int(retries or 0), int(crashes or 0)))
@@ -211,6 +239,11 @@ class Transitions:
     def forget_running(self, member: str) -> None:
         """Drop an entry whose job no longer exists."""
         self._redis.zrem(self._keys.named("leases"), member)
+
+
+def new_token(attempt: int) -> str:
+    """A token that nobody else has."""
+    return f"{attempt}-{secrets.token_hex(8)}"
 
 
 def event_text(event: Event) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import faulthandler
-import fcntl
 import importlib
 import json
 import os
@@ -34,14 +33,13 @@ from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stop import StopRequested
 from worker.supervisor.channel import Channel
 from worker.supervisor.forkserver import leave_forkserver
-from worker.supervisor.scratch import LOCK_FILE
+from worker.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
 from worker.supervisor.stage_log import send_records
 from worker.supervisor.usage import Usage
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.2
 _USAGE_EVERY_S = 5.0
-_LOCK_WAIT_S = 30.0
 OWN_PACKAGES = {"api_client", "config", "worker"}
 
 
@@ -172,23 +170,12 @@ def stand_alone(output: socket.socket) -> None:
 
 def _lock(scratch: Path) -> int:
     """Hold the scratch directory: an older attempt that still runs on this machine must end first."""
-    descriptor = os.open(scratch / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in {errno.ENOLCK, errno.ENOSYS}:
-                return descriptor  # A file system without locks; the token still guards every result.
-            if time.monotonic() > deadline:
-                raise PackagingError(
-                    ErrorCode.WORKER_LOST, f"another attempt still works in {scratch} after {_LOCK_WAIT_S:g} s"
-                ) from error
-            time.sleep(0.05)
-        else:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-            return descriptor
+    descriptor = acquire(scratch, LOCK_WAIT_S)
+    if descriptor is None:
+        raise still_used(scratch)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
 
 
 def _stage_function(start: StageStart) -> Callable[[StageContext], StageResult]:

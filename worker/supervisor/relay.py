@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api_client.events import STAGE_KINDS, Event, EventKind
 from api_client.job import Progress
-from worker.state.outage import REDIS_AWAY, ride_out
+from worker.state.outage import is_away, ride_out
 from worker.state.transitions import Lease, Transitions
 
 _PENDING_MAX = 2000
@@ -104,10 +104,10 @@ class Relay:
             self._wake.clear()
             try:
                 self._flush()
-            except REDIS_AWAY:
+            except RedisError as error:
+                if not is_away(error):
+                    return  # A refused write (no right): the result will meet it too and say so.
                 self._closing.wait(_PROGRESS_EVERY_S)
-            except RedisError:
-                return  # A refused write (no memory, no right): the result will meet it too and say so.
 
     def _flush(self) -> None:
         while not self._lost:

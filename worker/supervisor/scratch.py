@@ -22,9 +22,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.request import PackagingRequest, is_remote
 from config.settings import Settings
 from worker.storage.paths import DISK_FULL, resolve_local
-
-LOCK_FILE = ".lock"
-"""Held with ``flock`` by the process that works here; holds its process id."""
+from worker.supervisor.scratch_lock import LOCK_FILE
 
 CREATED_FILE = ".created"
 """Names the topmost directory that was made for the scratch directory to lie in."""
@@ -62,12 +60,11 @@ def make_scratch(path: Path, allowed_roots: Sequence[Path] | None) -> None:
     """
     if allowed_roots is not None:
         resolve_local(path.parent, allowed_roots, for_writing=True)
-    missing = [parent for parent in path.parents if not parent.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / LOCK_FILE).touch()
-        if missing:
-            (path / CREATED_FILE).write_text(str(missing[-1]), "utf-8")
+        try:
+            _create(path)
+        except FileNotFoundError:
+            _create(path)  # The directory of the ended job was removed just in between.
     except OSError as error:
         if error.errno in DISK_FULL:
             raise PackagingError(ErrorCode.DISK_SPACE_INSUFFICIENT, f"the disk is full at {path}") from error
@@ -76,6 +73,14 @@ def make_scratch(path: Path, allowed_roots: Sequence[Path] | None) -> None:
             f"cannot create {path}: {error.strerror or error}",
             fields={"path": str(path)},
         ) from error
+
+
+def _create(path: Path) -> None:
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    (path / LOCK_FILE).touch()
+    if missing:
+        (path / CREATED_FILE).write_text(str(missing[-1]), "utf-8")
 
 
 def end_predecessor(path: Path) -> int | None:
@@ -122,7 +127,12 @@ def remove_scratch(path: Path) -> None:
         topmost = Path((path / CREATED_FILE).read_text("utf-8"))
     except OSError:
         topmost = None
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for entry in path.iterdir():
+            if entry.name != LOCK_FILE:
+                _remove(entry)
+        (path / LOCK_FILE).unlink(missing_ok=True)  # The last: who gets it finds nothing that is still to go.
+        path.rmdir()
     for parent in path.parents if topmost else ():
         try:
             parent.rmdir()
@@ -130,6 +140,14 @@ def remove_scratch(path: Path) -> None:
             return
         if parent == topmost:
             return
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
 
 
 def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
@@ -155,10 +173,11 @@ def sweep_partial(path: Path, keep: Iterable[str]) -> None:
     for entry in sorted(path.rglob("*"), reverse=True):
         above_kept = any(entry in name.parents for name in kept)
         inside_kept = any(parent in kept for parent in entry.parents)
-        if entry.name == CREATED_FILE or entry in kept or above_kept or inside_kept:
+        if entry.name in (CREATED_FILE, LOCK_FILE) or entry in kept or above_kept or inside_kept:
             continue
         with contextlib.suppress(OSError):
             if entry.is_dir() and not entry.is_symlink():
                 entry.rmdir()
             else:
                 entry.unlink()
+    (path / LOCK_FILE).unlink(missing_ok=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -30,8 +30,9 @@ from worker.stages.outputs import CHECKSUMS, MANIFEST
 from worker.state import decisions
 from worker.state.decisions import Counts, Decision, RetryPolicy
 from worker.state.outage import ride_out
-from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions
+from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions, new_token
 from worker.supervisor.child import StageStart, as_packaging_error
+from worker.supervisor.cleaning import Cleaner
 from worker.supervisor.drain import Drain
 from worker.supervisor.event_file import export_events
 from worker.supervisor.heart import Heart, Holding
@@ -40,12 +41,12 @@ from worker.supervisor.relay import Relay
 from worker.supervisor.scratch import (
     end_predecessor,
     make_scratch,
-    remove_scratch,
     scratch_path,
     scratch_roots,
     sweep_output,
     sweep_partial,
 )
+from worker.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
 from worker.supervisor.upstream import check_upstream, still_whole
 from worker.supervisor.watch import Bounds, Ending, Outcome, Watch
 
@@ -115,7 +116,7 @@ class Supervisor:
         self._drain = drain
         self._observer = observer
         self._gpus = gpus
-        self._ended = threading.Event()
+        self._cleaner = Cleaner(settings, redis, transitions)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(settings.slots):
             self._slots.put(slot)
@@ -130,7 +131,8 @@ class Supervisor:
         """
         if self._drain.requested:
             return "draining"
-        begun = self._transitions.begin(
+        begin = functools.partial(
+            self._transitions.begin,
             job_id,
             stage,
             attempt,
@@ -138,7 +140,10 @@ class Supervisor:
             host=self._identity.host,
             pin=not self._settings.scratch_shared,
             limits=self._settings.label_limits,
+            token=new_token(attempt),
         )
+        # The lease may have been taken although the answer was lost: it must not be left to nobody.
+        begun = ride_out(begin, self._settings.outage_s, lambda: self._drain.requested)
         if isinstance(begun, Ignored):
             _log.debug(LogEvent.MESSAGE_IGNORED, reason=begun.reason)
             return f"ignored: {begun.reason}"
@@ -202,6 +207,7 @@ class Supervisor:
 
     def _run_checked(self, stored: Stored, begun: Begun, holding: Holding) -> tuple[Settled | None, str]:
         lease, host = begun.lease, self._identity.host
+        scratch = self._claim_scratch(stored, lease, holding)
         moved = bool(begun.previous_host) and begun.previous_host != host and not self._settings.scratch_shared
         upstream = check_upstream(
             stored.job,
@@ -229,24 +235,39 @@ class Supervisor:
             if settled is not None:
                 self._observer.unsuccessful(lease, decisions.handed_back(stored.counts), settled.finished)
             return settled, "rewound"
-        scratch = self._prepare_scratch(stored, lease)
         previous = still_whole(stored.previous, stored.request.output_dir, holding.keep_going)
         inputs = Inputs(dict(upstream.done), previous, scratch)
         outcome = self._run_process(stored, lease, holding, inputs)
         return self._record(outcome, stored, lease, scratch), outcome.ending.value
 
-    def _prepare_scratch(self, stored: Stored, lease: Lease) -> Path:
+    def _claim_scratch(self, stored: Stored, lease: Lease, holding: Holding) -> Path:
+        """The job's scratch directory, once nobody else changes it: an older attempt, or the cleaning after an end."""
         scratch = scratch_path(self._settings, lease.job_id, stored.request)
-        make_scratch(scratch, scratch_roots(self._settings, stored.request))
         key = self._keys.scratch(self._identity.host)
         self._ride_out(lambda: self._redis.hset(key, lease.job_id, str(scratch)))
-        ended = end_predecessor(scratch)
-        if ended:
-            _log.warning(LogEvent.PREDECESSOR_ENDED, pid=ended)
-        return scratch
+        while True:
+            make_scratch(scratch, scratch_roots(self._settings, stored.request))
+            ended = end_predecessor(scratch)
+            if ended:
+                _log.warning(LogEvent.PREDECESSOR_ENDED, pid=ended)
+            try:
+                lock = acquire(scratch, LOCK_WAIT_S, holding.keep_going)
+            except FileNotFoundError:
+                continue  # Its job had ended, was replayed, and the cleaning got there first: make it anew.
+            if lock is not None:
+                os.close(lock)
+            elif holding.keep_going():
+                raise still_used(scratch)
+            return scratch
 
     def _run_process(self, stored: Stored, lease: Lease, holding: Holding, inputs: Inputs) -> Outcome:
         slot = self._slots.get()
+        try:
+            return self._run_in_slot(slot, stored, lease, holding, inputs)
+        finally:
+            self._slots.put(slot)
+
+    def _run_in_slot(self, slot: int, stored: Stored, lease: Lease, holding: Holding, inputs: Inputs) -> Outcome:
         relay = Relay(self._transitions, lease, holding.lost.set)
         try:
             start = StageStart(
@@ -279,7 +300,6 @@ class Supervisor:
                 process.close()
         finally:
             relay.close(0 if holding.lost.is_set() else self._settings.outage_s, self._gave_up)
-            self._slots.put(slot)
 
     def _ride_out(self, action: Callable[[], T]) -> T:
         """Run ``action`` through an outage of Redis, as long as the worker may."""
@@ -306,14 +326,21 @@ class Supervisor:
             settled = self._ride_out(lambda: self._transitions.complete(lease, result, message))
             if settled is not None:
                 self._observer.succeeded(lease, artifacts)
+                if lease.attempt > 1:
+                    self._sweep_output(stored, lease)  # What an attempt left that died with its worker.
             return settled
-        if lease.stage is StageName.PUBLISH:
-            names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
-            sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
+        if self._ride_out(lambda: self._transitions.renew(lease)) == "lost":
+            return None  # Whatever lies there may be another attempt's by now.
+        self._sweep_output(stored, lease)
         if outcome.ending is Ending.CANCELLED:
             kept = (artifact.path for stage in stored.job.stages for artifact in stage.artifacts)
             sweep_partial(scratch, kept)
         return self._end(lease, self._decide(outcome, stored.counts))
+
+    def _sweep_output(self, stored: Stored, lease: Lease) -> None:
+        if lease.stage is StageName.PUBLISH:
+            names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
+            sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
 
     def _decide(self, outcome: Outcome, counts: Counts) -> Decision:
         if outcome.ending is Ending.CANCELLED:
@@ -346,13 +373,12 @@ class Supervisor:
             self._observer.finished(settled.finished)
         if settled.finished is None or stored is None:
             return
-        succeeded = settled.finished is JobState.SUCCEEDED
-        if succeeded:
+        if settled.finished is JobState.SUCCEEDED:
             export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir)
-        if succeeded or not any(stage.artifacts for stage in stored.job.stages):
-            # Bad input leaves nothing behind; what a replay could go on from stays for a while.
-            remove_scratch(scratch_path(self._settings, stored.job.id, stored.request))
-            self._forget_scratch(stored.job.id)
+        try:
+            self._cleaner.clean(stored.job.id, scratch_path(self._settings, stored.job.id, stored.request))
+        except (OSError, RedisError) as error:
+            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))  # The reaper comes again.
 
     def _due(self) -> list[Any]:
         """Stages that became due by this one's end (a place under a cap is free)."""
@@ -360,9 +386,3 @@ class Supervisor:
             return list(self._transitions.due())
         except RedisError:
             return []  # The reaper looks for them too.
-
-    def _forget_scratch(self, job_id: str) -> None:
-        try:
-            self._redis.hdel(self._keys.scratch(self._identity.host), job_id)
-        except RedisError as error:
-            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))

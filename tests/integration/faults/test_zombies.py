@@ -68,3 +68,19 @@ def test_a_zombie_publishes_nothing(service: Installation) -> None:
     job = service.wait(job)
     assert job.state == "succeeded"
     assert [line for line in service.runs() if line.startswith("end publish")] == ["end publish 3"]
+
+
+def test_a_zombie_removes_nothing_of_the_newest_attempt(service: Installation) -> None:
+    zombie = service.start_worker()
+    job = service.submit(labels={"publish": "hold:deaf"})
+    service.held("publish")
+    zombie.signal(signal.SIGSTOP)
+    service.start_worker()
+    service.held("publish", 2)
+    half = service.path(".merged_model.gguf.00000000.tmp")
+    assert half.exists(), "the newest attempt has it half-written"
+    zombie.signal(signal.SIGCONT)
+    eventually(lambda: "lease_lost" in zombie.lines, "the zombie sees that it lost")
+    assert half.exists()
+    service.let_go("publish")
+    service.assert_settled(service.wait(job))

@@ -43,6 +43,33 @@ def test_a_cap_by_label_leaves_room_for_others(service: Installation) -> None:
     assert service.redis.keys(f"{service.prefix}:waiting:*") == []
 
 
+def test_a_place_that_the_next_in_line_cannot_take_goes_to_the_one_after(service: Installation) -> None:
+    service.start_worker(slots=4, label_limits='{"team": 1, "project": 1}', requeue_after_s=600)
+    red = service.submit("red", labels={"team": "red", "merge": "hold"})
+    service.held("merge", output="red")
+    both = service.submit("both", labels={"team": "red", "project": "x"})
+    waiting = service.keys.named("waiting:team=red")
+    eventually(lambda: service.redis.zcard(waiting) == 1, "it waits for the team's place")
+    project = service.submit("project", labels={"project": "x", "merge": "hold"})
+    service.held("merge", output="project")
+    after = service.submit("after", labels={"team": "red"})
+    eventually(lambda: service.redis.zcard(waiting) == 2, "the next one waits too")
+    service.let_go("merge", "red")
+    for name, job in (("red", red), ("after", after)):
+        service.assert_settled(service.wait(job), name)
+    assert service.runs("both") == []
+    service.let_go("merge", "project")
+    for name, job in (("project", project), ("both", both)):
+        service.assert_settled(service.wait(job), name)
+
+
+def test_places_of_jobs_that_vanished_are_free(service: Installation) -> None:
+    service.redis.sadd(service.keys.named("running:team=red"), "20200101-000000-nobody|merge")
+    service.start_worker(label_limits='{"team": 1}', requeue_after_s=600)
+    service.assert_settled(service.wait(service.submit(labels={"team": "red"})))
+    assert service.redis.keys(f"{service.prefix}:running:*") == []
+
+
 def test_stages_stay_on_the_host_that_has_the_scratch(service: Installation) -> None:
     for host in ("alpha", "beta"):
         service.start_worker(host_name=host, scratch_dir=service.directory / host)

@@ -164,7 +164,7 @@ def test_an_expired_job_leaves_no_key(service: Installation) -> None:
     eventually(lambda: not service.redis.exists(service.keys.job(bad.id)), "expired")
     eventually(lambda: not service.path(f".trainpack-{bad.id}", "bad").exists(), "scratch gone with its job")
     assert service.client.list() == []
-    fixed = {"config", "hosts", "workers", "reaper", "jobs:templates"}
+    fixed = {"clock", "config", "hosts", "workers", "reaper", "jobs:templates"}
 
     def left() -> list[str]:
         found = service.redis.scan_iter(f"{service.prefix}:*", count=1000)

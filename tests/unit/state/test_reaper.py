@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from worker.reaper import StillLeases, run_out
+from worker.reaper import StandStill, run_out
 
 
 def test_a_lease_that_moves_is_never_still() -> None:
-    still = StillLeases(longest_gap_s=2)
+    still = StandStill(longest_gap_s=2)
     for second in range(20):
         assert still.look(second, {"a|merge": str(1000 + second)}) == {"a|merge": 0}
 
 
 def test_a_lease_that_stays_grows_old() -> None:
-    still = StillLeases(longest_gap_s=2)
+    still = StandStill(longest_gap_s=2)
     ages = [still.look(second, {"a|merge": "1000", "b|merge": str(second)}) for second in range(4)]
     assert [age["a|merge"] for age in ages] == [0, 1, 2, 3]
     assert [age["b|merge"] for age in ages] == [0, 0, 0, 0]
 
 
 def test_wall_clocks_play_no_part() -> None:
-    still = StillLeases(longest_gap_s=2)
+    still = StandStill(longest_gap_s=2)
     still.look(0, {"past|merge": "0", "future|merge": "99999999999999"})
     assert still.look(1, {"past|merge": "0", "future|merge": "99999999999999"}) == {
         "past|merge": 1,
@@ -32,7 +32,7 @@ def test_wall_clocks_play_no_part() -> None:
 
 
 def test_after_a_gap_the_watching_starts_over() -> None:
-    still = StillLeases(longest_gap_s=2)
+    still = StandStill(longest_gap_s=2)
     still.look(0, {"a|merge": "1000"})
     assert still.look(1.9, {"a|merge": "1000"}) == {"a|merge": 1.9}
     assert still.look(60, {"a|merge": "1000"}) == {"a|merge": 0}
@@ -40,7 +40,7 @@ def test_after_a_gap_the_watching_starts_over() -> None:
 
 
 def test_a_stage_that_ended_is_forgotten() -> None:
-    still = StillLeases(longest_gap_s=2)
+    still = StandStill(longest_gap_s=2)
     still.look(0, {"a|merge": "1000"})
     assert still.look(1, {}) == {}
     assert still.look(2, {"a|merge": "1000"}) == {"a|merge": 0}

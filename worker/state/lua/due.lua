@@ -4,7 +4,7 @@ local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('wake'), '-inf', now, 'BYSCORE', 'LIMIT', 0, a.limit)) do
   local id, stage = string.match(m, '^(.-)|(.*)$')
   redis.call('ZREM', key('wake'), m)
-  if read(id, stage, 'state') == 'queued' then
+  if queued(id, stage) then
     redis.call('ZADD', key('sent'), now, m)
     found[#found + 1] = message_for(id, stage)
   end

@@ -3,7 +3,7 @@
 local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('sent'), '-inf', now - a.age_ms, 'BYSCORE', 'LIMIT', 0, a.limit)) do
   local id, stage = string.match(m, '^(.-)|(.*)$')
-  if read(id, stage, 'state') == 'queued' then
+  if queued(id, stage) then
     redis.call('ZADD', key('sent'), now, m)
     found[#found + 1] = message_for(id, stage)
   else

@@ -1,12 +1,11 @@
 -- A host is gone: what waited for it goes to any worker, which makes again what it cannot reach.
--- Arguments: host, age_ms. Answers a list of messages.
-local seen = tonumber(redis.call('ZSCORE', key('hosts'), a.host))
-if seen and seen > now - a.age_ms then return {} end
+-- Arguments: host, seen (its entry, as the caller saw it stand still). Answers {gone, messages} | {alive}.
+if redis.call('ZSCORE', key('hosts'), a.host) ~= a.seen then return {'alive'} end
 redis.call('ZREM', key('hosts'), a.host)
 local found = {}
 for _, m in ipairs(redis.call('SMEMBERS', key('pinned:' .. a.host))) do
   local id, stage = string.match(m, '^(.-)|(.*)$')
-  if read(id, stage, 'state') == 'queued' then
+  if queued(id, stage) then
     event(id, {level = 'warning', stage = stage, message = 'Host ' .. a.host .. ' is gone; the stage moves on'})
     local delay = math.max(0, (tonumber(read(id, stage, 'not_before')) or 0) - now)
     enqueue(id, stage, delay)
@@ -14,4 +13,8 @@ for _, m in ipairs(redis.call('SMEMBERS', key('pinned:' .. a.host))) do
   end
 end
 redis.call('DEL', key('pinned:' .. a.host))
-return found
+-- Messages that nobody takes any more; names as those of api_client/messages.py.
+local queue = key('broker:packaging.host.' .. a.host)
+redis.call('DEL', queue)
+for step = 1, 9 do redis.call('DEL', queue .. string.char(6, 22) .. step) end
+return {'gone', found}

@@ -1,0 +1,79 @@
+"""Records as they stand after someone removed a key or set the server's clock back: no other job waits for that."""
+
+from __future__ import annotations
+
+from api_client import AttemptOutcome, ErrorCode, Job, PackagingError, StageName
+from api_client.messages import queue_keys, waiting_task_ids
+from tests.integration.harness import Installation, eventually, outcomes
+from worker.state.decisions import Counts, RetryPolicy, after_error
+from worker.state.transitions import Begun, Lease, Transitions
+
+HOUR_MS = 3_600_000
+
+
+def begun(service: Installation, job: Job) -> Lease:
+    """A lease of a worker that is gone."""
+    hand = Transitions(service.redis, service.keys, 1.5)
+    found = hand.begin(job.id, StageName.PREPARE, 1, worker="gone", host="gone", pin=False, limits={})
+    assert isinstance(found, Begun)
+    return found.lease
+
+
+def test_a_job_that_vanished_keeps_nobody_from_being_rescued(service: Installation) -> None:
+    vanished, other = service.submit("vanished"), service.submit("other")
+    begun(service, vanished)
+    begun(service, other)
+    service.redis.delete(service.keys.job(vanished.id))
+    worker = service.start_worker()
+    done = service.wait(other)
+    service.assert_settled(done, "other")
+    assert outcomes(done, "prepare") == [AttemptOutcome.RESCUED, AttemptOutcome.SUCCEEDED]
+    eventually(lambda: service.redis.zcard(service.keys.named("leases")) == 0, "its lease is forgotten")
+    assert "reaper_failed" not in worker.lines
+    service.redis.delete(service.keys.stages(vanished.id), service.keys.attempts(vanished.id))
+    service.redis.delete(service.keys.events(vanished.id))
+
+
+def test_a_record_that_cannot_be_read_keeps_nobody_from_being_rescued(service: Installation) -> None:
+    odd, other = service.submit("odd"), service.submit("other")
+    begun(service, odd)
+    begun(service, other)
+    service.redis.hset(service.keys.stages(odd.id), "prepare:crashes", "many")
+    worker = service.start_worker()
+    service.assert_settled(service.wait(other), "other")
+    assert "reaper_failed" in worker.lines
+
+
+def test_something_foreign_in_a_queue_keeps_no_message_from_being_sent_again(service: Installation) -> None:
+    job = service.submit()
+    [key] = [key for key in queue_keys(service.keys, "packaging.io") if service.redis.exists(key)]
+    service.redis.delete(key)
+    service.redis.rpush(queue_keys(service.keys, "packaging.io")[0], "no message at all", '{"headers": null}')
+    hand = Transitions(service.redis, service.keys, 1.5)
+    [message] = hand.overdue(0)
+    assert message.job_id == job.id
+    assert waiting_task_ids(service.redis, service.keys, "packaging.io") == set()
+
+
+def test_a_server_whose_clock_is_set_back_makes_nothing_wait(service: Installation) -> None:
+    """As if the clock had been an hour ahead when the first message was sent and the second job's retry was set."""
+    lost, delayed = service.submit("lost"), service.submit("delayed")
+    error = PackagingError(ErrorCode.UPLOAD_FAILED, "no answer")
+    decision = after_error(error, Counts(), RetryPolicy(5, 3, base_s=0.1, max_s=0.1), jitter=1)
+    hand = Transitions(service.redis, service.keys, 1.5)
+    assert hand.set_clock() == 0
+    assert hand.end_attempt(begun(service, delayed), decision) is not None
+    for key in queue_keys(service.keys, "packaging.io"):
+        service.redis.delete(key)
+    for name in ("sent", "wake"):
+        for member in service.redis.zrange(service.keys.named(name), 0, -1):
+            service.redis.zincrby(service.keys.named(name), HOUR_MS, member)
+    due = service.redis.hget(service.keys.stages(delayed.id), "prepare:not_before")
+    service.redis.hset(service.keys.stages(delayed.id), "prepare:not_before", int(due) + HOUR_MS)
+    service.redis.incrby(service.keys.named("clock"), HOUR_MS)
+
+    worker = service.start_worker()
+
+    for name, job in (("lost", lost), ("delayed", delayed)):
+        service.assert_settled(service.wait(job), name)
+    assert worker.lines.count("clock_went_back") == 1

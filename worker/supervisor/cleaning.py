@@ -1,0 +1,78 @@
+"""What an ended job leaves in its scratch directory: all of it goes, or what is half-written, or nothing yet.
+
+A job that succeeded or expired leaves nothing, nor does one that failed or was cancelled before any file was finished.
+A cancelled one keeps finished artifacts and a failed one everything, for a set time: a replay can go on from there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from api_client.job import FINISHED_STATES, JobState
+from api_client.keys import Keys
+from api_client.records import read_job
+from config.log_events import LogEvent
+from config.settings import Settings
+from worker.state.transitions import Transitions
+from worker.supervisor.scratch import sweep_partial
+from worker.supervisor.scratch_lock import acquire
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Cleaner:
+    """Cleans scratch directories on this host. A replay may come at any moment: it looks again once it holds one."""
+
+    def __init__(self, settings: Settings, redis: Any, transitions: Transitions) -> None:
+        self._host = settings.host_name
+        self._kept_s = settings.failed_scratch_ttl_s
+        self._redis = redis
+        self._keys = Keys(settings.key_prefix)
+        self._transitions = transitions
+
+    def clean(self, job_id: str, scratch: Path) -> None:
+        """Remove what a job need not keep, if it has ended and nobody works in its directory.
+
+        Raises:
+            redis.exceptions.RedisError: nothing more was removed then; the reaper comes again.
+        """
+        if self._kept(job_id) is None:
+            return
+        try:
+            lock = acquire(scratch)
+        except FileNotFoundError:
+            self._transitions.forget_scratch(job_id, self._host)
+            return
+        if lock is None:
+            return
+        try:
+            kept = self._kept(job_id)
+            if kept is None:
+                return
+            sweep_partial(scratch, kept)
+            if not scratch.is_dir():
+                _log.info(LogEvent.SCRATCH_REMOVED, path=str(scratch))
+                self._transitions.forget_scratch(job_id, self._host)
+        finally:
+            os.close(lock)
+
+    def _kept(self, job_id: str) -> frozenset[str] | None:
+        """Paths of the files that stay; ``None`` where all do: the job goes on, or failed not long ago."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(self._keys.job(job_id))
+        pipe.hgetall(self._keys.stages(job_id))
+        pipe.time()
+        job, stages, (seconds, _) = pipe.execute()
+        if not job:
+            return frozenset()
+        if job.get("state") not in FINISHED_STATES:
+            return None
+        finished = frozenset(a.path for stage in read_job(job, stages, ()).stages for a in stage.artifacts)
+        ended_s = int(seconds) - int(job.get("finished_at") or 0) / 1000
+        if job["state"] == JobState.SUCCEEDED or not finished or ended_s > self._kept_s:
+            return frozenset()
+        return finished if job["state"] == JobState.CANCELLED else None
