@@ -33,10 +33,10 @@ def settle_vocabulary(steps: Sequence[Step], base: BaseModel) -> tuple[list[Step
     halves.update((name, name) for name in base.tensors if is_head(name))
     halves.update((step.target, step.source) for step in steps if is_head(step.target))
     rows = {target: _rows(target, source, steps, base) for target, source in halves.items()}
-    before = base.tensors[embedding].shape[0]
-    if set(rows.values()) <= {before}:
-        return list(steps), {}, []
-    wanted = next(count for count in rows.values() if count != before)
+    resized = [count for target, count in rows.items() if count != base.tensors[halves[target]].shape[0]]
+    if not resized:
+        return list(steps), {}, []  # the base's own halves may differ: a head may have no rows for picture tokens
+    wanted = resized[0]
     added: list[Step] = []
     for target, count in rows.items():
         if count < wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hand_made import Q, pair, write_adapter, write_base
 from peft import LoraConfig
 from peft_reference import (
     changed,
@@ -222,3 +223,19 @@ def test_lora_on_a_head_that_the_files_hold_twice(tiny_base, tmp_path):
 
     assert changed(base, merged) == {_HEAD}
     assert Overlay.load(tmp_path / "overlay.safetensors").config_changes() == {"tie_word_embeddings": False}
+
+
+def test_halves_of_different_sizes_are_left_alone(tmp_path):
+    """An embedding with rows for picture tokens, which the head does not answer with (Mllama)."""
+    base = {
+        f"{Q}.weight": torch.zeros(2, 2),
+        "model.embed_tokens.weight": torch.ones(7, 2),
+        "lm_head.weight": torch.ones(5, 2),
+    }
+    merged = overlay_merge(
+        write_base(tmp_path / "base", base),
+        write_adapter(tmp_path / "adapter", pair(Q, [[1, 1]], [[1], [1]])),
+        tmp_path / "overlay.safetensors",
+    )
+
+    assert changed(tmp_path / "base", merged) == {f"{Q}.weight"}
