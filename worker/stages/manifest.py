@@ -15,8 +15,8 @@ from typing import Any
 
 from api_client.job import Artifact, StageName
 from worker.stages.context import StageContext
-from worker.stages.outputs import CHECKSUMS, MANIFEST
-from worker.storage.checksums import format_checksums, parse_checksums
+from worker.stages.outputs import CHECKSUMS
+from worker.storage.checksums import format_checksums, parse_checksums, read_checksums
 
 MANIFEST_VERSION = 1
 _PACKAGES = (
@@ -61,22 +61,20 @@ def manifest_text(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False) + "\n"
 
 
-def owner_of(directory: Path) -> str | None:
-    """Job id in the manifest of a directory; ``None`` where there is no readable manifest."""
-    try:
-        content = json.loads((directory / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    job_id = content.get("job_id") if isinstance(content, dict) else None
-    return job_id if isinstance(job_id, str) else None
-
-
 def checksum_lines(directory: Path, files: Iterable[Artifact]) -> str:
-    """Content of ``SHA256SUMS``: the given files, and the lines of other jobs' files that are still there."""
-    existing = directory / CHECKSUMS
-    older = parse_checksums(existing.read_text("utf-8")) if existing.is_file() else {}
-    kept = {name: digest for name, digest in older.items() if (directory / name).is_file()}
-    return format_checksums(kept | {artifact.name: artifact.sha256 for artifact in files})
+    """Content of ``SHA256SUMS``: the given files, after what is there already.
+
+    Lines of other jobs' files go when the file is gone; lines that are no checksums are the user's and stay.
+    """
+    text = read_checksums(directory / CHECKSUMS)
+    kept = {name: digest for name, digest in parse_checksums(text).items() if (directory / name).is_file()}
+    foreign = [line for line in text.split("\n") if line and not parse_checksums(line)]
+    return "".join(f"{line}\n" for line in foreign) + format_checksums(kept | digests(files))
+
+
+def digests(files: Iterable[Artifact]) -> dict[str, str]:
+    """SHA-256 by file name."""
+    return {artifact.name: artifact.sha256 for artifact in files}
 
 
 def _file(artifact: Artifact) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def planned_outputs(
     return tuple(outputs)
 
 
+def older_manifest(job_id: str) -> str:
+    """Name under which the manifest of an earlier job is kept once another job publishes into the same directory."""
+    return f"manifest-{job_id}.json"
+
+
 def imatrix_name(stem: str) -> str:
     """File name of a computed importance matrix."""
     return f"{stem}.imatrix.gguf"

@@ -5,17 +5,21 @@ Writes nothing but downloads. Whatever can be known to be wrong is refused here,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from api_client.formatting import format_size
-from api_client.job import ArtifactKind
+from api_client.job import ArtifactKind, StageName
 from worker.checkpoint import BaseModel
+from worker.imatrix.calibration import load_calibration
+from worker.imatrix.load import load_imatrix
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
-from worker.stages.outputs import PlannedOutput, planned_outputs
-from worker.stages.publish import check_free, local_target, upload_destination
+from worker.stages.outputs import PlannedOutput, imatrix_name, model_stem, planned_outputs
+from worker.stages.ownership import check_free, check_records_free
+from worker.stages.publish import local_target, upload_destination
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
 from worker.storage.s3 import S3Storage
@@ -30,13 +34,15 @@ def run(context: StageContext) -> StageResult:
     _describe(context, inputs)
     outputs = planned_outputs(context.request, context.options, inputs.base_name, inputs.checkpoint_name)
     if target is not None:
-        for output in outputs:
-            check_free(context, target, output.name)
+        check_records_free(context, target)
+        for name in [output.name for output in outputs] + _computed_matrix(context, inputs):
+            check_free(context, target, name)
     context.stop_point()
     sizes = estimate_sizes(context, inputs) if context.options.export_gguf else None
     _check_space(context, inputs, sizes)
     _check_storage(context)
     imatrix = fetch_imatrix(context)
+    _check_imatrix(imatrix)
     facts = inputs.facts() | {
         "inputs": _fingerprints(inputs),
         "imatrix": {name: str(path) for name, path in imatrix.items()},
@@ -85,6 +91,20 @@ def _check_storage(context: StageContext) -> None:
     destination = upload_destination(context)
     if destination is not None:
         S3Storage(context.settings.storage).check_bucket(destination.bucket)
+
+
+def _computed_matrix(context: StageContext, inputs: JobInputs) -> list[str]:
+    """Name of the importance matrix, where it is computed and so published."""
+    computed = StageName.IMATRIX in context.plan and context.request.imatrix.mode != "file"
+    return [imatrix_name(model_stem(context.request, context.options, inputs.base_name))] if computed else []
+
+
+def _check_imatrix(given: Mapping[str, Path]) -> None:
+    """A file that is no matrix, or no text, is refused before the conversion, not after it."""
+    if "path" in given:
+        load_imatrix(given["path"])
+    if "calibration" in given:
+        load_calibration(given["calibration"])
 
 
 def _fingerprints(inputs: JobInputs) -> dict[str, Any]:

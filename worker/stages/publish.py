@@ -1,8 +1,10 @@
-"""Publish: give the files their final names, upload and verify them, write manifest and checksums last.
+"""Publish: upload and verify the files, give them their final names, write checksums and manifest last.
 
-Reads the artifacts of all stages. A file gets its final name by a hard link (a copy where the file system has none), so
-the scratch copy stays until the job has succeeded and a replay finds its inputs. Safe to repeat: what is already there,
-with the same size and sha256, stays. Raises ``output_exists``, ``upload_failed``, ``storage_denied``.
+Reads the artifacts of all stages. What may fail for long comes first, so that a failed or cancelled job leaves nothing
+in the output directory. A file gets its final name by a hard link (a copy where the file system has none), so the
+scratch copy stays until the job has succeeded and a replay finds its inputs. Safe to repeat: what is already there,
+with the same size and sha256, stays. Jobs that share an output directory publish one after the other.
+Raises ``output_exists``, ``upload_failed``, ``storage_denied``.
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, ArtifactKind
 from api_client.request import is_remote
 from worker.stages.companions import write_companions
-from worker.stages.context import StageContext, StageResult
-from worker.stages.manifest import checksum_lines, manifest, manifest_text, owner_of
-from worker.stages.outputs import CHECKSUMS, MANIFEST
-from worker.storage.atomic import atomic_write_text, place_file
-from worker.storage.checksums import sha256_file
+from worker.stages.context import LeaseLost, StageContext, StageResult
+from worker.stages.manifest import checksum_lines, digests, manifest, manifest_text
+from worker.stages.outputs import CHECKSUMS, MANIFEST, older_manifest
+from worker.stages.ownership import check_free, check_records_free, owner_of
+from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
+from worker.storage.checksums import format_checksums, sha256_file
 from worker.storage.location import S3Location
+from worker.storage.locks import DirectoryLock
 from worker.storage.paths import ensure_output_dir
 from worker.storage.s3 import S3Storage
 
@@ -30,20 +33,26 @@ def run(context: StageContext) -> StageResult:
     """Publish every output of the job."""
     files = list(published_artifacts(context))
     files += write_companions(context, files)
-    target = local_target(context)
     destination = upload_destination(context)
     total = sum(artifact.size_bytes for artifact in files) * (1 if destination is None else 2)
     meter = _Meter(context, total)
-    if target is not None:
-        context.report.confirm()
-        target = ensure_output_dir(target, context.settings.allowed_roots)
-        files = [_place(context, artifact, target, meter) for artifact in files]
     uploads = None if destination is None else _Uploads(context, destination)
     if uploads is not None:
         files = [uploads.send(artifact, meter.file(artifact)) for artifact in files]
     context.stop_point()
     context.report.confirm()
-    files += _write_records(context, files, target, uploads)
+    target = local_target(context)
+    if target is None:
+        files += _write_records(context, files, None, uploads)
+    else:
+        target = ensure_output_dir(target, context.settings.allowed_roots)
+        lock = DirectoryLock(target)
+        lock.acquire(context.report.should_stop)
+        with lock:
+            check_records_free(context, target)
+            files = _place_all(context, files, target, meter)
+            context.report.confirm()
+            files += _write_records(context, files, target, uploads)
     context.report.log(f"Published {len(files)} files", output_dir=context.request.output_dir)
     return StageResult(tuple(files), {"output_dir": context.request.output_dir})
 
@@ -75,21 +84,6 @@ def upload_destination(context: StageContext) -> S3Location | None:
     return S3Location(storage.bucket, storage.prefix.strip("/")).child(context.job_id)
 
 
-def check_free(context: StageContext, target: Path, name: str) -> None:
-    """Refuse to replace a file of another job.
-
-    Raises:
-        PackagingError: ``output_exists``.
-    """
-    if not (target / name).exists() or context.request.overwrite or owner_of(target) == context.job_id:
-        return
-    raise PackagingError(
-        ErrorCode.OUTPUT_EXISTS,
-        f"{target / name} exists and is not of this job",
-        fields={"path": str(target / name), "owner": owner_of(target)},
-    )
-
-
 class _Meter:
     """Adds up the bytes of all files for one progress bar."""
 
@@ -109,13 +103,27 @@ class _Meter:
         return report
 
 
-def _place(context: StageContext, artifact: Artifact, target: Path, meter: _Meter) -> Artifact:
+def _place_all(context: StageContext, files: Sequence[Artifact], target: Path, meter: _Meter) -> list[Artifact]:
+    """Give the files their final names; where that fails, those that are new go again."""
+    new: list[Path] = []
+    try:
+        return [_place(context, artifact, target, meter, new) for artifact in files]
+    except LeaseLost:
+        raise  # they may be the newer attempt's
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _place(context: StageContext, artifact: Artifact, target: Path, meter: _Meter, new: list[Path]) -> Artifact:
     final = target / artifact.name
     progress = meter.file(artifact)
     if not _same(final, artifact):
         check_free(context, target, artifact.name)
         final.parent.mkdir(exist_ok=True)
-        place_file(Path(artifact.path), final)
+        new += [] if final.exists() else [final]
+        place_file(Path(artifact.path), final, report=progress, should_stop=context.report.should_stop)
     progress(artifact.size_bytes)
     return artifact.model_copy(update={"path": str(final)})
 
@@ -151,24 +159,36 @@ class _Uploads:
 def _write_records(
     context: StageContext, files: Sequence[Artifact], target: Path | None, uploads: _Uploads | None
 ) -> list[Artifact]:
-    """Write checksums and, last of all, the manifest; existing records of another job are kept, not lost."""
-    directory = target if target is not None else context.scratch
-    _keep_older_manifest(context, directory)
-    records = []
-    for name, kind, text in (
-        (CHECKSUMS, ArtifactKind.CHECKSUMS, checksum_lines(directory, files)),
-        (MANIFEST, ArtifactKind.MANIFEST, manifest_text(manifest(context, files))),
-    ):
-        path = directory / name
-        atomic_write_text(path, text)
-        record = Artifact(
-            name=name, path=str(path), kind=kind, size_bytes=path.stat().st_size, sha256=sha256_file(path)
-        )
-        records.append(record if uploads is None else uploads.send(record))
+    """Write checksums and, last of all, the manifest; records of another job are kept, not lost.
+
+    ``SHA256SUMS`` beside the files has the lines of all jobs of the directory, the uploaded one those of this job.
+    """
+    sums = _record(context, CHECKSUMS, ArtifactKind.CHECKSUMS, format_checksums(digests(files)))
+    record = _record(context, MANIFEST, ArtifactKind.MANIFEST, manifest_text(manifest(context, files)))
+    if target is not None:
+        text = checksum_lines(target, files)
+        atomic_write_bytes(target / CHECKSUMS, text.encode("utf-8", "surrogateescape"))
+        sums = sums if uploads is not None else _described(target / CHECKSUMS, ArtifactKind.CHECKSUMS)
+    records = [sums, record] if uploads is None else [uploads.send(sums), uploads.send(record)]
+    if target is not None:
+        _keep_older_manifest(context, target)
+        atomic_write_text(target / MANIFEST, Path(record.path).read_text("utf-8"))
+        records = [each.model_copy(update={"path": str(target / each.name)}) for each in records]
     return records
+
+
+def _record(context: StageContext, name: str, kind: ArtifactKind, text: str) -> Artifact:
+    path = context.scratch / name
+    atomic_write_text(path, text)
+    return _described(path, kind)
+
+
+def _described(path: Path, kind: ArtifactKind) -> Artifact:
+    return Artifact(name=path.name, path=str(path), kind=kind, size_bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _keep_older_manifest(context: StageContext, directory: Path) -> None:
     owner = owner_of(directory)
     if owner is not None and owner != context.job_id:
-        (directory / MANIFEST).rename(directory / f"manifest-{owner}.json")
+        (directory / MANIFEST).rename(directory / older_manifest(owner))
+    (directory / older_manifest(context.job_id)).unlink(missing_ok=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from worker.stop import ShouldStop, StopRequested
+
+_SUM = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-f]{64}) [ *](?P<name>[^\r]+)")
+"""A line; ``*`` stands before the name of a file that was read as binary, which makes no difference here."""
 
 CHUNK_BYTES = 4 * 2**20
 """Large enough that hashing, which releases the interpreter lock, and not Python sets the pace."""
@@ -73,14 +77,21 @@ def format_checksums(sums: Mapping[str, str]) -> str:
     return "".join(_line(name, digest) for name, digest in sorted(sums.items()))
 
 
+def read_checksums(path: Path) -> str:
+    """Content of a ``SHA256SUMS``, empty where there is none; to be encoded with ``surrogateescape`` again."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
 def parse_checksums(text: str) -> dict[str, str]:
     """File name to digest; lines that are not of the format are passed over."""
     sums = {}
     for line in text.split("\n"):
-        escaped = line.startswith("\\")
-        digest, separator, name = line[escaped:].partition("  ")
-        if separator and name and len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
-            sums[_unescape(name) if escaped else name] = digest
+        match = _SUM.fullmatch(line)
+        if match:
+            sums[_unescape(match["name"]) if match["escaped"] else match["name"]] = match["digest"]
     return sums
 
 

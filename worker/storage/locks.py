@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -12,6 +13,7 @@ from typing import Self
 from worker.stop import ShouldStop, StopRequested
 
 _POLL_S = 0.05
+_NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 class FileLock:
@@ -37,14 +39,20 @@ class FileLock:
         """Take the lock if nobody is in the way; true where this object holds it already."""
         if self._descriptor is not None:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open()
         try:
-            fcntl.flock(descriptor, self._operation | fcntl.LOCK_NB)
+            self._lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
         return True
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _lock(self, descriptor: int) -> None:
+        fcntl.flock(descriptor, self._operation | fcntl.LOCK_NB)
 
     def acquire(self, should_stop: ShouldStop | None = None) -> None:
         """Wait for the lock.
@@ -71,3 +79,20 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+class DirectoryLock(FileLock):
+    """A hold on a directory itself, so that no lock file lies in it.
+
+    Where the file system has no locks for directories (some network ones) it is held in name only.
+    """
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            super()._lock(descriptor)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise

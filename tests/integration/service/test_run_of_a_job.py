@@ -37,6 +37,20 @@ def test_every_stage_runs_once_and_leaves_only_outputs(running: Installation) ->
     assert [entry["id"] for entry in kept] == [event.id for event in events]
 
 
+def test_logs_in_one_directory_do_not_replace_each_other_nor_a_file_of_the_user_s(running: Installation) -> None:
+    first, second = (running.wait(running.submit()) for _ in range(2))
+    kept = running.path(f"events-{first.id}.jsonl")
+    eventually(kept.exists, "the first job's log kept")
+    eventually(lambda: second.id in running.path("events.jsonl").read_text(), "the second job's log kept")
+    assert all(json.loads(line)["job_id"] == first.id for line in kept.read_text().splitlines())
+
+    running.path("", "mine").mkdir()
+    running.path("events.jsonl", "mine").write_text('{"loss": 0.1}\n')
+    third = running.wait(running.submit("mine"))
+    eventually(running.path(f"events-{third.id}.jsonl", "mine").exists, "the third job's log kept")
+    assert running.path("events.jsonl", "mine").read_text() == '{"loss": 0.1}\n'
+
+
 def test_the_worker_never_imports_torch(service: Installation) -> None:
     service.start_worker(preload="torch")
     service.wait(service.submit())

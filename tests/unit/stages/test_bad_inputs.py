@@ -153,3 +153,19 @@ def test_file_of_another_job_is_not_overwritten(tiny: TinyRun, tmp_path: Path) -
         run_stages(tiny.request(), tmp_path / "scratch", until=StageName.PREPARE)
     assert refused.value.code is ErrorCode.OUTPUT_EXISTS
     assert (tiny.output / "merged_model.gguf").read_text() == "precious"
+
+
+def test_a_file_that_is_no_matrix_is_refused_before_the_conversion(tiny: TinyRun, tmp_path: Path) -> None:
+    matrix = tiny.run / "matrix.gguf"
+    matrix.write_bytes(b"no matrix")
+    with pytest.raises(PackagingError, match=r"matrix\.gguf") as refused:
+        run_stages(tiny.request(imatrix=str(matrix)), tmp_path / "scratch", until=StageName.PREPARE)
+    assert refused.value.code is ErrorCode.IMATRIX_INVALID
+
+
+def test_a_matrix_is_not_computed_where_it_could_not_be_published(tiny: TinyRun, tmp_path: Path) -> None:
+    tiny.output.mkdir()
+    (tiny.output / "merged_model.imatrix.gguf").write_text("precious")
+    with pytest.raises(PackagingError) as refused:
+        run_stages(tiny.request(imatrix="compute"), tmp_path / "scratch", until=StageName.PREPARE)
+    assert refused.value.code is ErrorCode.OUTPUT_EXISTS

@@ -1,0 +1,84 @@
+"""Whose the files of an output directory are: what a job may replace there, and what it leaves as it is.
+
+A file is a job's own if the job's manifest names it with the digest that ``SHA256SUMS`` gives, so if no later job has
+replaced it; or if it is the very file in the job's scratch, which an attempt placed that did not get as far as a
+manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.stages.context import StageContext
+from worker.stages.outputs import CHECKSUMS, MANIFEST, older_manifest
+from worker.storage.checksums import parse_checksums, read_checksums
+
+
+def check_free(context: StageContext, target: Path, name: str) -> None:
+    """Refuse to replace a file that is not the job's own.
+
+    Raises:
+        PackagingError: ``output_exists``.
+    """
+    final = target / name
+    if not final.exists() or context.request.overwrite or _is_own(context, target, name):
+        return
+    raise _exists(final, "is not of this job", owner_of(target))
+
+
+def check_records_free(context: StageContext, target: Path) -> None:
+    """Refuse to replace a ``manifest.json`` that no job wrote, and what is no file at all.
+
+    Raises:
+        PackagingError: ``output_exists``.
+    """
+    for name in (MANIFEST, CHECKSUMS):
+        if (target / name).exists() and not (target / name).is_file():
+            raise _exists(target / name, "is not a file", None)
+    if (target / MANIFEST).exists() and owner_of(target) is None and not context.request.overwrite:
+        raise _exists(target / MANIFEST, "is not a job's manifest", None)
+
+
+def owner_of(directory: Path) -> str | None:
+    """Id of the job that wrote a directory's manifest; ``None`` where there is none that can be read."""
+    job_id = _read(directory / MANIFEST).get("job_id")
+    # it becomes a part of a file name
+    return job_id if isinstance(job_id, str) and re.fullmatch(r"[\w-]+", job_id) else None
+
+
+def _is_own(context: StageContext, target: Path, name: str) -> bool:
+    made = context.scratch / name
+    if made.exists() and made.samefile(target / name):
+        return True
+    digest = _recorded(target, context.job_id).get(name)
+    return digest is not None and parse_checksums(read_checksums(target / CHECKSUMS)).get(name, digest) == digest
+
+
+def _recorded(directory: Path, job_id: str) -> dict[str, str]:
+    """Digests of a job's files by name, from its manifest."""
+    for record in (MANIFEST, older_manifest(job_id)):
+        content = _read(directory / record)
+        if content.get("job_id") == job_id:
+            try:
+                return {str(file["name"]): str(file["sha256"]) for file in content["files"]}
+            except (KeyError, TypeError):
+                return {}
+    return {}
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _exists(path: Path, reason: str, owner: str | None) -> PackagingError:
+    return PackagingError(
+        ErrorCode.OUTPUT_EXISTS, f"{path} exists and {reason}", fields={"path": str(path), "owner": owner}
+    )
