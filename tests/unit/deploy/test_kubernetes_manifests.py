@@ -5,7 +5,9 @@ With ``kubectl`` the overlays are built; without it the documents of every file 
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import re
 import shutil
 import subprocess
 import warnings
@@ -18,6 +20,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.fences import shown
 from tests.unit.deploy.deploy_files import (
     CONSOLE_NAMES,
     DEPLOY,
@@ -188,6 +191,44 @@ def test_variables_are_settings_and_secrets_are_references() -> None:
                     assert name in SETTING_NAMES | CONSOLE_NAMES
                 if any(word in name for word in ("SECRET", "ACCESS", "REDIS_URL", "SESSION")):
                     assert "secretKeyRef" in variable["valueFrom"]
+
+
+def secret_keys(found: tuple[dict[str, Any], ...]) -> set[tuple[str, str]]:
+    """``(secret, key)`` of everything that pods and monitors take from secrets."""
+    keys = set()
+    for pod in pods(found):
+        for variable in (variable for container in pod["containers"] for variable in container.get("env", ())):
+            if reference := variable.get("valueFrom", {}).get("secretKeyRef"):
+                keys.add((reference["name"], reference["key"]))
+        for volume in (volume["secret"] for volume in pod["volumes"] if "secret" in volume):
+            keys |= {(volume["secretName"], item["key"]) for item in volume.get("items", ())}
+        for container in pod["containers"]:
+            mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            for volume in (volume for volume in pod["volumes"] if "items" not in volume.get("secret", {"items": ()})):
+                inside = re.findall(rf"{mounted[volume['name']]}/([\w.-]+)", " ".join(container["args"]))
+                keys |= {(volume["secret"]["secretName"], name) for name in inside}
+    for monitor in (each for each in found if each["kind"] == "ServiceMonitor"):
+        for endpoint in monitor["spec"]["endpoints"]:
+            keys.add(
+                (endpoint["authorization"]["credentials"]["name"], endpoint["authorization"]["credentials"]["key"])
+            )
+    return keys
+
+
+def test_the_secrets_of_the_readme_are_those_that_are_asked_for(tmp_path: Path) -> None:
+    make = DEPLOY / "compose" / "make-secrets.sh"
+    subprocess.run([str(make), str(tmp_path / "secrets")], check=True, capture_output=True)
+    made: dict[str, dict[str, str]] = {}
+    for command in (each for each in shown() if each.text.startswith("kubectl -n trainpack create secret")):
+        words = [program("kubectl"), *command.words[1:], "--dry-run=client", "--output=yaml"]
+        done = subprocess.run(words, cwd=tmp_path / "secrets", capture_output=True, text=True, check=True)
+        secret = yaml.safe_load(done.stdout)
+        assert secret["metadata"]["namespace"] == "trainpack"
+        made[secret["metadata"]["name"]] = secret["data"]
+    asked = {key for found in sets() for key in secret_keys(found)}
+    assert asked == {(name, key) for name, data in made.items() for key in data}
+    url = base64.b64decode(made["trainpack"]["TRAINPACK_REDIS_URL"]).decode()
+    assert url.endswith("@redis:6379/0"), "the name of the component's service"
 
 
 def test_the_console_believes_proxies_inside_the_cluster_alone() -> None:
