@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """Broker and state. ``redis://``, ``rediss://`` or ``sentinel://host:port,host:port/service/db``."""
     key_prefix: str = "trainpack"
     """First part of every Redis key; separates installations that share one Redis."""
