@@ -109,7 +109,7 @@ class PackagingClient:
         limit: int = 50,
         cursor: str | None = None,
     ) -> builtins.list[Job]:
-        """Jobs, newest first.
+        """Jobs, newest first; those that only a newer version can read are left out.
 
         Args:
             state: Only jobs in this state.
@@ -122,7 +122,10 @@ class PackagingClient:
             PackagingError: ``request_invalid`` for an unknown state or cursor.
         """
         ids = self._store.iterate_ids(_job_state(state), labels or {}, since, cursor)
-        return self._store.read_many([*itertools.islice(ids, limit)])
+        found: builtins.list[Job] = []
+        while page := [*itertools.islice(ids, limit - len(found))]:
+            found += self._store.read_many(page)
+        return found
 
     def events(
         self, job_id: str, follow: bool = False, after: str = "0", timeout_s: float | None = None
@@ -234,8 +237,8 @@ class PackagingClient:
                 if code is None or failure.get("code") == str(code):
                     replayed.append(self.replay(job_id))
             except PackagingError as error:
-                # Someone else replayed it, or it expired, between the list and here.
-                if error.code not in (ErrorCode.JOB_RUNNING, ErrorCode.JOB_NOT_FOUND):
+                # Someone else replayed it, or it expired, between the list and here; or it is not ours to judge.
+                if error.code not in (ErrorCode.JOB_RUNNING, ErrorCode.JOB_NOT_FOUND, ErrorCode.JOB_NEWER):
                     raise
         return replayed
 

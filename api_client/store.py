@@ -27,7 +27,7 @@ from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
 from api_client.keys import Keys
 from api_client.messages import StageMessage
 from api_client.plan import plan_stages
-from api_client.records import read_event, read_job
+from api_client.records import job_newer, read_event, read_job
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from api_client.scripts import Script
@@ -144,16 +144,25 @@ class JobStore:
         """Read one job.
 
         Raises:
-            PackagingError: ``job_not_found``.
+            PackagingError: ``job_not_found``, ``job_newer``.
         """
-        jobs = self.read_many([job_id])
-        if not jobs:
+        records = self._read_records([job_id])
+        if not records:
             raise job_not_found(job_id)
-        return jobs[0]
+        return read_job(*records[0])
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
-        """Read jobs in one round trip; those that no longer exist are left out."""
+        """Read jobs in one round trip; those that no longer exist, or that only a newer version reads, are left out."""
+        found = []
+        for record in self._read_records(job_ids):
+            try:
+                found.append(read_job(*record))
+            except PackagingError as error:
+                if error.code is not ErrorCode.JOB_NEWER:
+                    raise
+        return found
 
+    def _read_records(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], dict[str, str], list[str]]]:
         def action() -> list[Any]:
             pipe = self.redis.pipeline(transaction=False)
             for job_id in job_ids:
@@ -165,18 +174,21 @@ class JobStore:
 
         answers = self.call(action) if job_ids else []
         triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        return [read_job(job, stages, attempts) for job, stages, attempts in triples if job and stages]
+        return [(job, stages, attempts) for job, stages, attempts in triples if job and stages]
 
     def state(self, job_id: str) -> JobState:
         """State of a job, cheaply.
 
         Raises:
-            PackagingError: ``job_not_found``.
+            PackagingError: ``job_not_found``, ``job_newer``.
         """
-        state = self.call(lambda: self.redis.hget(self._keys.job(job_id), "state"))
+        state, version = self.call(lambda: self.redis.hmget(self._keys.job(job_id), "state", "schema_version"))
         if state is None:
             raise job_not_found(job_id)
-        return JobState(state)
+        try:
+            return JobState(state)
+        except ValueError:
+            raise job_newer(job_id, int(version or 1)) from None
 
     def iterate_ids(
         self, state: JobState | None, labels: dict[str, str], since: datetime | None, cursor: str | None

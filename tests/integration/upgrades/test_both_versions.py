@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_jobs_of_both_versions_end_well_beside_workers_of_both(service: Installa
     assert {a.worker.split("-")[0] for stage in done.stages for a in stage.attempts} == {"newer"}
     assert all(len(stage.attempts) == 1 for stage in done.stages)
     assert "sign" not in {stage.name for stage in done.stages}
-    assert not any(len(service.redis.lrange(key, 0, -1)) for key in queue_keys(service.keys, "packaging.io"))
+    eventually(lambda: not service.redis.exists(*queue_keys(service.keys, "packaging.io")), "no message is left over")
 
 
 def test_a_newer_worker_alone_runs_older_jobs(service: Installation, newer: Path) -> None:
@@ -53,6 +54,7 @@ def test_a_newer_worker_alone_runs_older_jobs(service: Installation, newer: Path
     service.assert_settled(service.wait(job))
 
 
+@pytest.mark.short_lease
 def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Installation, newer: Path) -> None:
     worker = service.start_worker(source=newer, host_name="newer")
     job_id = submit_newer(service, newer, "out", signer="me")
@@ -87,6 +89,21 @@ def test_an_older_client_shows_what_it_can_and_says_the_rest(service: Installati
         client.get(job_id)
     assert caught.value.code is ErrorCode.JOB_NEWER
     assert "Update this client" in caught.value.remedy
+    with pytest.raises(PackagingError) as caught:
+        next(service.client.events(job_id))
+    assert caught.value.code is ErrorCode.JOB_NEWER
+
+
+def test_a_job_that_only_a_newer_version_reads_hides_no_other(service: Installation) -> None:
+    jobs = [service.submit(f"out-{number}").id for number in range(4)]
+    service.redis.hset(service.keys.job(jobs[2]), mapping={"state": "signing", "schema_version": SCHEMA_VERSION + 1})
+    assert [job.id for job in service.client.list()] == [jobs[3], jobs[1], jobs[0]]
+    assert [job.id for job in service.client.list(limit=2)] == [jobs[3], jobs[1]], "the page is full all the same"
+    assert [job.id for job in service.client.list(limit=2, cursor=jobs[1])] == [jobs[0]]
+
+    service.redis.zadd(service.keys.state_index("failed"), {jobs[2]: 2, jobs[0]: 1})
+    service.redis.hset(service.keys.job(jobs[0]), "state", "failed")
+    assert [job.id for job in service.client.replay_failed(datetime.fromtimestamp(0, UTC))] == [jobs[0]]
 
 
 def test_new_fields_with_defaults_need_no_new_version(service: Installation, tmp_path: Path) -> None:
