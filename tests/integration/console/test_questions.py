@@ -85,7 +85,7 @@ def test_what_a_worker_does_not_understand_is_refused(service: Installation) -> 
 def test_more_questions_at_once_than_threads_to_spare_are_refused(service: Installation, tmp_path: Path) -> None:
     worker = service.start_worker(lease_s=60)  # so that it is listed though it hangs
     worker.signal(signal.SIGSTOP)
-    with running_console(service.url, service.prefix, question_timeout_s=3) as console, console.client() as http:
+    with running_console(service.url, service.prefix, question_timeout_s=60) as console, console.client() as http:
         statuses: list[int] = []
 
         def ask() -> None:
@@ -97,7 +97,11 @@ def test_more_questions_at_once_than_threads_to_spare_are_refused(service: Insta
             thread.start()
         eventually(lambda: statuses.count(429) == 4, "four too many")
         assert http.get("/api/v1/jobs").status_code == 200
+        worker.signal(signal.SIGCONT)
         for thread in threads:
             thread.join()
-        assert sorted(statuses) == [429] * 4 + [504] * 8
+        assert sorted(statuses) == [200] * 8 + [429] * 4
+        worker.signal(signal.SIGSTOP)
+    with running_console(service.url, service.prefix, question_timeout_s=0.5) as console, console.client() as http:
+        assert http.get("/api/v1/space", params={"path": str(tmp_path)}).status_code == 504
     worker.signal(signal.SIGCONT)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +142,16 @@ def test_what_is_typed_before_the_script_runs_is_looked_up(idle: RunningConsole,
     held.let_go()
     expect(page.get_by_role("complementary")).to_contain_text("/models/early")
     expect(page.locator("#quant_types")).to_contain_text("Quantize is off")
+
+
+def test_a_page_as_the_server_sent_it_is_not_fetched_again(idle: RunningConsole, windows: Windows, expect: Any) -> None:
+    page = windows.open(idle.url)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.resource_type) if "/new?" in request.url else None)
+    page.goto(PATHS.format(name="once"))
+    page.get_by_role("checkbox", name="Q8_0").check()
+    expect(page.get_by_role("complementary")).to_contain_text("merged_model-Q8_0.gguf")
+    assert asked == ["document", "fetch"]
 
 
 def test_the_page_changes_around_whoever_is_in_a_field(idle: RunningConsole, windows: Windows, expect: Any) -> None:
@@ -292,16 +303,34 @@ def test_a_session_that_ends_loses_nothing(guarded: RunningConsole, windows: Win
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
+@pytest.fixture(scope="module")
+def _patient(valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A service whose worker keeps its leases while the browser has the machine to itself."""
+    installation = Installation(valkey, tmp_path_factory.mktemp("patient"))
+    installation.start_worker(slots=2, lease_s=60)
+    yield installation
+    installation.close()
+
+
 @pytest.fixture
-def busy(running: Installation) -> Iterator[RunningConsole]:
+def working(_patient: Installation, tmp_path: Path) -> Iterator[Installation]:
+    """That service, with a directory for this test."""
+    view = Installation(_patient.url, tmp_path, prefix=_patient.prefix, workers=_patient.workers)
+    yield view
+    view.client.close()
+    view.redis.close()
+
+
+@pytest.fixture
+def busy(working: Installation) -> Iterator[RunningConsole]:
     """A console on a service whose worker runs small stages."""
-    with running_console(running.url, running.prefix, tokens=()) as console:
+    with running_console(working.url, working.prefix, tokens=()) as console:
         yield console
 
 
-def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, running: Installation, expect: Any) -> None:
-    job = running.submit(labels={"convert": "hold"})
-    running.held("convert")
+def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, working: Installation, expect: Any) -> None:
+    job = working.submit(labels={"convert": "hold"})
+    working.held("convert")
     page = windows.open(busy.url)
     page.goto("/jobs?state=running")
     expect(page.get_by_role("row", name=job.id)).to_contain_text("Convert to GGUF")
@@ -321,44 +350,45 @@ def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, runn
 
 
 @pytest.fixture
-def cancelled(running: Installation) -> Job:
+def cancelled(working: Installation) -> Job:
     """A job that was cancelled while it converted."""
-    job = running.submit(labels={"convert": "hold"})
-    running.held("convert")
-    running.client.cancel(job.id)
-    return running.wait(job)
+    job = working.submit(labels={"convert": "hold"})
+    working.held("convert")
+    working.client.cancel(job.id)
+    return working.wait(job)
 
 
 def test_a_job_replayed_from_elsewhere_is_followed_again(
-    busy: RunningConsole, windows: Windows, running: Installation, cancelled: Job, expect: Any
+    busy: RunningConsole, windows: Windows, working: Installation, cancelled: Job, expect: Any
 ) -> None:
     page = windows.open(busy.url)
     page.goto(f"/jobs/{cancelled.id}")
     expect(page.locator(".live")).to_have_text("Ended")
     page.evaluate("window.sameDocument = true")
-    running.client.replay(cancelled.id, "convert")
-    running.held("convert", 2)
+    working.client.replay(cancelled.id, "convert")
+    working.held("convert", 2)
     expect(page.locator("#job-state")).to_contain_text("running")
     expect(page.locator("#stage-convert")).to_contain_text("attempt 2")
     expect(page.locator(".live")).to_have_text("Live")
-    running.let_go("convert")
+    working.let_go("convert")
     expect(page.locator("#job-state")).to_contain_text("succeeded")
     expect(page.locator(".live")).to_have_text("Ended")
     assert page.evaluate("window.sameDocument") is True
 
 
 def test_a_page_that_refuses_goes_on_showing_the_job(
-    busy: RunningConsole, windows: Windows, running: Installation, cancelled: Job, expect: Any
+    busy: RunningConsole, windows: Windows, working: Installation, cancelled: Job, expect: Any
 ) -> None:
     page = windows.open(busy.url)
-    page.route("**/events?*", lambda route: route.abort())  # so that it does not notice the replay by itself
+    # so that it does not notice the replay by itself
+    page.route("**/events?*", lambda route: route.fulfill(json={"events": []}))
     page.goto(f"/jobs/{cancelled.id}")
-    running.client.replay(cancelled.id, "convert")
-    running.held("convert", 2)
+    working.client.replay(cancelled.id, "convert")
+    working.held("convert", 2)
     page.locator("#replay > summary").click()
     page.get_by_role("button", name="Replay now").click()
     expect(page.get_by_role("alert")).to_contain_text("job_running")
-    running.let_go("convert")
+    working.let_go("convert")
     expect(page.locator("#job-state")).to_contain_text("succeeded")
     expect(page.get_by_role("alert")).to_contain_text("job_running")
     page.get_by_role("link", name="中文").click()

@@ -64,8 +64,11 @@ def test_a_run_becomes_files(console: RunningConsole, windows: Windows, run: Pat
     page.get_by_role("radio", name="checkpoint-10").check()
     page.get_by_role("checkbox", name="Q8_0").check()
     summary = page.get_by_role("complementary")
-    expect(summary).to_contain_text(re.compile(r"merged_model-Q8_0\.gguf\s*\d+\.\d KB"))
+    expect(summary).to_contain_text(re.compile(r"merged_model-Q8_0\.gguf\s*≈ \d+\.\d KB"))
     expect(summary).to_contain_text("checkpoint-10")
+    page.get_by_label("Where it will run").select_option("gpu-12g")
+    expect(page.get_by_text("recommended", exact=True)).to_have_count(1)
+    expect(page.locator("tr", has=page.locator("#type-Q5_K_M"))).to_contain_text("recommended")
     output = run.parent / "files of 训练 1"
     page.get_by_label("Output directory", exact=True).fill(str(output))
     expect(page.locator("#space")).to_contain_text(" free of ")

@@ -12,7 +12,10 @@ let looked = "";
 /** Whether a field is no longer as the server sent it. */
 function edited(field) {
   if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
-  if (field.nodeName === "SELECT") return [...field.options].some((one) => one.selected !== one.defaultSelected);
+  if (field.nodeName === "SELECT") {
+    const sent = [...field.options].findIndex((one) => one.defaultSelected);
+    return field.selectedIndex !== Math.max(sent, 0);
+  }
   return field.value !== field.defaultValue;
 }
 
