@@ -96,7 +96,7 @@ class Stack:
             PackagingError: ``service_start_failed`` with the last log lines (nothing is left running then),
                 ``dependency_missing``, ``output_dir_not_writable``.
         """
-        ensure_output_dir(self.home, None)
+        self._make_home()
         if not self._acquire():
             return self.info
         try:
@@ -139,6 +139,17 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _make_home(self) -> None:
+        try:
+            ensure_output_dir(self.home, None)
+        except PackagingError as error:
+            raise PackagingError(
+                error.code,
+                f"home of the embedded stack: {error.message}",
+                remedy="Correct it, or set TRAINPACK_HOME to a directory that can be written.",
+                fields=error.fields,
+            ) from error
 
     def _acquire(self) -> bool:
         """Get the right to start; false where a running stack was found instead."""
