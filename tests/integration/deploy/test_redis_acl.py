@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from tests.integration.harness import ROOT, Installation, eventually
+from tests.integration.harness import BOUND_S, ROOT, Installation, eventually
 from worker.embedded.ports import choose_ports
 from worker.embedded.valkey import find_program
 
@@ -33,7 +33,7 @@ def guarded(tmp_path: Path) -> Iterator[str]:
         yield (secrets / "redis_url").read_text().replace("redis:6379", f"127.0.0.1:{port}")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(BOUND_S)
 
 
 def test_a_job_runs_under_the_acl_and_nothing_else_does(guarded: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def health(service: Installation, *options: str, **settings: Any) -> subprocess.
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.short_lease
 def test_a_worker_is_healthy_until_it_stops_beating(service: Installation) -> None:
     assert health(service).returncode == 1, "none has started"
     worker = service.start_worker()

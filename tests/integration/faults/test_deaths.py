@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from api_client import AttemptOutcome, JobState
 from tests.integration.harness import Installation
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
 
 
+@pytest.mark.fault("kill -9 of the stage's process, at its start and again between its work and its record")
 def test_the_stage_process_dies_twice_in_every_stage(service: Installation) -> None:
     service.start_worker()
     job = service.wait(service.submit(labels=dict.fromkeys(PLAN, "die:stage")))
@@ -21,6 +24,8 @@ def test_the_stage_process_dies_twice_in_every_stage(service: Installation) -> N
     assert [line for line in service.runs() if line.startswith("end")] == [f"end {stage} 3" for stage in PLAN]
 
 
+@pytest.mark.fault("kill -9 of the worker, at the start of the stage and again between its work and its record")
+@pytest.mark.short_lease
 def test_the_worker_dies_twice_in_every_stage(service: Installation) -> None:
     fast = {"reap_s": 0.2}
     job = service.submit(labels=dict.fromkeys(PLAN, "die:worker"))
@@ -35,6 +40,8 @@ def test_the_worker_dies_twice_in_every_stage(service: Installation) -> None:
     assert [line for line in service.runs() if line.startswith("end")] == [f"end {stage} 3" for stage in PLAN]
 
 
+@pytest.mark.fault("kill -9 of the worker each time, two crashes allowed")
+@pytest.mark.short_lease
 def test_a_stage_that_takes_its_worker_down_each_time_is_given_up(service: Installation) -> None:
     job = service.submit(labels={"merge": "die:worker"})
     fast = {"reap_s": 0.2, "max_crashes": 2}
@@ -46,6 +53,8 @@ def test_a_stage_that_takes_its_worker_down_each_time_is_given_up(service: Insta
     assert "was lost while it ran the stage (crash 2 of 2)" in job.error["message"]
 
 
+@pytest.mark.fault("kill -9 of the worker after a cancel")
+@pytest.mark.short_lease
 def test_a_cancel_survives_the_death_of_the_worker(service: Installation) -> None:
     worker = service.start_worker()
     job = service.submit(labels={"convert": "hold:deaf"})

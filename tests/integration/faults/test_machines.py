@@ -51,6 +51,8 @@ def test_signals_to_the_whole_group_still_drain(service: Installation) -> None:
     assert outcomes(service.client.get(job.id), "convert") == [AttemptOutcome.HANDED_BACK]
 
 
+@pytest.mark.fault("the host of the scratch vanishes")
+@pytest.mark.short_lease
 def test_a_vanished_host_leaves_neither_messages_nor_notes(service: Installation) -> None:
     first = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     job = service.submit(labels={"convert": "hold:deaf"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +33,7 @@ def queued_messages(service: Installation, queue: str) -> int:
     return sum(service.redis.llen(key) for key in queue_keys(service.keys, queue))
 
 
+@pytest.mark.fault("messages doubled, late, and for stages that are not due")
 def test_the_same_message_many_times_runs_the_stage_once(service: Installation, sender: MessageSender) -> None:
     service.start_worker(slots=3)
     job = service.submit(labels={"merge": "hold", "convert": "hold"})
@@ -49,8 +51,9 @@ def test_the_same_message_many_times_runs_the_stage_once(service: Installation, 
     assert service.runs() == [f"{word} {stage} 1" for stage in PLAN for word in ("start", "end")]
 
 
+@pytest.mark.fault("the message is lost between broker and worker")
 def test_a_lost_message_is_sent_again(service: Installation) -> None:
-    job = service.submit()
+    job = service.submit(labels={"prepare": "noisy:1"})
     assert queued_messages(service, "packaging.io") == 1
     service.redis.delete(*queue_keys(service.keys, "packaging.io"))
     worker = service.start_worker()
@@ -86,9 +89,11 @@ def test_a_message_nobody_can_read_is_dropped(service: Installation, sender: Mes
     service.assert_settled(service.wait(service.submit()))
 
 
+@pytest.mark.fault("the request is another version's")
 def test_a_request_of_another_version_fails_its_job_and_nothing_else(service: Installation) -> None:
     job = service.submit()
-    service.redis.hset(service.keys.job(job.id), "request", '{"base_model": "/b", "compression": "zip", "labels": {}}')
+    request = {"base_model": "/b", "compression": "zip", "labels": {"prepare": "noisy:1"}}
+    service.redis.hset(service.keys.job(job.id), "request", json.dumps(request))
     service.start_worker()
     job = service.wait(job)
     assert job.state is JobState.FAILED
@@ -106,8 +111,9 @@ def test_a_job_of_a_newer_version_is_left_alone(service: Installation) -> None:
     assert service.client.get(job.id).state is JobState.QUEUED
 
 
+@pytest.mark.fault("eight reapers at once")
 def test_two_reapers_rescue_once(service: Installation) -> None:
-    service.submit()
+    service.submit(labels={"prepare": "noisy:1"})
     hands = [Transitions(service.redis, service.keys, 1.5) for _ in range(8)]
     job = service.client.list()[0]
     begun = hands[0].begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=False, limits={})

@@ -13,6 +13,7 @@ from tests.integration.faults.conftest import OwnServer
 from tests.integration.harness import ROOT, Installation, eventually
 
 
+@pytest.mark.short_lease
 def test_a_restart_with_its_append_only_file_loses_nothing(own_server: OwnServer, own_service: Installation) -> None:
     service = own_service
     service.start_worker()
@@ -43,6 +44,7 @@ def test_a_result_is_recorded_after_the_outage_it_fell_into(own_server: OwnServe
     assert service.runs().count("start convert 1") == 1
 
 
+@pytest.mark.short_lease
 def test_a_paused_server_costs_no_attempt(own_server: OwnServer, own_service: Installation) -> None:
     service = own_service
     service.start_worker()
@@ -58,6 +60,8 @@ def test_a_paused_server_costs_no_attempt(own_server: OwnServer, own_service: In
     assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
 
 
+@pytest.mark.fault("Valkey takes no writes (out of memory) for longer than a lease")
+@pytest.mark.short_lease
 def test_a_server_that_is_full_for_a_while_costs_no_attempt(own_server: OwnServer, own_service: Installation) -> None:
     service = own_service
     service.start_worker()
@@ -80,6 +84,8 @@ def lease_ended_ago_s(service: Installation) -> float:
     return float(service.redis.time()[0] - until / 1000)
 
 
+@pytest.mark.fault("Valkey away for longer than a stage is kept alive")
+@pytest.mark.short_lease
 def test_an_outage_beyond_the_bound_ends_the_stage_and_the_job_is_rescued(
     own_server: OwnServer, own_service: Installation
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from api_client import JobState
-from tests.integration.harness import ROOT, Installation, eventually
+from tests.integration.harness import BOUND_S, ROOT, Installation, eventually
 
 
 class Flower:
@@ -52,7 +52,7 @@ def flower(service: Installation) -> Iterator[Flower]:
     eventually(lambda: found.text("/healthcheck"), "Flower answers", 60)
     yield found
     process.terminate()
-    process.wait(10)
+    process.wait(BOUND_S)
 
 
 def test_flower_shows_workers_tasks_and_queues(service: Installation, flower: Flower) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from api_client import Job, JobState
 from tests.integration.harness import Installation, Worker, eventually
 
@@ -47,6 +49,7 @@ def test_every_line_of_an_attempt_names_it(service: Installation) -> None:
             assert {"job_id", "stage", "attempt"} <= line.keys(), line
 
 
+@pytest.mark.short_lease
 def test_a_rescue_names_the_attempt(service: Installation) -> None:
     first = service.start_worker()
     job = service.submit(labels={"merge": "hold"})

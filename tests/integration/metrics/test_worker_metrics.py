@@ -6,6 +6,7 @@ import json
 import socket
 import urllib.request
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api_client import JobState
@@ -66,6 +67,7 @@ def test_a_worker_counts_what_it_does(service: Installation) -> None:
     eventually(lambda: Scrape(worker)("worker_stages_running", stage="quantize") == 0, "no stage running")
 
 
+@pytest.mark.short_lease
 def test_a_rescue_is_counted_by_the_rescuer(service: Installation) -> None:
     first = service.start_worker()
     job = service.submit(labels={"merge": "hold"})

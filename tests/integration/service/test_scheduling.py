@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import threading
 
+import pytest
+
 from api_client import AttemptOutcome, JobState, StageName
 from tests.integration.harness import Installation, eventually
 
@@ -96,6 +98,7 @@ def test_a_shared_scratch_lets_any_host_go_on(service: Installation) -> None:
     ]
 
 
+@pytest.mark.short_lease
 def test_a_job_moves_when_its_host_is_gone(service: Installation) -> None:
     first = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     reachable = service.submit("reachable", labels={"convert": "hold:deaf"})
@@ -127,6 +130,7 @@ def test_a_job_moves_when_its_host_is_gone(service: Installation) -> None:
     ]
 
 
+@pytest.mark.short_lease
 def test_what_went_with_the_host_is_made_again(service: Installation) -> None:
     first = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     job = service.submit(labels={"quantize": "hold:deaf"})

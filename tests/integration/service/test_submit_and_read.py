@@ -177,10 +177,11 @@ def test_an_expired_job_leaves_no_key(service: Installation) -> None:
 
 
 def test_the_scratch_of_a_failed_job_goes_after_its_time(service: Installation) -> None:
-    service.start_worker(failed_scratch_ttl_s=1.0)
+    service.start_worker(failed_scratch_ttl_s=3600)
     job = service.wait(service.submit(labels={"convert": "permanent"}))
     scratch = service.path(f".trainpack-{job.id}")
     assert (scratch / "overlay.safetensors").exists()
+    service.redis.hincrby(service.keys.job(job.id), "finished_at", -4_000_000)  # what more than an hour would do
     eventually(lambda: not scratch.exists(), "scratch gone")
     assert service.client.get(job.id).state is JobState.FAILED
 

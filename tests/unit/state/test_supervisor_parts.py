@@ -6,7 +6,6 @@ import errno
 import fcntl
 import hashlib
 import socket
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from api_client import (
 )
 from api_client.rules import resolve_request
 from config.settings import load_settings
+from tests.integration.harness import eventually
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error
 from worker.supervisor.drain import Drain
@@ -194,17 +194,14 @@ def test_a_process_that_does_not_hold_the_lock_is_spared(tmp_path: Path) -> None
 
 
 def test_draining_grows_impatient() -> None:
-    drain = Drain(bound_s=0.05)
-    assert not (drain.requested)
-    assert not (drain.impatient)
-    drain.request()
-    assert drain.requested
-    assert not drain.impatient
-    deadline = time.monotonic() + 2
-    while not drain.impatient:
-        assert time.monotonic() < deadline
+    hasty = Drain(bound_s=0.05)
+    hasty.request()
+    eventually(lambda: hasty.impatient, "the bound is over")
     patient = Drain(bound_s=600)
+    assert not patient.requested
+    assert not patient.impatient
     patient.request()
+    assert patient.requested
     assert not patient.impatient
     patient.request()
     assert patient.impatient
