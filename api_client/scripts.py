@@ -26,6 +26,10 @@ class Script:
         self._prefix = prefix
 
     def __call__(self, **arguments: Any) -> list[Any]:
-        """Run the script; nested answers come back as nested lists of strings."""
-        answer: list[Any] = self._script(args=[self._prefix, json.dumps(arguments, ensure_ascii=False)])
+        """Run the script; nested answers come back as nested lists of strings.
+
+        What UTF-8 cannot say (a lone surrogate, from a file name that is no UTF-8) arrives as ``?``.
+        """
+        text = json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace")
+        answer: list[Any] = self._script(args=[self._prefix, text])
         return answer

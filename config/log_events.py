@@ -49,6 +49,8 @@ class LogEvent(StrEnum):
     """pid: process of an older attempt that still worked in the scratch directory"""
     STAGE_RESCUED = "stage_rescued"
     """worker, next: a lease ran out"""
+    HEART_FAILED = "heart_failed"
+    """an error of the worker's own while it renewed leases; with traceback; it goes on"""
     REAPER_FAILED = "reaper_failed"
     """what: an error of the reaper's own; with traceback; it goes on"""
     MESSAGE_RESENT = "message_resent"

@@ -157,6 +157,14 @@ def noisy(context: StageContext, output: Path, argument: str) -> None:
         context.report.log(f"line {number}")
 
 
+def foreign(context: StageContext, output: Path, argument: str) -> None:
+    """Say the name of a file that is no UTF-8, in the log and, once, as an error."""
+    name = os.fsdecode(b"weights-\xff.bin")
+    context.report.log(f"{name} is left alone", file=name)
+    if context.attempt == 1 and argument == "fail":
+        raise PackagingError(ErrorCode.UPLOAD_FAILED, f"{name} was not sent", fields={"path": name})
+
+
 def die_first(context: StageContext, output: Path, argument: str) -> None:
     if context.attempt == 1:
         die(argument)
@@ -186,6 +194,7 @@ BEHAVIOURS = {
     "full": full,
     "children": children,
     "noisy": noisy,
+    "foreign": foreign,
     "once": once,
     "die": die_first,
 }

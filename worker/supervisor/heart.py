@@ -10,10 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
 from redis.exceptions import RedisError
 
+from config.log_events import LogEvent
 from worker.metrics.observer import Observer
 from worker.state.transitions import Lease, LeaseAnswer, Transitions
+
+_log = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_PAUSE_S = 1.0
 
@@ -104,7 +108,10 @@ class Heart:
 
     def _run(self) -> None:
         while not self._ending.wait(self._pause_s):
-            self._tick()
+            try:
+                self._tick()
+            except Exception:  # A heart that stops loses every lease of this worker, one after the other.
+                _log.exception(LogEvent.HEART_FAILED)
 
     def _tick(self) -> None:
         with self._lock:

@@ -247,6 +247,9 @@ class Supervisor:
         self._ride_out(lambda: self._redis.hset(key, lease.job_id, str(scratch)))
         while True:
             make_scratch(scratch, scratch_roots(self._settings, stored.request))
+            # Whoever was cut off since it took the lease may itself be the older attempt by now.
+            if not holding.take(self._ride_out(lambda: self._transitions.renew(lease))):
+                return scratch
             ended = end_predecessor(scratch)
             if ended:
                 _log.warning(LogEvent.PREDECESSOR_ENDED, pid=ended)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from api_client import AttemptOutcome, ErrorCode, Job, PackagingError, StageName
 from api_client.messages import queue_keys, waiting_task_ids
 from tests.integration.harness import Installation, eventually, outcomes
+from worker.metrics.observer import Observer
 from worker.state.decisions import Counts, RetryPolicy, after_error
 from worker.state.transitions import Begun, Lease, Transitions
+from worker.supervisor.heart import Heart
 
+pytestmark = pytest.mark.short_lease
 HOUR_MS = 3_600_000
 
 
@@ -55,9 +60,11 @@ def test_something_foreign_in_a_queue_keeps_no_message_from_being_sent_again(ser
     assert waiting_task_ids(service.redis, service.keys, "packaging.io") == set()
 
 
+@pytest.mark.fault("Valkey's clock goes back by an hour: a lost message, a delayed retry")
 def test_a_server_whose_clock_is_set_back_makes_nothing_wait(service: Installation) -> None:
     """As if the clock had been an hour ahead when the first message was sent and the second job's retry was set."""
-    lost, delayed = service.submit("lost"), service.submit("delayed")
+    labels = {"prepare": "noisy:1"}
+    lost, delayed = service.submit("lost", labels=labels), service.submit("delayed", labels=labels)
     error = PackagingError(ErrorCode.UPLOAD_FAILED, "no answer")
     decision = after_error(error, Counts(), RetryPolicy(5, 3, base_s=0.1, max_s=0.1), jitter=1)
     hand = Transitions(service.redis, service.keys, 1.5)
@@ -77,3 +84,23 @@ def test_a_server_whose_clock_is_set_back_makes_nothing_wait(service: Installati
     for name, job in (("lost", lost), ("delayed", delayed)):
         service.assert_settled(service.wait(job), name)
     assert worker.lines.count("clock_went_back") == 1
+
+
+def test_a_heart_goes_on_after_a_mistake_of_its_own(service: Installation) -> None:
+    lease = begun(service, service.submit())
+    hand = Transitions(service.redis, service.keys, 30)
+
+    def beat() -> None:
+        raise ValueError("a mistake")
+
+    heart = Heart(hand, 0.05, 60, beat, observer=Observer())
+    heart.hold(lease)
+    heart.start()
+    seen: set[str] = set()
+
+    def moved() -> bool:
+        seen.update(hand.running().values())
+        return len(seen) > 3
+
+    eventually(moved, "renewed again and again")
+    heart.stop()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import psutil
+import pytest
 
 from api_client import AttemptOutcome
-from tests.integration.harness import Installation, eventually, is_alive, outcomes
+from tests.integration.faults.wire import Wire
+from tests.integration.harness import BOUND_S, Installation, eventually, is_alive, outcomes
+
+pytestmark = pytest.mark.short_lease
 
 
 def test_on_the_same_host_its_stage_process_is_ended_before_the_next_attempt(service: Installation) -> None:
@@ -27,6 +32,7 @@ def test_on_the_same_host_its_stage_process_is_ended_before_the_next_attempt(ser
     assert "end convert 1" not in service.runs()
 
 
+@pytest.mark.fault("SIGSTOP of a worker on another host past its lease, then SIGCONT")
 def test_on_another_host_its_late_result_is_refused(service: Installation) -> None:
     zombie = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     job = service.submit(labels={"convert": "hold:deaf"})
@@ -50,6 +56,7 @@ def test_on_another_host_its_late_result_is_refused(service: Installation) -> No
     assert {p: p.stat().st_mtime_ns for p in service.path("").glob("*.gguf")} == outputs
 
 
+@pytest.mark.fault("SIGSTOP of a worker on another host past its lease, then SIGCONT")
 def test_a_zombie_publishes_nothing(service: Installation) -> None:
     zombie = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     job = service.submit(labels={"publish": "hold:deaf"})
@@ -84,3 +91,27 @@ def test_a_zombie_removes_nothing_of_the_newest_attempt(service: Installation) -
     assert half.exists()
     service.let_go("publish")
     service.assert_settled(service.wait(job))
+
+
+@pytest.fixture
+def wire(valkey: str) -> Iterator[Wire]:
+    found = Wire(valkey, cut=rb"HSET\r\n\S+\r\n\S+:scratch:cut-off")
+    yield found
+    found.close()
+
+
+@pytest.mark.fault("a worker is cut off right after it took the lease, for longer than that")
+def test_one_that_was_cut_off_with_its_lease_ends_nobody(wire: Wire, service: Installation) -> None:
+    same_disk = {"scratch_dir": service.directory / "scratch", "scratch_shared": True}
+    zombie = service.start_worker(host_name="cut-off", redis_url=wire.url, **same_disk)
+    job = service.submit(labels={"prepare": "hold:deaf"})
+    assert wire.is_cut.wait(BOUND_S), "it is about to note its scratch directory"
+    service.start_worker(host_name="other", **same_disk)
+    service.held("prepare", 2)
+    wire.mend()
+    eventually(lambda: "lease_lost" in zombie.lines, "it sees that it lost")
+    assert is_alive(service.stage_pid("prepare", 2))
+    service.let_go("prepare")
+    job = service.wait(job)
+    service.assert_settled(job)
+    assert outcomes(job, "prepare") == [AttemptOutcome.RESCUED, AttemptOutcome.SUCCEEDED]

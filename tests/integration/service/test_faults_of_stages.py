@@ -98,6 +98,16 @@ def test_a_long_log_is_capped_and_says_so(service: Installation) -> None:
     assert rest[-1].message == "Job succeeded"
 
 
+def test_a_file_name_that_is_no_utf_8_ends_nothing(running: Installation) -> None:
+    job = running.wait(running.submit(labels={"merge": "foreign", "publish": "foreign:fail"}))
+    running.assert_settled(job)
+    assert outcomes(job, "publish") == [AttemptOutcome.RETRIED, AttemptOutcome.SUCCEEDED]
+    error = job.stage(StageName.PUBLISH).attempts[0].error
+    assert error is not None
+    assert (error["code"], error["message"]) == ("upload_failed", "weights-?.bin was not sent")
+    assert running.messages(job.id).count("weights-?.bin is left alone") == 3
+
+
 def test_programs_that_a_stage_started_end_with_it(running: Installation) -> None:
     job = running.submit(labels={"merge": "children:deaf"})
     running.held("merge")
