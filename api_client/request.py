@@ -5,9 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from api_client.callbacks import check_callback_url
 from api_client.errors import ErrorCode, PackagingError
@@ -22,15 +31,25 @@ MAX_NAME_BYTES = 200
 """File systems allow 255 bytes; the quant type, shard number and temporary suffix are added to the name."""
 
 
+def _number(value: Any) -> Any:
+    """Python counts ``True`` among the numbers; as a priority it is a mistake."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number)]
+
+
 class Options(BaseModel):
     """The four switches; ``None`` leaves the template's value. Only the template ``custom`` lets them be set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    merge_lora: bool | None = None
-    export_gguf: bool | None = None
-    quantize: bool | None = None
-    export_lora: bool | None = None
+    merge_lora: StrictBool | None = None
+    export_gguf: StrictBool | None = None
+    quantize: StrictBool | None = None
+    export_lora: StrictBool | None = None
 
     def chosen(self) -> dict[str, bool]:
         """The switches that were set, by name."""
@@ -51,7 +70,7 @@ class ImatrixOptions(BaseModel):
     """An existing matrix, GGUF or legacy form."""
     calibration: Location | None = None
     """A text file to compute from; the text shipped with trainpack where not given."""
-    chunks: int | None = Field(default=None, ge=1, le=100_000)
+    chunks: Count | None = Field(default=None, ge=1, le=100_000)
     """How many chunks of the text to use; all where not given."""
 
     @model_validator(mode="before")
@@ -102,17 +121,17 @@ class PackagingRequest(BaseModel):
     gguf_dtype: Literal["auto", "f32", "f16", "bf16"] = "auto"
     """Type of the unquantized GGUF; ``auto`` keeps the base model's."""
     imatrix: ImatrixOptions = ImatrixOptions()
-    keep_unquantized: bool = True
-    save_merged: bool = False
+    keep_unquantized: StrictBool = True
+    save_merged: StrictBool = False
     """Also write the merged model as a Hugging Face directory."""
-    companions: bool = False
+    companions: StrictBool = False
     """Also write a model card (``README.md``) and an Ollama ``Modelfile``."""
-    split_max_size_bytes: int | None = Field(default=None, ge=1_000_000)
+    split_max_size_bytes: Count | None = Field(default=None, ge=1_000_000)
     """Files above this size are split in llama.cpp's shard naming."""
-    overwrite: bool = False
-    upload: bool = True
+    overwrite: StrictBool = False
+    upload: StrictBool = True
     """Whether outputs go to object storage, where the workers have one."""
-    priority: int = Field(default=5, ge=0, le=9)
+    priority: Count = Field(default=5, ge=0, le=9)
     """9 is the most urgent."""
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
@@ -130,7 +149,7 @@ class PackagingRequest(BaseModel):
     def _upper_case(cls, value: Any) -> Any:
         if isinstance(value, str):
             value = [value]
-        if isinstance(value, Iterable):
+        if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
             return tuple(item.strip().upper() if isinstance(item, str) else item for item in value)
         return value
 

@@ -66,6 +66,23 @@ def test_quant_types_may_be_written_small_and_alone():
     assert PackagingRequest(quant_types=[" q8_0 ", "iq1_s"]).quant_types == (QuantType.Q8_0, QuantType.IQ1_S)
 
 
+@pytest.mark.parametrize("value", ["yes", "false", 1, 0, 1.0, None, []])
+@pytest.mark.parametrize("field", ["overwrite", "upload", "keep_unquantized", "save_merged", "companions"])
+def test_a_switch_is_on_or_off_and_nothing_that_reads_like_it(field, value):
+    assert refused(**{field: value}).fields["field"] == field
+    assert value is None or refused(options={"merge_lora": value}).fields["field"] == "options.merge_lora"
+
+
+@pytest.mark.parametrize("value", [True, False, "many", 1.5, -1, 10, None])
+def test_a_priority_is_a_number_from_0_to_9(value):
+    assert refused(priority=value).fields["field"] == "priority"
+
+
+@pytest.mark.parametrize("value", [{"Q4_K_M": 1}, b"Q4_K_M", 4])
+def test_quant_types_are_a_list(value):
+    assert refused(quant_types=value).code is C.REQUEST_INVALID
+
+
 @pytest.mark.parametrize(
     "name",
     [
