@@ -1,7 +1,7 @@
 """Choosing quant types for a place to run: what fits, what is recommended there, and how good it is. Pure.
 
-Memory to run a file is its size, the KV cache at the context length asked for (16-bit, every layer in full), and
-llama.cpp's working buffers, which are an estimate.
+Memory to run a file is its size, the KV cache at the context length asked for (16-bit; layers with a sliding window
+keep that window only), and llama.cpp's working buffers, which are an estimate.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
@@ -47,6 +48,10 @@ QUALITY_WORDS: Final = (
 )
 
 
+_WINDOW_PERIODS: Final = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt-oss": 2}
+"""Architectures whose files name a window and not the layers that have it: of so many, the last one attends to all."""
+
+
 class Target(BaseModel):
     """A place to run: what is usually chosen for it, and the memory it has."""
 
@@ -78,6 +83,7 @@ class ModelShape(BaseModel):
         embedding_length: Hidden size.
         vocabulary: Number of tokens.
         context_length: Longest context it was trained for; 0 if not known.
+        windows: Tokens that each layer's attention looks back, 0 for all of them; empty where every layer does that.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,10 +95,13 @@ class ModelShape(BaseModel):
     embedding_length: int
     vocabulary: int
     context_length: int = 0
+    windows: tuple[int, ...] = ()
 
     def cache_bytes(self, context: int) -> int:
-        """KV cache for a context of so many tokens."""
-        return context * sum(self.kv_heads) * (self.key_length + self.value_length) * _CACHE_ELEMENT_BYTES
+        """KV cache for a context of so many tokens. A window is kept with room for one batch."""
+        kept = (min(context, window + _BATCH) if window else context for window in self.windows or repeat(0))
+        heads = sum(heads * tokens for heads, tokens in zip(self.kv_heads, kept, strict=False))
+        return heads * (self.key_length + self.value_length) * _CACHE_ELEMENT_BYTES
 
     def buffer_bytes(self) -> int:
         """Working buffers: the logits of one batch and some rows of activations (estimate)."""
@@ -213,7 +222,11 @@ def shape_of(metadata: Mapping[str, Any]) -> ModelShape:
     if not isinstance(architecture, str) or blocks <= 0:
         raise PackagingError(ErrorCode.GGUF_INVALID, "the metadata names no architecture with layers")
     kv_heads = metadata.get(f"{architecture}.attention.head_count_kv", heads)
-    per_layer = tuple(map(int, kv_heads)) if isinstance(kv_heads, list | tuple) else (int(kv_heads),) * blocks
+    if isinstance(kv_heads, list | tuple):
+        per_layer = tuple(map(int, kv_heads))
+    else:  # of an interval only the last layer has attention, the others are recurrent
+        interval = number("full_attention_interval", 1) or 1
+        per_layer = tuple(int(kv_heads) if (layer + 1) % interval == 0 else 0 for layer in range(blocks))
     most_heads = max(map(int, heads), default=0) if isinstance(heads, list | tuple) else int(heads)
     head_length = width // most_heads if most_heads else 0
     tokens = metadata.get("tokenizer.ggml.tokens")
@@ -225,4 +238,18 @@ def shape_of(metadata: Mapping[str, Any]) -> ModelShape:
         embedding_length=width,
         vocabulary=number("vocab_size") or (len(tokens) if isinstance(tokens, list | tuple) else 0),
         context_length=number("context_length"),
+        windows=_windows(
+            number("attention.sliding_window"),
+            metadata.get(f"{architecture}.attention.sliding_window_pattern", _WINDOW_PERIODS.get(architecture)),
+            blocks,
+        ),
     )
+
+
+def _windows(window: int, pattern: Any, blocks: int) -> tuple[int, ...]:
+    """The window of each layer, by a list of the layers that have it or by the period of those that have none."""
+    if isinstance(pattern, int) and pattern > 0:
+        pattern = [(layer + 1) % pattern != 0 for layer in range(blocks)]
+    if window <= 0 or not isinstance(pattern, list | tuple) or len(pattern) < blocks:
+        return ()
+    return tuple(window if has_it else 0 for has_it in pattern[:blocks])

@@ -32,6 +32,30 @@ def test_the_cache_of_a_known_model_is_the_known_one():
     assert shape_of(LLAMA_8B).buffer_bytes() == 512 * (128_256 + 32_768) * 4
 
 
+def cache_of(architecture: str, context: int, **values: object) -> int:
+    shape = {"block_count": 6, "embedding_length": 64, "attention.head_count": 4, "attention.head_count_kv": 2}
+    named = {f"{architecture}.{key}": value for key, value in (shape | values).items()}
+    return shape_of({"general.architecture": architecture} | named).cache_bytes(context)
+
+
+def test_a_layer_with_a_window_keeps_no_more_than_the_window():
+    layer = 2 * (16 + 16) * 2  # bytes a token: KV heads x (key + value) x 2
+    window = {"attention.sliding_window": 1024}
+    assert cache_of("gemma3", 32_768, **window) == layer * (32_768 + 5 * (1024 + 512))
+    assert cache_of("gemma3", 1000, **window) == layer * 6 * 1000
+    assert cache_of("gemma2", 32_768, **window) == layer * 3 * (32_768 + 1024 + 512)
+    pattern = {"attention.sliding_window_pattern": [True, True, False, True, True, False]}
+    assert cache_of("olmo2", 32_768, **window, **pattern) == layer * (2 * 32_768 + 4 * (1024 + 512))
+    assert cache_of("phi3", 32_768, **window) == layer * 6 * 32_768  # which layers have it is not known
+
+
+def test_recurrent_layers_keep_nothing():
+    layer = 2 * (16 + 16) * 2
+    assert cache_of("qwen3next", 1000, full_attention_interval=3) == layer * 2 * 1000
+    assert cache_of("granitehybrid", 1000, **{"attention.head_count_kv": [0, 0, 2, 0, 0, 0]}) == layer * 1000
+    assert cache_of("mamba", 1000, **{"attention.head_count": 0, "attention.head_count_kv": 0}) == 0
+
+
 @pytest.mark.parametrize(
     ("target", "types"),
     [
