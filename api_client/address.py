@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -136,3 +137,11 @@ def unreachable(url: str, error: Exception) -> PackagingError:
         f"Redis at {host} does not answer: {reason}",
         fields={"redis_url": masked_url(url), "host": host},
     )
+
+
+def takes_no_writes(error: RedisError) -> bool:
+    """Whether Redis refused because nothing can be written for now.
+
+    Its memory or disk is full, too few replicas follow it, or it is one itself since a failover.
+    """
+    return isinstance(error, (OutOfMemoryError, ReadOnlyError)) or str(error).startswith(("MISCONF", "NOREPLICAS"))

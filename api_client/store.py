@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from api_client.address import connect, unreachable
+from api_client.address import connect, takes_no_writes, unreachable
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
@@ -33,7 +33,7 @@ from api_client.rules import ResolvedOptions
 from api_client.scripts import Script
 from api_client.templates import Template
 
-_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+_AWAY = (RedisConnectionError, RedisTimeoutError)
 _ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAGE = 200
 
@@ -74,7 +74,7 @@ class JobStore:
         )
 
     def call(self, action: Callable[[], T]) -> T:
-        """Run ``action``, again after a lost connection, within the time-out.
+        """Run ``action``, again after a lost connection or while nothing can be written, within the time-out.
 
         A Redis that has never answered is not waited for.
         """
@@ -85,9 +85,9 @@ class JobStore:
                 result = action()
             except AuthenticationError as error:
                 raise unreachable(self._url, error) from error
-            except OutOfMemoryError as error:
-                raise unreachable(self._url, error) from error
-            except _AWAY as error:
+            except RedisError as error:
+                if not (isinstance(error, _AWAY) or takes_no_writes(error)):
+                    raise
                 if not self._answered or time.monotonic() + pause_s > deadline:
                     raise unreachable(self._url, error) from error
                 time.sleep(pause_s)

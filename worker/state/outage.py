@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from api_client.address import takes_no_writes
 
 T = TypeVar("T")
 
-_AWAY = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError)
-_NO_WRITES = "MISCONF"
-"""First word of the answer of a server whose disk is full or failing; the client has no class for it."""
 
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -22,7 +21,7 @@ _LONGEST_PAUSE_S = 1.0
 
 def is_away(error: RedisError) -> bool:
     """Whether the server is down, restarting, loading, failing over, or takes no writes until someone makes room."""
-    return isinstance(error, _AWAY) or str(error).startswith(_NO_WRITES)
+    return isinstance(error, (RedisConnectionError, RedisTimeoutError)) or takes_no_writes(error)
 
 
 def ride_out(action: Callable[[], T], outage_s: float, give_up: Callable[[], bool] = lambda: False) -> T:

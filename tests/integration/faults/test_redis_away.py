@@ -60,20 +60,26 @@ def test_a_paused_server_costs_no_attempt(own_server: OwnServer, own_service: In
     assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
 
 
-@pytest.mark.fault("Valkey takes no writes (out of memory) for longer than a lease")
+@pytest.mark.fault("Valkey takes no writes (out of memory, too few replicas) for longer than a lease")
 @pytest.mark.short_lease
-def test_a_server_that_is_full_for_a_while_costs_no_attempt(own_server: OwnServer, own_service: Installation) -> None:
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
+def test_a_server_that_takes_no_writes_for_a_while_costs_no_attempt(own_service: Installation, setting: str) -> None:
     service = own_service
     service.start_worker()
     service.start_worker()
     job = service.submit(labels={"convert": "hold"})
     service.held("convert")
-    service.redis.config_set("maxmemory", 1)
+    service.redis.config_set(setting, 1)
+    with PackagingClient(service.url, key_prefix=service.prefix, timeout_s=0.5) as client:
+        assert client.get(job.id).state == "running"
+        with pytest.raises(PackagingError) as caught:
+            client.submit(service.request("refused"))
+        assert caught.value.code == "redis_unreachable"
     service.let_go("convert")
     eventually(lambda: "end convert 1" in service.runs(), "the stage finishes while Redis takes no writes")
     lease_s = float(service.environment()["TRAINPACK_LEASE_S"])
     eventually(lambda: lease_ended_ago_s(service) > lease_s, "its lease has run out for long")
-    service.redis.config_set("maxmemory", 0)
+    service.redis.config_set(setting, 0)
     job = service.wait(job)
     service.assert_settled(job)
     assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
