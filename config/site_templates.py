@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.keys import Keys
-from api_client.request import PackagingRequest
+from api_client.request import PackagingRequest, unknown_quant_type
 from api_client.rules import resolve_options
 from api_client.templates import BUILTIN_TEMPLATES, Template
 
@@ -40,12 +41,23 @@ def _template(source: str, name: str, table: Any) -> Template:
         template = Template.model_validate({"name": name, **table})
         resolve_options(PackagingRequest(template=name), template)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _invalid(source, f"[{name}] {where}: {first['msg']}") from error
+        raise _invalid(source, f"[{name}] {_reason(error)}") from error
     except PackagingError as error:
         raise _invalid(source, f"[{name}] {error.message}") from error
     return template
+
+
+def _reason(error: ValidationError) -> str:
+    """The first complaint; a misspelt key before the one that is missing because of it."""
+    errors = error.errors(include_url=False)
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(where, Template.model_fields, n=1, cutoff=0.5)
+        return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if first["type"] == "enum":
+        return unknown_quant_type(str(first["input"])).message
+    return f"{where}: {first['msg']}"
 
 
 def _invalid(source: str, reason: str) -> PackagingError:

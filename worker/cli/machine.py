@@ -31,13 +31,16 @@ def run_worker(output: Output) -> int:
     """
     with needs_extra("worker"):
         from config.settings import load_settings
+        from config.site_templates import load_site_templates
         from worker import service
     overrides = stack_overrides()
     if output.as_json:
         overrides["log_format"] = "json"
     settings = load_settings(**overrides)
+    # what is wrong from the start is told as every command tells it; later the worker logs it, or waits
+    load_site_templates(settings.templates_file)
     with PackagingClient(settings.redis_url, key_prefix=settings.key_prefix) as client:
-        client.ping()  # what does not answer now is told as every command tells it; later the worker waits for it
+        client.ping()
     return service.run(settings)
 
 

@@ -184,3 +184,11 @@ def test_an_unknown_setting_of_the_worker_is_named(cli, monkeypatch):
     ran = cli("up", "--json")
     assert (ran.code, ran.error["code"]) == (2, "settings_invalid")
     assert "did you mean TRAINPACK_THREADS" in ran.error["message"]
+
+
+def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(cli, tmp_path, monkeypatch):
+    (tmp_path / "templates.toml").write_text("[edge]\ntitel_en = 'Edge'\n")
+    monkeypatch.setenv("TRAINPACK_TEMPLATES_FILE", str(tmp_path / "templates.toml"))
+    ran = cli("worker", "--json")
+    assert (ran.code, ran.error["code"]) == (2, "settings_invalid")
+    assert "did you mean 'title_en'" in ran.error["message"]
