@@ -276,6 +276,10 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
         raise PackagingError(ErrorCode.TOKENIZER_UNSUPPORTED, str(error)) from error
     except MemoryError as error:
         raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"{doing}: memory ran out") from error
+    except SystemExit as error:  # upstream's answer of three classes to a tokenizer without this file
+        missing = "tokenizer.model"
+        found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
+        raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
     except FileNotFoundError as error:
         missing = Path(error.filename).name if error.filename else str(error.args[-1]).rsplit("/", maxsplit=1)[-1]
         found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from worker.convert.card import read_card
 from worker.convert.lora import export_lora
 from worker.convert.pipeline import convert
 from worker.convert.tokenizer import find_tokenizer
+from worker.convert.upstream import load_upstream, supported_architectures
 from worker.hardening import ModelCodeRefusedError, locked_down
 from worker.imatrix.model import Skeleton
 
@@ -158,6 +160,31 @@ def _code_only(model: Path, directory: Path) -> Path:
     for name in ("tokenizer.model", "tokenizer.json"):
         (directory / name).unlink(missing_ok=True)
     return directory
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
+def test_no_architecture_gets_round_the_locks(evil):
+    """Every way in which a class of the package reads a tokenizer, on a directory that was not staged."""
+    model, mark = evil
+    upstream = load_upstream()
+    edit(model / "config.json", model_type="evil")
+    classes = {}
+    for architecture in sorted(supported_architectures()):
+        try:
+            found = upstream.model_class(architecture)
+        except PackagingError:
+            continue  # of a newer gguf than the package has
+        classes[found.set_vocab] = found
+    assert len(classes) > 60
+    for read_tokenizer, model_class in classes.items():
+        converter = object.__new__(model_class)  # its attributes as far as tokenizers need them
+        converter.dir_model = model
+        converter.hparams = {"vocab_size": 400, "model_type": "evil"}
+        converter.gguf_writer = upstream.gguf.GGUFWriter(None, "llama")
+        with locked_down(), contextlib.suppress(Exception, SystemExit):
+            read_tokenizer(converter)
+        assert not mark.exists(), model_class
+    assert not any("evil" in name for name in sys.modules)
 
 
 def test_last_lock_refuses_to_execute_a_module(evil):

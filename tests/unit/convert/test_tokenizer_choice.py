@@ -322,6 +322,19 @@ def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
     assert str(tmp_path) not in caught.value.message
 
 
+def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    config = json.loads((model / "config.json").read_text())
+    put_json(model / "config.json", **config | {"architectures": ["InternLM2ForCausalLM"]})
+    (model / "tokenizer.model").unlink()
+    (model / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.TOKENIZER_NOT_FOUND
+    assert caught.value.fields == {"file": "tokenizer.model"}
+
+
 def test_configs_of_transformers_4_and_5_are_both_read():
     assert harmless_config({"extra_special_tokens": ["<a>"]}) == {"extra_special_tokens": ["<a>"]}
     assert harmless_config({"extra_special_tokens": {"image": "<a>"}}) == {"extra_special_tokens": {"image": "<a>"}}
