@@ -73,7 +73,6 @@ def transport_options(keys: Keys, timeout_s: float) -> dict[str, Any]:
     return {
         "global_keyprefix": keys.broker_prefix,
         "priority_steps": list(PRIORITIES),
-        "queue_order_strategy": "round_robin",
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
     }

@@ -57,7 +57,7 @@ local function queue_for(id, stage)
   if host ~= '' and stage ~= plan_of(id)[1] and redis.call('ZSCORE', key('hosts'), host) then
     return 'packaging.host.' .. host, host
   end
-  if stage == 'prepare' or stage == 'publish' then return 'packaging.io', '' end
+  if stage == plan_of(id)[1] then return 'packaging.io', '' end -- new jobs, which workers take last
   return 'packaging.heavy', ''
 end
 
