@@ -13,13 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 CLEANS_UP = """
-import signal, sys
+import sys, time
 from pathlib import Path
 from worker.cli.signals import terminate_as_interrupt
 with terminate_as_interrupt():
     try:
         print("ready", flush=True)
-        signal.pause()
+        while True:  # signal.pause() would sleep through a signal that comes right before it
+            time.sleep(0.05)
     except KeyboardInterrupt:
         print("cleaning up", flush=True)
         Path(sys.argv[1]).touch()
