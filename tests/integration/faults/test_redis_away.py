@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -83,6 +84,19 @@ def test_a_server_that_takes_no_writes_for_a_while_costs_no_attempt(own_service:
     job = service.wait(job)
     service.assert_settled(job)
     assert [a.outcome for a in job.stage(StageName.CONVERT).attempts] == [AttemptOutcome.SUCCEEDED]
+
+
+def test_a_worker_outlives_a_server_that_takes_no_writes(own_service: Installation) -> None:
+    service = own_service
+    worker = service.start_worker()
+    worker.signal(signal.SIGSTOP)
+    job = service.submit()
+    service.redis.config_set("maxmemory", 1)
+    worker.signal(signal.SIGCONT)  # It is handed the message and cannot note that it has it.
+    eventually(lambda: "server:OutOfMemoryError" in worker.lines, "noting it fails")
+    service.redis.config_set("maxmemory", 0)
+    service.assert_settled(service.wait(job))
+    assert worker.process.poll() is None
 
 
 def lease_ended_ago_s(service: Installation) -> float:
