@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from api_client.request import PackagingRequest
 from tests.integration.harness import eventually
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.embedded.stack import Stack
+from worker.storage.checksums import sha256_file
 from worker.storage.location import S3Location
 from worker.storage.s3 import S3Storage
 
@@ -70,6 +72,24 @@ def test_default_job_reaches_directory_and_bucket(
         storage.download_file(S3Location.parse(artifact.url), copy)
         assert hashlib.sha256(copy.read_bytes()).hexdigest() == artifact.sha256
     eventually(lambda: not list(output.glob(".trainpack-*")), "the scratch directory is gone")
+
+
+def test_the_bucket_has_the_checksums_of_the_job_alone_and_the_directory_those_of_all(
+    client: PackagingClient, stack: Stack, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    fields = {"base_model": base, "checkpoint": checkpoint, "output_dir": tmp_path / "package"}
+    finished(client, PackagingRequest(template="lora_only", **fields))
+    job = finished(client, PackagingRequest(template="merge", **fields))
+    assert job.error is None
+    near = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "package", capture_output=True, check=True)
+    assert near.stdout.split() == [b"checkpoint-10-lora.gguf:", b"OK", b"merged_model.gguf:", b"OK"]
+    storage = S3Storage(stack.info.storage())
+    for artifact in job.outputs:
+        storage.download_file(S3Location.parse(str(artifact.url)), tmp_path / "far" / artifact.name)
+        assert sha256_file(tmp_path / "far" / artifact.name) == artifact.sha256
+    far = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "far", capture_output=True, check=True)
+    assert far.stdout.split() == [b"merged_model.gguf:", b"OK"]
 
 
 def test_events_tell_the_story_with_the_known_kinds(

@@ -43,6 +43,8 @@ def export_events(redis: Any, keys: Keys, job_id: str, output_dir: str | None) -
         events = [read_event(entry_id, fields["event"]) for entry_id, fields in entries]
         lines = [json.dumps(event.model_dump(mode="json"), ensure_ascii=False) for event in events]
         atomic_write_text(path, "\n".join(lines) + "\n")
+        if path.name == EVENTS_FILE:
+            path.with_name(_longer_name(job_id)).unlink(missing_ok=True)  # from before a replay
     except (OSError, PackagingError, RedisError) as error:
         _log.warning(LogEvent.EVENTS_NOT_KEPT, job_id=job_id, error=str(error))
         return None
