@@ -46,7 +46,8 @@ def build() -> None:
     build_dir = DIRECTORY / "build"
     options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_CURL=OFF", *PLAIN_CPU]
     subprocess.run(["cmake", "-S", str(source), "-B", str(build_dir), *options], check=True)
-    subprocess.run(["cmake", "--build", str(build_dir), "--parallel", "--target", *TARGETS], check=True)
+    jobs = str(len(os.sched_getaffinity(0)))  # make would take "--parallel" alone as leave to start all at once
+    subprocess.run(["cmake", "--build", str(build_dir), "--parallel", jobs, "--target", *TARGETS], check=True)
 
 
 if __name__ == "__main__":
