@@ -5,7 +5,6 @@ Policy is the jobs' own: local paths below the allowed roots, buckets that jobs 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from api_client.base_models import named_base_models
 from api_client.checkpoint_files import ADAPTER_CONFIG, CheckpointKind
 from api_client.checkpoints import CheckpointList, list_checkpoints
 from api_client.errors import ErrorCode, PackagingError
@@ -31,7 +31,6 @@ from worker.supervisor.child import as_packaging_error, stand_alone
 
 _NICE = 5
 """A stage that runs beside it comes first."""
-_MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -168,11 +167,4 @@ def _base_of(run: RunFiles, listing: CheckpointList) -> str | None:
 
 
 def _adapter_base(run: RunFiles, checkpoint: str) -> str | None:
-    for sub in ADAPTER_SUBDIRECTORIES:
-        name = "/".join(part for part in (checkpoint, sub, ADAPTER_CONFIG) if part)
-        try:
-            named = json.loads(run.read(name, 0, _MAX_CONFIG_BYTES)).get("base_model_name_or_path")
-        except (OSError, ValueError, AttributeError, PackagingError):
-            continue
-        return named if isinstance(named, str) and named else None
-    return None
+    return next((named.location for named in named_base_models(run, checkpoint)), None)

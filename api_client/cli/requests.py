@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from api_client.base_models import named_base_models
 from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import checkpoint_kind, resolve_checkpoint
 from api_client.cli.flags import RequestFlags
@@ -21,6 +22,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
+from api_client.run_files import LocalRunFiles
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
 
 OTHER_OPTIONS = ("keep_unquantized", "save_merged", "companions", "split_max_size_bytes", "chunks")
@@ -84,7 +86,7 @@ def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) 
             other missing files.
     """
     filled = fill_from_task(request)
-    _check_directory(filled.base_model, "base_model", ErrorCode.BASE_MODEL_NOT_FOUND, output, sees_files)
+    _check_base_model(filled, output, sees_files)
     for location, field in ((filled.imatrix.path, "imatrix"), (filled.imatrix.calibration, "calibration")):
         if location is not None and not is_remote(location) and not Path(location).is_file() and sees_files:
             raise PackagingError(
@@ -191,13 +193,32 @@ def _unknown_option(name: str) -> PackagingError:
     )
 
 
-def _check_directory(location: str | None, field: str, code: ErrorCode, output: Output, sees_files: bool) -> None:
+def _check_base_model(filled: PackagingRequest, output: Output, sees_files: bool) -> None:
+    location = filled.base_model
     if location is None or is_remote(location) or Path(location).is_dir():
         return
-    if sees_files:
+    if not sees_files:
+        output.say(output.text("not_visible", field="base_model", path=location), style="yellow")
+        return
+    if Path(location).exists() or not _is_named_elsewhere(filled):
         reason = "is not a directory" if Path(location).exists() else "does not exist"
-        raise PackagingError(code, f"{field}: {location} {reason}", fields={"field": field, "path": location})
-    output.say(output.text("not_visible", field=field, path=location), style="yellow")
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_NOT_FOUND,
+            f"base_model: {location} {reason}",
+            fields={"field": "base_model", "path": location},
+        )
+
+
+def _is_named_elsewhere(filled: PackagingRequest) -> bool:
+    """Whether the worker will find a base model that has moved: by the adapter's files or the run's."""
+    if filled.checkpoint is None or is_remote(filled.checkpoint):
+        return False
+    try:
+        checkpoint = resolve_checkpoint(filled.checkpoint, filled.task.output_dir if filled.task else filled.output_dir)
+    except PackagingError:  # told when the checkpoint is checked
+        return False
+    named = named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
+    return any(Path(one.location).is_absolute() and Path(one.location).is_dir() for one in named)
 
 
 def _check_writable(location: str | None, sees_files: bool) -> None:

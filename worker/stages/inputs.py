@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api_client.base_models import named_base_models
 from api_client.checkpoints import resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import StageName
 from api_client.request import PackagingRequest, is_remote
+from api_client.run_files import LocalRunFiles
 from worker.adapters.adapter import Adapter, open_adapter
 from worker.checkpoint import BaseModel, CheckpointKind, CheckpointLayout, classify_checkpoint, open_base_model
 from worker.convert.metadata import ModelMetadata, describe
@@ -19,6 +21,7 @@ from worker.convert.upstream import check_architecture
 from worker.stages.context import StageContext
 from worker.stages.outputs import location_name
 from worker.storage.inputs import fetch, fetch_file
+from worker.storage.paths import resolve_local
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ def resolve_inputs(context: StageContext) -> JobInputs:
         base_dir = _full_weights(checkpoint, request.template).directory
         base_name = f"{base_dir.parent.name}-{base_dir.name}" if _is_step_name(base_dir.name) else base_dir.name
     else:
-        base_dir = _fetched(context, request.base_model, "base_model")
-        base_name = location_name(request.base_model)
+        base_dir, base_name = _base(context, request.base_model, checkpoint)
     base = open_base_model(base_dir, allowed_roots=trusted_roots(context), allow_quantized=not options.merge_lora)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
     adapter = None
@@ -128,6 +130,27 @@ def trusted_roots(context: StageContext) -> Sequence[Path]:
     """Where symlinks inside an input may lead: the allowed roots, anywhere where none are set."""
     roots = context.settings.allowed_roots
     return (Path("/"),) if roots is None else roots
+
+
+def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str]:
+    """The base model and its name; one that has moved is looked for where the adapter and its run say."""
+    directory = _fetched(context, location, "base_model")
+    if checkpoint is None or directory.exists():
+        return directory, location_name(location)
+    for named in named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name):
+        try:
+            moved = resolve_local(named.location, context.settings.allowed_roots)
+        except PackagingError:  # no absolute path, or none that jobs may read
+            continue
+        if (moved / "config.json").is_file():
+            context.report.log(
+                f"Base model {location} does not exist; taking {moved}, which {named.file} names",
+                level="warning",
+                base_model=str(moved),
+                named_by=named.file,
+            )
+            return moved, moved.name
+    return directory, location_name(location)
 
 
 def _checkpoint(context: StageContext) -> Path:

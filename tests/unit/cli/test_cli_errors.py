@@ -131,6 +131,14 @@ def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, 
     assert cli("submit", "-b", base, "-c", run_dir / "latest", "-o", out).code == 3
 
 
+def test_a_base_model_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(cli, tmp_path, run_dir):
+    arguments = ("submit", "-b", tmp_path / "gone", "-c", run_dir / "latest", "-o", tmp_path / "out")
+    assert cli(*arguments).code == 2
+    config = run_dir / "checkpoint-2" / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    assert cli(*arguments).code == 3
+
+
 def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path, run_dir):
     full = tmp_path / "full" / "checkpoint-5"
     full.mkdir(parents=True)

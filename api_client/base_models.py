@@ -1,0 +1,60 @@
+"""The base model of a run as the run's own files name it, for one that is no longer where the task says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from api_client.checkpoint_files import ADAPTER_CONFIG
+from api_client.errors import PackagingError
+from api_client.run_files import ADAPTER_SUBDIRECTORIES, RunFiles
+
+RUN_CONFIGS = ("args.json", "training_args.json", "training_args.yaml", "train_config.yaml", "config.json")
+"""What trainers write beside their checkpoints; the last one is the model's own, which names what it was made from."""
+_KEYS = ("base_model_name_or_path", "model_name_or_path", "base_model", "model", "_name_or_path")
+_MOST_BYTES = 2**20
+
+
+class NamedBase(NamedTuple):
+    """One mention: the base model as it is named there, and the file that names it, relative to the run."""
+
+    location: str
+    file: str
+
+
+def named_base_models(run: RunFiles, checkpoint: str) -> Iterator[NamedBase]:
+    """Every mention, the adapter's own first, then those of the run. Nothing is looked at where they lead.
+
+    Args:
+        run: The run's directory.
+        checkpoint: Name of the checkpoint; empty where the run is one itself.
+    """
+    places = [
+        *(_path(checkpoint, sub, ADAPTER_CONFIG) for sub in ADAPTER_SUBDIRECTORIES),
+        *(_path(place, name) for place in dict.fromkeys((checkpoint, "")) for name in RUN_CONFIGS),
+    ]
+    for file in places:
+        values = _values(run, file)
+        named = next((value for key in _KEYS if isinstance(value := values.get(key), str) and value), None)
+        if named is not None:
+            yield NamedBase(named, file)
+
+
+def _path(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _values(run: RunFiles, file: str) -> dict[str, Any]:
+    """The top level of a small JSON or YAML file; nothing where it cannot be read."""
+    try:
+        text = run.read(file, 0, _MOST_BYTES)
+        if file.endswith(".json"):
+            found = json.loads(text)
+            return found if isinstance(found, dict) else {}
+        lines = text.decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError, RecursionError, PackagingError):
+        return {}
+    pairs = (re.fullmatch(r"""(\w+):\s+(["']?)(.+?)\2\s*(#.*)?""", line) for line in lines)
+    return {pair[1]: pair[3] for pair in pairs if pair}
