@@ -19,7 +19,7 @@ from worker.state.transitions import Lease, LeaseAnswer, Transitions
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_LONGEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 1.0
 
 
 class Holding:
@@ -72,7 +72,7 @@ class Heart:
         self._outage_s = outage_s
         self._beat = beat
         self._observer = observer
-        self._pause_s = min(heartbeat_s, _LONGEST_PAUSE_S)
+        self._pause_s = min(heartbeat_s, LONGEST_PAUSE_S)
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
         self._ending = threading.Event()

@@ -15,7 +15,7 @@ from worker.supervisor.process import StageProcess
 from worker.supervisor.relay import Relay
 from worker.supervisor.stage_log import write_line, write_record
 
-_POLL_S = 0.2
+POLL_S = 0.2
 _MEMORY_EVERY_S = 1.0
 _ANSWERS = {"result", "error", "stopped", "lost"}
 
@@ -80,7 +80,7 @@ class Watch:
         """Watch until the stage has ended or was ended."""
         while True:
             ended = self._process.ended()  # Asked before the last messages are read, so that none is missed.
-            for message in self._process.poll(_POLL_S):
+            for message in self._process.poll(POLL_S):
                 if message["type"] in _ANSWERS:
                     return self._answered(message)
                 self._report(message)

@@ -1,8 +1,6 @@
-"""Cancelling at any moment: within seconds, with nothing half-written left."""
+"""Cancelling at any moment, with nothing half-written left. How soon is for the bounds to say: tests/unit/state."""
 
 from __future__ import annotations
-
-import time
 
 import psutil
 import pytest
@@ -22,16 +20,16 @@ def test_a_queued_job_ends_at_once_and_never_runs(service: Installation) -> None
 
 @pytest.mark.parametrize("stage", ["prepare", "convert", "publish"])
 @pytest.mark.parametrize("behaviour", ["hold", "hold:deaf"])
-def test_a_running_stage_ends_within_seconds(running: Installation, stage: str, behaviour: str) -> None:
+def test_a_running_stage_ends_and_leaves_only_what_is_finished(
+    running: Installation, stage: str, behaviour: str
+) -> None:
     job = running.submit(labels={stage: behaviour})
     running.held(stage)
-    started = time.monotonic()
     assert running.client.cancel(job.id).cancel_requested
-    job = running.wait(job, 5)
-    assert time.monotonic() - started < 5
+    job = running.wait(job)
     assert job.state is JobState.CANCELLED
     assert {s.state for s in job.stages} <= {StageState.SUCCEEDED, StageState.CANCELLED}
-    eventually(lambda: not psutil.pid_exists(running.stage_pid(stage)), "the stage's process is gone", 5)
+    eventually(lambda: not psutil.pid_exists(running.stage_pid(stage)), "the stage's process is gone")
     assert list(running.path("").glob("*.tmp")) == []
     scratch = running.path(f".trainpack-{job.id}")
     assert not (scratch / f"{stage}.partial").exists()

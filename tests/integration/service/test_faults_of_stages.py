@@ -113,8 +113,8 @@ def test_programs_that_a_stage_started_end_with_it(running: Installation) -> Non
     running.held("merge")
     child = int(running.path("child.pid").read_text())
     running.client.cancel(job.id)
-    assert running.wait(job, 5).state is JobState.CANCELLED
-    eventually(lambda: not is_alive(child), "child ended", 5)
+    assert running.wait(job).state is JobState.CANCELLED
+    eventually(lambda: not is_alive(child), "child ended")
 
 
 def test_a_mistake_of_the_workers_own_is_the_jobs_error(service: Installation) -> None:

@@ -26,6 +26,7 @@ from api_client import (
 from api_client.rules import resolve_request
 from config.settings import load_settings
 from tests.integration.harness import eventually
+from worker.supervisor import heart, watch
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error
 from worker.supervisor.drain import Drain
@@ -205,6 +206,13 @@ def test_draining_grows_impatient() -> None:
     assert not patient.impatient
     patient.request()
     assert patient.impatient
+
+
+def test_a_cancelled_stage_has_ended_within_five_seconds() -> None:
+    """Until the next renewal says so, until the loop beside the stage looks, and the time the stage is given."""
+    settings = load_settings({})
+    seen_s = min(settings.heartbeat_s, heart.LONGEST_PAUSE_S) + watch.POLL_S
+    assert seen_s + settings.cancel_grace_s + watch.POLL_S < 5
 
 
 def file_artifact(path: Path, kind: ArtifactKind, data: bytes) -> Artifact:
