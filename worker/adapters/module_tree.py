@@ -90,7 +90,9 @@ def _build(base: BaseModel) -> Any:
 
     if base.model_type not in CONFIG_MAPPING or _too_deep(base.config):
         return None
-    config = CONFIG_MAPPING[base.model_type].from_dict(dict(base.config))
+    config_class = CONFIG_MAPPING[base.model_type]
+    # transformers writes an infinite number as an object, and reads files through this
+    config = config_class.from_dict(config_class._decode_special_floats(dict(base.config)))
     config._attn_implementation = "eager"
     architectures = base.config.get("architectures") or [""]
     model_class = getattr(transformers, str(architectures[0]), None)

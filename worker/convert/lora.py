@@ -168,7 +168,7 @@ def lora_class(
         pairs: The adapter.
         shapes: Shape of every tensor of the base model.
     """
-    streamed = streamed_class(upstream, model_class, architecture)
+    streamed = streamed_class(upstream, model_class, architecture, shapes)
 
     class Lora(streamed):  # type: ignore[misc, valid-type]
         model_arch = model_class.model_arch

@@ -15,6 +15,7 @@ from api_client.errors import ErrorCode, PackagingError
 
 # how such layers are named in checkpoints; the group is the layer's number
 _NUMBERED_ON = re.compile(r"(?<![^.])layers\.(\d{1,9})(?=\.)")  # after the ordinary layers
+_MTP = re.compile(r"(?<![^.])mtp\.")
 _MTP_LAYERS = re.compile(r"(?<![^.])mtp\.layers\.(\d{1,9})(?=\.)")
 _OF_THEIR_OWN = (_MTP_LAYERS, re.compile(r"(?<![^.])mtp_layers\.(\d{1,9})(?=\.)"), re.compile(r"^mtp\.(\d{1,9})(?=\.)"))
 # key in config.json -> patterns that count from the last ordinary layer on, and patterns that count from 0
@@ -56,6 +57,11 @@ def config_without_absent_layers(config: Mapping[str, Any], names: Iterable[str]
                 fields={"key": key, "announced": announced, "present": len(present)},
             )
     return changes
+
+
+def holds_mtp(names: Iterable[str]) -> bool:
+    """Whether any tensor belongs to an MTP block, which some converters look for whatever the config says."""
+    return any(_MTP.search(name) for name in names)
 
 
 def _numbers(names: list[str], patterns: tuple[re.Pattern[str], ...]) -> set[int]:

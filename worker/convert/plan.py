@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.evaluate import Evaluator, Rounding
 from worker.convert.header import encode_prepared
+from worker.convert.nextn import holds_mtp
 from worker.convert.repairs import config_repairs
 from worker.convert.upstream import Upstream
 from worker.convert.weights import MergedWeights, WeightEntry
@@ -117,7 +118,7 @@ def plan_model(
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
             architecture, repaired = read_config(upstream, staged)
-        model_class = streamed_class(upstream, upstream.model_class(architecture), architecture)
+        model_class = streamed_class(upstream, upstream.model_class(architecture), architecture, weights.names())
         with (
             replaced(upstream.gguf.quants, "quantize", recognisable_rounding(upstream)),
             upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"preparing {architecture}"),
@@ -195,11 +196,18 @@ def read_plan(upstream: Upstream, writer: Any) -> ConversionPlan:
     )
 
 
-def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str) -> type[Any]:
-    """Upstream's model class with the places where it meets a bad input made to say what is bad."""
+def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str, names: Collection[str]) -> type[Any]:
+    """Upstream's model class with the places where it meets a bad input made to say what is bad.
+
+    A class that counts MTP layers by their tensors is told to leave them out where ``names``, those of all tensors,
+    has none: transformers does not save such layers, and upstream would give up.
+    """
 
     class Streamed(model_class):  # type: ignore[misc]
         model_arch = model_class.model_arch
+        no_mtp = getattr(model_class, "no_mtp", False) or (
+            hasattr(model_class, "opt_num_mtp_layers") and not holds_mtp(names)
+        )
         tokenizer_error: PackagingError | None = None
 
         def map_tensor_name(self, name: str, *args: Any, **kwargs: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from convert_samples import (
     ARCHITECTURES,
     read_gguf,
+    save_adapter,
     save_model,
     save_peft_merge,
     save_vision_model,
@@ -18,9 +19,11 @@ from convert_samples import (
 )
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.adapters import Overlay, build_overlay, open_adapter
 from worker.checkpoint import open_base_model
 from worker.convert.lora import export_lora
 from worker.convert.pipeline import convert, plan_conversion
+from worker.convert.upstream import load_upstream
 
 
 def assert_same_file(ours, theirs):
@@ -129,6 +132,20 @@ def test_layers_that_the_config_announces_and_the_weights_lack_are_not_announced
     metadata = read_gguf(tmp_path / "out.gguf")[0]
     assert metadata["deepseek2.block_count"] == 2
     assert metadata.get("deepseek2.nextn_predict_layers", 0) == 0
+
+
+@pytest.mark.parametrize("announced", [{}, {"mtp_num_hidden_layers": 1}])
+def test_mtp_layers_that_transformers_does_not_save(announced, tmp_path, monkeypatch):
+    """The file is the one that upstream makes when it is told to leave them out; without that it gives up."""
+    base = save_model("qwen3.5", tmp_path / "base-model", **announced)
+    adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "in_proj_qkv", "up_proj"])
+    build_overlay(open_adapter(adapter), open_base_model(base), tmp_path / "overlay", precision="base")
+    convert(base, tmp_path / "ours.gguf", overlay=Overlay.load(tmp_path / "overlay"), model_name="M")
+
+    monkeypatch.setattr(load_upstream().model_class("Qwen3_5ForCausalLM"), "no_mtp", True)
+    merged = save_peft_merge(base, adapter, tmp_path / "merged" / "base-model")
+    assert_same_file(tmp_path / "ours.gguf", upstream_convert(merged, tmp_path / "theirs.gguf"))
+    assert read_gguf(tmp_path / "ours.gguf")[0]["qwen35.block_count"] == 2
 
 
 @pytest.mark.parametrize("gguf_dtype", ["auto", "f32"])
