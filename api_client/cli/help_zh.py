@@ -79,7 +79,7 @@ HELP_ZH = {
     "Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.": (
         "结果与 llama-quantize 逐字节一致。Ctrl-C 会保留已完成的部分，重新执行同一命令即可继续。"
     ),
-    "Unquantized GGUF file.": "未量化的 GGUF 文件。",
+    "Unquantized GGUF file, or its first shard.": "未量化的 GGUF 文件，或其第一个分片。",
     "Output directory.": "输出目录。",
     "Importance matrix, GGUF or legacy form.": "重要性矩阵，GGUF 或旧格式。",
     "Take a file that is quantized already.": "允许输入已量化的文件。",

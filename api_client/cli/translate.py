@@ -16,19 +16,37 @@ _TITLES = {"ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Comman
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )?trainpack [^\[]*")
 
 
+def _folding(make_text: Callable[..., Any]) -> Callable[..., Any]:
+    """Chinese has few spaces to wrap at; typer's tables would cut such a text where the column ends."""
+
+    def make(**given: Any) -> Any:
+        text = make_text(**given)
+        text.overflow = "fold"
+        return text
+
+    return make
+
+
+rich_utils._make_rich_text = _folding(rich_utils._make_rich_text)
+
+
 def translate_help(command: Any, language: Language) -> None:
     """Put the help of a command and its subcommands into a language; English is there already."""
     for name, title in _TITLES.items():
         setattr(rich_utils, name, in_chinese(title) if language is Language.ZH else title)
-    if language is Language.ZH:
-        exchange(command, in_chinese)
+    exchange(command, in_chinese if language is Language.ZH else str)
 
 
 def exchange(command: Any, change: Callable[[str], str], parent: Any = None) -> None:
-    """Exchange every text of a command tree; ``parent`` is the context of the command above."""
+    """Exchange every text of a command tree; ``parent`` is the context of the command above.
+
+    ``--help`` loses the type that is shown beside it, as the other switches have.
+    """
     # A context of its own kind, since the names of --help are inherited from command to command.
     context = command.context_class(command, parent=parent, info_name=command.name, **command.context_settings)
-    for holder in (command, *command.params, command.get_help_option(context)):
+    help_option = command.get_help_option(context)
+    help_option.metavar = ""
+    for holder in (command, *command.params, help_option):
         for name in _TEXTS:
             text = getattr(holder, name, None)
             if text:

@@ -14,6 +14,7 @@ from api_client.job import Artifact, ArtifactKind, Job
 from api_client.request import PackagingRequest
 from worker.demo.base_model import ensure_base_model
 from worker.demo.training import FACT, QUESTION, STEPS
+from worker.storage.paths import ensure_output_dir
 from worker.verify.ask import Question
 from worker.verify.load import generate
 
@@ -41,8 +42,11 @@ def prepare_run(cache_dir: Path, say: Say) -> tuple[Path, Path]:
 
     Returns:
         The base model's directory and the run's output directory.
+
+    Raises:
+        PackagingError: ``output_dir_not_writable``, ``download_failed``.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    ensure_output_dir(cache_dir, None)
     base = ensure_base_model(cache_dir, say)
     run = cache_dir / "run"
     done = run / ".trained"

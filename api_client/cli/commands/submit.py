@@ -52,6 +52,8 @@ def submit(
         if wait and not output.as_json:
             return watch_and_report(client, [job.id], output)
         if wait:
+            # the way back, should this end before the job
+            output.say(output.text("watch_hint", id=job.id), style="dim")
             job = client.wait(job.id)
             output.document(job)
             return end_of([job])

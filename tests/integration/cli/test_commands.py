@@ -86,6 +86,7 @@ def test_a_failed_job_is_exit_code_1_everywhere_and_tells_its_remedy(
     )
     assert in_one.code == 1
     assert in_one.document["state"] == "failed"
+    assert f"trainpack watch {in_one.document['id']}" in in_one.err
     [worker] = installed.workers
     worker.signal(signal.SIGSTOP)  # or the job might have failed again before its state is read
     try:

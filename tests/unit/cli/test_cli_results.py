@@ -35,6 +35,16 @@ def test_every_command_has_help_and_json(cli, command):
     assert "Usage: trainpack " + command in ran.out
 
 
+@pytest.mark.parametrize("locale", ["C.UTF-8", "zh_CN.UTF-8"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch, command, locale):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LC_ALL", locale)
+    ran = cli(command, "--help")
+    assert "…" not in ran.out
+    assert "<bool>" not in ran.out
+
+
 @pytest.mark.parametrize("command", ["submit", "package"])
 def test_submit_and_package_take_all_flags_of_a_request(cli, command):
     text = cli(command, "--help").out
