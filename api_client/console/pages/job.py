@@ -42,10 +42,15 @@ router = APIRouter(include_in_schema=False, prefix="/jobs")
 
 @router.get("/{job_id}")
 def job_page(
-    request: Request, client: Client, _: Reader, job_id: JobId, kind: Annotated[list[str] | None, Query()] = None
+    request: Request,
+    client: Client,
+    _: Reader,
+    job_id: JobId,
+    kind: Annotated[list[str] | None, Query()] = None,
+    part: str = "",
 ) -> Response:
-    """Everything about a job. The script keeps it up to date from this same address and from the event stream."""
-    return _page(request, client, job_id, kind)
+    """Everything about a job. The script keeps it up to date from the part ``status`` and from the event stream."""
+    return _page(request, client, job_id, kind, with_log=part != "status")
 
 
 @router.get("/{job_id}/outputs/{name}")
@@ -82,10 +87,12 @@ def _page(
     job_id: str,
     kinds: Sequence[str] | None,
     refused: PackagingError | None = None,
+    *,
+    with_log: bool = True,
 ) -> Response:
     job, language = client.get(job_id), page_language(request)
     groups = frozenset(kinds or (*(kind.value for kind in LOG_KINDS), OTHER_KINDS))
-    events = [*client.events(job_id)]
+    events = [*client.events(job_id)] if with_log else []
     entries = shown_events(events, groups)
     state, word = job_state(job, language)
     failed = error_of(job.error)

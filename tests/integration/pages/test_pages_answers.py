@@ -125,6 +125,20 @@ def test_paths_with_anything_in_them(pages: httpx.Client, service: Installation)
     assert path in unescape(pages.get(again.headers["location"]).text)
 
 
+def test_the_part_that_the_script_fetches_leaves_out_the_log(pages: httpx.Client, service: Installation) -> None:
+    job = service.submit()
+    whole, status = (pages.get(f"/jobs/{job.id}{query}") for query in ("", "?part=status"))
+    assert "Job submitted" in whole.text
+    assert "Job submitted" not in status.text
+    for region in ("job-state", "stages", "facts", "outputs"):
+        parts = [
+            re.search(rf'id="{region}".*?</(?:ol|dl|section|span)>', page.text, re.DOTALL) for page in (whole, status)
+        ]
+        assert parts[0] is not None
+        assert parts[1] is not None
+        assert parts[0][0] == parts[1][0]
+
+
 def test_replaying_what_runs_is_told_on_the_page(pages: httpx.Client, service: Installation) -> None:
     job = service.submit()
     refused = pages.post(f"/jobs/{job.id}/replay", data={"from_stage": ""})

@@ -1,6 +1,6 @@
 // Keeps pages up to date: regions are fetched anew from the page's own address, a job's log comes as an event stream.
-// Elements with `data-region` and an id are regions; `data-period` is their pace in seconds. A page that answers a form
-// names the address where it is shown by itself in `data-address`.
+// Elements with `data-region` and an id are regions; `data-period` is their pace in seconds. A page whose regions are
+// fetched from another address than its own names it in `data-address`.
 
 const UNSAFE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]/g;
 const MOST_ROWS = 2000;
@@ -62,10 +62,9 @@ function say(state) {
   }
 }
 
-const ownAddress = () => document.querySelector("[data-address]")?.dataset.address ?? location.href;
-
 async function update() {
-  const fresh = await fetchPage(ownAddress());
+  const named = document.querySelector("[data-address]");
+  const fresh = await fetchPage(named ? named.dataset.address : location.href);
   for (const region of document.querySelectorAll("[data-region]")) {
     const wanted = fresh.getElementById(region.id);
     if (wanted) morph(region, wanted);
