@@ -1,7 +1,7 @@
 """The worker program: check the surroundings, start the threads, run Celery until told to stop, leave nothing behind.
 
-Exit codes: 0 after a stop that was asked for, 2 for settings that do not fit, 3 when Redis does not answer at the
-start.
+Exit codes: 0 after a stop that was asked for, 1 after one that was not (whoever watches the worker is to start it
+again), 2 for settings that do not fit, 3 when Redis does not answer at the start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from worker.warm_up import start_warm_up
 
 _log = structlog.stdlib.get_logger(__name__)
 
-EXIT_DONE, EXIT_SETTINGS, EXIT_UNREACHABLE = 0, 2, 3
+EXIT_DONE, EXIT_FAILED, EXIT_SETTINGS, EXIT_UNREACHABLE = 0, 1, 2, 3
 
 
 def run(settings: Settings) -> int:
@@ -59,12 +59,11 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings.log_format, settings.log_level)
     try:
-        Service(settings).run()
+        return Service(settings).run()
     except PackagingError as error:
         _log.error(LogEvent.REDIS_UNREACHABLE if error.retryable else LogEvent.WORKER_STOPPED, error=str(error))
         print(f"{error}\n{error.remedy}", file=sys.stderr)
         return EXIT_UNREACHABLE if error.code is ErrorCode.REDIS_UNREACHABLE else EXIT_SETTINGS
-    return EXIT_DONE
 
 
 class Service:
@@ -96,8 +95,11 @@ class Service:
         self._started_at = datetime.now(UTC)
         self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Start, serve, stop.
+
+        Returns:
+            The exit code.
 
         Raises:
             PackagingError: ``redis_unreachable`` before anything was started.
@@ -138,7 +140,7 @@ class Service:
         self._reaper.start()
         questions.start()
         try:
-            self._serve(app)
+            return self._serve(app)
         finally:
             if warm_up is not None:
                 warm_up.kill()
@@ -187,10 +189,20 @@ class Service:
         for warning in self._reader.ping().warnings:
             _log.warning(LogEvent.REDIS_WARNING, warning=warning)
 
-    def _serve(self, app: Celery) -> None:
+    def _serve(self, app: Celery) -> int:
         # It warns root of pickled messages while the worker is made; only JSON is accepted here.
         warnings.simplefilter("ignore", SecurityWarning)
-        worker = app.Worker(
+        drain = self._drain
+
+        class DrainingWorker(app.Worker):  # type: ignore[misc]
+            """One that the broker's consumer may end as well, with an error: it must not wait for its stages then."""
+
+            def stop(self, *arguments: Any, **options: Any) -> None:
+                if not drain.requested:
+                    drain.request()
+                super().stop(*arguments, **options)
+
+        worker = DrainingWorker(
             pool="threads",
             concurrency=self._settings.slots,
             hostname=f"trainpack@{self._identity.worker}",
@@ -219,6 +231,7 @@ class Service:
 
         signals.worker_ready.connect(take_over_signals, weak=False)
         worker.start()
+        return EXIT_FAILED if worker.exitcode else EXIT_DONE
 
     def _beat(self) -> None:
         """Write what this worker says of itself."""
