@@ -104,7 +104,7 @@ class Questions:
         return RunAnswer.model_validate(self._ask(QuestionKind.CHECKPOINTS, {"run": run}))
 
     def sizes(self, model: str) -> SizesAnswer:
-        """Sizes of a base model directory, a checkpoint (of its base model then) or a GGUF file."""
+        """Sizes of a base model (a directory or ``s3://``), of a checkpoint's base model, or of a GGUF file."""
         return SizesAnswer.model_validate(self._ask(QuestionKind.SIZES, {"model": model}))
 
     def recommend(self, model: str, target: str, context: int = DEFAULT_CONTEXT) -> tuple[SizesAnswer, Recommendation]:

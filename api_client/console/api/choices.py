@@ -56,7 +56,7 @@ def recommend(
     ] = "gpu-8g",
     context: Annotated[int, Query(description="Context length in tokens.", ge=1, le=100_000_000)] = DEFAULT_CONTEXT,
 ) -> RecommendationDocument:
-    """Judge every quant type for a model on the workers' disks and a place to run it."""
+    """Judge every quant type for a model on the workers' disks or in object storage, and a place to run it."""
     measured, found = ask.recommend(model, target, context)
     return RecommendationDocument(
         **found.model_dump(),
