@@ -104,7 +104,22 @@ def open_adapter(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> Adap
     if not tensors:
         raise PackagingError(_INVALID, f"{weights} holds no tensors")
     _check_one_adapter(tensors, weights)
-    return Adapter(directory=directory, config=config, tensors=tensors, _data=MappedFile(weights, identity))
+    adapter = Adapter(directory=directory, config=config, tensors=tensors, _data=MappedFile(weights, identity))
+    _check_gathered(adapter, weights)
+    return adapter
+
+
+def _check_gathered(adapter: Adapter, weights: Path) -> None:
+    """Refuse the empty tensors that a sharding trainer leaves; AdaLoRA alone prunes modules down to nothing."""
+    empty = next((entry for entry in adapter.tensors.values() if not entry.size_bytes), None)
+    if empty is not None and adapter.peft_type != "ADALORA":
+        raise PackagingError(
+            _INVALID,
+            f"{weights}: tensor {empty.name} is empty ({list(empty.shape)}); the process that saved it had no values",
+            remedy="Save the adapter with its parameters gathered (DeepSpeed ZeRO-3: "
+            "stage3_gather_16bit_weights_on_model_save).",
+            fields={"tensor": empty.name},
+        )
 
 
 def _check_one_adapter(tensors: Mapping[AdapterKey, TensorEntry], weights: Path) -> None:

@@ -138,6 +138,7 @@ def plan_model(
             finish(model.gguf_writer)
         plan = read_plan(upstream, model.gguf_writer)
     _check_vocabulary(plan)
+    _check_gathered(plan)
     uses = [name for tensor in plan.tensors for name in plan.evaluator.sources(tensor.value)]
     weights.share(uses)
     return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))))
@@ -362,3 +363,17 @@ def _check_vocabulary(plan: ConversionPlan) -> None:
             f"the tokenizer has {len(tokens)} tokens, the embedding {rows} rows",
             fields={"tokens": len(tokens), "rows": rows},
         )
+
+
+def _check_gathered(plan: ConversionPlan) -> None:
+    """Refuse the empty tensors that a sharding trainer leaves; llama.cpp would not load the file."""
+    for tensor in plan.tensors:
+        if not tensor.size_bytes:
+            names = sorted(plan.evaluator.sources(tensor.value))
+            raise PackagingError(
+                ErrorCode.BASE_MODEL_INVALID,
+                f"{', '.join(names) or tensor.name} is empty: the process that saved it had no values",
+                remedy="Save the model with its parameters gathered (DeepSpeed ZeRO-3: "
+                "stage3_gather_16bit_weights_on_model_save).",
+                fields={"tensors": names[:20]},
+            )

@@ -61,6 +61,15 @@ def test_a_config_that_asks_for_absurdly_many_modules_builds_nothing(config, tmp
     assert read_module_tree(model) is None
 
 
+@pytest.mark.parametrize("name", [f"{Q}.lora_A.weight", "lm_head.weight"])
+def test_tensors_that_a_sharding_trainer_did_not_gather(name, tmp_path):
+    error = _refusal(tmp_path, {**_FACTORS, name: torch.zeros(0)})
+
+    assert error.code is ErrorCode.ADAPTER_INVALID
+    assert name in error.message
+    assert "gather" in error.remedy
+
+
 def test_adapter_of_which_a_part_matches(tmp_path):
     error = _refusal(tmp_path, {**_FACTORS, **pair(Q.replace("layers.0", "layers.7"), [[1, 1]], [[1], [1]])})
 

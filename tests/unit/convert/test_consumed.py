@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import pytest
 import torch
 from convert_samples import save_model, save_vision_model
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from api_client.errors import ErrorCode, PackagingError
@@ -68,3 +70,17 @@ def test_a_model_without_adapter_may_leave_out_what_it_likes(tmp_path):
     _, plan = plan_conversion(open_base_model(save_vision_model(tmp_path / "base")))
     assert plan.left_out
     assert plan.notes == ()
+
+
+def test_tensors_that_a_sharding_trainer_did_not_gather_are_refused(run_of, tmp_path):
+    """They would convert and not load."""
+    base = tmp_path / "base"
+    shutil.copytree(run_of("llama").base, base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(0, dtype=torch.bfloat16)
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(PackagingError, match=r"layers\.0\.self_attn\.q_proj\.weight is empty") as caught:
+        convert(base, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
+    assert "gather" in caught.value.remedy
+    assert not (tmp_path / "out.gguf").exists()
