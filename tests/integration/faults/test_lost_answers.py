@@ -10,7 +10,8 @@ from api_client import AttemptOutcome, JobState, StageName
 from api_client.scripts import Script
 from tests.integration.faults.wire import Wire
 from tests.integration.harness import Installation, outcomes
-from worker.state.transitions import Begun, Ignored, Transitions, new_token
+from worker.stages.context import StageResult
+from worker.state.transitions import Begun, Ignored, Lease, Transitions, new_token
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
 
@@ -47,6 +48,25 @@ def test_a_lease_is_taken_once_by_one_token(service: Installation) -> None:
     assert take(token) == first
     assert isinstance(take(new_token(1)), Ignored)
     assert len(service.client.get(job.id).stage(StageName.PREPARE).attempts) == 1
+
+
+def test_going_back_for_lost_files_may_be_said_again(service: Installation) -> None:
+    job = service.submit()
+    hand = Transitions(service.redis, service.keys, 30)
+
+    def take(stage: StageName) -> Lease:
+        begun = hand.begin(job.id, stage, 1, worker="w", host="h", pin=True, limits={})
+        assert isinstance(begun, Begun)
+        return begun.lease
+
+    assert hand.complete(take(StageName.PREPARE), StageResult(), "done") is not None
+    lease = take(StageName.MERGE)
+    first = hand.rewind(lease, [StageName.PREPARE], "gone")
+    assert first is not None
+    assert first.message is not None
+    assert (first.message.stage, first.message.attempt) == (StageName.PREPARE, 2)
+    assert hand.rewind(lease, [StageName.PREPARE], "gone") == first
+    assert service.messages(job.id).count("gone") == 1
 
 
 def test_a_cancel_whose_answer_was_lost_may_be_sent_again(service: Installation) -> None:

@@ -1,7 +1,11 @@
 -- An attempt found that files of earlier stages are not there: those stages run again, no retry is spent.
 -- Arguments: job_id, stage, token, reset (stage names), message. Answers {queued, message} | {finished, state} | {lost}.
 local id, stage = a.job_id, a.stage
-if read(id, stage, 'token') ~= a.token or a.token == '' then return {'lost'} end
+if read(id, stage, 'token') ~= a.token or a.token == '' then
+  local open = read(id, stage, 'last_token') == a.token and first_open_stage(id)
+  if not open or a.token == '' or not queued(id, open) then return {'lost'} end
+  return {'queued', message_for(id, open)} -- the answer to the first call was lost
+end
 note_attempt_end(id, stage, 'handed_back', '')
 release(id, stage)
 event(id, {level = 'warning', stage = stage, attempt = number(id, stage, 'attempt'), message = a.message,
