@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ class SentinelAddress:
 
 def stack_file() -> Path:
     """File in which a running embedded stack says where it listens."""
-    return Path(os.environ.get("TRAINPACK_HOME") or Path.home() / ".trainpack") / "stack.json"
+    home = Path(os.environ.get("TRAINPACK_HOME") or "~/.trainpack")
+    with contextlib.suppress(RuntimeError):  # "~name" of a user who does not exist: no such file, then
+        home = home.expanduser()
+    return home / "stack.json"
 
 
 def find_redis_url(given: str | None = None) -> str:

@@ -7,14 +7,15 @@ and what goes wrong when it is too low or too high. An unknown ``TRAINPACK_*`` n
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.errors import ErrorCode, PackagingError
 
@@ -148,7 +149,7 @@ class Settings(BaseSettings):
     """How long finished jobs stay in Redis."""
     failed_scratch_ttl_s: float = Field(default=2 * 86400.0, ge=0)
     """How long the scratch of failed jobs is kept for a replay."""
-    label_limits: dict[str, int] = Field(default_factory=dict)
+    label_limits: Annotated[dict[str, int], NoDecode] = Field(default_factory=dict)
     """Most stages at once per label, as JSON: ``{"team": 2}`` bounds each value of the label ``team``."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of this worker's ``/metrics`` (Prometheus). Unset: none; 0: a free one, logged. Taken: a warning."""
@@ -166,6 +167,25 @@ class Settings(BaseSettings):
     """Longest time of one try, from connecting to the end of the answer."""
     log_format: str = Field(default="console", pattern="^(console|json)$")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("home", "scratch_dir", "templates_file", "llama_cpp_dir", "kernel_cache_dir")
+    @classmethod
+    def _whole_path(cls, value: Path | None) -> Path | None:
+        """Absolute, so that it means the same in every process; ``~`` is what no shell has replaced."""
+        return None if value is None else _absolute(value)
+
+    @field_validator("allowed_roots")
+    @classmethod
+    def _whole_paths(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
+        return None if value is None else tuple(map(_absolute, value))
+
+    @field_validator("label_limits", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(f"is not JSON: {error}") from error
 
     @field_validator("allowed_roots", "allowed_buckets", "gpus", mode="before")
     @classmethod
@@ -187,7 +207,7 @@ class Settings(BaseSettings):
     @property
     def kernels_dir(self) -> Path:
         """Where compiled kernels are kept."""
-        return (self.kernel_cache_dir or self.home / "kernels").expanduser().absolute()
+        return self.kernel_cache_dir or self.home / "kernels"
 
     def storage(self) -> StorageSettings:
         """The storage part."""
@@ -218,6 +238,13 @@ class Settings(BaseSettings):
             kernel_cache_dir=self.kernels_dir,
             storage=self.storage(),
         )
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # "~name" of a user who does not exist
+        raise ValueError(f"has an unknown home directory: {error}") from error
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -183,7 +183,7 @@ def check_disk(settings: Settings) -> Check:
     """Free space where trainpack writes by itself."""
     places = {"home": settings.home, "scratch": settings.scratch_dir or settings.home}
     with _TRIAL:
-        free = {name: free_bytes(path.expanduser().absolute()) for name, path in places.items()}
+        free = {name: free_bytes(path) for name, path in places.items()}
     fact = ", ".join(f"{name} {places[name]}: {format_size(size)} free" for name, size in free.items())
     ok = min(free.values()) > settings.disk_reserve_bytes
     reserve = format_size(settings.disk_reserve_bytes)
@@ -192,9 +192,8 @@ def check_disk(settings: Settings) -> Check:
 
 def check_directories(settings: Settings) -> Check:
     """Whether the home can be written and every allowed root is there."""
-    home = settings.home.expanduser().absolute()
     with _TRIAL:
-        check_output_dir(home, None)
+        check_output_dir(settings.home, None)
     if settings.allowed_roots is None:
         return Check("directories", True, "jobs may read and write any directory", "Set TRAINPACK_ALLOWED_ROOTS.")
     lost = [str(root) for root in settings.allowed_roots if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir()]
