@@ -23,6 +23,8 @@ from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Job
+from api_client.rules import find_template
+from api_client.templates import BUILTIN_TEMPLATES
 from worker.cli.signals import terminate_as_interrupt
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def package(output: Output, *, flags: RequestFlags) -> int:
     """
     request = build_request(flags)
     check_rules(request)
+    _check_site_template(request.template)
     request = check_paths(request, output, sees_files=True)
     with running_stack(output) as stack, open_client(stack.info.redis_url) as client:
         job = client.submit(request)
@@ -117,6 +120,23 @@ def demo(output: Output) -> int:
             outputs_table(output, result.job.outputs, width),
         )
     return DONE if result.taught else JOB_FAILED
+
+
+def _check_site_template(name: str) -> None:
+    """Refuse a template that the stack's worker will not have either, before the stack is started for it.
+
+    Raises:
+        PackagingError: ``unknown_template``, ``settings_invalid``.
+    """
+    if name in BUILTIN_TEMPLATES:
+        return
+    with needs_extra("worker,embedded"):
+        from config.settings import load_settings
+        from config.site_templates import load_site_templates
+        from worker.embedded import read_stack
+    settings = load_settings()
+    if read_stack(settings.home) is None:
+        find_template(name, BUILTIN_TEMPLATES | load_site_templates(settings.templates_file))
 
 
 @contextmanager

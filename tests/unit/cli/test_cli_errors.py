@@ -200,3 +200,12 @@ def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(cli, t
     ran = cli("worker", "--json")
     assert (ran.code, ran.error["code"]) == (2, "settings_invalid")
     assert "did you mean 'title_en'" in ran.error["message"]
+
+
+def test_package_starts_no_stack_for_a_template_that_is_not_there(cli, tmp_path, run_dir):
+    ran = cli(
+        "package", "-t", "mergequantize", "-b", tmp_path / "base", "-c", run_dir / "latest", "-o", "/out", "--json"
+    )
+    assert (ran.code, ran.error["code"]) == (2, "unknown_template")
+    assert "did you mean 'merge_quantize'" in ran.error["message"]
+    assert not (tmp_path / "home").exists()
