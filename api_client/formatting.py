@@ -78,9 +78,11 @@ def format_progress(done: float, total: float, unit: str) -> str:
 
 
 def format_rate(rate: float, unit: str) -> str:
-    """Units a second: ``410.0 MB/s``, ``12 tensors/s``."""
+    """Units a second: ``410.0 MB/s``, ``12 tensors/s``; of slow ones a minute: ``1.5 files/min``."""
     if unit == "bytes":
         return f"{format_size(rate)}/s"
+    if rate < 0.1:
+        return f"{rate * 60:.1f} {one_line(unit)}/min"
     return f"{rate:,.1f} {one_line(unit)}/s" if rate < 10 else f"{format_count(rate)} {one_line(unit)}/s"
 
 

@@ -71,6 +71,7 @@ def test_rates_ages_times_and_scores():
     assert f.format_rate(12.3, "tensors") == "12 tensors/s"
     assert f.format_rate(11_135_443, "weights") == "11.1 M weights/s"
     assert f.format_rate(0.25, "chunks") == "0.2 chunks/s"
+    assert f.format_rate(0.025, "files") == "1.5 files/min"
     ages = [
         (0, "0 s"),
         (59, "59 s"),
