@@ -15,8 +15,8 @@ from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.gguf.metadata import Metadata, MetadataValue, ValueType
-from worker.gguf.reader import GGUFFile, open_gguf
-from worker.gguf.tensors import TensorInfo, align_up, place_tensors
+from worker.gguf.reader import ALIGNMENT_KEY, GGUFFile, open_gguf
+from worker.gguf.tensors import DEFAULT_ALIGNMENT, TensorInfo, align_up, place_tensors
 from worker.gguf.writer import encode_header, header_alignment
 from worker.mixture.plan import as_rewritten
 from worker.quantize.output_errors import described
@@ -100,8 +100,8 @@ def _shard_metadata(source: GGUFFile, index: int, count: int) -> Metadata:
     ``split.count`` comes last, as the tool writes it.
     """
     kept = {key: as_rewritten(value) for key, value in source.metadata.items()} if index == 0 else {}
-    if index and "general.alignment" in source.metadata:
-        kept["general.alignment"] = source.metadata["general.alignment"]
+    if index and source.alignment != DEFAULT_ALIGNMENT:
+        kept[ALIGNMENT_KEY] = source.metadata[ALIGNMENT_KEY]
     added = {
         "split.no": MetadataValue.scalar(ValueType.UINT16, index),
         "split.tensors.count": MetadataValue.scalar(ValueType.INT32, len(source.tensors)),

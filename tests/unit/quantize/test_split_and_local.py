@@ -61,6 +61,14 @@ def test_shards_hold_everything_once_and_the_keys_to_find_it(tmp_path):
         assert found == {tensor.name: whole.tensor_bytes(tensor).tobytes() for tensor in whole.tensors}
 
 
+def test_the_usual_alignment_is_not_told_to_later_shards(tmp_path):
+    """The tool writes nothing but ``split.*`` into them; only another alignment must be known to read them."""
+    plain = build_model(tmp_path / "plain.gguf", "dense")
+    told = build_model(tmp_path / "told.gguf", "dense", extra={"general.alignment": uint32_value(32)})
+    for left, right in zip(split_gguf(plain, 1_000_000)[1:], split_gguf(told, 1_000_000)[1:], strict=True):
+        assert digest(left) == digest(right)
+
+
 def test_a_file_within_the_limit_stays_whole(tmp_path):
     source = build_model(tmp_path / "dense.gguf", "dense")
     assert split_gguf(source, 10_000_000) == [source]
