@@ -25,7 +25,8 @@ from api_client.request import is_remote
 from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
 from config.settings import StageSettings
 from worker.storage.outline import outline
-from worker.storage.paths import check_bucket, free_bytes, resolve_local
+from worker.storage.paths import free_bytes, resolve_local
+from worker.storage.runs import open_run
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error, stand_alone
 
@@ -89,7 +90,7 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
 
     if model.startswith("s3://"):
         with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-            metadata, sizes = predict_file_sizes(outline(_s3_files(model, start.settings), Path(scratch)), ())
+            metadata, sizes = predict_file_sizes(outline(open_run(model, start.settings), Path(scratch)), ())
     elif is_remote(model):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
@@ -123,21 +124,12 @@ def _space(path: str, start: AnswerStart) -> SpaceAnswer:
 
 def _run_files(run: str, settings: StageSettings) -> RunFiles:
     if run.startswith("s3://"):
-        return _s3_files(run, settings)
+        return open_run(run, settings)
     if is_remote(run):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID, f"{run}: a run is a directory or s3://", fields={"field": "run"}
         )
     return LocalRunFiles(resolve_local(run, settings.allowed_roots))
-
-
-def _s3_files(url: str, settings: StageSettings) -> RunFiles:
-    from api_client.cli.s3 import S3RunFiles
-    from worker.storage.location import S3Location
-    from worker.storage.s3_edge import make_client
-
-    check_bucket(S3Location.parse(url).bucket, settings.allowed_buckets)
-    return S3RunFiles(make_client(settings.storage), url)
 
 
 def _model_path(path: Path, settings: StageSettings) -> Path:

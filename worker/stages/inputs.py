@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from api_client.base_models import named_base_models
-from api_client.checkpoints import resolve_checkpoint
+from api_client.checkpoints import choose_checkpoint, list_checkpoints, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import StageName
+from api_client.locations import CHECKPOINT_WORDS
 from api_client.request import PackagingRequest, is_remote
 from api_client.run_files import LocalRunFiles
 from worker.adapters.adapter import Adapter, open_adapter
@@ -22,6 +23,7 @@ from worker.stages.context import StageContext
 from worker.stages.outputs import location_name
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.paths import resolve_local
+from worker.storage.runs import open_run
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,15 @@ def _checkpoint(context: StageContext) -> Path:
     reference = request.checkpoint
     assert reference is not None
     if is_remote(reference):
+        run, _, name = reference.rstrip("/").rpartition("/")
+        if run.startswith("s3://") and name in CHECKPOINT_WORDS:
+            return _chosen(context, run, name)
         return _fetched(context, reference, "checkpoint")
     if "/" in reference:
         return resolve_checkpoint(str(_fetched(context, reference, "checkpoint")), None)
     location = request.task.output_dir if request.task else request.output_dir
+    if location is not None and location.startswith("s3://"):
+        return _chosen(context, location, reference)
     if location is None or is_remote(location):
         raise PackagingError(
             ErrorCode.CHECKPOINT_NOT_FOUND,
@@ -170,6 +177,13 @@ def _checkpoint(context: StageContext) -> Path:
             remedy="Give the checkpoint's full path or URL.",
         )
     return resolve_checkpoint(reference, _fetched(context, location, "checkpoint"))
+
+
+def _chosen(context: StageContext, run: str, reference: str) -> Path:
+    """The checkpoint of a run in object storage that a word or a bare name means, fetched."""
+    chosen = choose_checkpoint(list_checkpoints(open_run(run, context.settings)), reference)
+    context.report.log(f"Checkpoint {reference} of {run} is {chosen.name}", checkpoint=chosen.path)
+    return _fetched(context, chosen.path, "checkpoint")
 
 
 def _tokenizer(

@@ -30,7 +30,8 @@ def console(tmp_path_factory: pytest.TempPathFactory, run: tuple[Path, Path]) ->
     with Stack(tmp_path_factory.mktemp("home"), workers=1) as stack, pytest.MonkeyPatch.context() as patch:
         for name, value in stack.info.environment().items():
             patch.setenv(name, value)
-        with running_console(stack.info.redis_url, "trainpack") as console:
+        # The first question waits until the worker has loaded torch.
+        with running_console(stack.info.redis_url, "trainpack", question_timeout_s=120) as console:
             yield console
 
 
@@ -90,6 +91,25 @@ def test_a_model_in_object_storage_is_measured_by_its_headers(http: httpx.Client
     assert remote == local | {"model": f"s3://{bucket}/models/{base.name}"}
     nothing = http.get("/api/v1/recommend", params={"model": f"s3://{bucket}/models"})
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (422, "base_model_not_found")
+
+
+def test_words_choose_a_checkpoint_of_a_run_in_object_storage(
+    http: httpx.Client, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    storage, bucket = open_storage(), os.environ["TRAINPACK_S3_BUCKET"]
+    for file in checkpoint.iterdir():
+        storage.put_object(Bucket=bucket, Key=f"runs/7/{checkpoint.name}/{file.name}", Body=file.read_bytes())
+    task = {"task_id": "7", "status": "completed", "base_model": str(base), "output_dir": f"s3://{bucket}/runs/7"}
+    for number, chosen in enumerate(
+        ({"checkpoint": f"s3://{bucket}/runs/7/best"}, {"task": task, "checkpoint": "latest"})
+    ):
+        request = {"template": "lora_only", "base_model": str(base), "output_dir": str(tmp_path / str(number))} | chosen
+        job = http.post("/api/v1/jobs", json=request | {"upload": False}).json()
+        with http.stream("GET", f"/api/v1/jobs/{job['id']}/events/stream", timeout=180) as answer:
+            *log, end = messages(answer)
+        assert end.data == {"state": "succeeded"}, [message.data["message"] for message in log]
+        assert (tmp_path / str(number) / f"{checkpoint.name}-lora.gguf").is_file()
 
 
 @pytest.mark.parametrize(
