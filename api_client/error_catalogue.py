@@ -380,9 +380,9 @@ CATALOGUE: dict[ErrorCode, ErrorEntry] = {
     ),
     _C.OUTPUT_EXISTS: ErrorEntry(
         _R,
-        "The output directory holds a file of that name from another job.",
+        "The output directory holds a file of that name that is not of this job.",
         "Choose another output_dir or model_name, or set overwrite.",
-        "输出目录中已有其他作业的同名文件。",
+        "输出目录中已有同名文件，且不属于本作业。",
         "更换 output_dir 或 model_name，或设置 overwrite。",
     ),
     _C.OUTPUT_DIR_NOT_WRITABLE: ErrorEntry(
