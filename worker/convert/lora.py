@@ -149,7 +149,7 @@ def _plan_lora(
             )
             model.prepare_tensors()
             model.prepare_metadata(vocab_only=False)
-        return read_plan(upstream, model.gguf_writer)
+            return read_plan(upstream, model.gguf_writer)
 
 
 def lora_class(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ UNUSED_OUTPUT = "unused.gguf"
 # what upstream's code raises, by accident or on purpose, on inputs it does not expect
 _INPUT_FAULTS = (
     ValueError, TypeError, AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError,
+    ArithmeticError, struct.error,
 )  # fmt: skip
 
 
@@ -136,7 +138,8 @@ def plan_model(
             model.prepare_metadata(vocab_only=False)
         if finish is not None:
             finish(model.gguf_writer)
-        plan = read_plan(upstream, model.gguf_writer)
+        with upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"describing {architecture}"):
+            plan = read_plan(upstream, model.gguf_writer)
     _check_vocabulary(plan)
     _check_gathered(plan)
     uses = [name for tensor in plan.tensors for name in plan.evaluator.sources(tensor.value)]
@@ -300,6 +303,11 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
     except KeyError as error:
         raise PackagingError(code, f"{doing}: {error.args[0] if error.args else 'a key'} is missing") from error
     except _INPUT_FAULTS as error:
+        raise PackagingError(code, f"{doing}: {_reason(error)}") from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # the tokenizers package has no class of its own for a tokenizer.json that it cannot read
         raise PackagingError(code, f"{doing}: {_reason(error)}") from error
 
 

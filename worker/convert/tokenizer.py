@@ -34,6 +34,13 @@ VOCABULARIES = (
 _COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "merges.txt")
 _GENERATION_CONFIG = "generation_config.json"
 _TEMPLATE, _OLD_TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
+# what upstream copies from a generation config into the file -> whether it is a whole number there
+_SAMPLING = {
+    "top_k": True, "penalty_last_n": True, "mirostat": True, "top_p": False, "min_p": False, "temperature": False,
+    "xtc_probability": False, "xtc_threshold": False, "penalty_repeat": False, "mirostat_tau": False,
+    "mirostat_eta": False,
+}  # fmt: skip
+_MAX_SAMPLING = 2**31
 _CHECKPOINT_NAME = re.compile(r"(checkpoint-.+|adapter_model|adapter|default|final)")
 _MAX_TEMPLATE_BYTES = 4 * 1024 * 1024
 _INVALID = ErrorCode.TOKENIZER_UNSUPPORTED
@@ -299,8 +306,17 @@ def _read_text(path: Path) -> str:
 def _generation_config(directory: Path | None, allowed_roots: Sequence[Path]) -> dict[str, Any]:
     if directory is None:
         return {}
-    files = _member_files(directory, (_GENERATION_CONFIG,), allowed_roots)
-    return read_json(files[_GENERATION_CONFIG], _INVALID)
+    path = _member_files(directory, (_GENERATION_CONFIG,), allowed_roots)[_GENERATION_CONFIG]
+    config = read_json(path, _INVALID)
+    for key, whole in _SAMPLING.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, int | float) or not abs(value) < _MAX_SAMPLING or (whole and value != int(value)):
+            wanted = "a whole number" if whole else "a number"
+            raise PackagingError(_INVALID, f"{path}: {key} is {str(value)[:40]!r}, not {wanted} that makes sense")
+        config[key] = int(value) if whole else value
+    return config
 
 
 def _added_tokens(description: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

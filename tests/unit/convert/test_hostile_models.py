@@ -271,6 +271,10 @@ def test_json_bombs_are_refused(file, content, run_of, tmp_path):
         {"model": None, "added_tokens": 3},
         {"model": {"vocab": {"a": "b"}, "merges": 1}, "added_tokens": [None, {"id": "x"}, {"content": 2, "id": 1}]},
         {"model": {"type": "BPE", "vocab": [], "merges": [[1, 2, 3]]}, "added_tokens": [{"id": -5, "content": "x"}]},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}},
+        {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
+        {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "OfTomorrow"}},
     ],
 )
 def test_tokenizers_of_the_wrong_shape_are_refused(content, run_of, tmp_path):
@@ -281,6 +285,29 @@ def test_tokenizers_of_the_wrong_shape_are_refused(content, run_of, tmp_path):
     with pytest.raises(PackagingError) as caught:
         convert(model, tmp_path / "out.gguf")
     assert caught.value.code in (ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"top_k": "many"}, {"top_k": 1.5}, {"top_k": 10**12}, {"temperature": "hot"}, {"min_p": [1]}, {"top_p": 1e999}],
+)
+def test_sampling_values_that_no_file_can_hold_are_named(change, run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    edit(model / "generation_config.json", **change)
+    with pytest.raises(PackagingError, match=rf"generation_config\.json: {next(iter(change))} is ") as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+
+
+@pytest.mark.parametrize("change", [{"rms_norm_eps": [1]}, {"num_attention_heads": 0}, {"max_position_embeddings": -1}])
+def test_config_values_that_no_file_can_hold_are_refused(change, run_of, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(run_of("llama").base, model)
+    edit(model / "config.json", **change)
+    with pytest.raises(PackagingError) as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"vocab_size": 10**12}, {"num_local_experts": 10**9}])
