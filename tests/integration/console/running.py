@@ -32,7 +32,8 @@ class RunningConsole:
 
     def client(self, role: str | None = "operate", **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {SECRETS[role]}"} if role else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=BOUND_S, **options)
+        longest_s = BOUND_S + self.settings.question_timeout_s  # so that it is the console that gives up
+        return httpx.Client(base_url=self.url, headers=headers, timeout=longest_s, **options)
 
 
 @contextmanager

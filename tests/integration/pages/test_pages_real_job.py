@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api_client.client import PackagingClient
+from api_client.questions import Questions
 from api_client.request import PackagingRequest
 from tests.integration.console.running import RunningConsole, running_console
 from tests.integration.pages.conftest import BOUND_MS, Windows
@@ -42,6 +43,8 @@ def console(stack: Stack) -> Iterator[RunningConsole]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
             patch.setenv(name, value)
+        with PackagingClient(stack.info.redis_url) as client:
+            Questions(client, WAIT_S).space("/")  # answered once the worker has loaded torch
         with running_console(stack.info.redis_url, "trainpack", tokens=()) as running:
             yield running
 
