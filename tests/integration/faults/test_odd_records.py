@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from api_client import AttemptOutcome, ErrorCode, Job, PackagingError, StageName
-from api_client.messages import queue_keys, waiting_task_ids
+from api_client.messages import MessageSender, queue_keys, waiting_task_ids
+from config.settings import load_settings
 from tests.integration.harness import Installation, eventually, outcomes
 from worker.metrics.observer import Observer
+from worker.reaper import Reaper
+from worker.stages.context import StageResult
 from worker.state.decisions import Counts, RetryPolicy, after_error
 from worker.state.transitions import Begun, Lease, Transitions
 from worker.supervisor.heart import Heart
@@ -84,6 +87,23 @@ def test_a_server_whose_clock_is_set_back_makes_nothing_wait(service: Installati
     for name, job in (("lost", lost), ("delayed", delayed)):
         service.assert_settled(service.wait(job), name)
     assert worker.lines.count("clock_went_back") == 1
+
+
+def test_a_server_whose_clock_leaps_ahead_gives_no_host_up(service: Installation) -> None:
+    """The first look after the leap, before any heartbeat: every host seems to have been silent for an hour."""
+    hand = Transitions(service.redis, service.keys, 30)
+    job = service.submit()
+    taken = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="alive", pin=True, limits={})
+    assert isinstance(taken, Begun)
+    service.redis.zadd(service.keys.named("hosts"), {"alive": service.redis.time()[0] * 1000 - HOUR_MS})
+    assert hand.complete(taken.lease, StageResult(), "done") is not None
+    settings = load_settings({}, key_prefix=service.prefix, redis_url=service.url, home=service.directory)
+    sender = MessageSender(service.url, service.keys, 5)
+    Reaper(settings, "r", service.redis, hand, sender, observer=Observer()).tick()
+    sender.close()
+    assert service.redis.hget(service.keys.stages(job.id), "merge:queue") == "packaging.host.alive"
+    assert service.redis.zscore(service.keys.named("hosts"), "alive") is not None
+    service.client.cancel(job.id)
 
 
 def test_a_heart_goes_on_after_a_mistake_of_its_own(service: Installation) -> None:
