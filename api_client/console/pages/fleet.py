@@ -9,6 +9,7 @@ from api_client.console.context import Client
 from api_client.console.pages.jobs import Reader
 from api_client.console.pages.view import render
 from api_client.fleet import WorkerInfo
+from api_client.job import StageName
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,7 +18,8 @@ router = APIRouter(include_in_schema=False)
 def workers_page(request: Request, client: Client, _: Reader) -> Response:
     """Workers that are alive, and what each runs."""
     workers = sorted(client.workers(), key=lambda worker: (worker.host, worker.name))
-    return render(request, "workers.html", {"workers": [(worker, running(worker)) for worker in workers]})
+    shown = [(worker, running(worker)) for worker in workers]
+    return render(request, "workers.html", {"workers": shown, "stages": [*StageName]})
 
 
 @router.get("/queues")

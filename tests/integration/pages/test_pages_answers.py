@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from api_client.console.admission import SESSION_COOKIE
 from api_client.console.pages.jobs import PAGE
+from api_client.fleet import WorkerInfo
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation
 
@@ -76,6 +78,31 @@ def test_empty_pages_say_what_to_do(pages: httpx.Client) -> None:
     assert "No jobs yet" in text(pages.get("/jobs"))
     assert "No worker is running" in text(pages.get("/workers"))
     assert "nobody takes from it" in text(pages.get("/queues"))
+
+
+def test_a_stage_that_only_a_newer_worker_knows_is_shown_by_its_name(
+    pages: httpx.Client, service: Installation
+) -> None:
+    now = datetime.now(UTC)
+    newer = WorkerInfo(
+        name="w1",
+        host="h",
+        pid=1,
+        version="9.0",
+        device="cpu",
+        slots=1,
+        queues=("packaging.heavy",),
+        running=("20260101-000000-aaaaaa:polish:1",),
+        draining=False,
+        torch_loaded=False,
+        started_at=now,
+        last_heartbeat_at=now,
+    )
+    service.redis.zadd(service.keys.named("workers"), {"w1": now.timestamp()})
+    service.redis.hset(service.keys.worker("w1"), "info", newer.model_dump_json())
+    page = pages.get("/workers")
+    assert page.status_code == 200
+    assert "polish · 20260101-000000-aaaaaa" in text(page)
 
 
 @pytest.mark.parametrize(
