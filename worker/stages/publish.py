@@ -47,7 +47,9 @@ def run(context: StageContext) -> StageResult:
     else:
         target = ensure_output_dir(target, context.settings.allowed_roots)
         lock = DirectoryLock(target)
-        lock.acquire(context.report.should_stop)
+        if not lock.try_acquire():
+            context.report.log(f"Waiting for another job to publish into {target}")
+            lock.acquire(context.report.should_stop)
         with lock:
             check_records_free(context, target)
             files = _place_all(context, files, target, meter)

@@ -134,8 +134,10 @@ def test_jobs_publish_into_one_directory_one_after_the_other(tiny: TinyRun, tmp_
         asked.append(True)
         return len(asked) > 1
 
+    reporter = RecordingReporter(stop=stop)
     with DirectoryLock(tiny.output), pytest.raises(StopRequested):
-        run_stages(tiny.request(), tmp_path / "scratch", done=done, reporter=RecordingReporter(stop=stop))
+        run_stages(tiny.request(), tmp_path / "scratch", done=done, reporter=reporter)
+    assert reporter.lines[-1][1].startswith("Waiting for another job")
     assert list(tiny.output.iterdir()) == []
     run_stages(tiny.request(), tmp_path / "scratch", done=done)
     assert (tiny.output / "manifest.json").is_file()
