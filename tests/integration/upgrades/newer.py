@@ -29,7 +29,7 @@ CHANGES = {
         ("    StageName.VERIFY: _FILES,\n", "    StageName.VERIFY: _FILES,\n    StageName.SIGN: _FILES,\n")
     ],
     "api_client/request.py": [
-        ("    priority: int", '    signer: str = "nobody"\n    priority: int'),
+        ("    priority: ", '    signer: str = "nobody"\n    priority: '),
     ],
 }
 """File, and what is put in place of what."""
