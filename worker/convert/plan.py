@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.evaluate import Evaluator, Rounding
@@ -40,7 +41,7 @@ UNUSED_OUTPUT = "unused.gguf"
 # what upstream's code raises, by accident or on purpose, on inputs it does not expect
 _INPUT_FAULTS = (
     ValueError, TypeError, AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError,
-    ArithmeticError, struct.error,
+    ArithmeticError, struct.error, StrictDataclassError,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -30,7 +31,9 @@ from transformers.utils import logging as transformers_logging
 from api_client.errors import ErrorCode, PackagingError
 from worker.hardening import ModelCodeRefusedError, locked_down
 
-MODEL_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, RuntimeError)
+MODEL_ERRORS = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, RuntimeError, StrictDataclassError,
+)  # fmt: skip
 """What transformers raises for a config or a model that it cannot build or run."""
 
 WITHOUT_MATRIX = "Give an imatrix file, or choose quant types that need none."

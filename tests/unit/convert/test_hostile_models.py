@@ -310,6 +310,16 @@ def test_config_values_that_no_file_can_hold_are_refused(change, run_of, tmp_pat
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
+def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path):
+    """It reads the config once more to choose a tokenizer's class."""
+    model = tmp_path / "model"
+    shutil.copytree(run_of("gpt2").base, model)
+    edit(model / "config.json", attn_pdrop=[])
+    with pytest.raises(PackagingError, match="attn_pdrop") as caught:
+        convert(model, tmp_path / "out.gguf")
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+
+
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"vocab_size": 10**12}, {"num_local_experts": 10**9}])
 def test_counts_that_would_fill_the_memory_are_refused(change, run_of, tmp_path):
     model = tmp_path / "model"
