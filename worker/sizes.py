@@ -20,7 +20,7 @@ def predict_file_sizes(
     """Metadata as plain values, and the size in bytes of the file of every quant type.
 
     Args:
-        path: Base model directory, or an unquantized GGUF file.
+        path: Base model directory, or an unquantized GGUF file (of a split one, the first shard).
         allowed_roots: Where symlinks inside the directory may lead.
 
     Raises:
@@ -34,10 +34,10 @@ def predict_file_sizes(
 
 
 def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    from worker.gguf.reader import open_gguf
     from worker.mixture.sizes import predict_sizes
+    from worker.quantize.source import open_source
 
-    with open_gguf(path) as file:
+    with open_source(path) as file:
         metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
         tokens = file.metadata.get("tokenizer.ggml.tokens")
         if tokens is not None:

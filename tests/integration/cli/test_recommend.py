@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -61,6 +62,18 @@ def test_predicted_sizes_are_those_of_the_files_that_quantize_makes(models: tupl
     assert (code, made["failed"]) == (0, [])
     sizes = {one["quant_type"]: Path(one["paths"][0]).stat().st_size for one in made["files"]}
     assert sizes == {name: predicted[name] for name in names}
+
+
+def test_what_is_told_of_shards_is_true_of_them(models: tuple[Path, Path], tmp_path: Path) -> None:
+    _, gguf = models
+    code, made = trainpack("quantize", gguf, "-q", "F32", "-o", tmp_path, "--split-max-size", "1M")
+    assert code == 0
+    (file,) = made["files"]
+    assert len(file["shards"]) > 1
+    assert [shard["path"] for shard in file["shards"]] == file["paths"]
+    for shard in file["shards"]:
+        data = Path(shard["path"]).read_bytes()
+        assert (shard["size_bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_a_type_that_needs_an_imatrix_is_predicted_with_its_mixture(models: tuple[Path, Path]) -> None:

@@ -10,6 +10,7 @@ from tests.golden.models import build_model
 from tests.golden.record_files import digest
 from worker.quantize.local import quantize_local
 from worker.quantize.split import split_gguf
+from worker.sizes import predict_file_sizes
 
 
 @pytest.fixture
@@ -29,6 +30,10 @@ def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path):
     (made,) = quantize_local(shards[0], ["Q4_K_M"], tmp_path / "of_shards").files[QuantType.Q4_K_M]
     assert made.path.name == expected.path.name == "experts-Q4_K_M.gguf"
     assert digest(made.path) == digest(expected.path)
+
+
+def test_sizes_are_predicted_of_the_whole(whole, shards):
+    assert predict_file_sizes(shards[0])[1] == predict_file_sizes(whole)[1]
 
 
 def test_a_shard_is_refused_where_the_others_cannot_be_had(shards, tmp_path):
