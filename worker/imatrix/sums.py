@@ -56,20 +56,21 @@ def mean_squares(sums: ImatrixSums, file: str) -> ImatrixData:
         file: Base name of the file.
 
     Raises:
-        PackagingError: ``imatrix_invalid`` for NaN, infinite or negative values.
+        PackagingError: ``imatrix_invalid`` for NaN, infinite or negative counts, and such sums whose count is not 0.
     """
     entries = {name: _mean(name, tensor, file) for name, tensor in sums.entries.items()}
     return ImatrixData(file, sums.datasets[0] if sums.datasets else None, sums.chunk_count, entries)
 
 
 def _mean(name: str, tensor: TensorSums, file: str) -> NDArray[np.float32]:
-    for what, values in (("counts", tensor.counts), ("sums of squares", tensor.in_sum2)):
+    counts = np.floor(tensor.counts.astype(np.float64) + 0.5).astype(np.float32)
+    used = tensor.in_sum2[counts > 0]  # what no row went into is not used, whatever it holds
+    for what, values in (("counts", tensor.counts), ("sums of squares", used)):
         for bad, found in (("NaN or infinite", ~np.isfinite(values)), ("negative", values < 0)):
             if found.any():
                 raise invalid(file, f"{int(found.sum())} {bad} {what} for {name!r}", tensor=name)
-    counts = np.floor(tensor.counts.astype(np.float64) + 0.5).astype(np.float32)[:, np.newaxis]
     means = np.ones_like(tensor.in_sum2)
-    np.divide(tensor.in_sum2, counts, out=means, where=counts > 0)
+    np.divide(tensor.in_sum2, counts[:, np.newaxis], out=means, where=counts[:, np.newaxis] > 0)
     return means
 
 

@@ -160,6 +160,13 @@ def test_impossible_statistics_are_refused_with_the_tensor_named(sums, counts, f
     assert "blk.3.w" in message
 
 
+def test_sums_that_no_row_went_into_may_hold_anything(tmp_path):
+    path = write(
+        tmp_path / "m.gguf", [tensor("t.in_sum2", [[NAN, -1.0], [4.0, 6.0]]), tensor("t.counts", [[0.4], [2.0]])]
+    )
+    assert load_imatrix(path).entries["t"].tolist() == [[1, 1], [2, 3]]
+
+
 def test_parts_of_a_matrix_that_are_missing_or_of_another_type_are_named(tmp_path):
     good = [tensor("t.in_sum2", [[2.0]]), tensor("t.counts", [[2.0]])]
     path = tmp_path / "m.gguf"
