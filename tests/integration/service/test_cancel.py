@@ -33,7 +33,8 @@ def test_a_running_stage_ends_and_leaves_only_what_is_finished(
     assert list(running.path("").glob("*.tmp")) == []
     scratch = running.path(f".trainpack-{job.id}")
     assert not (scratch / f"{stage}.partial").exists()
-    kept = {path.name for path in scratch.rglob("*")} - {".created"} if scratch.exists() else set()
+    own = {".created", ".lock"}  # the lock is there while the directory is looked at again
+    kept = {path.name for path in scratch.rglob("*")} - own if scratch.exists() else set()
     finished = {"prepare": set(), "convert": {"overlay.safetensors"}}
     all_files = {"overlay.safetensors", "merged_model.gguf", "merged_model-Q4_K_M.gguf"}
     assert kept == finished.get(stage, all_files)
