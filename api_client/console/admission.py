@@ -16,6 +16,8 @@ from api_client.formatting import one_line
 SESSION_COOKIE = "trainpack_session"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _STATIC = "/static/"
+_PROBES = frozenset({"/health", "/health/live"})
+"""What orchestrators ask by whatever address a container has just been given."""
 _SHOWN_CHARACTERS = 100
 
 
@@ -29,7 +31,8 @@ class Admission:
         self._requests = RateLimit(settings.requests_per_minute)
         self._failures = RateLimit(settings.failed_logins_per_minute)
         # Without a login the name is what keeps a web page from reaching this address by a name of its own (DNS
-        # rebinding); with one, the session cookie belongs to one name anyway.
+        # rebinding); with one, the session cookie belongs to one name anyway. A token no web page can send, so programs
+        # that hold one (Prometheus, by a pod's address) may ask by any name.
         self._hosts = settings.allowed_hosts or ((*LOOPBACK_HOSTS, settings.host) if settings.open else None)
 
     def admit(self, request: Request) -> Principal | PackagingError:
@@ -38,9 +41,10 @@ class Admission:
         Raises:
             PackagingError: ``host_not_allowed``, ``csrf_failed``, ``rate_limited``.
         """
-        self._check_host(request)
-        check_origin(request)
         identity = self._identify(request)
+        if not (isinstance(identity, Principal) and identity.via == "token"):
+            self._check_host(request)
+        check_origin(request)
         if not request.url.path.startswith(_STATIC):
             self._requests.take(caller_of(request, identity))
         return identity
@@ -61,6 +65,8 @@ class Admission:
             raise
 
     def _check_host(self, request: Request) -> None:
+        if request.url.path in _PROBES:
+            return
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if self._hosts is not None and name.lower() not in self._hosts:

@@ -70,7 +70,10 @@ class ConsoleSettings(BaseSettings):
     session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
     """How long a login in the browser lasts."""
     allowed_hosts: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Host names that requests may be addressed to (comma-separated). Unset: any with tokens, loopback without."""
+    """Host names that requests may be addressed to (comma-separated). Unset: any with tokens, loopback without.
+
+    Health probes, and programs that send a token, may ask by any name.
+    """
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Addresses of reverse proxies whose ``X-Forwarded-*`` headers are believed (comma-separated)."""
     requests_per_minute: int = Field(default=600, ge=1)

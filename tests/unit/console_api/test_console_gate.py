@@ -126,8 +126,18 @@ def test_an_open_console_answers_to_loopback_names_only(host: str) -> None:
 
 def test_a_console_with_tokens_may_be_bound_to_its_names() -> None:
     with client(tokens=TOKENS, allowed_hosts="pack.example.com") as http:
-        assert code(http.get("/health/live")) == (421, "host_not_allowed")
-        assert http.get("/health/live", headers={"Host": "pack.example.com"}).status_code == 200
+        assert code(http.get("/api/v1/quant-types")) == (421, "host_not_allowed")
+        assert code(http.get("/api/v1/quant-types", headers={"Host": "pack.example.com"})) == (401, "unauthenticated")
+        wrong = {"Authorization": "Bearer not-a-token-at-all"}
+        assert code(http.get("/api/v1/quant-types", headers=wrong)) == (421, "host_not_allowed")
+
+
+def test_probes_and_programs_with_a_token_may_ask_by_a_pods_address() -> None:
+    with client(tokens=TOKENS, allowed_hosts="pack.example.com") as http:
+        pod = {"Host": "10.0.0.7:8321"}
+        assert http.get("/health/live", headers=pod).status_code == 200
+        assert http.get("/metrics", headers=pod | bearer("read")).status_code == 200
+        assert code(http.get("/metrics", headers=pod)) == (421, "host_not_allowed")
 
 
 def test_a_body_is_bounded_with_and_without_its_length(http: TestClient) -> None:
