@@ -24,6 +24,8 @@ class LogEvent(StrEnum):
     """warning: an eviction policy or persistence setting that can lose jobs"""
     REDIS_UNREACHABLE = "redis_unreachable"
     """error"""
+    REDIS_REFUSED = "redis_refused"
+    """error: Redis answers, but not as it should: a missing right, a key of another kind, a script's mistake"""
     TEMPLATES_PUBLISHED = "templates_published"
     """names"""
     MESSAGE_IGNORED = "message_ignored"

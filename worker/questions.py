@@ -23,6 +23,7 @@ from api_client.questions import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker import answers
+from worker.state.outage import note_trouble
 from worker.supervisor.drain import Drain
 from worker.supervisor.process import StageProcess
 
@@ -76,7 +77,7 @@ class QuestionListener:
                 if found:
                     self._handle(found[1])
             except RedisError as error:
-                _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+                note_trouble(_log, error)
                 self._ending.wait(_WAIT_S)
             except Exception:  # A mistake here must not leave a worker that never answers again.
                 _log.exception(LogEvent.QUESTION_FAILED)

@@ -28,7 +28,7 @@ from config.settings import Settings
 from worker.metrics.observer import Observer
 from worker.state import decisions
 from worker.state.decisions import RetryPolicy
-from worker.state.outage import is_away
+from worker.state.outage import is_away, note_trouble
 from worker.state.transitions import Lease, Transitions
 from worker.supervisor.cleaning import Cleaner
 
@@ -140,7 +140,7 @@ class Reaper:
             try:
                 self.tick()
             except RedisError as error:
-                _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+                note_trouble(_log, error)
             except Exception:
                 _log.exception(LogEvent.REAPER_FAILED)
 

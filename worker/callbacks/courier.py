@@ -22,6 +22,7 @@ from worker.callbacks.post import CallbackFailed, post
 from worker.callbacks.summary import callback_body
 from worker.metrics.observer import Observer
 from worker.state.decisions import RetryPolicy, backoff_s
+from worker.state.outage import note_trouble
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -76,7 +77,7 @@ class Courier:
                 while not self._ending.is_set() and self._take_one():
                     pass
             except RedisError as error:
-                _log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+                note_trouble(_log, error)
 
     def _take_one(self) -> bool:
         """Take an announcement that is due and start delivering it; ``False`` when there is none, or no room."""

@@ -52,6 +52,14 @@ def test_a_record_that_cannot_be_read_keeps_nobody_from_being_rescued(service: I
     assert "reaper_failed" in worker.lines
 
 
+def test_what_redis_refuses_is_logged(service: Installation) -> None:
+    service.redis.rpush(service.keys.named("clock"), "no time at all")
+    worker = service.start_worker()
+    eventually(lambda: "redis_refused" in worker.lines and "WRONGTYPE" in worker.lines, "a line in the log")
+    service.redis.delete(service.keys.named("clock"))
+    service.assert_settled(service.wait(service.submit()))
+
+
 def test_something_foreign_in_a_queue_keeps_no_message_from_being_sent_again(service: Installation) -> None:
     job = service.submit()
     [key] = [key for key in queue_keys(service.keys, "packaging.io") if service.redis.exists(key)]
