@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from api_client.checkpoint_files import ADAPTER_CONFIG
 from api_client.errors import PackagingError
+from api_client.locations import is_remote
 from api_client.run_files import ADAPTER_SUBDIRECTORIES, RunFiles
 
 RUN_CONFIGS = ("args.json", "training_args.json", "training_args.yaml", "train_config.yaml", "config.json")
@@ -40,6 +41,17 @@ def named_base_models(run: RunFiles, checkpoint: str) -> Iterator[NamedBase]:
         named = next((value for key in _KEYS if isinstance(value := values.get(key), str) and value), None)
         if named is not None:
             yield NamedBase(named, file)
+
+
+def base_location(name: str) -> str | None:
+    """What a request takes for a base model that files name; a model of the Hub is named there without its scheme.
+
+    Returns:
+        The location; None for a relative path, which means nothing elsewhere.
+    """
+    if name.startswith("/") or is_remote(name):
+        return name
+    return f"hf://{name}" if name.count("/") == 1 and all(name.split("/")) and not name.startswith(".") else None
 
 
 def _path(*parts: str) -> str:

@@ -46,7 +46,11 @@ class RequestFlags:
     base: Annotated[
         str | None,
         typer.Option(
-            "--base", "-b", help="Base model: directory, s3:// or hf://.", rich_help_panel=_WHAT, metavar="PATH"
+            "--base",
+            "-b",
+            help="Base model: directory, s3:// or hf://; the one that the checkpoint names if left out.",
+            rich_help_panel=_WHAT,
+            metavar="PATH",
         ),
     ] = None
     checkpoint: Annotated[

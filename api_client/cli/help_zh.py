@@ -45,7 +45,9 @@ HELP_ZH = {
         "输出作业编号。"
     ),
     "Template.": "模板。",
-    "Base model: directory, s3:// or hf://.": "基础模型：目录、s3:// 或 hf://。",
+    "Base model: directory, s3:// or hf://; the one that the checkpoint names if left out.": (
+        "基础模型：目录、s3:// 或 hf://；省略时取检查点所指明的。"
+    ),
     "Checkpoint: directory, RUN/latest, RUN/best, s3://; with --task also latest, best or a name.": (
         "检查点：目录、RUN/latest、RUN/best、s3://；配合 --task 还可用 latest、best 或检查点名称。"
     ),

@@ -82,6 +82,7 @@ PHRASES: dict[str, tuple[str, str]] = {
         "nothing fits: shorten the context or choose a smaller model",
         "均无法容纳：请缩短上下文或换用更小的模型",
     ),
+    "base_taken": ("Base model {base}, which {file} names", "基础模型 {base}（由 {file} 指明）"),
     "not_visible": (
         "{field}: {path} is not visible here; the worker will look for it",
         "{field}：本机看不到 {path}，由 worker 查找",

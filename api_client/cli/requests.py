@@ -13,16 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from api_client.base_models import named_base_models
 from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import checkpoint_kind, resolve_checkpoint
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
+from api_client.cli.run_base import is_directory_here, named_by_run
 from api_client.errors import ErrorCode, PackagingError
-from api_client.locations import CHECKPOINT_WORDS, is_remote
+from api_client.locations import is_remote
 from api_client.request import PackagingRequest
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
-from api_client.run_files import LocalRunFiles
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
 
 OTHER_OPTIONS = ("keep_unquantized", "save_merged", "companions", "split_max_size_bytes", "chunks")
@@ -211,14 +210,7 @@ def _check_base_model(filled: PackagingRequest, output: Output, sees_files: bool
 
 def _is_named_elsewhere(filled: PackagingRequest) -> bool:
     """Whether the worker will find a base model that has moved: by the adapter's files or the run's."""
-    if filled.checkpoint is None or is_remote(filled.checkpoint):
-        return False
-    try:
-        checkpoint = resolve_checkpoint(filled.checkpoint, filled.task.output_dir if filled.task else filled.output_dir)
-    except PackagingError:  # told when the checkpoint is checked
-        return False
-    named = named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
-    return any(Path(one.location).is_absolute() and Path(one.location).is_dir() for one in named)
+    return any(Path(one.location).is_absolute() and Path(one.location).is_dir() for one in named_by_run(filled))
 
 
 def _check_writable(location: str | None, sees_files: bool) -> None:
@@ -243,7 +235,7 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
     if reference is None or is_remote(reference):
         return reference
     run_dir = filled.task.output_dir if filled.task else filled.output_dir
-    if filled.task is None and _is_directory_here(reference, run_dir):
+    if filled.task is None and is_directory_here(reference, run_dir):
         reference = str(Path(reference).absolute())
     is_path = "/" in reference
     if not is_path and (run_dir is None or is_remote(run_dir)):
@@ -258,13 +250,6 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
         raise error if is_path or filled.task else _not_in_output_dir(reference, error) from error
     _check_kind(filled, path)
     return str(path) if is_path and not Path(reference).exists() else reference
-
-
-def _is_directory_here(reference: str, run_dir: str | None) -> bool:
-    """Whether a bare name is a directory in the working directory, as a shell reads it, and none of the run's."""
-    if "/" in reference or reference in CHECKPOINT_WORDS or not Path(reference).is_dir():
-        return False
-    return run_dir is None or is_remote(run_dir) or not Path(run_dir, reference).is_dir()
 
 
 def _not_in_output_dir(reference: str, error: PackagingError) -> PackagingError:

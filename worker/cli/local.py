@@ -19,6 +19,7 @@ from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.render.job import outputs_table, stage_table
 from api_client.cli.requests import build_request, check_paths, check_rules
+from api_client.cli.run_base import fill_base_model
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
@@ -70,7 +71,7 @@ def package(output: Output, *, flags: RequestFlags) -> int:
     Uses the embedded stack that runs, or starts one and stops it again. Takes the flags of submit. Ctrl-C cancels the
     job. Exits 1 if the job failed.
     """
-    request = build_request(flags)
+    request = fill_base_model(build_request(flags), output)
     check_rules(request)
     _check_site_template(request.template)
     request = check_paths(request, output, sees_files=True)

@@ -13,6 +13,7 @@ from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.cli.requests import build_request, check_paths, check_rules
+from api_client.cli.run_base import fill_base_model
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -44,7 +45,7 @@ def submit(
     Merges the checkpoint's adapter into the base model, exports GGUF and quantizes it; other templates do parts of
     that (see `trainpack templates`). Prints the job's id.
     """
-    request = build_request(flags)
+    request = fill_base_model(build_request(flags), output)
     check_rules(request)
     request = check_paths(request, output, sees_files=service_is_local())
     with open_client() as client:

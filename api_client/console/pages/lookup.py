@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from api_client.base_models import base_location
 from api_client.console.pages.form import NewJobForm
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import is_remote
@@ -94,7 +95,4 @@ class Answers:
 
 def base_of(run: RunAnswer | None) -> str:
     """The base model that a run names, where it can be a path or a model of the Hub."""
-    name = (run.base_model if run else None) or ""
-    if name.startswith("/") or is_remote(name):
-        return name
-    return f"hf://{name}" if name.count("/") == 1 and all(name.split("/")) and not name.startswith(".") else ""
+    return base_location((run.base_model if run else None) or "") or ""

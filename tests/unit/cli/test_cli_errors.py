@@ -139,6 +139,22 @@ def test_a_base_model_that_has_moved_is_left_to_the_worker_where_the_adapter_nam
     assert cli(*arguments).code == 3
 
 
+def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, tmp_path, run_dir):
+    arguments = ("submit", "-c", run_dir / "latest", "-o", tmp_path / "out")
+    config = run_dir / "checkpoint-2" / "adapter_config.json"
+    for relative in ("", "base", "./my/base", "a/b/c"):
+        config.write_text(json.dumps({"base_model_name_or_path": relative}))
+        assert cli(*arguments, "--json").error["code"] == "base_model_required"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    assert cli(*arguments, "--json").error["code"] == "base_model_not_found"
+    for named, taken in ((str(tmp_path / "base"), str(tmp_path / "base")), ("owner/name", "hf://owner/name")):
+        config.write_text(json.dumps({"base_model_name_or_path": named}))
+        ran = cli(*arguments)
+        assert ran.code == 3
+        assert f"Base model {taken}, which checkpoint-2/adapter_config.json names" in ran.err.replace("\n", " ")
+    assert "Base model" not in cli(*arguments, "-b", tmp_path / "base").err
+
+
 def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path, run_dir):
     full = tmp_path / "full" / "checkpoint-5"
     full.mkdir(parents=True)

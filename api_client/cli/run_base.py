@@ -1,0 +1,53 @@
+"""The base model that a run's own files name: for a command line that names none, or one that has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from api_client.base_models import NamedBase, base_location, named_base_models
+from api_client.checkpoints import resolve_checkpoint
+from api_client.cli.output import Output
+from api_client.errors import PackagingError
+from api_client.locations import CHECKPOINT_WORDS, is_remote
+from api_client.request import PackagingRequest
+from api_client.run_files import LocalRunFiles
+
+
+def fill_base_model(request: PackagingRequest, output: Output) -> PackagingRequest:
+    """Take the base model from the checkpoint's adapter or its run, where nothing names one and this machine sees them.
+
+    Args:
+        request: The request; the same is returned where there is nothing to fill in.
+        output: Told which base model is taken, and which file names it.
+    """
+    if request.base_model is not None or request.task is not None:
+        return request
+    for named in named_by_run(request):
+        location = base_location(named.location)
+        if location is not None:
+            output.say(output.text("base_taken", base=location, file=named.file))
+            return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": location})
+    return request
+
+
+def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:
+    """Every base model that the checkpoint's adapter or its run names; none where they are not visible here."""
+    reference = filled.checkpoint
+    if reference is None or is_remote(reference):
+        return
+    run_dir = filled.task.output_dir if filled.task else filled.output_dir
+    if filled.task is None and is_directory_here(reference, run_dir):
+        reference = str(Path(reference).absolute())
+    try:
+        checkpoint = resolve_checkpoint(reference, run_dir)
+    except PackagingError:  # told when the checkpoint is checked
+        return
+    yield from named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
+
+
+def is_directory_here(reference: str, run_dir: str | None) -> bool:
+    """Whether a bare name is a directory in the working directory, as a shell reads it, and none of the run's."""
+    if "/" in reference or reference in CHECKPOINT_WORDS or not Path(reference).is_dir():
+        return False
+    return run_dir is None or is_remote(run_dir) or not Path(run_dir, reference).is_dir()
