@@ -16,7 +16,7 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:expiry                  zset    ID by the time its keys go                         until then
     P:sent                    zset    M of queued stages by the time a message was sent  while queued
     P:wake                    zset    M of queued stages by the time a message is due    while delayed
-    P:due:QUEUE               zset    M of queued stages by the time they became due     while queued
+    P:due:QUEUE               zset    M of queued stages by the time they became due     while queued, not held back
     P:leases                  zset    M of running stages by the end of the lease        while running
     P:pinned:HOST             set     M of queued stages that only HOST can run          while queued
     P:running:K=V             set     M of running stages that count against a cap       while running

@@ -95,10 +95,20 @@ local function message_for(id, stage)
     tostring(tonumber(job_get(id, 'schema_version')) or 1)}
 end
 
+-- A stage that waits for a place under a cap is not due; since when it was comes back with its place.
+local function hold_back(id, stage)
+  local since = redis.call('ZSCORE', due_key(id, stage), member(id, stage))
+  if since then write(id, stage, {due_since = since}) end
+  redis.call('ZREM', due_key(id, stage), member(id, stage))
+end
+
 -- The next stage that waits for a place under a cap becomes due.
 local function wake_next(pair)
   local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
   if not freed[1] then return end
+  local id, stage = string.match(freed[1], '^(.-)|(.*)$')
+  local since = read(id, stage, 'due_since')
+  if since ~= '' and queued(id, stage) then redis.call('ZADD', due_key(id, stage), since, freed[1]) end
   redis.call('ZREM', key('sent'), freed[1])
   redis.call('ZADD', key('wake'), now, freed[1])
 end

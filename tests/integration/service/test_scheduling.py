@@ -38,6 +38,9 @@ def test_a_cap_by_label_leaves_room_for_others(service: Installation) -> None:
     other = service.submit("other", labels={"team": "blue"})
     assert service.wait(other).state is JobState.SUCCEEDED
     assert service.runs("second") + service.runs("third") == []
+    waiting = service.keys.named("waiting:team=red")
+    eventually(lambda: service.redis.zcard(waiting) == 2, "both wait for the team's place")
+    assert sum(queue.due for queue in service.client.queues()) == 0, "another worker would not help them"
     service.let_go("merge", "first")
     for name, job in (("first", first), ("second", second), ("third", third)):
         service.assert_settled(service.wait(job), name)
@@ -62,6 +65,23 @@ def test_a_place_that_the_next_in_line_cannot_take_goes_to_the_one_after(service
     assert service.runs("both") == []
     service.let_go("merge", "project")
     for name, job in (("project", project), ("both", both)):
+        service.assert_settled(service.wait(job), name)
+
+
+def test_a_stage_with_a_place_again_has_been_due_since_it_first_was(service: Installation) -> None:
+    worker = service.start_worker(slots=2, label_limits='{"team": 1}', requeue_after_s=600)
+    first = service.submit("first", labels={"team": "red", "merge": "hold"})
+    service.held("merge", output="first")
+    second = service.submit("second", labels={"team": "red"})
+    waiting, due = service.keys.named("waiting:team=red"), service.keys.due("packaging.io")
+    eventually(lambda: service.redis.zcard(waiting) == 1, "it waits for the team's place")
+    assert service.redis.zscore(due, f"{second.id}|prepare") is None
+    worker.stop()  # the stage that is handed back frees the place
+    submitted_ms = int(service.redis.hget(service.keys.job(second.id), "created_at"))
+    assert service.redis.zscore(due, f"{second.id}|prepare") == submitted_ms
+    service.let_go("merge", "first")
+    service.start_worker(label_limits='{"team": 1}')
+    for name, job in (("first", first), ("second", second)):
         service.assert_settled(service.wait(job), name)
 
 

@@ -36,6 +36,7 @@ if full then
   local rank = (9 - tonumber(job_get(id, 'priority'))) * 1e13 + tonumber(job_get(id, 'created_at'))
   redis.call('ZADD', key('waiting:' .. full), rank, m)
   redis.call('ZADD', key('sent'), now, m)
+  hold_back(id, stage) -- Another worker would not help it.
   for _, pair in ipairs(open) do wake_next(pair) end -- It was perhaps woken for a place that it cannot take.
   return {'capped'}
 end
@@ -49,7 +50,7 @@ job_set(id, 'check_artifacts', '0')
 if job_get(id, 'started_at') == '' then job_set(id, 'started_at', ms(now)) end
 set_job_state(id, 'running')
 local values = {state = 'running', attempt = tostring(a.attempt), token = a.token, worker = a.worker, progress = '', error = '',
-  came_from = previous, check = check}
+  came_from = previous, check = check, due_since = ''}
 if read(id, stage, 'started_at') == '' then values.started_at = ms(now) end
 write(id, stage, values)
 redis.call('RPUSH', attempts_key(id),
