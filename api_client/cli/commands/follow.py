@@ -69,7 +69,7 @@ def watch(
     with open_client() as client:
         ids = list(dict.fromkeys(job_ids or chosen_jobs(client, wanted, labels, when)))
         if not ids:
-            output.say(output.text("no_jobs" if state or label or since else "all_done"))
+            output.say(output.text("all_done" if wanted is None else "no_jobs"))
             return DONE
         return watch_and_report(client, ids, output)
 

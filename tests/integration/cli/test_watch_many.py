@@ -85,6 +85,8 @@ def test_nothing_to_watch_is_no_error(trainpack: CommandLine) -> None:
     ran = trainpack("watch", "--label", "group=nobody")
     assert (ran.code, ran.out) == (0, "")
     assert "no job is queued or running" in ran.err
+    ran = trainpack("watch", "--state", "failed", "--label", "group=nobody")
+    assert (ran.code, ran.out, ran.err) == (0, "", "no jobs\n")
 
 
 def test_a_callback_address_reaches_the_request(trainpack: CommandLine, installed: Installation) -> None:
