@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from api_client import AttemptOutcome, EventKind, JobState, StageName, StageState
+from api_client import AttemptOutcome, EventKind, Job, JobState, StageName, StageState
 from tests.integration.harness import Installation, eventually
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
@@ -38,10 +38,17 @@ def test_every_stage_runs_once_and_leaves_only_outputs(running: Installation) ->
 
 
 def test_logs_in_one_directory_do_not_replace_each_other_nor_a_file_of_the_user_s(running: Installation) -> None:
-    first, second = (running.wait(running.submit()) for _ in range(2))
+    def holds_log_of(job: Job) -> bool:
+        try:
+            return job.id in running.path("events.jsonl").read_text()
+        except FileNotFoundError:  # also for a moment while another job's log makes room
+            return False
+
+    first = running.wait(running.submit())
+    eventually(lambda: holds_log_of(first), "the first job's log kept")
+    second = running.wait(running.submit())
+    eventually(lambda: holds_log_of(second), "the second job's log kept")
     kept = running.path(f"events-{first.id}.jsonl")
-    eventually(kept.exists, "the first job's log kept")
-    eventually(lambda: second.id in running.path("events.jsonl").read_text(), "the second job's log kept")
     assert all(json.loads(line)["job_id"] == first.id for line in kept.read_text().splitlines())
 
     running.path("", "mine").mkdir()
