@@ -82,9 +82,12 @@ def test_a_quantize_replay_makes_only_the_types_that_are_missing(service: Instal
     service.start_worker(**REAL)
     first = service.wait(service.submit(quant_types=["Q8_0", "Q4_0", "Q4_K_M"], **model), 120)
     assert first.state is JobState.SUCCEEDED, first.error
-    eventually(lambda: not service.path(f".trainpack-{first.id}").exists(), "scratch is gone")
+
+    def scratch_is_gone() -> bool:
+        return not service.path(f".trainpack-{first.id}").exists()
 
     def replayed(stage: str) -> Job:
+        eventually(scratch_is_gone, "scratch is gone: nothing but the outputs can be taken over")
         service.client.replay(first.id, from_stage=stage)
         job = service.wait(first, 120)
         assert job.state is JobState.SUCCEEDED, job.error
