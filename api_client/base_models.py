@@ -1,4 +1,4 @@
-"""The base model of a run as the run's own files name it, for one that is no longer where the task says."""
+"""The base model of a run as the run's own files name it: where nobody gives one, or it is no longer where it was."""
 
 from __future__ import annotations
 

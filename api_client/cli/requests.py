@@ -17,7 +17,7 @@ from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import checkpoint_kind, resolve_checkpoint
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
-from api_client.cli.run_base import is_directory_here, named_by_run
+from api_client.cli.run_base import checkpoint_from_here, named_by_run
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import is_remote
 from api_client.request import PackagingRequest
@@ -231,12 +231,9 @@ def _check_writable(location: str | None, sees_files: bool) -> None:
 
 def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool) -> str | None:
     """The checkpoint to submit: a word below a path is written out, everything else stays."""
-    reference = filled.checkpoint
+    reference, run_dir = checkpoint_from_here(filled)
     if reference is None or is_remote(reference):
         return reference
-    run_dir = filled.task.output_dir if filled.task else filled.output_dir
-    if filled.task is None and is_directory_here(reference, run_dir):
-        reference = str(Path(reference).absolute())
     is_path = "/" in reference
     if not is_path and (run_dir is None or is_remote(run_dir)):
         return reference

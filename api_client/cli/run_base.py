@@ -33,12 +33,9 @@ def fill_base_model(request: PackagingRequest, output: Output) -> PackagingReque
 
 def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:
     """Every base model that the checkpoint's adapter or its run names; none where they are not visible here."""
-    reference = filled.checkpoint
+    reference, run_dir = checkpoint_from_here(filled)
     if reference is None or is_remote(reference):
         return
-    run_dir = filled.task.output_dir if filled.task else filled.output_dir
-    if filled.task is None and is_directory_here(reference, run_dir):
-        reference = str(Path(reference).absolute())
     try:
         checkpoint = resolve_checkpoint(reference, run_dir)
     except PackagingError:  # told when the checkpoint is checked
@@ -46,7 +43,16 @@ def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:
     yield from named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
 
 
-def is_directory_here(reference: str, run_dir: str | None) -> bool:
+def checkpoint_from_here(filled: PackagingRequest) -> tuple[str | None, str | None]:
+    """The checkpoint, a directory in the working directory written out, and the run that words and names belong to."""
+    reference = filled.checkpoint
+    run_dir = filled.task.output_dir if filled.task else filled.output_dir
+    if reference is not None and filled.task is None and _is_directory_here(reference, run_dir):
+        reference = str(Path(reference).absolute())
+    return reference, run_dir
+
+
+def _is_directory_here(reference: str, run_dir: str | None) -> bool:
     """Whether a bare name is a directory in the working directory, as a shell reads it, and none of the run's."""
     if "/" in reference or reference in CHECKPOINT_WORDS or not Path(reference).is_dir():
         return False

@@ -29,6 +29,7 @@ from worker.quantize.output_errors import described
 from worker.quantize.slabs import Slab
 from worker.reserve import reserve
 from worker.storage.atomic import fsync_directory
+from worker.storage.locks import is_still
 
 _READ_BYTES = 4 << 20
 _WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory, which takes it longer
@@ -176,7 +177,7 @@ class OutputFile:
             if not _lock(descriptor):
                 os.close(descriptor)
                 break
-            if _is_still(self._partial, descriptor):
+            if is_still(self._partial, descriptor):
                 self._descriptor = descriptor
                 return
             os.close(descriptor)  # renamed or removed by its owner in between: begin again
@@ -233,13 +234,6 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -16,6 +16,14 @@ _POLL_S = 0.05
 _NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the file that is open: one that is locked may have been removed just before."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 class FileLock:
     """One hold on a lock file. ``with FileLock(path):`` waits for it.
 

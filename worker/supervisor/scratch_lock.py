@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.storage.locks import is_still
 
 LOCK_FILE = ".lock"
 """Held with ``flock``; holds the id of the stage's process that locked it last."""
@@ -43,7 +44,7 @@ def acquire(scratch: Path, wait_s: float = 0, keep_going: Callable[[], bool] = l
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _lock(descriptor):
-            if _is_still(path, descriptor):
+            if is_still(path, descriptor):
                 return descriptor
             os.close(descriptor)  # The one before removed it with its directory: look again.
             continue
@@ -68,10 +69,3 @@ def _lock(descriptor: int) -> bool:
         if error.errno not in {errno.ENOLCK, errno.ENOSYS}:
             raise
     return True
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
