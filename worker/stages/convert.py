@@ -10,10 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind, StageName
-from worker.adapters.overlay import Overlay
 from worker.convert.pipeline import convert
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_metadata, job_tokenizer, trusted_roots
+from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer, trusted_roots
 from worker.stages.outputs import model_stem, unquantized_name
 
 ENCODERS = frozenset(
@@ -26,14 +25,12 @@ ENCODERS = frozenset(
 def run(context: StageContext) -> StageResult:
     """Convert."""
     facts = context.facts(StageName.PREPARE)
-    overlays = context.artifacts(ArtifactKind.OVERLAY)
-    overlay = Overlay.load(Path(overlays[0].path)) if overlays else None
     stem = model_stem(context.request, context.options, facts["base_name"])
     out = context.scratch / unquantized_name(stem)
     result = convert(
         Path(facts["base_dir"]),
         out,
-        overlay=overlay,
+        overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),
         gguf_dtype=context.request.gguf_dtype,
         metadata=job_metadata(context),

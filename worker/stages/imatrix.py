@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind, StageName
-from worker.adapters.overlay import Overlay
 from worker.checkpoint import open_base_model
 from worker.gguf.reader import open_gguf
 from worker.imatrix.calibration import load_calibration
@@ -20,7 +19,7 @@ from worker.imatrix.validate import validate_imatrix
 from worker.mixture.model import model_facts
 from worker.mixture.policy import choose_mixture
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import trusted_roots
+from worker.stages.inputs import job_overlay, trusted_roots
 from worker.stages.outputs import imatrix_name, model_stem
 from worker.storage.checksums import sha256_file
 
@@ -43,7 +42,6 @@ def run(context: StageContext) -> StageResult:
 
 def _compute(context: StageContext, calibration: str | None) -> Path:
     facts = context.facts(StageName.PREPARE)
-    overlays = context.artifacts(ArtifactKind.OVERLAY)
     text = load_calibration(Path(calibration) if calibration else None)
     if calibration is None:
         context.report.log(
@@ -52,7 +50,7 @@ def _compute(context: StageContext, calibration: str | None) -> Path:
         )
     computed = compute_imatrix(
         open_base_model(Path(facts["base_dir"]), allowed_roots=trusted_roots(context)),
-        Overlay.load(Path(overlays[0].path)) if overlays else None,
+        job_overlay(context),
         text.text,
         tokenizer_dir=Path(facts["tokenizer_dir"]),
         dataset=text.name,

@@ -10,11 +10,12 @@ from typing import Any
 from api_client.base_models import named_base_models
 from api_client.checkpoints import choose_checkpoint, list_checkpoints, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.job import ArtifactKind, StageName
 from api_client.locations import CHECKPOINT_WORDS
 from api_client.request import PackagingRequest, is_remote
 from api_client.run_files import LocalRunFiles
 from worker.adapters.adapter import Adapter, open_adapter
+from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel, CheckpointKind, CheckpointLayout, classify_checkpoint, open_base_model
 from worker.convert.metadata import ModelMetadata, describe
 from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
@@ -94,6 +95,24 @@ def job_tokenizer(context: StageContext) -> TokenizerChoice:
     facts = context.facts(StageName.PREPARE)
     checkpoint = facts["checkpoint_dir"]
     return _tokenizer(context, Path(checkpoint) if checkpoint else None, Path(facts["base_dir"]), facts["adapter_base"])
+
+
+def job_overlay(context: StageContext) -> Overlay | None:
+    """The merge's updates; ``None`` where the job merges nothing. An overlay that is missing never means that.
+
+    Raises:
+        PackagingError: ``internal_error`` where the job merges and the stage was handed no overlay; ``artifact_lost``.
+    """
+    overlays = context.artifacts(ArtifactKind.OVERLAY)
+    if overlays:
+        return Overlay.load(Path(overlays[0].path))
+    if context.options.merge_lora:
+        raise PackagingError(
+            ErrorCode.INTERNAL_ERROR,
+            f"{context.stage.value} was handed no overlay of a job that merges",
+            fields={"stage": context.stage.value, "kind": ArtifactKind.OVERLAY.value},
+        )
+    return None
 
 
 def job_metadata(context: StageContext) -> ModelMetadata:

@@ -22,11 +22,11 @@ NEEDS: dict[StageName, frozenset[ArtifactKind]] = {
     StageName.PREPARE: frozenset(),
     StageName.MERGE: frozenset(),
     StageName.CONVERT: frozenset({ArtifactKind.OVERLAY}),
-    StageName.IMATRIX: frozenset({ArtifactKind.GGUF}),
+    StageName.IMATRIX: frozenset({ArtifactKind.GGUF, ArtifactKind.OVERLAY}),
     StageName.QUANTIZE: frozenset({ArtifactKind.GGUF, ArtifactKind.IMATRIX}),
     StageName.EXPORT_LORA: frozenset(),
     StageName.VERIFY: _FILES,
-    StageName.PUBLISH: _FILES | {ArtifactKind.MERGED_MODEL},
+    StageName.PUBLISH: _FILES | {ArtifactKind.MERGED_MODEL, ArtifactKind.IMATRIX},
 }
 """Kinds of files each stage reads. A file that no stage still to run reads is not missed."""
 

@@ -1,0 +1,57 @@
+"""The importance matrix of a merged job, through the real service: it is the merged model's own, and it is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api_client import ArtifactKind, Job
+from tests.integration.harness import Installation
+from tests.tiny import tiny_base, tiny_checkpoint
+from worker.storage.checksums import parse_checksums
+
+REAL = {
+    "stage_registry": "worker.stages.registry:STAGES",
+    "preload": "worker.preload",
+    "lease_s": 30,
+    "heartbeat_s": 1,
+    "verify_load": False,
+}
+MATRIX = "merged_model.imatrix.gguf"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("model")
+    base = tiny_base(directory / "base")
+    return {"base_model": str(base), "checkpoint": str(tiny_checkpoint(base, directory / "run"))}
+
+
+def published(service: Installation, job: Job, name: str) -> bytes:
+    ended = service.wait(job, 180)
+    assert ended.error is None
+    matrices = [artifact.name for artifact in ended.outputs if artifact.kind is ArtifactKind.IMATRIX]
+    assert matrices == [name]
+    directory = Path(str(ended.request.output_dir))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert name in {entry["name"] for entry in manifest["files"]}
+    assert name in parse_checksums((directory / "SHA256SUMS").read_text())
+    return (directory / name).read_bytes()
+
+
+def test_the_published_matrix_is_the_merged_model_s_and_not_the_base_s(
+    service: Installation, model: dict[str, str]
+) -> None:
+    service.start_worker(**REAL)
+    wanted = {"quant_types": ["IQ2_M"], "imatrix": {"chunks": 2}}
+    job = service.submit("merged", save_merged=True, **wanted, **model)
+    merged = published(service, job, MATRIX)
+    checkpoint = service.path("merged_model-hf", "merged")
+    alone = {"template": "quantize_base", "checkpoint": None, **wanted}
+    of_checkpoint = service.submit("checkpoint", base_model=str(checkpoint), **alone)
+    assert merged == published(service, of_checkpoint, "merged_model-hf.imatrix.gguf")
+    of_base = service.submit("base", base_model=model["base_model"], **alone)
+    assert merged != published(service, of_base, "base.imatrix.gguf")
+    assert (service.path("merged_model-IQ2_M.gguf", "merged")).is_file()
