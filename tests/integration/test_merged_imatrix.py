@@ -1,4 +1,4 @@
-"""The importance matrix of a merged job, through the real service: it is the merged model's own, and it is published."""
+"""The importance matrix of a merged job, through the real service: the merged model's own, and published."""
 
 from __future__ import annotations
 
