@@ -12,6 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from api_client import durability
 from api_client.address import find_redis_url, masked_url
 from api_client.counts import Counts, read_counts
 from api_client.errors import ErrorCode, PackagingError
@@ -282,21 +283,28 @@ class PackagingClient:
         return read_counts(self._store.redis, self._keys, self._store.call)
 
     def ping(self) -> HealthInfo:
-        """Ask Redis whether it answers and how it is set."""
+        """Ask Redis whether it answers, how it is set, and whether it keeps what it is given."""
         redis = self._store.redis
 
-        def action() -> tuple[dict[str, Any], str]:
-            info = redis.info()
-            return info, str(redis.config_get("maxmemory-policy").get("maxmemory-policy", ""))
+        def action() -> tuple[dict[str, Any], dict[str, str]]:
+            return redis.info(), redis.config_get("maxmemory-policy", "appendfsync", "save")
 
         self._store.call(redis.ping)
         started = time.monotonic()
         self._store.call(redis.ping)
         latency_ms = (time.monotonic() - started) * 1000
-        info, policy = self._store.call(action)
+        info, config = self._store.call(action)
         return HealthInfo(
             version=str(info.get("valkey_version") or info.get("redis_version", "")),
-            eviction_policy=policy,
+            server=durability.server_name(info),
+            durability=durability.troubles(
+                info,
+                appendfsync=config.get("appendfsync", ""),
+                save=config.get("save", ""),
+                user=redis.connection_pool.connection_kwargs.get("username"),
+                refusal=self._store.default_user_refusal(),
+            ),
+            eviction_policy=config.get("maxmemory-policy", ""),
             append_only=bool(int(info.get("aof_enabled", 0))),
             used_memory_bytes=int(info.get("used_memory", 0)),
             latency_ms=latency_ms,

@@ -52,6 +52,10 @@ class HealthInfo(BaseModel):
     append_only: bool
     used_memory_bytes: int
     latency_ms: float
+    server: str = ""
+    """Its kind and version: ``Valkey 9.1.2``."""
+    durability: tuple[str, ...] = ()
+    """Why a restart might lose jobs, each with what to do; see :mod:`api_client.durability`."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -61,6 +65,4 @@ class HealthInfo(BaseModel):
             found.append(
                 f"maxmemory-policy is {self.eviction_policy}: a full Redis would drop jobs; set it to noeviction"
             )
-        if not self.append_only:
-            found.append("appendonly is off: a restart of Redis loses queued jobs; set it to yes")
-        return tuple(found)
+        return (*found, *self.durability)

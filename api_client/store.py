@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -296,6 +296,15 @@ class JobStore:
             message=f"{dropped} older entries were dropped",
             fields={"dropped": dropped},
         )
+
+    def default_user_refusal(self) -> str | None:
+        """Why the server's user ``default`` may not write our keys; empty where it may, ``None`` where it won't say."""
+        asked = ("ACL", "DRYRUN", "default", "SET", self._keys.named("clock"), "0")
+        try:
+            answer = str(self.call(lambda: self.redis.execute_command(*asked)))
+        except ResponseError:  # An old server, or a user without the right to ask.
+            return None
+        return "" if answer == "OK" else answer
 
     def site_templates(self) -> dict[str, Template]:
         """Templates that workers have published, less those of which only a newer version knows what they mean."""

