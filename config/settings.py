@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 
 PREFIX = "TRAINPACK_"
 CONSOLE_PREFIX = "TRAINPACK_CONSOLE_"
@@ -47,7 +48,7 @@ class StageSettings(BaseModel):
 
     home: Path
     cache_dir: Path
-    allowed_roots: tuple[Path, ...] | None
+    allowed_roots: Roots
     allowed_buckets: tuple[str, ...] | None
     threads: int
     disk_reserve_bytes: int
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     """Where jobs work. Unset: beside the output directory, so that publishing is a rename and not a copy."""
     scratch_shared: bool = False
     """Whether every host sees the same scratch directory; then any host may run any stage."""
-    allowed_roots: tuple[Path, ...] | None = None
+    allowed_roots: Annotated[Roots, NoDecode] = Roots.anywhere()
     """Directories that jobs may read and write (``:``-separated). Unset: any, for one's own machine."""
     allowed_buckets: tuple[str, ...] | None = None
     """Buckets that jobs may read (``:``-separated). Unset: every bucket that the credentials open."""
@@ -174,10 +175,14 @@ class Settings(BaseSettings):
         """Absolute, so that it means the same in every process; ``~`` is what no shell has replaced."""
         return None if value is None else _absolute(value)
 
-    @field_validator("allowed_roots")
+    @field_validator("allowed_roots", mode="before")
     @classmethod
-    def _whole_paths(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
-        return None if value is None else tuple(map(_absolute, value))
+    def _as_roots(cls, value: Any) -> Roots:
+        """From the variable's text, or from directories."""
+        if isinstance(value, Roots):
+            return value
+        parts = _split(value)
+        return Roots.anywhere() if parts is None else Roots.only(*(_absolute(Path(part)) for part in parts))
 
     @field_validator("label_limits", mode="before")
     @classmethod
@@ -187,10 +192,10 @@ class Settings(BaseSettings):
         except ValueError as error:
             raise ValueError(f"is not JSON: {error}") from error
 
-    @field_validator("allowed_roots", "allowed_buckets", "gpus", mode="before")
+    @field_validator("allowed_buckets", "gpus", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+    def _listed(cls, value: Any) -> Any:
+        return _split(value)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -238,6 +243,10 @@ class Settings(BaseSettings):
             kernel_cache_dir=self.kernels_dir,
             storage=self.storage(),
         )
+
+
+def _split(value: Any) -> Any:
+    return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
 
 def _absolute(path: Path) -> Path:

@@ -23,9 +23,10 @@ from api_client.questions import QuestionKind, RunAnswer, SizesAnswer, SpaceAnsw
 from api_client.recommend import shape_of
 from api_client.request import is_remote
 from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
+from config.roots import NOWHERE_ELSE
 from config.settings import StageSettings
 from worker.storage.outline import outline
-from worker.storage.paths import free_bytes, resolve_local
+from worker.storage.paths import free_bytes
 from worker.storage.runs import open_run
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error, stand_alone
@@ -90,7 +91,7 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
 
     if model.startswith("s3://"):
         with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-            metadata, sizes = predict_file_sizes(outline(open_run(model, start.settings), Path(scratch)), ())
+            metadata, sizes = predict_file_sizes(outline(open_run(model, start.settings), Path(scratch)), NOWHERE_ELSE)
     elif is_remote(model):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
@@ -100,9 +101,9 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
         )
     else:
         roots = start.settings.allowed_roots
-        path = _model_path(resolve_local(model, roots), start.settings)
+        path = _model_path(roots.resolve(model), start.settings)
         model = str(path)
-        metadata, sizes = predict_file_sizes(path, (Path("/"),) if roots is None else roots)
+        metadata, sizes = predict_file_sizes(path, roots)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return SizesAnswer(host=start.host, model=model, shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes)
 
@@ -110,7 +111,7 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
 def _space(path: str, start: AnswerStart) -> SpaceAnswer:
     if is_remote(path):
         raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path} is on no disk", fields={"field": "path"})
-    real = resolve_local(path, start.settings.allowed_roots, for_writing=True)
+    real = start.settings.allowed_roots.resolve(path, for_writing=True)
     nearest = next(place for place in (real, *real.parents) if place.exists())
     info = os.statvfs(nearest)
     return SpaceAnswer(
@@ -129,7 +130,7 @@ def _run_files(run: str, settings: StageSettings) -> RunFiles:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID, f"{run}: a run is a directory or s3://", fields={"field": "run"}
         )
-    return LocalRunFiles(resolve_local(run, settings.allowed_roots))
+    return LocalRunFiles(settings.allowed_roots.resolve(run))
 
 
 def _model_path(path: Path, settings: StageSettings) -> Path:
@@ -145,7 +146,7 @@ def _model_path(path: Path, settings: StageSettings) -> Path:
             remedy="Give the base model's directory.",
             fields={"path": str(path), "named": named},
         )
-    return resolve_local(named, settings.allowed_roots)
+    return settings.allowed_roots.resolve(named)
 
 
 def _is_adapter(path: Path) -> bool:

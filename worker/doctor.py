@@ -27,6 +27,7 @@ from api_client.address import masked_url
 from api_client.client import PackagingClient
 from api_client.errors import PackagingError
 from api_client.formatting import format_size
+from config.roots import Roots
 from config.settings import Settings
 from worker.storage.paths import check_output_dir, free_bytes
 from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
@@ -193,13 +194,17 @@ def check_disk(settings: Settings) -> Check:
 def check_directories(settings: Settings) -> Check:
     """Whether the home can be written and every allowed root is there."""
     with _TRIAL:
-        check_output_dir(settings.home, None)
-    if settings.allowed_roots is None:
+        check_output_dir(settings.home, Roots.anywhere())
+    if not settings.allowed_roots.bound:
         return Check("directories", True, "jobs may read and write any directory", "Set TRAINPACK_ALLOWED_ROOTS.")
-    lost = [str(root) for root in settings.allowed_roots if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir()]
+    lost = [
+        str(root)
+        for root in settings.allowed_roots.directories
+        if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir()
+    ]
     if lost:
         return Check("directories", False, f"not readable: {', '.join(lost)}", "Correct TRAINPACK_ALLOWED_ROOTS.")
-    return Check("directories", True, f"jobs may use {', '.join(map(str, settings.allowed_roots))}")
+    return Check("directories", True, f"jobs may use {settings.allowed_roots}")
 
 
 def check_kernel_cache(settings: Settings) -> Check:
@@ -208,7 +213,7 @@ def check_kernel_cache(settings: Settings) -> Check:
     if directory.is_dir() and any(directory.iterdir()) and not os.access(directory, os.W_OK):
         return Check("kernel cache", True, f"{directory} is read-only and was filled beforehand")
     with _TRIAL:
-        check_output_dir(directory, None)
+        check_output_dir(directory, Roots.anywhere())
     return Check("kernel cache", True, f"{directory} can be written")
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QUANT_TYPES, QuantType
+from config.roots import NOWHERE_ELSE, Roots
 
 _TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
 """Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
 
 
 def predict_file_sizes(
-    path: Path, allowed_roots: Sequence[Path] = (Path("/"),)
+    path: Path, allowed_roots: Roots = NOWHERE_ELSE
 ) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     """Metadata as plain values, and the size in bytes of the file of every quant type.
 
@@ -50,7 +51,7 @@ def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     return metadata, sizes
 
 
-def _from_directory(path: Path, allowed_roots: Sequence[Path]) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     from worker.checkpoint import open_base_model
     from worker.convert.metadata import describe
     from worker.convert.pipeline import plan_conversion

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.keys import AdapterKey, is_superseded, parse_key
 from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import TensorEntry, read_safetensors_header
@@ -73,7 +74,7 @@ class Adapter:
         return tensor
 
 
-def open_adapter(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> Adapter:
+def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Adapter:
     """Open the adapter in ``directory`` (or in its ``adapter_model/``) from headers only.
 
     Raises:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import PICKLE_SUFFIXES, read_json, resolve_member
 from worker.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
 from worker.checkpoint.mapping import FileIdentity, file_identity, map_tensor, torch_dtypes
@@ -87,7 +88,9 @@ class BaseModel:
         return map_tensor(entry, self._identities[entry.file])
 
 
-def open_base_model(directory: Path, *, allowed_roots: Sequence[Path] = (), allow_quantized: bool = False) -> BaseModel:
+def open_base_model(
+    directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, allow_quantized: bool = False
+) -> BaseModel:
     """Open a base model from headers only.
 
     Args:
@@ -125,7 +128,7 @@ def open_base_model(directory: Path, *, allowed_roots: Sequence[Path] = (), allo
     )
 
 
-def _shard_names(directory: Path, allowed_roots: Sequence[Path]) -> tuple[list[str], dict[str, str] | None]:
+def _shard_names(directory: Path, allowed_roots: Roots) -> tuple[list[str], dict[str, str] | None]:
     """Names of the weight files and, where there is an index, its map from tensor to file."""
     if (directory / SINGLE).exists():
         return [SINGLE], None
@@ -167,7 +170,7 @@ def _check_numbering(directory: Path, shards: Sequence[str]) -> None:
         raise PackagingError(ErrorCode.WEIGHTS_SHARD_MISSING, f"{directory} lacks {name}", fields={"shard": name})
 
 
-def _read_shard(directory: Path, name: str, allowed_roots: Sequence[Path]) -> SafetensorsHeader:
+def _read_shard(directory: Path, name: str, allowed_roots: Roots) -> SafetensorsHeader:
     path = resolve_member(directory, name, allowed_roots, _INVALID)
     if not path.exists():
         raise PackagingError(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 
 MAX_JSON_BYTES = 64 * 1024 * 1024  # weight indexes of the largest models are a few MiB
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack")
 
 
-def resolve_member(directory: Path, name: str, allowed_roots: Sequence[Path], invalid: ErrorCode) -> Path:
+def resolve_member(directory: Path, name: str, allowed_roots: Roots, invalid: ErrorCode) -> Path:
     """The real path of ``name`` in ``directory``, refused where it could lead elsewhere.
 
-    ``name`` must be a plain relative path. Symlinks are followed only to targets under the real ``directory`` or one of
+    ``name`` must be a plain relative path. Symlinks are followed only to targets under the real ``directory`` or the
     ``allowed_roots`` (the Hub cache links snapshots to ``../../blobs``: pass the cache as a root).
 
     Raises:
@@ -27,19 +27,8 @@ def resolve_member(directory: Path, name: str, allowed_roots: Sequence[Path], in
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or "\\" in name or "\0" in name or PurePosixPath(name).is_absolute():
         raise PackagingError(invalid, f"{directory} names the file {name[:200]!r}, which is not a plain relative path")
-    path = directory / name
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks
-        raise PackagingError(invalid, f"{path} cannot be resolved") from error
-    roots = [directory.resolve(), *(root.resolve() for root in allowed_roots)]
-    if not any(real.is_relative_to(root) for root in roots):
-        raise PackagingError(
-            ErrorCode.PATH_NOT_ALLOWED,
-            f"{path} is a link to {real}, outside the directory and the allowed roots",
-            fields={"path": str(path)},
-        )
-    return real
+    inside = directory.absolute()
+    return allowed_roots.also(inside).resolve(inside / name, broken=invalid)
 
 
 def read_json(path: Path, invalid: ErrorCode) -> dict[str, Any]:

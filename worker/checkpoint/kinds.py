@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import PICKLE_SUFFIXES, resolve_member
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -35,7 +35,7 @@ class CheckpointLayout:
     directory: Path
 
 
-def classify_checkpoint(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> CheckpointLayout:
+def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> CheckpointLayout:
     """Tell an adapter from full weights by the files that are there; nothing is opened.
 
     Raises:
@@ -66,7 +66,7 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Sequence[Path] = ()) 
     )
 
 
-def require_adapter(directory: Path, *, allowed_roots: Sequence[Path] = ()) -> Path:
+def require_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Path:
     """The directory that holds the adapter's files.
 
     Raises:

@@ -63,9 +63,10 @@ def recommend_types(
     path = model.expanduser().absolute()
     waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
     with waiting, needs_extra("worker"):
+        from config.roots import Roots
         from worker.sizes import predict_file_sizes
 
-        metadata, sizes = predict_file_sizes(path)
+        metadata, sizes = predict_file_sizes(path, Roots.anywhere())
     shape = shape_of(metadata)
     found = recommend(shape, sizes, place, context)
     if output.as_json:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.export import LoraPair
 from worker.checkpoint import BaseModel
 from worker.convert.card import Card
@@ -75,7 +76,7 @@ def export_lora(
     threads: int = 1,
     report: Report = no_report,
     should_stop: ShouldStop = lambda: False,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
     llama_cpp_dir: Path | None = None,
     scratch_dir: Path | None = None,
 ) -> ConvertResult:

@@ -13,11 +13,12 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.names import config_keys
 from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel, open_base_model
@@ -84,7 +85,7 @@ def convert(
     threads: int | None = None,
     report: Report = no_report,
     should_stop: ShouldStop = lambda: False,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
     llama_cpp_dir: Path | None = None,
     scratch_dir: Path | None = None,
 ) -> ConvertResult:
@@ -152,7 +153,7 @@ def plan_conversion(
     model_name: str | None = None,
     metadata: ModelMetadata | None = None,
     vocabulary_rows: int | None = None,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
     llama_cpp_dir: Path | None = None,
     scratch_dir: Path | None = None,
 ) -> tuple[Upstream, ConversionPlan]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint import BaseModel
 from worker.checkpoint.files import read_json, resolve_member
 from worker.convert.card import Card, is_hub_id, write_card
@@ -52,7 +53,7 @@ def stage(
     config_changes: Mapping[str, Any],
     *,
     card: Card | None,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
 ) -> Path:
     """Write the staged directory.
 

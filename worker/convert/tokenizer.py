@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import read_json, resolve_member
 
 JSON, CONFIG, SENTENCEPIECE = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
@@ -79,7 +80,7 @@ def find_tokenizer(
     adapter_base_path: str | None = None,
     *,
     run_dir: Path | None = None,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
 ) -> TokenizerChoice:
     """Find the tokenizer; reads small files only.
 
@@ -89,8 +90,7 @@ def find_tokenizer(
         adapter_base_path: ``base_model_name_or_path`` of the adapter: a directory, or a Hub id that is looked up in
             the local cache without network.
         run_dir: Where looking upwards from the checkpoint ends; by default the directory that holds ``checkpoint-*``.
-        allowed_roots: Where ``adapter_base_path`` and symlinks may lead, besides the directories given; any place for
-            ``adapter_base_path`` where empty.
+        allowed_roots: Where ``adapter_base_path`` and symlinks may lead, besides the directories given.
 
     Raises:
         PackagingError: ``tokenizer_not_found``, listing the places; ``tokenizer_unsupported`` for damaged files;
@@ -167,7 +167,7 @@ def _places(
     base_dir: Path,
     adapter_base_path: str | None,
     run_dir: Path | None,
-    allowed_roots: Sequence[Path],
+    allowed_roots: Roots,
 ) -> Iterator[Path]:
     candidates: list[Path] = []
     if checkpoint_dir is not None:
@@ -187,15 +187,17 @@ def _places(
             yield place
 
 
-def _named_base(named: str | None, allowed_roots: Sequence[Path]) -> Path | None:
+def _named_base(named: str | None, allowed_roots: Roots) -> Path | None:
     """Directory of ``base_model_name_or_path``; None where it is not on this machine or not allowed."""
     if not named:
         return None
     path = Path(named)
     if path.is_absolute() and path.is_dir():
-        real = path.resolve()
-        allowed = not allowed_roots or any(real.is_relative_to(root.resolve()) for root in allowed_roots)
-        return path if allowed else None
+        try:
+            allowed_roots.resolve(path)
+        except PackagingError:
+            return None
+        return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", named) and ".." not in named:
         from huggingface_hub import try_to_load_from_cache
 
@@ -212,8 +214,8 @@ def _before(base_dir: Path, places: Sequence[Path]) -> Sequence[Path]:
     return places[: next((index for index, place in enumerate(places) if place.resolve() == real), len(places))]
 
 
-def _member_files(directory: Path, names: Iterable[str], allowed_roots: Sequence[Path]) -> dict[str, Path]:
-    roots = [*allowed_roots, *hub_blobs(directory)]
+def _member_files(directory: Path, names: Iterable[str], allowed_roots: Roots) -> dict[str, Path]:
+    roots = allowed_roots.also(*hub_blobs(directory))
     return {name: resolve_member(directory, name, roots, _INVALID) for name in names if (directory / name).is_file()}
 
 
@@ -224,7 +226,7 @@ def hub_blobs(directory: Path) -> list[Path]:
     return [repository / "blobs"] if is_cache else []
 
 
-def _config_of(directory: Path, allowed_roots: Sequence[Path]) -> dict[str, Any]:
+def _config_of(directory: Path, allowed_roots: Roots) -> dict[str, Any]:
     files = _member_files(directory, (CONFIG, "special_tokens_map.json"), allowed_roots)
     config = read_json(files[CONFIG], _INVALID) if CONFIG in files else {}
     if "special_tokens_map.json" in files:
@@ -257,7 +259,7 @@ def harmless_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _nearest_template(places: Sequence[Path], allowed_roots: Sequence[Path]) -> Template | None:
+def _nearest_template(places: Sequence[Path], allowed_roots: Roots) -> Template | None:
     for directory in places:
         template = _template_of(directory, allowed_roots)
         if template is not None:
@@ -265,7 +267,7 @@ def _nearest_template(places: Sequence[Path], allowed_roots: Sequence[Path]) -> 
     return None
 
 
-def _template_of(directory: Path, allowed_roots: Sequence[Path]) -> Template | None:
+def _template_of(directory: Path, allowed_roots: Roots) -> Template | None:
     """The directory's template. Files win over ``tokenizer_config.json``, as they do in transformers."""
     files = _member_files(directory, (_TEMPLATE, _OLD_TEMPLATE, CONFIG), allowed_roots)
     if _TEMPLATE in files:
@@ -303,7 +305,7 @@ def _read_text(path: Path) -> str:
         raise PackagingError(_INVALID, f"{path} is not UTF-8") from error
 
 
-def _generation_config(directory: Path | None, allowed_roots: Sequence[Path]) -> dict[str, Any]:
+def _generation_config(directory: Path | None, allowed_roots: Roots) -> dict[str, Any]:
     if directory is None:
         return {}
     path = _member_files(directory, (_GENERATION_CONFIG,), allowed_roots)[_GENERATION_CONFIG]
@@ -338,7 +340,7 @@ def json_vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _older_sentencepiece(
-    files: Mapping[str, Path], description: Mapping[str, Any], places: Sequence[Path], allowed_roots: Sequence[Path]
+    files: Mapping[str, Path], description: Mapping[str, Any], places: Sequence[Path], allowed_roots: Roots
 ) -> dict[str, Path]:
     """``tokenizer.model`` from further back, which transformers 5 no longer saves and some families need.
 

@@ -12,6 +12,7 @@ from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, ArtifactKind, Job
 from api_client.request import PackagingRequest
+from config.roots import Roots
 from worker.demo.base_model import ensure_base_model
 from worker.demo.training import FACT, QUESTION, STEPS
 from worker.storage.paths import ensure_output_dir
@@ -46,7 +47,7 @@ def prepare_run(cache_dir: Path, say: Say) -> tuple[Path, Path]:
     Raises:
         PackagingError: ``output_dir_not_writable``, ``download_failed``.
     """
-    ensure_output_dir(cache_dir, None)
+    ensure_output_dir(cache_dir, Roots.anywhere())
     base = ensure_base_model(cache_dir, say)
     run = cache_dir / "run"
     done = run / ".trained"

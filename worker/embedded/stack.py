@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.embedded import guard, seaweedfs, valkey, workers
 from worker.embedded.ports import LOOPBACK, choose_ports, is_free
 from worker.embedded.processes import Processes, ProcessId, Service, start_ticks
@@ -142,7 +143,7 @@ class Stack:
 
     def _make_home(self) -> None:
         try:
-            ensure_output_dir(self.home, None)
+            ensure_output_dir(self.home, Roots.anywhere())
         except PackagingError as error:
             raise PackagingError(
                 error.code,

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel
 from worker.convert.upstream import load_upstream
@@ -77,7 +78,7 @@ def compute_imatrix(
     device: str = "auto",
     layered: bool = True,
     llama_cpp_dir: Path | None = None,
-    allowed_roots: Sequence[Path] = (),
+    allowed_roots: Roots = NOWHERE_ELSE,
     report: Report = lambda _done, _total: None,
     should_stop: ShouldStop = lambda: False,
 ) -> ComputedImatrix:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from api_client.errors import ErrorCode
+from config.roots import NOWHERE_ELSE, Roots
 from worker.convert.plan import UNUSED_OUTPUT, read_config, shown_weights, upstream_errors
 from worker.convert.staging import stage
 from worker.convert.upstream import Upstream
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.imatrix.names import Converter
 
 
-def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Sequence[Path] = ()) -> Converter:
+def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Roots = NOWHERE_ELSE) -> Converter:
     """The converter for a model, shown a staged directory as for a conversion; reads no weights.
 
     Extra prediction layers are left out (``no_mtp``): transformers does not run them.

@@ -77,7 +77,7 @@ class MachineCollector(Collector):
 
 def scratch_disks(settings: Settings) -> tuple[Path, ...]:
     """Directories on whose file systems stages may work: the scratch directory, or where outputs may go, and home."""
-    beside_outputs = () if settings.scratch_dir else settings.allowed_roots or ()
+    beside_outputs = () if settings.scratch_dir else settings.allowed_roots.directories
     return tuple(path for path in (settings.scratch_dir, *beside_outputs, settings.home) if path is not None)
 
 

@@ -10,7 +10,7 @@ from worker.checkpoint import open_base_model
 from worker.convert.companions import CardFile, Relation, model_card, modelfile
 from worker.convert.metadata import end_tokens
 from worker.stages.context import StageContext
-from worker.stages.inputs import job_metadata, job_tokenizer, trusted_roots
+from worker.stages.inputs import job_metadata, job_tokenizer
 from worker.stages.outputs import CARD, MODELFILE, model_stem
 from worker.storage.atomic import atomic_write_text
 from worker.storage.checksums import sha256_file
@@ -29,7 +29,9 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     models = [artifact for artifact in listed if artifact.kind is not ArtifactKind.LORA]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
-        base = open_base_model(Path(facts["base_dir"]), allowed_roots=trusted_roots(context), allow_quantized=True)
+        base = open_base_model(
+            Path(facts["base_dir"]), allowed_roots=context.settings.allowed_roots, allow_quantized=True
+        )
         texts[MODELFILE] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config))
     return [_written(context.scratch / name, text) for name, text in texts.items()]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from api_client.job import Artifact, ArtifactKind, StageName
 from worker.convert.pipeline import convert
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer, trusted_roots
+from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
 from worker.stages.outputs import model_stem, unquantized_name
 
 ENCODERS = frozenset(
@@ -37,7 +37,7 @@ def run(context: StageContext) -> StageResult:
         threads=context.settings.threads,
         report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
         should_stop=context.report.should_stop,
-        allowed_roots=trusted_roots(context),
+        allowed_roots=context.settings.allowed_roots,
         llama_cpp_dir=context.settings.llama_cpp_dir,
         scratch_dir=context.scratch,
     )

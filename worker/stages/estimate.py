@@ -18,7 +18,7 @@ from worker.gguf.types import GGMLType
 from worker.mixture.model import facts_from_values
 from worker.mixture.sizes import predict_sizes
 from worker.stages.context import StageContext
-from worker.stages.inputs import JobInputs, describe_job, trusted_roots
+from worker.stages.inputs import JobInputs, describe_job
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         metadata=describe_job(
             context, inputs.base.directory, inputs.checkpoint, inputs.adapter.base_name if inputs.adapter else None
         ),
-        allowed_roots=trusted_roots(context),
+        allowed_roots=context.settings.allowed_roots,
         llama_cpp_dir=context.settings.llama_cpp_dir,
         scratch_dir=context.scratch,
     )

@@ -14,14 +14,14 @@ from worker.adapters.export import normalise_for_export
 from worker.checkpoint import open_base_model
 from worker.convert.lora import export_lora
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_metadata, trusted_roots
+from worker.stages.inputs import job_metadata
 from worker.stages.outputs import planned_outputs
 
 
 def run(context: StageContext) -> StageResult:
     """Export the adapter."""
     facts = context.facts(StageName.PREPARE)
-    roots = trusted_roots(context)
+    roots = context.settings.allowed_roots
     base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
     pairs = normalise_for_export(open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots), base)
     planned = planned_outputs(context.request, context.options, facts["base_name"], facts["checkpoint_name"])

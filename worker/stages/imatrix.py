@@ -19,7 +19,7 @@ from worker.imatrix.validate import validate_imatrix
 from worker.mixture.model import model_facts
 from worker.mixture.policy import choose_mixture
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_overlay, trusted_roots
+from worker.stages.inputs import job_overlay
 from worker.stages.outputs import imatrix_name, model_stem
 from worker.storage.checksums import sha256_file
 
@@ -49,14 +49,14 @@ def _compute(context: StageContext, calibration: str | None) -> Path:
             level="warning",
         )
     computed = compute_imatrix(
-        open_base_model(Path(facts["base_dir"]), allowed_roots=trusted_roots(context)),
+        open_base_model(Path(facts["base_dir"]), allowed_roots=context.settings.allowed_roots),
         job_overlay(context),
         text.text,
         tokenizer_dir=Path(facts["tokenizer_dir"]),
         dataset=text.name,
         chunks=context.request.imatrix.chunks,
         llama_cpp_dir=context.settings.llama_cpp_dir,
-        allowed_roots=trusted_roots(context),
+        allowed_roots=context.settings.allowed_roots,
         report=lambda done, total: context.report.progress(done, total, "chunks"),
         should_stop=context.report.should_stop,
     )

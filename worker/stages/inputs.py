@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from worker.convert.upstream import check_architecture
 from worker.stages.context import StageContext
 from worker.stages.outputs import location_name
 from worker.storage.inputs import fetch, fetch_file
-from worker.storage.paths import resolve_local
 from worker.storage.runs import open_run
 
 
@@ -77,15 +75,16 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     uses_adapter = options.merge_lora or options.export_lora
     checkpoint = _checkpoint(context) if request.checkpoint is not None else None
     if checkpoint is not None and not uses_adapter:
-        base_dir = _full_weights(checkpoint, request.template).directory
+        base_dir = _full_weights(context, checkpoint).directory
         base_name = f"{base_dir.parent.name}-{base_dir.name}" if _is_step_name(base_dir.name) else base_dir.name
     else:
         base_dir, base_name = _base(context, request.base_model, checkpoint)
-    base = open_base_model(base_dir, allowed_roots=trusted_roots(context), allow_quantized=not options.merge_lora)
+    roots = context.settings.allowed_roots
+    base = open_base_model(base_dir, allowed_roots=roots, allow_quantized=not options.merge_lora)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
     adapter = None
     if checkpoint is not None and uses_adapter:
-        adapter = open_adapter(checkpoint, allowed_roots=trusted_roots(context))
+        adapter = open_adapter(checkpoint, allowed_roots=roots)
     tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
     return JobInputs(base, base_name, adapter, checkpoint, tokenizer, architecture)
 
@@ -147,12 +146,6 @@ def fetch_imatrix(context: StageContext) -> dict[str, Path]:
     }
 
 
-def trusted_roots(context: StageContext) -> Sequence[Path]:
-    """Where symlinks inside an input may lead: the allowed roots, anywhere where none are set."""
-    roots = context.settings.allowed_roots
-    return (Path("/"),) if roots is None else roots
-
-
 def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str]:
     """The base model and its name; one that has moved is looked for where the adapter and its run say."""
     directory = _fetched(context, location, "base_model")
@@ -160,7 +153,7 @@ def _base(context: StageContext, location: str, checkpoint: Path | None) -> tupl
         return directory, location_name(location)
     for named in named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name):
         try:
-            moved = resolve_local(named.location, context.settings.allowed_roots)
+            moved = context.settings.allowed_roots.resolve(named.location)
         except PackagingError:  # no absolute path, or none that jobs may read
             continue
         if (moved / "config.json").is_file():
@@ -213,7 +206,7 @@ def _tokenizer(
         base_dir,
         adapter_base,
         run_dir=_run_dir(context.request, checkpoint),
-        allowed_roots=context.settings.allowed_roots or (),
+        allowed_roots=context.settings.allowed_roots,
     )
 
 
@@ -228,13 +221,13 @@ def _fetched(context: StageContext, location: str, kind: str) -> Path:
     )
 
 
-def _full_weights(checkpoint: Path, template: str) -> CheckpointLayout:
-    layout = classify_checkpoint(checkpoint)
+def _full_weights(context: StageContext, checkpoint: Path) -> CheckpointLayout:
+    layout = classify_checkpoint(checkpoint, allowed_roots=context.settings.allowed_roots)
     if layout.kind is CheckpointKind.ADAPTER:
         raise PackagingError(
             ErrorCode.CHECKPOINT_IS_ADAPTER,
-            f"{checkpoint} is an adapter, and template {template!r} neither merges nor exports it",
-            fields={"checkpoint": str(checkpoint), "template": template},
+            f"{checkpoint} is an adapter, and template {context.request.template!r} neither merges nor exports it",
+            fields={"checkpoint": str(checkpoint), "template": context.request.template},
         )
     return layout
 

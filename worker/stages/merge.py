@@ -16,7 +16,7 @@ from worker.adapters.updates import Precision
 from worker.checkpoint import BaseModel, open_base_model
 from worker.convert.merged import save_merged
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_tokenizer, trusted_roots
+from worker.stages.inputs import job_tokenizer
 from worker.stages.outputs import merged_directory, model_stem
 from worker.storage.checksums import sha256_file
 
@@ -26,7 +26,7 @@ OVERLAY = "overlay.safetensors"
 def run(context: StageContext) -> StageResult:
     """Build the overlay."""
     facts = context.facts(StageName.PREPARE)
-    roots = trusted_roots(context)
+    roots = context.settings.allowed_roots
     base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
     adapter = open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots)
     summary = build_overlay(

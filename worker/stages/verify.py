@@ -15,7 +15,6 @@ from worker.convert.pipeline import plan_conversion
 from worker.gguf.check import check_gguf
 from worker.quantize.split import split_gguf
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import trusted_roots
 from worker.storage.checksums import sha256_file
 from worker.verify.adapter import check_adapter
 from worker.verify.ask import Question
@@ -78,8 +77,8 @@ def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
     """Every tensor of the base model's GGUF, as a conversion would write it."""
     base_dir = Path(context.facts(StageName.PREPARE)["base_dir"])
     _, plan = plan_conversion(
-        open_base_model(base_dir, allowed_roots=trusted_roots(context)),
-        allowed_roots=trusted_roots(context),
+        open_base_model(base_dir, allowed_roots=context.settings.allowed_roots),
+        allowed_roots=context.settings.allowed_roots,
         llama_cpp_dir=context.settings.llama_cpp_dir,
         scratch_dir=context.scratch,
     )

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.roots import Roots
 from worker.stop import ShouldStop
 from worker.storage.atomic import atomic_write_text
 from worker.storage.locks import FileLock
@@ -124,7 +125,7 @@ class InputCache:
     """
 
     def __init__(self, directory: Path, bound_bytes: int, *, reserve_bytes: int = 0) -> None:
-        self._directory = ensure_output_dir(directory, None)
+        self._directory = ensure_output_dir(directory, Roots.anywhere())
         self._bound_bytes = bound_bytes
         self._reserve_bytes = reserve_bytes
 

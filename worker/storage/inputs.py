@@ -16,7 +16,7 @@ from config.settings import StageSettings
 from worker.stop import ShouldStop
 from worker.storage.cache import Content, InputCache
 from worker.storage.hub import download_revision, look_up
-from worker.storage.paths import check_bucket, resolve_local
+from worker.storage.paths import check_bucket
 from worker.storage.s3 import ObjectInfo, S3Location, S3Storage
 from worker.storage.selection import check_relative_name, wanted_names
 
@@ -68,7 +68,7 @@ def fetch(
         return task.prefix(S3Location.parse(location))
     if location.startswith("hf://"):
         return task.model(location)
-    return resolve_local(location, settings.allowed_roots)
+    return settings.allowed_roots.resolve(location)
 
 
 def fetch_file(
@@ -87,7 +87,7 @@ def fetch_file(
     if location.startswith("hf://"):
         raise PackagingError(ErrorCode.REQUEST_INVALID, f"{location}: a single file comes from a local path or s3://")
     if not location.startswith("s3://"):
-        path = resolve_local(location, settings.allowed_roots)
+        path = settings.allowed_roots.resolve(location)
         if not path.is_file():
             raise PackagingError(missing, f"{location} is not a file", fields={"path": location})
         return path

@@ -1,4 +1,4 @@
-"""Which places a job may read and write, and whether there is room: the policy for local paths, buckets and disks."""
+"""Whether a directory can be written, a bucket may be read, and a disk has room. Paths: ``config.roots``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import format_size
+from config.roots import Roots
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers of a full disk or quota."""
@@ -27,32 +28,6 @@ _REFUSED = frozenset(
 )
 
 
-def resolve_local(path: str | Path, allowed_roots: Sequence[Path] | None, *, for_writing: bool = False) -> Path:
-    """The real place of a local path, symlinks followed, where policy allows it. It need not exist.
-
-    Args:
-        path: An absolute path.
-        allowed_roots: Directories under which jobs may work; ``None`` allows any.
-        for_writing: Said in the message.
-
-    Raises:
-        PackagingError: ``path_not_allowed``; the message does not say where a symlink leads.
-    """
-    verb = "write" if for_writing else "read"
-    try:
-        given = Path(path)
-        real = given.resolve()
-        relative = not given.is_absolute()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links (either, by Python version); a NUL
-        raise _not_allowed(path, f"cannot be resolved: {error}", allowed_roots) from error
-    if relative:
-        raise _not_allowed(path, "is not an absolute path", allowed_roots)
-    if allowed_roots is None or any(real.is_relative_to(root.resolve()) for root in allowed_roots):
-        return real
-    names = ", ".join(str(root) for root in allowed_roots) or "none"
-    raise _not_allowed(path, f"is outside the directories this worker may {verb} ({names})", allowed_roots)
-
-
 def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None) -> None:
     """Refuse a bucket that jobs may not read; ``None`` allows every one.
 
@@ -68,7 +43,7 @@ def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None) -> None:
         )
 
 
-def ensure_output_dir(path: str | Path, allowed_roots: Sequence[Path] | None) -> Path:
+def ensure_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     """Create an output directory where it is missing and try to write into it.
 
     Returns:
@@ -77,14 +52,14 @@ def ensure_output_dir(path: str | Path, allowed_roots: Sequence[Path] | None) ->
     Raises:
         PackagingError: ``path_not_allowed``, ``output_dir_not_writable``, ``disk_space_insufficient``.
     """
-    real = resolve_local(path, allowed_roots, for_writing=True)
+    real = allowed_roots.resolve(path, for_writing=True)
     _create(real)
-    return resolve_local(real, allowed_roots, for_writing=True)
+    return allowed_roots.resolve(real, for_writing=True)
 
 
-def check_output_dir(path: str | Path, allowed_roots: Sequence[Path] | None) -> Path:
+def check_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     """As :func:`ensure_output_dir`, but leaves no trace: directories made for the trial are removed again."""
-    real = resolve_local(path, allowed_roots, for_writing=True)
+    real = allowed_roots.resolve(path, for_writing=True)
     for made in reversed(_create(real)):
         made.rmdir()
     return real
@@ -167,11 +142,3 @@ def _create(directory: Path) -> list[Path]:
 
 def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _not_allowed(path: str | Path, reason: str, allowed_roots: Sequence[Path] | None) -> PackagingError:
-    return PackagingError(
-        ErrorCode.PATH_NOT_ALLOWED,
-        f"{str(path)!r} {reason}" if "\0" in str(path) else f"{path} {reason}",
-        fields={"path": str(path), "allowed_roots": [str(root) for root in allowed_roots or ()]},
-    )

@@ -13,15 +13,16 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.request import PackagingRequest, is_remote
+from config.roots import Roots
 from config.settings import Settings
-from worker.storage.paths import DISK_FULL, resolve_local
+from worker.storage.paths import DISK_FULL
 from worker.supervisor.scratch_lock import LOCK_FILE
 
 CREATED_FILE = ".created"
@@ -39,27 +40,26 @@ def scratch_path(settings: Settings, job_id: str, request: PackagingRequest) -> 
     return settings.home / "scratch" / job_id
 
 
-def scratch_roots(settings: Settings, request: PackagingRequest) -> tuple[Path, ...] | None:
+def scratch_roots(settings: Settings, request: PackagingRequest) -> Roots:
     """Directories scratch must lie under: the job's choice is bound by the allowed roots, the operator's is not."""
-    return settings.allowed_roots if _beside_outputs(settings, request) else None
+    return settings.allowed_roots if _beside_outputs(settings, request) else Roots.anywhere()
 
 
 def _beside_outputs(settings: Settings, request: PackagingRequest) -> bool:
     return settings.scratch_dir is None and request.output_dir is not None and not is_remote(request.output_dir)
 
 
-def make_scratch(path: Path, allowed_roots: Sequence[Path] | None) -> None:
+def make_scratch(path: Path, allowed_roots: Roots) -> None:
     """Create a job's scratch directory, and the directories above it where there are none.
 
     Args:
         path: The directory.
-        allowed_roots: Directories under which it must lie; ``None`` allows any.
+        allowed_roots: Where it must lie.
 
     Raises:
         PackagingError: ``path_not_allowed``, ``output_dir_not_writable``, ``disk_space_insufficient``.
     """
-    if allowed_roots is not None:
-        resolve_local(path.parent, allowed_roots, for_writing=True)
+    allowed_roots.resolve(path.parent, for_writing=True)
     try:
         try:
             _create(path)

@@ -1,6 +1,7 @@
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from config.settings import Settings
 from tests.integration.storage.conftest import PART
 from tests.integration.storage.hub_server import COMMIT, hub_server
@@ -52,7 +53,7 @@ def put_model(settings, prefix):
 
 class TestLocal:
     def test_a_path_is_checked_and_given_back(self, stages, tmp_path):
-        allowed = stages(allowed_roots=(tmp_path / "models",))
+        allowed = stages(allowed_roots=Roots.only(tmp_path / "models"))
         assert fetch(str(tmp_path / "models" / "base"), allowed, kind="base_model") == tmp_path / "models" / "base"
         with pytest.raises(PackagingError) as caught:
             fetch(str(tmp_path / "elsewhere"), allowed, kind="base_model")

@@ -13,6 +13,7 @@ from raw_files import entry, write_model, write_raw, write_shard, write_sharded
 from safetensors.torch import save_file
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.checkpoint import open_base_model
 
 _INDEX = "model.safetensors.index.json"
@@ -179,8 +180,8 @@ def test_symlinks_lead_only_into_allowed_roots(tmp_path):
         (snapshot / name).symlink_to(f"../../blobs/{name}")
 
     assert _refusal(snapshot).code is ErrorCode.PATH_NOT_ALLOWED
-    assert _refusal(snapshot, allowed_roots=[tmp_path / "elsewhere"]).code is ErrorCode.PATH_NOT_ALLOWED
-    assert set(open_base_model(snapshot, allowed_roots=[tmp_path]).tensors) == {"a", "b"}
+    assert _refusal(snapshot, allowed_roots=Roots.only(tmp_path / "elsewhere")).code is ErrorCode.PATH_NOT_ALLOWED
+    assert set(open_base_model(snapshot, allowed_roots=Roots.only(tmp_path)).tensors) == {"a", "b"}
 
 
 def test_symlink_to_itself(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.checkpoint import CheckpointKind, classify_checkpoint
 from worker.checkpoint.kinds import require_adapter
 
@@ -83,4 +84,4 @@ def test_sub_directory_that_leads_out(tmp_path):
     (checkpoint / "adapter_model").symlink_to(outside)
 
     assert _refusal(checkpoint).code is ErrorCode.PATH_NOT_ALLOWED
-    assert classify_checkpoint(checkpoint, allowed_roots=[outside]).directory == outside.resolve()
+    assert classify_checkpoint(checkpoint, allowed_roots=Roots.only(outside)).directory == outside.resolve()

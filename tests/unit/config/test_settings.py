@@ -8,6 +8,7 @@ import pytest
 
 from api_client.address import stack_file
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from config.settings import load_settings
 
 
@@ -31,7 +32,7 @@ def test_a_path_means_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch,
         settings.llama_cpp_dir,
         stack_file().absolute().parent,
     } == {whole}
-    assert settings.allowed_roots == (whole, Path("/data"))
+    assert settings.allowed_roots == Roots.only(whole, Path("/data"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from convert_samples import (
 )
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.adapters import Overlay, build_overlay, open_adapter
 from worker.checkpoint import open_base_model
 from worker.convert.metadata import end_tokens
@@ -43,7 +44,8 @@ def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(place
     elsewhere.mkdir()
     for directory in (elsewhere, base, checkpoint.parent, checkpoint):
         save_tokenizer(directory, SPM_TOKENS)
-        assert find_tokenizer(checkpoint, base, str(elsewhere)).directory == directory
+        found = find_tokenizer(checkpoint, base, str(elsewhere), allowed_roots=Roots.anywhere())
+        assert found.directory == directory
 
 
 def test_looking_back_leaves_the_run_alone(places, tmp_path):
@@ -71,7 +73,7 @@ def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path)
     checkpoint, base = places
     save_tokenizer(tmp_path, SPM_TOKENS)
     with pytest.raises(PackagingError) as caught:
-        find_tokenizer(checkpoint, base, str(tmp_path), allowed_roots=[checkpoint])
+        find_tokenizer(checkpoint, base, str(tmp_path), allowed_roots=Roots.only(checkpoint))
     assert caught.value.code is ErrorCode.TOKENIZER_NOT_FOUND
 
 

@@ -24,6 +24,7 @@ from api_client import (
     StageState,
 )
 from api_client.rules import resolve_request
+from config.roots import Roots
 from config.settings import load_settings
 from tests.integration.harness import eventually
 from worker.supervisor import heart, watch
@@ -126,10 +127,10 @@ def test_where_scratch_lies(tmp_path: Path) -> None:
 
 def test_the_operators_own_scratch_is_not_bound_by_the_roots_of_jobs(tmp_path: Path) -> None:
     bound = load_settings({}, home=tmp_path, allowed_roots=(Path("/data"),))
-    assert scratch_roots(bound, request_of("/out")) == (Path("/data"),)
-    assert scratch_roots(bound, request_of("s3://b/p")) is None
+    assert scratch_roots(bound, request_of("/out")) == Roots.only(Path("/data"))
+    assert scratch_roots(bound, request_of("s3://b/p")) == Roots.anywhere()
     chosen = load_settings({}, home=tmp_path, allowed_roots=(Path("/data"),), scratch_dir=tmp_path)
-    assert scratch_roots(chosen, request_of("/out")) is None
+    assert scratch_roots(chosen, request_of("/out")) == Roots.anywhere()
 
 
 def test_temporaries_of_an_ended_publish_go_and_nobody_elses(tmp_path: Path) -> None:
@@ -146,37 +147,37 @@ def test_temporaries_of_an_ended_publish_go_and_nobody_elses(tmp_path: Path) -> 
 
 def test_directories_made_for_scratch_go_with_it_unless_used(tmp_path: Path) -> None:
     scratch = tmp_path / "new" / "out" / ".trainpack-J"
-    make_scratch(scratch, None)
+    make_scratch(scratch, Roots.anywhere())
     (scratch / "deep").mkdir()
     (scratch / "deep" / "file").touch()
     remove_scratch(scratch)
     assert list(tmp_path.iterdir()) == []
-    make_scratch(scratch, None)
+    make_scratch(scratch, Roots.anywhere())
     (scratch.parent / "model.gguf").touch()
     remove_scratch(scratch)
     assert [path.name for path in scratch.parent.iterdir()] == ["model.gguf"]
     own = tmp_path / "mine"
     own.mkdir()
-    make_scratch(own / ".trainpack-J", None)
+    make_scratch(own / ".trainpack-J", Roots.anywhere())
     remove_scratch(own / ".trainpack-J")
     assert own.is_dir()
 
 
 def test_scratch_is_made_only_where_allowed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    make_scratch(tmp_path / "in" / "job", (tmp_path / "in",))
+    make_scratch(tmp_path / "in" / "job", Roots.only(tmp_path / "in"))
     with pytest.raises(PackagingError) as caught:
-        make_scratch(tmp_path / "in" / ".." / "job", (tmp_path / "in",))
+        make_scratch(tmp_path / "in" / ".." / "job", Roots.only(tmp_path / "in"))
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
     (tmp_path / "file").touch()
     with pytest.raises(PackagingError) as caught:
-        make_scratch(tmp_path / "file" / "job", None)
+        make_scratch(tmp_path / "file" / "job", Roots.anywhere())
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
 def test_a_sweep_keeps_artifacts_only(tmp_path: Path) -> None:
     scratch = tmp_path / "s"
-    make_scratch(scratch, None)
+    make_scratch(scratch, Roots.anywhere())
     for name in ("overlay", "model.partial", "merged/a.safetensors", "merged/b.safetensors", "tmp/x/y"):
         (scratch / name).parent.mkdir(parents=True, exist_ok=True)
         (scratch / name).touch()
@@ -188,7 +189,7 @@ def test_a_sweep_keeps_artifacts_only(tmp_path: Path) -> None:
 
 
 def test_a_process_that_does_not_hold_the_lock_is_spared(tmp_path: Path) -> None:
-    make_scratch(tmp_path / "s", None)
+    make_scratch(tmp_path / "s", Roots.anywhere())
     for text in ("", "1", "999999", "not a number"):
         (tmp_path / "s" / ".lock").write_text(text)
         assert end_predecessor(tmp_path / "s") is None

@@ -4,13 +4,13 @@ import os
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.storage.paths import (
     check_bucket,
     check_disk_space,
     check_output_dir,
     ensure_output_dir,
     free_bytes,
-    resolve_local,
     write_error,
 )
 
@@ -19,13 +19,13 @@ def test_a_path_under_a_root_is_given_back_resolved(tmp_path):
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)
     (root / "link").symlink_to("a")
-    assert resolve_local(root / "link" / "new.gguf", [root]) == root / "a" / "new.gguf"
+    assert Roots.only(root).resolve(root / "link" / "new.gguf") == root / "a" / "new.gguf"
 
 
 def test_a_root_may_itself_be_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to("real")
-    assert resolve_local(tmp_path / "root" / "x", [tmp_path / "root"]) == tmp_path / "real" / "x"
+    assert Roots.only(tmp_path / "root").resolve(tmp_path / "root" / "x") == tmp_path / "real" / "x"
 
 
 @pytest.mark.parametrize("escape", ["root/../secret", "root/link/x", "rootish/x", "secret"])
@@ -34,22 +34,22 @@ def test_what_leads_out_of_the_roots_is_refused(tmp_path, escape):
         (tmp_path / name).mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(PackagingError, match="outside the directories") as caught:
-        resolve_local(tmp_path / escape, [tmp_path / "root"])
+        Roots.only(tmp_path / "root").resolve(tmp_path / escape)
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
     assert str(tmp_path / "secret" / "x") not in caught.value.message
 
 
 def test_no_roots_allow_everything_and_an_empty_list_nothing(tmp_path):
-    assert resolve_local(tmp_path, None) == tmp_path.resolve()
+    assert Roots.anywhere().resolve(tmp_path) == tmp_path.resolve()
     with pytest.raises(PackagingError, match=r"\(none\)"):
-        resolve_local(tmp_path, [])
+        Roots.only().resolve(tmp_path)
 
 
 def test_loops_relative_paths_and_nul_are_refused(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for path in (tmp_path / "loop" / "x", "models/base", "/models/\0base"):
         with pytest.raises(PackagingError) as caught:
-            resolve_local(path, None)
+            Roots.anywhere().resolve(path)
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
         assert "\0" not in caught.value.message
 
@@ -64,15 +64,15 @@ def test_buckets_outside_the_list_are_refused():
 
 def test_an_output_directory_is_made_and_a_mere_check_leaves_nothing(tmp_path):
     wanted = tmp_path / "runs" / "42" / "package"
-    assert check_output_dir(wanted, [tmp_path]) == wanted
+    assert check_output_dir(wanted, Roots.only(tmp_path)) == wanted
     assert list(tmp_path.iterdir()) == []
-    assert ensure_output_dir(wanted, [tmp_path]) == wanted
+    assert ensure_output_dir(wanted, Roots.only(tmp_path)) == wanted
     assert list(wanted.iterdir()) == []
 
 
 def test_a_check_keeps_an_existing_directory(tmp_path):
     (tmp_path / "old.gguf").write_bytes(b"x")
-    check_output_dir(tmp_path, None)
+    check_output_dir(tmp_path, Roots.anywhere())
     assert [path.name for path in tmp_path.iterdir()] == ["old.gguf"]
 
 
@@ -80,7 +80,7 @@ def test_a_check_keeps_an_existing_directory(tmp_path):
 def test_an_output_directory_that_cannot_be_is_refused_without_traces(tmp_path, place):
     (tmp_path / "file").write_text("x")
     with pytest.raises(PackagingError, match=r"Not a directory|not a directory|File exists") as caught:
-        ensure_output_dir(tmp_path / place, None)
+        ensure_output_dir(tmp_path / place, Roots.anywhere())
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -90,7 +90,7 @@ def test_a_directory_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(PackagingError, match="Permission denied") as caught:
-            ensure_output_dir(tmp_path / "package", None)
+            ensure_output_dir(tmp_path / "package", Roots.anywhere())
     finally:
         tmp_path.chmod(0o700)
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
@@ -98,7 +98,7 @@ def test_a_directory_without_permission_is_refused(tmp_path):
 
 def test_a_kernel_file_system_cannot_be_an_output_directory():
     with pytest.raises(PackagingError) as caught:
-        ensure_output_dir("/proc/trainpack/package", None)
+        ensure_output_dir("/proc/trainpack/package", Roots.anywhere())
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
