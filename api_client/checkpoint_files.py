@@ -58,28 +58,32 @@ def classify(
 def _checked(
     run: RunFiles, prefix: str, files: Mapping[str, RunFile], kind: CheckpointKind, weights: tuple[str, ...]
 ) -> tuple[CheckpointKind, tuple[str, ...], str | None]:
-    problem = next((p for name in weights if (p := _damage(run, prefix + name, files[name].size_bytes))), None)
+    held_bytes, problem = 0, None
+    for name in weights:
+        damage, data_bytes = _damage(run, prefix + name, files[name].size_bytes)
+        problem, held_bytes = problem or damage, held_bytes + data_bytes
     if problem is None and kind is CheckpointKind.FULL:
         problem = _missing_shard(weights)
+    if problem is None and not held_bytes:
+        problem = f"{weights[0].rpartition('/')[2]} holds no values; the process that saved it had not gathered them"
     return (kind if problem is None else CheckpointKind.INCOMPLETE), weights, problem
 
 
-def _damage(run: RunFiles, name: str, size_bytes: int) -> str | None:
-    """Why a safetensors file is cut short or damaged, seen from its header."""
+def _damage(run: RunFiles, name: str, size_bytes: int) -> tuple[str | None, int]:
+    """Why a safetensors file is cut short or damaged, seen from its header; and the bytes of its tensors."""
     short = name.rpartition("/")[2]
     try:
         length = int.from_bytes(run.read(name, 0, 8), "little")
         if size_bytes < 8 or not 0 < length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-            return f"{short} is cut short or damaged ({size_bytes} bytes)"
+            return f"{short} is cut short or damaged ({size_bytes} bytes)", 0
         header = json.loads(run.read(name, 8, length))
-        expected = (
-            8 + length + max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
-        )
+        held = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return f"{short} has a damaged header"
+        return f"{short} has a damaged header", 0
     except OSError as error:
-        return f"{short} cannot be read: {error.strerror or error}"
-    return None if expected == size_bytes else f"{short} is {size_bytes} bytes, its header says {expected}"
+        return f"{short} cannot be read: {error.strerror or error}", 0
+    expected = 8 + length + held
+    return (None if expected == size_bytes else f"{short} is {size_bytes} bytes, its header says {expected}"), held
 
 
 def _missing_shard(weights: Iterable[str]) -> str | None:

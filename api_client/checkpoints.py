@@ -185,6 +185,13 @@ def choose_checkpoint(listing: CheckpointList, reference: str) -> Checkpoint:
     return found
 
 
+def passed_over(listing: CheckpointList, name: str) -> tuple[Checkpoint, ...]:
+    """The checkpoints newer than ``name`` that cannot be packaged: what ``latest`` would have meant without them."""
+    found = listing.find(name)
+    later = listing.checkpoints[listing.checkpoints.index(found) + 1 :] if found is not None else ()
+    return tuple(one for one in later if not one.usable)
+
+
 def checkpoint_kind(directory: Path) -> CheckpointKind:
     """What one local checkpoint directory holds."""
     return classify(LocalRunFiles(directory), "", LocalRunFiles(directory).files() or {})[0]

@@ -15,6 +15,12 @@ TEXT = (
 )
 
 
+def one_value() -> bytes:
+    """A safetensors file of one number: the smallest that holds anything."""
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
 def tiny_tokenizer(directory: Path) -> None:
     """A sentencepiece model with byte fallback, as Llama 2 has it, and its ``tokenizer_config.json``."""
     import sentencepiece

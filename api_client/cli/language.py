@@ -87,6 +87,10 @@ PHRASES: dict[str, tuple[str, str]] = {
         "{field}: {path} is not visible here; the worker will look for it",
         "{field}：本机看不到 {path}，由 worker 查找",
     ),
+    "passed_over": (
+        "{name} is newer than {chosen}, but cannot be packaged: {problem}",
+        "{name} 比 {chosen} 新，但无法打包：{problem}",
+    ),
     "oldest": ("oldest", "最久等待"),
     "output_dir": ("output directory", "输出目录"),
     "outputs": ("Outputs", "输出文件"),

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from api_client.checkpoint_files import CheckpointKind
-from api_client.checkpoints import checkpoint_kind, resolve_checkpoint
+from api_client.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.run_base import checkpoint_from_here, named_by_run
 from api_client.errors import ErrorCode, PackagingError
-from api_client.locations import is_remote
+from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
@@ -246,6 +246,9 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
     except PackagingError as error:
         raise error if is_path or filled.task else _not_in_output_dir(reference, error) from error
     _check_kind(filled, path)
+    if Path(reference).name in CHECKPOINT_WORDS:
+        for one in passed_over(list_checkpoints(path.parent), path.name):
+            output.say(output.text("passed_over", name=one.name, chosen=path.name, problem=one.problem), style="yellow")
     return str(path) if is_path and not Path(reference).exists() else reference
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 _INVALID = ErrorCode.ADAPTER_INVALID
+_GATHER = (
+    "Package an earlier checkpoint, or save the adapter with its parameters gathered (DeepSpeed ZeRO-3: "
+    "stage3_gather_16bit_weights_on_model_save)."
+)
 _FINITE_CHECK_ELEMENTS = 1 << 24  # bounds the boolean mask of the finiteness check
 
 
@@ -103,7 +107,7 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
             )
         tensors[key] = entry
     if not tensors:
-        raise PackagingError(_INVALID, f"{weights} holds no tensors")
+        raise PackagingError(_INVALID, f"{weights} holds no tensors: its process had none", remedy=_GATHER)
     _check_one_adapter(tensors, weights)
     adapter = Adapter(directory=directory, config=config, tensors=tensors, _data=MappedFile(weights, identity))
     _check_gathered(adapter, weights)
@@ -117,8 +121,7 @@ def _check_gathered(adapter: Adapter, weights: Path) -> None:
         raise PackagingError(
             _INVALID,
             f"{weights}: tensor {empty.name} is empty ({list(empty.shape)}); the process that saved it had no values",
-            remedy="Save the adapter with its parameters gathered (DeepSpeed ZeRO-3: "
-            "stage3_gather_16bit_weights_on_model_save).",
+            remedy=_GATHER,
             fields={"tensor": empty.name},
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api_client.base_models import named_base_models
-from api_client.checkpoints import choose_checkpoint, list_checkpoints, resolve_checkpoint
+from api_client.checkpoints import CheckpointList, choose_checkpoint, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import ArtifactKind, StageName
 from api_client.locations import CHECKPOINT_WORDS
@@ -178,7 +178,7 @@ def _checkpoint(context: StageContext) -> Path:
             return _chosen(context, run, name)
         return _fetched(context, reference, "checkpoint")
     if "/" in reference:
-        return resolve_checkpoint(str(_fetched(context, reference, "checkpoint")), None)
+        return _resolved(context, str(_fetched(context, reference, "checkpoint")), None)
     location = request.task.output_dir if request.task else request.output_dir
     if location is not None and location.startswith("s3://"):
         return _chosen(context, location, reference)
@@ -188,14 +188,34 @@ def _checkpoint(context: StageContext) -> Path:
             f"checkpoint {reference!r} is looked up in a run's directory, and {location or 'no directory'} is given",
             remedy="Give the checkpoint's full path or URL.",
         )
-    return resolve_checkpoint(reference, _fetched(context, location, "checkpoint"))
+    return _resolved(context, reference, _fetched(context, location, "checkpoint"))
+
+
+def _resolved(context: StageContext, reference: str, run: Path | None) -> Path:
+    """The directory that a local reference means; for a word, what it left out is said."""
+    path = resolve_checkpoint(reference, run)
+    if reference.rpartition("/")[2] in CHECKPOINT_WORDS:
+        _say_passed_over(context, list_checkpoints(path.parent), path.name)
+    return path
 
 
 def _chosen(context: StageContext, run: str, reference: str) -> Path:
     """The checkpoint of a run in object storage that a word or a bare name means, fetched."""
-    chosen = choose_checkpoint(list_checkpoints(open_run(run, context.settings)), reference)
+    listing = list_checkpoints(open_run(run, context.settings))
+    chosen = choose_checkpoint(listing, reference)
     context.report.log(f"Checkpoint {reference} of {run} is {chosen.name}", checkpoint=chosen.path)
+    if reference in CHECKPOINT_WORDS:
+        _say_passed_over(context, listing, chosen.name)
     return _fetched(context, chosen.path, "checkpoint")
+
+
+def _say_passed_over(context: StageContext, listing: CheckpointList, name: str) -> None:
+    for one in passed_over(listing, name):
+        context.report.log(
+            f"{one.name} is newer than {name}, but cannot be packaged: {one.problem}",
+            level="warning",
+            checkpoint=one.path,
+        )
 
 
 def _tokenizer(

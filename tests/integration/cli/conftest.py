@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.harness import BOUND_S, ROOT, Installation
+from tests.tiny import one_value
 
 COMMAND = [sys.executable, "-m", "api_client.cli"]
 
@@ -151,7 +152,7 @@ def inputs(installation: Installation) -> list[str]:
     base.mkdir(exist_ok=True)
     checkpoint.mkdir(parents=True, exist_ok=True)
     (checkpoint / "adapter_config.json").write_text("{}")
-    (checkpoint / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (checkpoint / "adapter_model.safetensors").write_bytes(one_value())
     return ["--base", str(base), "--checkpoint", str(checkpoint)]
 
 

@@ -21,7 +21,7 @@ from api_client.cli.app import build_app
 from api_client.job import Artifact, ArtifactKind
 from tests.fences import ROOT, Block, Shown, blocks, shown
 from tests.integration.harness import Installation
-from tests.tiny import tiny_base
+from tests.tiny import one_value, tiny_base
 
 PARSED = {
     "package": "starts a stack of its own; tests/integration/cli/test_embedded.py runs it",
@@ -109,7 +109,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     checkpoint = root / "runs" / "42" / "checkpoint-900"
     checkpoint.mkdir(parents=True)
     (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(root / "models/base")}))
-    (checkpoint / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (checkpoint / "adapter_model.safetensors").write_bytes(one_value())
     history = [{"step": 900, "eval_loss": 1.0}]
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 900, "log_history": history}))
     task = {"task_id": "42", "status": "completed", "kind": "sft", "finetuning": "lora"}

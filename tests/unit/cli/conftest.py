@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from api_client.cli import run
+from tests.tiny import one_value
 
 CLOSED_REDIS = "redis://:secret@127.0.0.1:1/0"
 
@@ -70,6 +71,6 @@ def run_dir(tmp_path: Path) -> Path:
         checkpoint = tmp_path / "run" / name
         checkpoint.mkdir(parents=True)
         (checkpoint / "adapter_config.json").write_text("{}")
-        (checkpoint / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+        (checkpoint / "adapter_model.safetensors").write_bytes(one_value())
     (tmp_path / "base").mkdir()
     return tmp_path / "run"

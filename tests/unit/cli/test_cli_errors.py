@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.tiny import one_value
+
 BASE = ("--base", "/models/base", "--checkpoint", "/runs/1/checkpoint-9", "--output", "/tmp")
 TASK = {"task_id": "t", "status": "running", "base_model": "/b", "output_dir": "/o"}
 
@@ -131,6 +133,17 @@ def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, 
     assert cli("submit", "-b", base, "-c", run_dir / "latest", "-o", out).code == 3
 
 
+def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path, run_dir):
+    (run_dir / "checkpoint-3").mkdir()
+    (run_dir / "checkpoint-3" / "optimizer.pt").write_bytes(b"x")
+    config = run_dir / "checkpoint-2" / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    ran = cli("submit", "-c", run_dir / "latest", "-o", tmp_path / "out")
+    assert "checkpoint-3 is newer than checkpoint-2, but cannot be packaged: no weights" in " ".join(ran.err.split())
+    ran = cli("submit", "-c", run_dir / "checkpoint-2", "-o", tmp_path / "out")
+    assert "checkpoint-3" not in ran.err
+
+
 def test_a_base_model_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(cli, tmp_path, run_dir):
     arguments = ("submit", "-b", tmp_path / "gone", "-c", run_dir / "latest", "-o", tmp_path / "out")
     assert cli(*arguments).code == 2
@@ -158,7 +171,7 @@ def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, t
 def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path, run_dir):
     full = tmp_path / "full" / "checkpoint-5"
     full.mkdir(parents=True)
-    (full / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (full / "model.safetensors").write_bytes(one_value())
     ran = cli("submit", "-b", tmp_path / "base", "-c", full, "-o", tmp_path / "out", "--json")
     assert (ran.code, ran.error["code"]) == (2, "checkpoint_not_adapter")
     assert "quantize_base" in ran.error["remedy"]

@@ -200,6 +200,11 @@ def broken_checkpoints(run: Path) -> dict[str, str]:
     (run / "checkpoint-8" / "model-00003-of-00003.safetensors").write_bytes(safetensors())
     (run / "checkpoint-9").mkdir()
     (run / "checkpoint-9" / "optimizer.pt").write_bytes(b"x")
+    for name, header in (("checkpoint-10", b'{"__metadata__":{"format":"pt"}}'), ("checkpoint-11", safetensors(0)[8:])):
+        adapter(run / name)
+        (run / name / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    (run / "checkpoint-12").mkdir()
+    (run / "checkpoint-12" / "model.safetensors").write_bytes(safetensors(0))
     return {
         "checkpoint-1": "no weights",
         "checkpoint-2": "only pickled weights (adapter_model.bin)",
@@ -210,6 +215,9 @@ def broken_checkpoints(run: Path) -> dict[str, str]:
         "checkpoint-7": "damaged header",
         "checkpoint-8": "shard 2 of 3 is missing",
         "checkpoint-9": "no weights",
+        "checkpoint-10": "adapter_model.safetensors holds no values",
+        "checkpoint-11": "adapter_model.safetensors holds no values",
+        "checkpoint-12": "model.safetensors holds no values",
     }
 
 
