@@ -22,6 +22,7 @@ from api_client.callbacks import check_callback_url
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import CheckpointRef, Location, is_remote
 from api_client.quant_types import QuantType
+from api_client.request_fields import describe
 from api_client.task import TrainingTask
 from api_client.templates import DEFAULT_TEMPLATE
 
@@ -44,7 +45,7 @@ Count = Annotated[int, BeforeValidator(_number)]
 class Options(BaseModel):
     """The four switches; ``None`` leaves the template's value. Only the template ``custom`` lets them be set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe("options."))
 
     merge_lora: StrictBool | None = None
     export_gguf: StrictBool | None = None
@@ -63,15 +64,12 @@ class ImatrixOptions(BaseModel):
     ``off`` refuses types that need one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe("imatrix."))
 
     mode: Literal["auto", "compute", "file", "off"] = "auto"
     path: Location | None = None
-    """An existing matrix, GGUF or legacy form."""
     calibration: Location | None = None
-    """A text file to compute from; the text shipped with trainpack where not given."""
     chunks: Count | None = Field(default=None, ge=1, le=100_000)
-    """How many chunks of the text to use; all where not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,13 +99,13 @@ class PackagingRequest(BaseModel):
 
     ``base_model``, ``checkpoint`` and ``output_dir`` may be local paths, ``s3://bucket/prefix`` or (inputs)
     ``hf://owner/name``. ``checkpoint`` also takes ``latest``, ``best`` or a bare name such as ``checkpoint-900``,
-    looked up in the task's output directory.
+    looked up in the task's output directory. What each field is says the table in ``request_fields``.
 
     Raises:
         PackagingError: ``unknown_field``, ``quant_type_unknown`` or ``request_invalid``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe(""))
 
     template: str = DEFAULT_TEMPLATE
     options: Options = Options()
@@ -116,27 +114,19 @@ class PackagingRequest(BaseModel):
     checkpoint: CheckpointRef | None = None
     output_dir: Location | None = None
     model_name: str | None = Field(default=None, min_length=1, max_length=120)
-    """Replaces ``merged_model`` (or the base model's name) in the names of the outputs."""
     quant_types: tuple[QuantType, ...] | None = None
     gguf_dtype: Literal["auto", "f32", "f16", "bf16"] = "auto"
-    """Type of the unquantized GGUF; ``auto`` keeps the base model's."""
     imatrix: ImatrixOptions = ImatrixOptions()
     keep_unquantized: StrictBool = True
     save_merged: StrictBool = False
-    """Also write the merged model as a Hugging Face directory."""
     companions: StrictBool = False
-    """Also write a model card (``README.md``) and an Ollama ``Modelfile``."""
     split_max_size_bytes: Count | None = Field(default=None, ge=1_000_000)
-    """Files above this size are split in llama.cpp's shard naming."""
     overwrite: StrictBool = False
     upload: StrictBool = True
-    """Whether outputs go to object storage, where the workers have one."""
     priority: Count = Field(default=5, ge=0, le=9)
-    """9 is the most urgent."""
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
     callback_url: str | None = Field(default=None, max_length=2000)
-    """Where the job's end is announced (POST, signed; see ``callbacks``). ``http`` or ``https``."""
 
     def __init__(self, **data: Any) -> None:
         try:

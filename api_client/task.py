@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import Location
+from api_client.request_fields import describe
 
 
 class TaskStatus(StrEnum):
@@ -30,7 +31,7 @@ class TrainingTask(BaseModel):
     A failed task may be packaged when a usable checkpoint or model exists, which the ``prepare`` stage finds out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe("task."))
 
     task_id: str
     status: TaskStatus

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from api_client.cli.failures import INTERRUPTED
-from api_client.cli.flags import RequestFlags
+from api_client.cli.flags import RequestFlags, flag_parameters
 
 _JSON = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
 
@@ -29,14 +28,14 @@ def add_command(
     Args:
         app: The application.
         function: Takes an ``Output`` first and then, by keyword, what the command line gives; returns the exit code.
-            A parameter of the type :class:`RequestFlags` stands for a flag per field. The docstring is the help.
+            A parameter of the type :class:`RequestFlags` stands for all its flags. The docstring is the help.
         panel: Heading under which the command is listed.
         name: Name, where it is not the function's.
         examples: Shown beneath the help.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     request = next((parameter.name for parameter in own if parameter.annotation is RequestFlags), None)
-    flags = _flags() if request else []
+    flags = flag_parameters() if request else []
 
     def command(typer_context: typer.Context, **values: Any) -> int:
         del values["as_json"]  # already known to the output, which must exist before the line is parsed
@@ -51,7 +50,7 @@ def add_command(
     parameters = [
         inspect.Parameter("typer_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         *flags,
-        *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own if one.name != request),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own if parameter.name != request),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_JSON),
     ]
     command.__name__ = function.__name__
@@ -63,13 +62,3 @@ def add_command(
 def _help(function: Callable[..., int]) -> str:
     """The docstring with its paragraphs on one line each, so that they wrap where the terminal does."""
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
-
-
-def _flags() -> list[inspect.Parameter]:
-    annotations = inspect.get_annotations(RequestFlags, eval_str=True)
-    return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotations[field.name]
-        )
-        for field in dataclasses.fields(RequestFlags)
-    ]

@@ -1,17 +1,22 @@
-"""The flags of ``submit`` and ``package``, defined once: both commands take every field of :class:`RequestFlags`."""
+"""The flags of ``submit`` and ``package``: one for every row of the table of request fields that has one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final
 
 import typer
 
+from api_client.field_types import FieldKind, Flag, RequestField
+from api_client.field_values import value_at
 from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.templates import BUILTIN_TEMPLATES, DEFAULT_TEMPLATE
+from api_client.request import PackagingRequest
+from api_client.request_fields import FIELDS
+from api_client.templates import BUILTIN_TEMPLATES
 
-_WHAT, _OPTIONS, _QUEUE = "What to package", "How", "Queueing"
+_REPEATED: Final = (FieldKind.LIST, FieldKind.PAIRS)
+_DEFAULTS: Final = PackagingRequest()
 
 
 def complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -28,147 +33,66 @@ def complete_quant_type(incomplete: str) -> Iterator[tuple[str, str]]:
             yield quant.value, QUANT_TYPES[quant].description_en
 
 
-@dataclass(frozen=True)
-class RequestFlags:
-    """Values of the flags as typed; ``requests.build_request`` makes a request of them."""
+_COMPLETIONS: Final[dict[str, Callable[..., Any]]] = {
+    "template": complete_template,
+    "quant_types": complete_quant_type,
+}
+SET_PATH: Final = "options"
+"""The row whose flag takes ``option=value``."""
 
-    template: Annotated[
-        str,
-        typer.Option(
-            "--template",
-            "-t",
-            help="Template.",
-            rich_help_panel=_WHAT,
-            autocompletion=complete_template,
-            metavar="NAME",
-        ),
-    ] = DEFAULT_TEMPLATE
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            "-b",
-            help="Base model: directory, s3:// or hf://; the one that the checkpoint names if left out.",
-            rich_help_panel=_WHAT,
-            metavar="PATH",
-        ),
-    ] = None
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint",
-            "-c",
-            help="Checkpoint: directory, RUN/latest, RUN/best, s3://; with --task also latest, best or a name.",
-            rich_help_panel=_WHAT,
-            metavar="PATH",
-        ),
-    ] = None
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", help="Output directory or s3://.", rich_help_panel=_WHAT, metavar="PATH"),
-    ] = None
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="Training task as a JSON file (- for standard input); fills in base model and output directory.",
-            rich_help_panel=_WHAT,
-            metavar="FILE",
-        ),
-    ] = None
-    model_name: Annotated[
-        str | None,
-        typer.Option(
-            "--model-name", help="Name of the files instead of merged_model.", rich_help_panel=_WHAT, metavar="NAME"
-        ),
-    ] = None
-    quant_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--quant-type",
-            "-q",
-            help="Quant type, e.g. Q4_K_M; may be repeated or separated by commas.",
-            rich_help_panel=_OPTIONS,
-            autocompletion=complete_quant_type,
-            metavar="TYPE",
-        ),
-    ] = None
-    gguf_dtype: Annotated[
-        str,
-        typer.Option(
-            "--gguf-dtype",
-            help="Type of the unquantized file: auto (the base model's), f32, f16, bf16.",
-            rich_help_panel=_OPTIONS,
-            autocompletion=lambda: ["auto", "f32", "f16", "bf16"],
-            metavar="DTYPE",
-        ),
-    ] = "auto"
-    imatrix: Annotated[
-        str | None,
-        typer.Option(
-            "--imatrix",
-            help="Importance matrix: a file, auto, compute or off.",
-            rich_help_panel=_OPTIONS,
-            metavar="FILE",
-        ),
-    ] = None
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            "--calibration",
-            help="Text to compute the importance matrix from.",
-            rich_help_panel=_OPTIONS,
-            metavar="FILE",
-        ),
-    ] = None
-    options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="An option, e.g. export_lora=on; the four switches only with --template custom. May be repeated.",
-            rich_help_panel=_OPTIONS,
-            metavar="OPTION=VALUE",
-        ),
-    ] = None
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", metavar="", help="Replace files of another job.", rich_help_panel=_OPTIONS),
-    ] = False
-    no_upload: Annotated[
-        bool,
-        typer.Option("--no-upload", metavar="", help="Keep outputs out of object storage.", rich_help_panel=_OPTIONS),
-    ] = False
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            "-l",
-            help="Label to find the job by. May be repeated.",
-            rich_help_panel=_QUEUE,
-            metavar="KEY=VALUE",
-        ),
-    ] = None
-    priority: Annotated[
-        int | None,
-        typer.Option(
-            "--priority", help="0 to 9; 9 is the most urgent, 5 the default.", rich_help_panel=_QUEUE, metavar="N"
-        ),
-    ] = None
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option(
-            "--idempotency-key",
-            help="Submitting again with the same key gives the same job.",
-            rich_help_panel=_QUEUE,
-            metavar="KEY",
-        ),
-    ] = None
-    callback_url: Annotated[
-        str | None,
-        typer.Option(
-            "--callback-url",
-            help="Where the job's end is announced: http(s)://; signed, see the documentation.",
-            rich_help_panel=_QUEUE,
-            metavar="URL",
-        ),
-    ] = None
+
+def parameter_name(flag: Flag) -> str:
+    """The flag's name in Python."""
+    return flag.name.lstrip("-").replace("-", "_")
+
+
+_PATHS: Final = {parameter_name(row.flag): row.path for row in FIELDS if row.flag}
+
+
+class RequestFlags:
+    """Values of the flags as typed, by path; ``requests.build_request`` makes a request of them.
+
+    Args:
+        given: By the flag's name in Python; ``None`` where it was not given.
+
+    Raises:
+        TypeError: a name that no flag has.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        unknown = given.keys() - _PATHS.keys()
+        if unknown:
+            raise TypeError(f"no such flag: {', '.join(sorted(unknown))}")
+        self.values: dict[str, Any] = {_PATHS[name]: value for name, value in given.items() if value is not None}
+
+
+def flag_parameters() -> list[inspect.Parameter]:
+    """The flags as parameters of a command."""
+    return [_parameter(row, row.flag) for row in FIELDS if row.flag]
+
+
+def _parameter(row: RequestField, flag: Flag) -> inspect.Parameter:
+    choices = [*row.choices]
+    option = typer.Option(
+        *(name for name in (flag.name, flag.short) if name),
+        help=(flag.about or row.about).en,
+        rich_help_panel=row.group.value.en,
+        metavar=flag.metavar,
+        autocompletion=_COMPLETIONS.get(row.path) or ((lambda: choices) if choices else None),
+    )
+    kind, default = _type_and_default(row)
+    return inspect.Parameter(
+        parameter_name(flag), inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _type_and_default(row: RequestField) -> tuple[Any, Any]:
+    if row.kind is FieldKind.SWITCH:
+        return bool, False
+    if row.kind in _REPEATED or row.path == SET_PATH:
+        return list[str] | None, None
+    if row.kind is FieldKind.NUMBER:
+        return int | None, None
+    # A default that says something is shown in the help; no other is a text.
+    default = value_at(_DEFAULTS, row.path)
+    return (str, default) if isinstance(default, str) else (str | None, None)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from api_client.field_types import FieldGroup
+from api_client.request_fields import FIELDS
+
+_REQUEST_ZH = {
+    text.en: text.zh
+    for text in (*(group.value for group in FieldGroup), *(row.flag.about or row.about for row in FIELDS if row.flag))
+}
+"""What the table of request fields says of its flags."""
+
 HELP_ZH = {
+    **_REQUEST_ZH,
     # headings and the words of the help itself
     "Arguments": "参数",
     "Choices": "可选项",
     "Commands": "命令",
-    "How": "方式",
     "Jobs": "作业",
     "Options": "选项",
     "Package": "打包",
-    "Queueing": "排队",
     "This machine": "本机",
-    "What to package": "打包内容",
     "Install completion for the current shell.": "为当前 shell 安装命令补全。",
     "Show completion for the current shell, to copy it or customize the installation.": (
         "显示当前 shell 的补全脚本，便于复制或自定义安装。"
@@ -44,37 +51,6 @@ HELP_ZH = {
         "将检查点的适配器合并到基础模型，导出 GGUF 并量化；其他模板只做其中一部分（见 `trainpack templates`）。"
         "输出作业编号。"
     ),
-    "Template.": "模板。",
-    "Base model: directory, s3:// or hf://; the one that the checkpoint names if left out.": (
-        "基础模型：目录、s3:// 或 hf://；省略时取检查点所指明的。"
-    ),
-    "Checkpoint: directory, RUN/latest, RUN/best, s3://; with --task also latest, best or a name.": (
-        "检查点：目录、RUN/latest、RUN/best、s3://；配合 --task 还可用 latest、best 或检查点名称。"
-    ),
-    "Output directory or s3://.": "输出目录或 s3://。",
-    "Training task as a JSON file (- for standard input); fills in base model and output directory.": (
-        "训练任务的 JSON 文件（- 为标准输入）；自动填入基础模型和输出目录。"
-    ),
-    "Name of the files instead of merged_model.": "输出文件名，代替 merged_model。",
-    "Quant type, e.g. Q4_K_M; may be repeated or separated by commas.": (
-        "量化类型，如 Q4_K_M；可重复给出或用逗号分隔。"
-    ),
-    "Type of the unquantized file: auto (the base model's), f32, f16, bf16.": (
-        "未量化文件的精度：auto（与基础模型相同）、f32、f16、bf16。"
-    ),
-    "Importance matrix: a file, auto, compute or off.": "重要性矩阵：文件、auto、compute 或 off。",
-    "Text to compute the importance matrix from.": "用于计算重要性矩阵的文本。",
-    "An option, e.g. export_lora=on; the four switches only with --template custom. May be repeated.": (
-        "设置选项，如 export_lora=on；四个开关仅限 --template custom。可重复给出。"
-    ),
-    "Replace files of another job.": "覆盖其他作业的文件。",
-    "Keep outputs out of object storage.": "不上传到对象存储。",
-    "Label to find the job by. May be repeated.": "作业标签，便于查找。可重复给出。",
-    "0 to 9; 9 is the most urgent, 5 the default.": "优先级 0 到 9，9 最紧急，默认 5。",
-    "Submitting again with the same key gives the same job.": "用相同的键再次提交会得到同一个作业。",
-    "Where the job's end is announced: http(s)://; signed, see the documentation.": (
-        "作业结束时通知的地址：http(s)://；带签名，见文档。"
-    ),
     "Stay until the job has ended; exit 1 if it failed.": "等到作业结束；失败时退出码为 1。",
     # quantize and demo
     "Quantize a GGUF file on this machine, to all types in one pass.": "在本机量化 GGUF 文件，一遍完成所有类型。",
@@ -86,7 +62,6 @@ HELP_ZH = {
     "Importance matrix, GGUF or legacy form.": "重要性矩阵，GGUF 或旧格式。",
     "Take a file that is quantized already.": "允许输入已量化的文件。",
     "Replace files that are there.": "覆盖已存在的文件。",
-    "Split larger files, e.g. 500M or 2G (decimal).": "超过该大小则分片，如 500M 或 2G（十进制）。",
     "Threads; all cores by default.": "线程数，默认使用全部核心。",
     "Train a small LoRA on a new fact, package it, ask it before and after.": (
         "用一条新知识训练一个小 LoRA，打包，并对比打包前后的回答。"

@@ -11,53 +11,73 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
-from api_client.cli.flags import RequestFlags
+from api_client.cli.flags import SET_PATH, RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.run_base import checkpoint_from_here, named_by_run
 from api_client.errors import ErrorCode, PackagingError
+from api_client.field_types import FieldGroup, FieldKind, RequestField
+from api_client.field_values import nested, read_pair, read_size, value_at
 from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
+from api_client.request_fields import FIELD_OF, FIELDS
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
-from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
+from api_client.templates import BUILTIN_TEMPLATES
 
-OTHER_OPTIONS = ("keep_unquantized", "save_merged", "companions", "split_max_size_bytes", "chunks")
-"""What ``--set`` takes besides the switches, in any template."""
-
+_SETTABLE: Final = {
+    row.path.rpartition(".")[2]: row
+    for row in sorted(FIELDS, key=lambda row: not row.path.startswith(f"{SET_PATH}."))
+    if row.group is FieldGroup.HOW and row.kind in (FieldKind.SWITCH, FieldKind.NUMBER, FieldKind.SIZE)
+}
+"""What ``--set`` takes, by name: the switches, and in any template every other option that is on, off or a number."""
+_DEFAULTS: Final = PackagingRequest()
 _ON_OFF = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 
 
 def build_request(flags: RequestFlags) -> PackagingRequest:
-    """The request that the flags describe.
+    """The request that the flags describe. What is the default is left out, as if no flag had said it.
 
     Raises:
         PackagingError: ``unknown_field`` for an option of ``--set`` that does not exist, and what the request raises.
     """
-    switches, others = parse_options(flags.options or ())
-    chunks = others.pop("chunks", None)
-    data: dict[str, Any] = {
-        "template": flags.template,
-        "options": switches,
-        "task": read_task(flags.task) if flags.task is not None else None,
-        "base_model": flags.base,
-        "checkpoint": flags.checkpoint,
-        "output_dir": flags.output,
-        "model_name": flags.model_name,
-        "quant_types": [name for given in flags.quant_type or () for name in given.split(",")] or None,
-        "gguf_dtype": flags.gguf_dtype.lower(),
-        "imatrix": _imatrix(flags, chunks),
-        "overwrite": flags.overwrite,
-        "upload": not flags.no_upload,
-        "priority": flags.priority,
-        "labels": parse_labels(flags.label or ()),
-        "idempotency_key": flags.idempotency_key,
-        "callback_url": flags.callback_url,
-        **others,
-    }
-    return PackagingRequest(**{name: value for name, value in data.items() if value is not None})
+    values: dict[str, Any] = {}
+    for path, given in flags.values.items():
+        values |= _values(FIELD_OF[path], given)
+    set_there = {path: value for path, value in values.items() if value != default_at(path)}
+    return PackagingRequest(**nested(set_there))
+
+
+def default_at(path: str) -> Any:
+    """What a request has at a path where nothing is said."""
+    return value_at(_DEFAULTS, path)
+
+
+def _values(row: RequestField, given: Any) -> dict[str, Any]:
+    """What a flag says, by path."""
+    if row.path == SET_PATH:
+        return parse_options(given)
+    if row.path == "imatrix":
+        modes = FIELD_OF["imatrix.mode"].choices
+        return {"imatrix.mode" if given in modes and given != "file" else "imatrix.path": given}
+    return {row.path: _value(row, given)}
+
+
+def _value(row: RequestField, given: Any) -> Any:
+    """The value that a flag says; a text stays one, as the request reads it by itself."""
+    if row.kind is FieldKind.SWITCH:
+        return bool(given) != default_at(row.path)
+    if row.kind is FieldKind.LIST:
+        return [name for names in given for name in names.split(",")] or None
+    if row.kind is FieldKind.PAIRS:
+        return parse_labels(given)
+    if row.kind is FieldKind.PARTS:
+        return read_task(given)
+    if row.kind is FieldKind.SIZE:
+        return _size(row, given)
+    return given.lower() if row.kind is FieldKind.CHOICE else given
 
 
 def check_rules(request: PackagingRequest) -> None:
@@ -86,11 +106,10 @@ def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) 
     """
     filled = fill_from_task(request)
     _check_base_model(filled, output, sees_files)
-    for location, field in ((filled.imatrix.path, "imatrix"), (filled.imatrix.calibration, "calibration")):
+    for path in ("imatrix.path", "imatrix.calibration"):
+        location = value_at(filled, path)
         if location is not None and not is_remote(location) and not Path(location).is_file() and sees_files:
-            raise PackagingError(
-                ErrorCode.REQUEST_INVALID, f"{field}: {location} is not a file", fields={"field": field}
-            )
+            raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path}: {location} is not a file", fields={"field": path})
     _check_writable(filled.output_dir, sees_files)
     checkpoint = _check_checkpoint(filled, output, sees_files)
     if checkpoint == request.checkpoint:
@@ -98,24 +117,23 @@ def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) 
     return PackagingRequest(**request.model_dump(exclude_unset=True) | {"checkpoint": checkpoint})
 
 
-def parse_options(given: Iterable[str]) -> tuple[dict[str, bool], dict[str, Any]]:
-    """Take ``option=value`` pairs apart into switches and other options.
+def parse_options(given: Iterable[str]) -> dict[str, Any]:
+    """Take ``option=value`` pairs apart into values by path.
 
     Raises:
         PackagingError: ``unknown_field`` with a suggestion, ``request_invalid`` for a value that is not on or off.
     """
-    switches: dict[str, bool] = {}
-    others: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in given:
         name, value = split_pair(pair, "--set", "option=value")
-        name = name.replace("-", "_")
-        if name in SWITCHES:
-            switches[name] = _on_off(name, value)
-        elif name in OTHER_OPTIONS:
-            others[name] = value if name in ("split_max_size_bytes", "chunks") else _on_off(name, value)
+        row = _SETTABLE.get(name.replace("-", "_"))
+        if row is None:
+            raise _unknown_option(name.replace("-", "_"))
+        if row.kind is FieldKind.SWITCH:
+            values[row.path] = _on_off(row, name, value)
         else:
-            raise _unknown_option(name)
-    return switches, others
+            values[row.path] = _size(row, value) if row.kind is FieldKind.SIZE else value
+    return values
 
 
 def parse_labels(given: Iterable[str]) -> dict[str, str]:
@@ -133,12 +151,12 @@ def split_pair(pair: str, flag: str, form: str) -> tuple[str, str]:
     Raises:
         PackagingError: ``request_invalid``.
     """
-    name, sign, value = pair.partition("=")
-    if not sign or not name.strip():
+    try:
+        return read_pair(pair)
+    except ValueError:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID, f"{flag} {pair!r} is not of the form {form}", fields={"field": flag}
-        )
-    return name.strip(), value.strip()
+        ) from None
 
 
 def read_task(name: str) -> dict[str, Any]:
@@ -162,32 +180,31 @@ def read_task(name: str) -> dict[str, Any]:
     return task
 
 
-def _imatrix(flags: RequestFlags, chunks: str | None) -> Any:
-    if flags.calibration is None and chunks is None:
-        return flags.imatrix
-    mode = flags.imatrix if flags.imatrix in ("auto", "compute", "off") else None
-    path = flags.imatrix if mode is None else None
-    parts = {"mode": mode, "path": path, "calibration": flags.calibration, "chunks": chunks}
-    return {name: value for name, value in parts.items() if value is not None}
-
-
-def _on_off(name: str, value: str) -> bool:
+def _on_off(row: RequestField, name: str, value: str) -> bool:
     if value.lower() not in _ON_OFF:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
             f"--set {name}={value}: the value must be on or off",
-            fields={"field": f"options.{name}", "input": value},
+            fields={"field": row.path, "input": value},
         )
     return _ON_OFF[value.lower()]
 
 
+def _size(row: RequestField, text: str) -> int:
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID, f"{row.path}: {error}", fields={"field": row.path, "input": text}
+        ) from None
+
+
 def _unknown_option(name: str) -> PackagingError:
-    known = [*SWITCHES, *OTHER_OPTIONS]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, _SETTABLE, n=1, cutoff=0.5)
     return PackagingError(
         ErrorCode.UNKNOWN_FIELD,
         f"--set: unknown option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-        remedy=f"Known names: {', '.join(known)}.",
+        remedy=f"Known names: {', '.join(_SETTABLE)}.",
         fields={"field": f"options.{name}", "suggestion": close[0] if close else None},
     )
 
@@ -210,14 +227,14 @@ def _check_base_model(filled: PackagingRequest, output: Output, sees_files: bool
 
 def _is_named_elsewhere(filled: PackagingRequest) -> bool:
     """Whether the worker will find a base model that has moved: by the adapter's files or the run's."""
-    return any(Path(one.location).is_absolute() and Path(one.location).is_dir() for one in named_by_run(filled))
+    return any(Path(named.location).is_absolute() and Path(named.location).is_dir() for named in named_by_run(filled))
 
 
 def _check_writable(location: str | None, sees_files: bool) -> None:
     if location is None or is_remote(location) or not sees_files:
         return
     path = Path(location)
-    existing = next(one for one in (path, *path.parents) if one.exists())
+    existing = next(place for place in (path, *path.parents) if place.exists())
     if not existing.is_dir():
         reason = f"{existing} is not a directory"
     elif not os.access(existing, os.W_OK | os.X_OK):

@@ -25,7 +25,7 @@ def test_every_flag_reaches_its_field(tmp_path):
             gguf_dtype="BF16",
             imatrix="compute",
             calibration="/text.txt",
-            options=[
+            set=[
                 "merge-lora=yes",
                 "export_lora=no",
                 "keep_unquantized=off",

@@ -1,0 +1,107 @@
+"""Valid requests at random, for properties: what ``resolve_request`` takes, with anything that a field may hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from api_client.errors import PackagingError
+from api_client.quant_types import QuantType
+from api_client.request import PackagingRequest
+from api_client.rules import ResolvedOptions, resolve_options
+from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
+
+# Everything but what UTF-8 cannot say; the odd ones are named so that they come up.
+_CHARACTERS = st.sampled_from(
+    [*" \t\n\r\"'\\=,%&+<>#;:-_/", "\u00a0", "\u2028", "\x7f", "ü", "模", "😀"]
+) | st.characters(codec="utf-8", exclude_characters="\0")
+_TEXT = st.text(_CHARACTERS, max_size=12)
+_PRINTABLE = _TEXT.filter(str.isprintable)
+_FLAGS = st.booleans()
+
+
+def _path(*schemes: str) -> SearchStrategy[str]:
+    local = st.builds("/a{}".format, _TEXT)
+    return st.one_of(local, *(st.just(f"{scheme}://some/thing") for scheme in schemes))
+
+
+def _labels() -> SearchStrategy[dict[str, str]]:
+    keys = _PRINTABLE.filter(lambda key: key and "=" not in key)
+    return st.dictionaries(keys, _PRINTABLE, max_size=3)
+
+
+def _names() -> SearchStrategy[str]:
+    return _PRINTABLE.filter(lambda name: name and not name.startswith(".") and "/" not in name and "\\" not in name)
+
+
+def _tasks() -> SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "task_id": _TEXT,
+            "status": st.sampled_from(["completed", "stopped", "failed"]),
+            "base_model": _path("s3", "hf"),
+            "output_dir": _path("s3"),
+        },
+        optional={"kind": st.sampled_from(["sft", "pretrain"]), "finetuning": st.sampled_from(["lora", "full"])},
+    )
+
+
+def _imatrix() -> SearchStrategy[Any]:
+    compute = st.fixed_dictionaries(
+        {"mode": st.just("compute")}, optional={"calibration": _path("s3"), "chunks": st.integers(1, 100_000)}
+    )
+    return st.sampled_from(["compute", "off"]) | _path("s3").map(lambda path: {"path": path}) | compute
+
+
+@st.composite
+def _switches(draw: DrawFn) -> tuple[dict[str, Any], ResolvedOptions]:
+    """Template, switches and quant types that go together, and what they come to."""
+    template = BUILTIN_TEMPLATES[draw(st.sampled_from(sorted(BUILTIN_TEMPLATES)))]
+    data: dict[str, Any] = {"template": template.name}
+    if not template.locked:
+        data["options"] = draw(st.dictionaries(st.sampled_from(SWITCHES), _FLAGS))
+    types = draw(st.none() | st.lists(st.sampled_from(list(QuantType)), unique=True, max_size=4))
+    for tried in ({"quant_types": types}, {"quant_types": []}, {}):
+        try:
+            return data | tried, resolve_options(PackagingRequest(**(data | tried)), template)
+        except PackagingError:
+            continue
+    plain = {"template": "merge"}
+    return plain, resolve_options(PackagingRequest(**plain), BUILTIN_TEMPLATES["merge"])
+
+
+@st.composite
+def requests(draw: DrawFn) -> PackagingRequest:
+    """A request that the service takes."""
+    data, options = draw(_switches())
+    uses_adapter = options.merge_lora or options.export_lora
+    task = draw(st.none() | _tasks())
+    if task and uses_adapter:
+        task["finetuning"] = "lora"
+    references = _path("s3") | st.sampled_from(["latest", "best", "checkpoint-9"])
+    needed: dict[str, SearchStrategy[Any]] = {"checkpoint": references} if uses_adapter else {}
+    paths = {"base_model": _path("s3", "hf"), "output_dir": _path("s3")}
+    optional: dict[str, SearchStrategy[Any]] = {
+        "model_name": _names(),
+        "gguf_dtype": st.sampled_from(["auto", "f32", "f16", "bf16"]),
+        "keep_unquantized": _FLAGS,
+        "companions": _FLAGS,
+        "split_max_size_bytes": st.integers(1_000_000, 10**15),
+        "overwrite": _FLAGS,
+        "upload": _FLAGS,
+        "priority": st.integers(0, 9),
+        "labels": _labels(),
+        "idempotency_key": _TEXT.filter(bool),
+        "callback_url": st.just("https://example.org/hook?token=a&b=%20"),
+    }
+    optional |= {} if uses_adapter else {"checkpoint": references}
+    optional |= paths if task else {}
+    needed |= {} if task else paths
+    optional |= {"imatrix": _imatrix()} if options.quantize else {}
+    optional |= {"save_merged": _FLAGS} if options.merge_lora else {}
+    rest = draw(st.fixed_dictionaries(needed, optional=optional))
+    if rest.get("imatrix") == "off" and any(quant.value.startswith("IQ") for quant in options.quant_types):
+        del rest["imatrix"]
+    return PackagingRequest(**data, **rest, **({"task": task} if task else {}))
