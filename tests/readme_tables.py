@@ -7,6 +7,7 @@ from pathlib import Path
 
 from api_client.error_catalogue import CATALOGUE
 from api_client.quant_types import QUANT_TYPES
+from worker.convert.consulted import CONSULTED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +49,11 @@ def _errors(head: Iterable[str], *, chinese: bool) -> str:
     )
 
 
+def _model_files() -> str:
+    rows = ((f"`{row.name}`", row.handling.value, row.decides) for row in CONSULTED)
+    return _table(("file", "what is done", "what it decides"), rows)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "quant-types": lambda: _quant_types(
@@ -59,6 +65,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "quant-types": lambda: _quant_types(("类型", "每权重比特", "需要重要性矩阵", "说明"), chinese=True),
         "error-codes": lambda: _errors(("错误码", "类别", "原因", "解决方法"), chinese=True),
     },
+    "docs/model-files.md": {"model-files": _model_files},
 }
 
 

@@ -37,6 +37,21 @@ def read_json(path: Path, invalid: ErrorCode) -> dict[str, Any]:
     Raises:
         PackagingError: ``invalid`` where it is missing, too large, not JSON or not an object.
     """
+    value = _read(path, invalid)
+    if not isinstance(value, dict):
+        raise PackagingError(invalid, f"{path} is not a JSON object")
+    return value
+
+
+def read_json_list(path: Path, invalid: ErrorCode) -> list[Any]:
+    """The JSON list in ``path``, as :func:`read_json` reads an object."""
+    value = _read(path, invalid)
+    if not isinstance(value, list):
+        raise PackagingError(invalid, f"{path} is not a JSON list")
+    return value
+
+
+def _read(path: Path, invalid: ErrorCode) -> Any:
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
@@ -47,10 +62,7 @@ def read_json(path: Path, invalid: ErrorCode) -> dict[str, Any]:
             raw = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise PackagingError(invalid, f"{path} cannot be read: {error.strerror}") from error
-    value = parse_json(raw, path, invalid)
-    if not isinstance(value, dict):
-        raise PackagingError(invalid, f"{path} is not a JSON object")
-    return value
+    return parse_json(raw, path, invalid)
 
 
 def parse_json(raw: bytes, path: Path, invalid: ErrorCode) -> Any:

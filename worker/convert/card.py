@@ -37,9 +37,14 @@ class Card:
     text: str
 
 
+def is_hub_name(name: object) -> bool:
+    """Whether ``name`` has the form ``owner/name`` of the Hub, or that of its oldest models, which have no owner."""
+    return isinstance(name, str) and _HUB_NAME.fullmatch(name) is not None and ".." not in name
+
+
 def is_hub_id(name: object) -> bool:
     """Whether ``name`` has the form ``owner/name`` of the Hub; never true for absolute or dotted paths."""
-    return isinstance(name, str) and "/" in name and _HUB_NAME.fullmatch(name) is not None and ".." not in name
+    return is_hub_name(name) and "/" in str(name)
 
 
 def read_card(directory: Path) -> Card | None:

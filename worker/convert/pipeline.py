@@ -23,6 +23,7 @@ from worker.adapters.names import config_keys
 from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel, open_base_model
 from worker.convert.card import Card, read_card
+from worker.convert.consulted import dense_modules, weights_beside
 from worker.convert.consumed import check_consumed
 from worker.convert.metadata import ModelMetadata
 from worker.convert.progress import Report, no_report
@@ -136,7 +137,7 @@ def convert(
         written = write_plan(
             plan,
             out_path,
-            fingerprint=input_fingerprint(plan.header, base, overlay, upstream.version),
+            fingerprint=input_fingerprint(plan.header, base, overlay, upstream.version, plan.beside),
             threads=threads,
             report=report,
             should_stop=should_stop,
@@ -190,7 +191,16 @@ def plan_conversion(
             finish=_trained_end_of_turn(tokenizer),
         )
     notes = check_consumed(weights, plan.left_out, plan.architecture)
-    return upstream, replace(plan, notes=notes)
+    notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, allowed_roots))
+    beside = tuple(weights_beside(tokenizer.places, allowed_roots).values())
+    return upstream, replace(plan, notes=notes, beside=beside)
+
+
+def _dense_layers_left_out(plan: ConversionPlan, directories: Sequence[str]) -> tuple[str, ...]:
+    """Upstream's default file of an embedding model ends with the pooling; who compares vectors wants to know."""
+    if not directories or any(tensor.name.startswith("dense") for tensor in plan.tensors):
+        return ()
+    return (f"dense layers after the pooling are not in the file: {', '.join(directories)}",)
 
 
 def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:
@@ -211,11 +221,16 @@ def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:
     return finish
 
 
-def input_fingerprint(header: bytes, base: BaseModel, overlay: Overlay | None, converter: str) -> str:
-    """Digest over everything that decides the file's bytes. The header holds config, tokenizer and metadata already."""
+def input_fingerprint(
+    header: bytes, base: BaseModel, overlay: Overlay | None, converter: str, beside: Sequence[Path] = ()
+) -> str:
+    """Digest over everything that decides the file's bytes. The header holds config, tokenizer and metadata already.
+
+    ``beside`` are weight files besides those of ``base``, as ``ConversionPlan.beside``.
+    """
     digest = hashlib.sha256(header)
     digest.update(f"{converter}\0{base.fingerprint}\0".encode())
-    for path in sorted({entry.file for entry in base.tensors.values()}):
+    for path in sorted({entry.file for entry in base.tensors.values()} | set(beside)):
         info = path.stat()
         digest.update(f"{path.name}\0{info.st_size}\0{info.st_mtime_ns}\0".encode())
     if overlay is not None:

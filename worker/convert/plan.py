@@ -80,6 +80,7 @@ class ConversionPlan:
         left_out: Weights that no tensor is made of.
         evaluator: Computes the tensors' bytes.
         notes: Sentences worth telling the user.
+        beside: Weight files besides the base model's own that tensors may be made of.
     """
 
     header: bytes
@@ -91,6 +92,7 @@ class ConversionPlan:
     left_out: tuple[str, ...]
     evaluator: Evaluator
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 def plan_model(

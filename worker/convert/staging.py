@@ -18,8 +18,8 @@ from typing import Any
 from api_client.errors import ErrorCode, PackagingError
 from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint import BaseModel
-from worker.checkpoint.files import read_json, resolve_member
-from worker.convert.card import Card, is_hub_id, write_card
+from worker.convert.card import Card, is_hub_name, read_card, write_card
+from worker.convert.consulted import stage_consulted, without_code
 from worker.convert.nextn import config_without_absent_layers
 from worker.convert.tokenizer import (
     CONFIG,
@@ -33,13 +33,6 @@ from worker.convert.tokenizer import (
 )
 from worker.convert.weights import MergedWeights
 
-# keys that name code; transformers follows them only when told to trust it, and here they are not even there
-_CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
-# read by upstream for embedding models, vision towers and quantized checkpoints
-_INERT = (
-    "modules.json", "1_Pooling/config.json", "preprocessor_config.json", "processor_config.json",
-    "hf_quant_config.json",
-)  # fmt: skip
 _SPECIAL = ("bos", "eos", "pad", "unk")
 _COUNT = re.compile(r"vocab_size.*|(n|num)_(.*_)?(layers?|blocks?|experts?|heads?)(_.*)?")
 _MAX_TOKENS, _MAX_LAYERS = 1 << 24, 1 << 16
@@ -79,24 +72,26 @@ def stage(
         (staged / shard).touch()
     names = [name for entries in shards.values() for name in entries]
     write_json(staged / "config.json", staged_config(base, tokenizer, config_changes, names))
-    for name in _INERT:
-        if (base.directory / name).is_file():
-            (staged / name).parent.mkdir(exist_ok=True)
-            content = read_json(resolve_member(base.directory, name, allowed_roots, _INVALID), _INVALID)
-            write_json(staged / name, _without_code(content))
-    if card is not None:
-        write_card(staged, card)
+    places = tokenizer.places if tokenizer is not None else [base.directory]
+    stage_consulted(staged, base.directory, places, allowed_roots)
+    own = read_card(base.directory)
+    if card is not None or own is not None:
+        # the text is the base model's whoever says the rest: upstream looks for a heading in it
+        write_card(staged, Card(card.data if card is not None else {}, own.text if own is not None else ""))
     if tokenizer is not None:
         stage_tokenizer(staged, tokenizer)
     return staged
 
 
 def display_name(directory: Path) -> str:
-    """A model directory's name for people: the repository's name where it is a snapshot in the Hub cache."""
+    """A model directory's name for people: the repository's name where it is a snapshot in the Hub cache.
+
+    Otherwise the name as it is, since upstream makes ``general.*`` of it, without what no text can hold.
+    """
     resolved = directory.resolve()
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
         return resolved.parent.parent.name.rpartition("--")[2]
-    return re.sub(r"[^\w. -]", "-", resolved.name) or "model"
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "-", resolved.name) or "model"
 
 
 def staged_config(
@@ -139,8 +134,8 @@ def _check_counts(config: Mapping[str, Any]) -> None:
 
 def merged_config(base: BaseModel, config_changes: Mapping[str, Any]) -> dict[str, Any]:
     """``config.json`` of the merged model, without anything that names code or a local path."""
-    config = _without_code(copy.deepcopy(dict(base.config)))
-    if not is_hub_id(config.get("_name_or_path")):
+    config = without_code(copy.deepcopy(dict(base.config)))
+    if not is_hub_name(config.get("_name_or_path")):
         config.pop("_name_or_path", None)
     for key, value in config_changes.items():
         _set_dotted(config, key, value)
@@ -171,7 +166,7 @@ def stage_tokenizer(staged: Path, tokenizer: TokenizerChoice) -> None:
     if config:
         write_json(staged / CONFIG, config)
     if tokenizer.generation_config:
-        write_json(staged / "generation_config.json", _without_code(dict(tokenizer.generation_config)))
+        write_json(staged / "generation_config.json", without_code(dict(tokenizer.generation_config)))
 
 
 def write_template(directory: Path, template: Template) -> None:
@@ -186,15 +181,6 @@ def write_template(directory: Path, template: Template) -> None:
         if re.fullmatch(r"[\w-]+", name):
             (directory / MORE_TEMPLATES).mkdir(exist_ok=True)
             (directory / MORE_TEMPLATES / f"{name}.jinja").write_text(text, encoding="utf-8")
-
-
-def _without_code(config: dict[str, Any]) -> dict[str, Any]:
-    """The same JSON object without keys that name code, at any depth."""
-    kept = {}
-    for key, value in config.items():
-        if key not in _CODE_KEYS:
-            kept[key] = _without_code(value) if isinstance(value, dict) else value
-    return kept
 
 
 def _set_dotted(config: dict[str, Any], key: str, value: Any) -> None:

@@ -26,13 +26,18 @@ VOCABULARIES = (
     SENTENCEPIECE,
     "tekken.json",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.jsonl",
+    "tokenizer.model.v3",
     "vocab.json",
     "vocab.txt",
     "rwkv_vocab_v20230424.txt",
 )
 """Files any one of which makes a directory a tokenizer's."""
 
-_COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "merges.txt")
+COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "merges.txt")
+"""Files that belong to a vocabulary beside them."""
+
 _GENERATION_CONFIG = "generation_config.json"
 _TEMPLATE, _OLD_TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
 # what upstream copies from a generation config into the file -> whether it is a whole number there
@@ -102,7 +107,7 @@ def find_tokenizer(
         if not found:
             continue
         config = _config_of(directory, allowed_roots)
-        files = found | _member_files(directory, _COMPANIONS, allowed_roots)
+        files = found | _member_files(directory, COMPANIONS, allowed_roots)
         description = read_json(files[JSON], _INVALID) if JSON in files else {}
         files |= _older_sentencepiece(files, description, places[index + 1 :], allowed_roots)
         generation_dir = next((place for place in places if (place / _GENERATION_CONFIG).is_file()), None)

@@ -156,7 +156,32 @@ def save_peft_merge(base: Path, adapter: Path, directory: Path) -> Path:
     return directory
 
 
-def upstream_convert(model_dir: Path, out: Path, dtype: str = "GUESSED", name: str = "M") -> Path:
+_PRE_TOKENIZERS = {"BertPreTokenizer": "bert-bge", "Metaspace": "default"}
+
+
+def teach_pre_tokenizers(monkeypatch: Any) -> None:
+    """Have upstream recognise tokenizers trained here, as ``convert_hf_to_gguf_update.py`` would teach it.
+
+    Upstream knows a pre-tokenizer by the ids that one vocabulary gives to one text, so no small vocabulary is known.
+    """
+    text_model = load_upstream().conversion.TextModel
+    original = text_model.get_vocab_base_pre
+
+    def taught(model: Any, tokenizer: Any) -> str:
+        try:
+            return str(original(model, tokenizer))
+        except NotImplementedError:
+            description = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+            steps = description.get("pretokenizers", [description])
+            patterns = [step["pattern"]["Regex"] for step in steps if "Regex" in step.get("pattern", {})]
+            if not patterns:
+                return _PRE_TOKENIZERS.get(description.get("type"), "gpt-2")
+            return "llama-bpe" if "1,3" in patterns[0] else "qwen2"
+
+    monkeypatch.setattr(text_model, "get_vocab_base_pre", taught)
+
+
+def upstream_convert(model_dir: Path, out: Path, dtype: str = "GUESSED", name: str | None = "M") -> Path:
     """Upstream's converter as it is, on a directory with weights."""
     upstream = load_upstream()
     hparams = upstream.conversion.ModelBase.load_hparams(model_dir, False)
