@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from worker.checkpoint.files import read_json, read_json_list, resolve_member
 from worker.checkpoint.headers import read_safetensors_header
 from worker.convert.tokenizer import hub_blobs
@@ -170,7 +171,7 @@ def _value_without_code(value: Any) -> Any:
     return [_value_without_code(item) for item in value] if isinstance(value, list) else value
 
 
-def stage_consulted(staged: Path, base_dir: Path, places: Sequence[Path], allowed_roots: Sequence[Path]) -> None:
+def stage_consulted(staged: Path, base_dir: Path, places: Sequence[Path], allowed_roots: Roots) -> None:
     """Bring what upstream reads beside config, card, tokenizer and weights.
 
     Args:
@@ -199,7 +200,7 @@ def stage_consulted(staged: Path, base_dir: Path, places: Sequence[Path], allowe
         _link(staged, name, real)
 
 
-def read_modules(directory: Path, allowed_roots: Sequence[Path]) -> list[dict[str, Any]]:
+def read_modules(directory: Path, allowed_roots: Roots) -> list[dict[str, Any]]:
     """The entries of ``modules.json``, as sentence-transformers writes it: objects with a ``type`` and a ``path``.
 
     Raises:
@@ -215,7 +216,7 @@ def read_modules(directory: Path, allowed_roots: Sequence[Path]) -> list[dict[st
     return modules
 
 
-def weights_beside(places: Sequence[Path], allowed_roots: Sequence[Path]) -> dict[str, Path]:
+def weights_beside(places: Sequence[Path], allowed_roots: Roots) -> dict[str, Path]:
     """Name inside the staged directory -> real path, of the weights that lie beside the model's own and are read."""
     found = {}
     for name in named(Handling.WEIGHTS):
@@ -224,14 +225,14 @@ def weights_beside(places: Sequence[Path], allowed_roots: Sequence[Path]) -> dic
     return found
 
 
-def dense_modules(places: Sequence[Path], allowed_roots: Sequence[Path]) -> list[str]:
+def dense_modules(places: Sequence[Path], allowed_roots: Roots) -> list[str]:
     """Directories of the dense layers that follow the pooling, by the nearest ``modules.json``."""
     owner = _owner(MODULES, places)
     modules = read_modules(owner, allowed_roots) if owner is not None else []
     return [module["path"] for module in modules if module["type"].endswith("Dense")]
 
 
-def _stage_module(staged: Path, owner: Path, module: Mapping[str, Any], allowed_roots: Sequence[Path]) -> None:
+def _stage_module(staged: Path, owner: Path, module: Mapping[str, Any], allowed_roots: Roots) -> None:
     directory = module["path"]
     if not directory:  # the transformer itself, whose files are the model's
         return
@@ -268,8 +269,8 @@ def _link(staged: Path, name: str, real: Path) -> None:
         link.symlink_to(real)
 
 
-def _member(owner: Path, name: str, allowed_roots: Sequence[Path]) -> Path:
-    return resolve_member(owner, name, [*allowed_roots, *hub_blobs(owner)], _INVALID)
+def _member(owner: Path, name: str, allowed_roots: Roots) -> Path:
+    return resolve_member(owner, name, allowed_roots.also(*hub_blobs(owner)), _INVALID)
 
 
 def _owner(name: str, places: Sequence[Path]) -> Path | None:
