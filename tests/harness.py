@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def run_stages(
             module, function = STAGES[stage].split(":")
             started = time.monotonic()
             result = getattr(importlib.import_module(module), function)(context)
-            results = results | {stage: StageResult(result.artifacts, result.facts, time.monotonic() - started)}
+            results = results | {stage: replace(result, duration_s=time.monotonic() - started)}
         if stage is until:
             break
     return results

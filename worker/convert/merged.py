@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from worker.adapters.overlay import Overlay
 from worker.checkpoint import BaseModel
 from worker.checkpoint.base_model import torch_dtypes
+from worker.convert.card import is_hub_id
 from worker.convert.evaluate import as_numpy, shared_cores
 from worker.convert.pipeline import input_fingerprint
 from worker.convert.progress import Report, no_report
@@ -178,11 +179,16 @@ def _shard_names(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
+def _public(key: str, value: Any) -> bool:
+    """Old transformers wrote into ``tokenizer_config.json`` where its files lay on the machine that saved it."""
+    return not key.endswith(("_file", "name_or_path")) or is_hub_id(value)
+
+
 def _copy_tokenizer(out_dir: Path, tokenizer: TokenizerChoice) -> None:
     for name, path in tokenizer.files.items():
         if name != CONFIG:
             shutil.copyfile(path, out_dir / name)
-    config = {key: value for key, value in tokenizer.config.items() if key != "chat_template"}
+    config = {key: value for key, value in tokenizer.config.items() if key != "chat_template" and _public(key, value)}
     if config:
         write_json(out_dir / CONFIG, config)
     if tokenizer.chat_template is not None:

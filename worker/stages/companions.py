@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.checkpoint import open_base_model
 from worker.convert.companions import CardFile, Relation, model_card, modelfile
 from worker.convert.metadata import end_tokens
@@ -22,16 +22,14 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     """Write them to scratch where the request wants them; the Modelfile names the first quantized file."""
     if not context.request.companions:
         return []
-    facts = context.facts(StageName.PREPARE)
+    prepared = context.prepared
     listed = [artifact for artifact in files if artifact.kind in _LISTED]
-    title = model_stem(context.request, context.options, facts["base_name"])
+    title = model_stem(context.request, context.options, prepared.base_name)
     texts = {CARD: model_card(title, job_metadata(context), [_card_file(a) for a in listed], _relation(context))}
     models = [artifact for artifact in listed if artifact.kind is not ArtifactKind.LORA]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
-        base = open_base_model(
-            Path(facts["base_dir"]), allowed_roots=context.settings.allowed_roots, allow_quantized=True
-        )
+        base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, allow_quantized=True)
         texts[MODELFILE] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config))
     return [_written(context.scratch / name, text) for name, text in texts.items()]
 

@@ -17,6 +17,8 @@ from api_client.job import Artifact, ArtifactKind, StageName
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from config.settings import StageSettings
+from worker.stages.facts import PublicFacts
+from worker.stages.prepared import PRIVATE_FIELDS, Prepared
 from worker.stop import StopRequested
 
 
@@ -46,12 +48,38 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage gives back: its files, and facts later stages and the manifest need (JSON values only)."""
+    """What a stage gives back.
+
+    Attributes:
+        artifacts: Its files.
+        facts: What the manifest says of it: JSON values, and no path of this machine in them.
+        duration_s: Filled in by the supervisor for stages that are done.
+        prepared: Of ``prepare`` alone: what it hands to the stages after it. Not published.
+    """
 
     artifacts: tuple[Artifact, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     duration_s: float = 0.0
-    """Filled in by the supervisor for stages that are done."""
+    prepared: Prepared | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.facts, PublicFacts):
+            object.__setattr__(self, "facts", PublicFacts(self.facts))
+
+    @classmethod
+    def read(cls, artifacts: tuple[Artifact, ...], stored: Mapping[str, Any], duration_s: float = 0.0) -> StageResult:
+        """A result as :meth:`stored_facts` or a version before stored it.
+
+        Raises:
+            PackagingError: ``internal_error`` where it holds what prepare hands over, and not in a form that is known.
+        """
+        prepared = Prepared.read(stored)
+        facts = {key: value for key, value in stored.items() if prepared is None or key not in PRIVATE_FIELDS}
+        return cls(artifacts, PublicFacts.read(facts), duration_s, prepared)
+
+    def stored_facts(self) -> dict[str, Any]:
+        """Facts and what is handed over, as one JSON object for the job's record."""
+        return dict(self.facts) | (self.prepared.to_json() if self.prepared is not None else {})
 
 
 @dataclass(frozen=True)
@@ -88,10 +116,21 @@ class StageContext:
     previous: StageResult = StageResult()
     retries_left: bool = False
 
-    def facts(self, stage: StageName) -> Mapping[str, Any]:
-        """Facts of an earlier stage; empty where the plan has no such stage."""
-        result = self.done.get(stage)
-        return result.facts if result else {}
+    @property
+    def prepared(self) -> Prepared:
+        """What ``prepare`` hands over.
+
+        Raises:
+            PackagingError: ``internal_error`` where it has not run.
+        """
+        result = self.done.get(StageName.PREPARE)
+        if result is None or result.prepared is None:
+            raise PackagingError(
+                ErrorCode.INTERNAL_ERROR,
+                f"{self.stage.value} was handed nothing of prepare's",
+                fields={"stage": self.stage.value},
+            )
+        return result.prepared
 
     def artifacts(self, *kinds: ArtifactKind) -> tuple[Artifact, ...]:
         """Artifacts of the given kinds that earlier stages made, checked to be still there with the same size.

@@ -7,28 +7,21 @@ from. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabula
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.convert.pipeline import convert
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
 from worker.stages.outputs import model_stem, unquantized_name
-
-ENCODERS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "modern-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
-     "t5encoder", "gemma-embedding", "llama-embed", "wavtokenizer-dec"}
-)  # fmt: skip
-"""GGUF architectures that give embeddings and no text."""
+from worker.verify.encoders import ENCODERS
 
 
 def run(context: StageContext) -> StageResult:
     """Convert."""
-    facts = context.facts(StageName.PREPARE)
-    stem = model_stem(context.request, context.options, facts["base_name"])
+    prepared = context.prepared
+    stem = model_stem(context.request, context.options, prepared.base_name)
     out = context.scratch / unquantized_name(stem)
     result = convert(
-        Path(facts["base_dir"]),
+        prepared.base_dir,
         out,
         overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),

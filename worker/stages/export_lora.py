@@ -6,9 +6,7 @@ Raises ``adapter_unsupported`` for what such a file cannot express, and as merge
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.adapters.adapter import open_adapter
 from worker.adapters.export import normalise_for_export
 from worker.checkpoint import open_base_model
@@ -20,18 +18,18 @@ from worker.stages.outputs import planned_outputs
 
 def run(context: StageContext) -> StageResult:
     """Export the adapter."""
-    facts = context.facts(StageName.PREPARE)
+    prepared = context.prepared
     roots = context.settings.allowed_roots
-    base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
-    pairs = normalise_for_export(open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots), base)
-    planned = planned_outputs(context.request, context.options, facts["base_name"], facts["checkpoint_name"])
+    base = open_base_model(prepared.base_dir, allowed_roots=roots)
+    pairs = normalise_for_export(open_adapter(prepared.adapter, allowed_roots=roots), base)
+    planned = planned_outputs(context.request, context.options, prepared.base_name, prepared.checkpoint_name)
     out = context.scratch / next(output.name for output in planned if output.kind is ArtifactKind.LORA)
     result = export_lora(
         pairs,
         base,
         out,
         gguf_dtype=adapter_dtype(context.request.gguf_dtype),
-        name=context.request.model_name or facts["checkpoint_name"],
+        name=context.request.model_name or prepared.checkpoint_name or prepared.adapter.name,
         metadata=job_metadata(context),
         threads=context.settings.threads,
         report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),

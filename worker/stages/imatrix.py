@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.checkpoint import open_base_model
 from worker.gguf.reader import open_gguf
 from worker.imatrix.calibration import load_calibration
@@ -26,8 +26,8 @@ from worker.storage.checksums import sha256_file
 
 def run(context: StageContext) -> StageResult:
     """Compute or check the matrix."""
-    given = context.facts(StageName.PREPARE)["imatrix"]
-    path = Path(given["path"]) if "path" in given else _compute(context, given.get("calibration"))
+    given = context.prepared.imatrix.path
+    path = given if given is not None else _compute(context)
     _validate(context, path)
     artifact = Artifact(
         name=path.name,
@@ -35,24 +35,24 @@ def run(context: StageContext) -> StageResult:
         kind=ArtifactKind.IMATRIX,
         size_bytes=path.stat().st_size,
         sha256=sha256_file(path),
-        facts={"computed": "path" not in given},
+        facts={"computed": given is None},
     )
-    return StageResult((artifact,), {"computed": "path" not in given})
+    return StageResult((artifact,), {"computed": given is None})
 
 
-def _compute(context: StageContext, calibration: str | None) -> Path:
-    facts = context.facts(StageName.PREPARE)
-    text = load_calibration(Path(calibration) if calibration else None)
-    if calibration is None:
+def _compute(context: StageContext) -> Path:
+    prepared = context.prepared
+    text = load_calibration(prepared.imatrix.calibration)
+    if prepared.imatrix.calibration is None:
         context.report.log(
             "The calibration text shipped with trainpack is used; text like your own data gives better files",
             level="warning",
         )
     computed = compute_imatrix(
-        open_base_model(Path(facts["base_dir"]), allowed_roots=context.settings.allowed_roots),
+        open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots),
         job_overlay(context),
         text.text,
-        tokenizer_dir=Path(facts["tokenizer_dir"]),
+        tokenizer_dir=prepared.tokenizer_dir,
         dataset=text.name,
         chunks=context.request.imatrix.chunks,
         llama_cpp_dir=context.settings.llama_cpp_dir,
@@ -60,7 +60,7 @@ def _compute(context: StageContext, calibration: str | None) -> Path:
         report=lambda done, total: context.report.progress(done, total, "chunks"),
         should_stop=context.report.should_stop,
     )
-    path = context.scratch / imatrix_name(model_stem(context.request, context.options, facts["base_name"]))
+    path = context.scratch / imatrix_name(model_stem(context.request, context.options, prepared.base_name))
     write_imatrix(path, computed.sums)
     context.report.log(
         f"Importance matrix from {computed.token_count} tokens of {text.name} on {computed.device}",

@@ -9,7 +9,7 @@ from typing import Any
 from api_client.base_models import named_base_models
 from api_client.checkpoints import CheckpointList, choose_checkpoint, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind, StageName
+from api_client.job import ArtifactKind
 from api_client.locations import CHECKPOINT_WORDS
 from api_client.request import PackagingRequest, is_remote
 from api_client.run_files import LocalRunFiles
@@ -21,6 +21,7 @@ from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.convert.upstream import check_architecture
 from worker.stages.context import StageContext
 from worker.stages.outputs import location_name
+from worker.stages.prepared import GivenMatrix, Prepared
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.runs import open_run
 
@@ -50,16 +51,24 @@ class JobInputs:
         """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
         return self.checkpoint.name if self.checkpoint is not None else None
 
+    def handed_over(self, imatrix: GivenMatrix) -> Prepared:
+        """What later stages are told of them."""
+        return Prepared(
+            base_dir=self.base.directory,
+            base_name=self.base_name,
+            adapter_dir=self.adapter.directory if self.adapter else None,
+            adapter_base=self.adapter.base_name if self.adapter else None,
+            checkpoint_dir=self.checkpoint,
+            checkpoint_name=self.checkpoint_name,
+            tokenizer_dir=self.tokenizer.directory,
+            imatrix=imatrix,
+        )
+
     def facts(self) -> dict[str, Any]:
-        """JSON form for later stages."""
+        """What the manifest says of them beside their fingerprints."""
         return {
-            "base_dir": str(self.base.directory),
             "base_name": self.base_name,
-            "adapter_dir": str(self.adapter.directory) if self.adapter else None,
-            "adapter_base": self.adapter.base_name if self.adapter else None,
-            "checkpoint_dir": str(self.checkpoint) if self.checkpoint else None,
             "checkpoint_name": self.checkpoint_name,
-            "tokenizer_dir": str(self.tokenizer.directory),
             "architecture": self.architecture,
         }
 
@@ -91,9 +100,8 @@ def resolve_inputs(context: StageContext) -> JobInputs:
 
 def job_tokenizer(context: StageContext) -> TokenizerChoice:
     """The tokenizer that ``prepare`` found, opened again in a later stage."""
-    facts = context.facts(StageName.PREPARE)
-    checkpoint = facts["checkpoint_dir"]
-    return _tokenizer(context, Path(checkpoint) if checkpoint else None, Path(facts["base_dir"]), facts["adapter_base"])
+    prepared = context.prepared
+    return _tokenizer(context, prepared.checkpoint_dir, prepared.base_dir, prepared.adapter_base)
 
 
 def job_overlay(context: StageContext) -> Overlay | None:
@@ -116,11 +124,8 @@ def job_overlay(context: StageContext) -> Overlay | None:
 
 def job_metadata(context: StageContext) -> ModelMetadata:
     """What the packaged files say of themselves."""
-    facts = context.facts(StageName.PREPARE)
-    checkpoint = facts["checkpoint_dir"]
-    return describe_job(
-        context, Path(facts["base_dir"]), Path(checkpoint) if checkpoint else None, facts["adapter_base"]
-    )
+    prepared = context.prepared
+    return describe_job(context, prepared.base_dir, prepared.checkpoint_dir, prepared.adapter_base)
 
 
 def describe_job(
@@ -136,14 +141,16 @@ def describe_job(
     )
 
 
-def fetch_imatrix(context: StageContext) -> dict[str, Path]:
-    """Fetch the importance matrix or calibration text that the request names: ``path`` or ``calibration`` -> file."""
+def fetch_imatrix(context: StageContext) -> GivenMatrix:
+    """Fetch the importance matrix or calibration text that the request names."""
     named = {"path": context.request.imatrix.path, "calibration": context.request.imatrix.calibration}
-    return {
-        name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
-        for name, location in named.items()
-        if location is not None and context.options.quantize
-    }
+    return GivenMatrix(
+        **{
+            name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
+            for name, location in named.items()
+            if location is not None and context.options.quantize
+        }
+    )
 
 
 def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str]:

@@ -2,7 +2,7 @@
 
 The manifest in the bucket is the one beside the outputs, byte for byte, so that one sha256 vouches for both and a job
 can be made again from either. It names the request's paths as they were given; whoever may read the bucket may read
-them.
+them. Of other paths of the machine it names none: its facts are :class:`~worker.stages.facts.PublicFacts`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from api_client.job import Artifact, StageName
 from worker.stages.context import StageContext
+from worker.stages.facts import PublicFacts
 from worker.stages.outputs import CHECKSUMS
 from worker.storage.checksums import format_checksums, parse_checksums, read_checksums
 
@@ -38,7 +39,7 @@ def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
 
 def manifest(context: StageContext, files: Iterable[Artifact]) -> dict[str, Any]:
     """The manifest as JSON values: request, plan, inputs, versions, stages and files."""
-    prepare = context.facts(StageName.PREPARE)
+    prepare = context.done[StageName.PREPARE].facts
     return {
         "manifest_version": MANIFEST_VERSION,
         "job_id": context.job_id,
@@ -49,7 +50,7 @@ def manifest(context: StageContext, files: Iterable[Artifact]) -> dict[str, Any]
         "inputs": prepare.get("inputs", {}),
         "versions": package_versions(),
         "stages": {
-            stage.value: {"duration_s": result.duration_s, "facts": _public(result.facts)}
+            stage.value: {"duration_s": result.duration_s, "facts": _without_inputs(result.facts)}
             for stage, result in context.done.items()
         },
         "files": [_file(artifact) for artifact in files],
@@ -85,9 +86,9 @@ def _file(artifact: Artifact) -> dict[str, Any]:
         "size_bytes": artifact.size_bytes,
         "sha256": artifact.sha256,
         "url": artifact.url,
-        "facts": artifact.facts,
+        "facts": dict(PublicFacts.read(artifact.facts)),
     }
 
 
-def _public(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _without_inputs(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key != "inputs"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.adapters.adapter import open_adapter
 from worker.adapters.build import build_overlay
 from worker.adapters.overlay import Overlay
@@ -25,10 +25,10 @@ OVERLAY = "overlay.safetensors"
 
 def run(context: StageContext) -> StageResult:
     """Build the overlay."""
-    facts = context.facts(StageName.PREPARE)
+    prepared = context.prepared
     roots = context.settings.allowed_roots
-    base = open_base_model(Path(facts["base_dir"]), allowed_roots=roots)
-    adapter = open_adapter(Path(facts["adapter_dir"]), allowed_roots=roots)
+    base = open_base_model(prepared.base_dir, allowed_roots=roots)
+    adapter = open_adapter(prepared.adapter, allowed_roots=roots)
     summary = build_overlay(
         adapter,
         base,
@@ -62,7 +62,7 @@ def run(context: StageContext) -> StageResult:
 
 def _save_merged(context: StageContext, base: BaseModel, overlay: Path) -> tuple[Artifact, ...]:
     """Stream the merged Hugging Face checkpoint out, in the base dtype."""
-    stem = model_stem(context.request, context.options, context.facts(StageName.PREPARE)["base_name"])
+    stem = model_stem(context.request, context.options, context.prepared.base_name)
     directory = context.scratch / merged_directory(stem)
     save_merged(
         base,

@@ -5,7 +5,6 @@ Writes nothing but downloads. Whatever can be known to be wrong is refused here,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
 from worker.stages.outputs import PlannedOutput, imatrix_name, model_stem, planned_outputs
 from worker.stages.ownership import check_free, check_records_free
+from worker.stages.prepared import GivenMatrix
 from worker.stages.publish import local_target, upload_destination
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
@@ -26,7 +26,7 @@ from worker.storage.s3 import S3Storage
 
 
 def run(context: StageContext) -> StageResult:
-    """Check the job; its facts are what later stages go by."""
+    """Check the job, and hand over what later stages go by."""
     target = local_target(context)
     if target is not None:
         check_output_dir(target, context.settings.allowed_roots)
@@ -45,10 +45,9 @@ def run(context: StageContext) -> StageResult:
     _check_imatrix(imatrix)
     facts = inputs.facts() | {
         "inputs": _fingerprints(inputs),
-        "imatrix": {name: str(path) for name, path in imatrix.items()},
         "predicted_bytes": _predicted(outputs, sizes),
     }
-    return StageResult(facts=facts)
+    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix))
 
 
 def _describe(context: StageContext, inputs: JobInputs) -> None:
@@ -99,12 +98,12 @@ def _computed_matrix(context: StageContext, inputs: JobInputs) -> list[str]:
     return [imatrix_name(model_stem(context.request, context.options, inputs.base_name))] if computed else []
 
 
-def _check_imatrix(given: Mapping[str, Path]) -> None:
+def _check_imatrix(given: GivenMatrix) -> None:
     """A file that is no matrix, or no text, is refused before the conversion, not after it."""
-    if "path" in given:
-        load_imatrix(given["path"])
-    if "calibration" in given:
-        load_calibration(given["calibration"])
+    if given.path is not None:
+        load_imatrix(given.path)
+    if given.calibration is not None:
+        load_calibration(given.calibration)
 
 
 def _fingerprints(inputs: JobInputs) -> dict[str, Any]:

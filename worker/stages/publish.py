@@ -56,7 +56,7 @@ def run(context: StageContext) -> StageResult:
             context.report.confirm()
             files += _write_records(context, files, target, uploads)
     context.report.log(f"Published {len(files)} files", output_dir=context.request.output_dir)
-    return StageResult(tuple(files), {"output_dir": context.request.output_dir})
+    return StageResult(tuple(files))
 
 
 def published_artifacts(context: StageContext) -> tuple[Artifact, ...]:

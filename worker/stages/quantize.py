@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from api_client.quant_types import QuantType
 from worker.imatrix.load import load_imatrix
 from worker.kernels import use_cache
@@ -31,7 +31,7 @@ def run(context: StageContext) -> StageResult:
     """Quantize to every type that is not finished yet."""
     (source,) = context.artifacts(ArtifactKind.GGUF)
     matrices = context.artifacts(ArtifactKind.IMATRIX)
-    stem = model_stem(context.request, context.options, context.facts(StageName.PREPARE)["base_name"])
+    stem = model_stem(context.request, context.options, context.prepared.base_name)
     made_from = {"source": source.sha256, "imatrix": matrices[0].sha256 if matrices else None}
     record = _Record(context.scratch / RECORD, made_from)
     finished = _made_before(context, made_from) | record.finished()

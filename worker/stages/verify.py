@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind
 from worker.checkpoint import open_base_model
 from worker.convert.pipeline import plan_conversion
 from worker.gguf.check import check_gguf
+from worker.gguf.metadata import get_value
+from worker.gguf.reader import open_gguf
 from worker.quantize.split import split_gguf
 from worker.stages.context import StageContext, StageResult
 from worker.storage.checksums import sha256_file
 from worker.verify.adapter import check_adapter
 from worker.verify.ask import Question
+from worker.verify.encoders import ENCODERS
 from worker.verify.load import generate, loader_installed
 
 
@@ -75,9 +78,8 @@ def _split(context: StageContext, artifact: Artifact, *, load: bool) -> list[Art
 
 def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
     """Every tensor of the base model's GGUF, as a conversion would write it."""
-    base_dir = Path(context.facts(StageName.PREPARE)["base_dir"])
     _, plan = plan_conversion(
-        open_base_model(base_dir, allowed_roots=context.settings.allowed_roots),
+        open_base_model(context.prepared.base_dir, allowed_roots=context.settings.allowed_roots),
         allowed_roots=context.settings.allowed_roots,
         llama_cpp_dir=context.settings.llama_cpp_dir,
         scratch_dir=context.scratch,
@@ -87,5 +89,6 @@ def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
 
 def _answer(context: StageContext, artifact: Artifact) -> str:
     """Encoders give embeddings and no text; for them loading is the proof."""
-    generates = bool(context.facts(StageName.CONVERT).get("generates_text", True))
+    with open_gguf(Path(artifact.path)) as file:
+        generates = get_value(file.metadata, "general.architecture") not in ENCODERS
     return generate(Question(artifact.path, threads=context.settings.threads, max_tokens=8 if generates else 0))

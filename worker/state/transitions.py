@@ -163,7 +163,7 @@ class Transitions:
         answer = self._run["complete"](
             **lease.arguments,
             artifacts=json.dumps([artifact.model_dump(mode="json") for artifact in result.artifacts]),
-            facts=json.dumps(dict(result.facts)),
+            facts=json.dumps(result.stored_facts()),
             message=message,
         )
         return _settled(answer)

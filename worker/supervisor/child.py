@@ -10,7 +10,6 @@ import ctypes
 import errno
 import faulthandler
 import importlib
-import json
 import os
 import queue
 import signal
@@ -142,7 +141,7 @@ def _answer(start: StageStart, reporter: ChannelReporter) -> tuple[str, dict[str
         lock = _lock(start.scratch)
         result = _stage_function(start)(_context(start, reporter))
         artifacts = [artifact.model_dump(mode="json") for artifact in result.artifacts]
-        facts = json.loads(json.dumps(dict(result.facts)))  # Facts that are not JSON are a mistake of the stage.
+        facts = result.stored_facts()
         os.close(lock)
     except StopRequested:
         return "stopped", {}

@@ -16,6 +16,7 @@ from api_client.records import read_event
 from api_client.request import is_remote
 from config.log_events import LogEvent
 from worker.storage.atomic import atomic_write_text
+from worker.supervisor.path_veil import PathVeil
 
 EVENTS_FILE = "events.jsonl"
 _LINE_BYTES = 2**20
@@ -23,8 +24,8 @@ _LINE_BYTES = 2**20
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def export_events(redis: Any, keys: Keys, job_id: str, output_dir: str | None) -> Path | None:
-    """Write the job's log as JSON lines into a local output directory, whole or not at all.
+def export_events(redis: Any, keys: Keys, job_id: str, output_dir: str | None, veil: PathVeil) -> Path | None:
+    """Write the job's log as JSON lines into a local output directory, whole or not at all, paths veiled.
 
     The log of an earlier job of that directory is kept under a name with its id. A file of that name which is no job's
     log stays; then it is this job's log that gets the longer name. Best effort: the job has succeeded already, so a
@@ -41,7 +42,7 @@ def export_events(redis: Any, keys: Keys, job_id: str, output_dir: str | None) -
             path = path.with_name(_longer_name(job_id))
         entries = redis.xrange(keys.events(job_id))
         events = [read_event(entry_id, fields["event"]) for entry_id, fields in entries]
-        lines = [json.dumps(event.model_dump(mode="json"), ensure_ascii=False) for event in events]
+        lines = [json.dumps(veil(event.model_dump(mode="json")), ensure_ascii=False) for event in events]
         atomic_write_text(path, "\n".join(lines) + "\n")
         if path.name == EVENTS_FILE:
             path.with_name(_longer_name(job_id)).unlink(missing_ok=True)  # from before a replay

@@ -36,6 +36,7 @@ from worker.supervisor.cleaning import Cleaner
 from worker.supervisor.drain import Drain
 from worker.supervisor.event_file import export_events
 from worker.supervisor.heart import Heart, Holding
+from worker.supervisor.path_veil import PathVeil
 from worker.supervisor.process import StageProcess
 from worker.supervisor.relay import Relay
 from worker.supervisor.scratch import (
@@ -202,7 +203,7 @@ class Supervisor:
         request = PackagingRequest.from_json(job["request"])
         made = json.loads(stages.get(f"{name}:previous") or "[]")
         facts = json.loads(stages.get(f"{name}:previous_facts") or "{}")
-        previous = StageResult(tuple(Artifact.model_validate(item) for item in made), facts)
+        previous = StageResult.read(tuple(Artifact.model_validate(item) for item in made), facts)
         return Stored(read_job(job, stages, attempts), request, counts, int(job.get("rewinds") or 0), previous)
 
     def _run_checked(self, stored: Stored, begun: Begun, holding: Holding) -> tuple[Settled | None, str]:
@@ -324,7 +325,7 @@ class Supervisor:
             return None
         if outcome.ending is Ending.RESULT and outcome.answer is not None:
             artifacts = tuple(Artifact.model_validate(item) for item in outcome.answer["artifacts"])
-            result = StageResult(artifacts, outcome.answer["facts"])
+            result = StageResult.read(artifacts, outcome.answer["facts"])
             message = f"{lease.stage.value} finished"
             settled = self._ride_out(lambda: self._transitions.complete(lease, result, message))
             if settled is not None:
@@ -376,10 +377,12 @@ class Supervisor:
             self._observer.finished(settled.finished)
         if settled.finished is None or stored is None:
             return
+        scratch = scratch_path(self._settings, stored.job.id, stored.request)
         if settled.finished is JobState.SUCCEEDED:
-            export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir)
+            veil = PathVeil.of_job(stored.job, self._settings, scratch)
+            export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir, veil)
         try:
-            self._cleaner.clean(stored.job.id, scratch_path(self._settings, stored.job.id, stored.request))
+            self._cleaner.clean(stored.job.id, scratch)
         except (OSError, RedisError) as error:
             _log.debug(LogEvent.CLEANING_FAILED, error=str(error))  # The reaper comes again.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind, Job, StageName
@@ -71,7 +71,7 @@ def check_upstream(
             reset.append(name)
             needed |= NEEDS[name]
         found = tuple(place for place in places if place is not None)
-        done[name] = StageResult(found, record.facts, record.duration_s or 0.0)
+        done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
     return Upstream(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
 
 
@@ -80,7 +80,7 @@ def still_whole(
 ) -> StageResult:
     """Of what a stage made before a replay, the files that are still there, in scratch or published; read in full."""
     places = [_locate(artifact, None, output_dir, True, keep_going) for artifact in previous.artifacts]
-    return StageResult(tuple(place for place in places if place is not None), previous.facts)
+    return replace(previous, artifacts=tuple(place for place in places if place is not None))
 
 
 def _locate(

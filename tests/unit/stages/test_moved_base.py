@@ -25,7 +25,9 @@ def prepared(tiny: TinyRun, tmp_path: Path, base: Path, reporter: RecordingRepor
         settings=settings,
         reporter=reporter,
     )
-    return str(done[StageName.PREPARE].facts["base_dir"])
+    handed_over = done[StageName.PREPARE].prepared
+    assert handed_over is not None
+    return str(handed_over.base_dir)
 
 
 def test_the_adapter_s_own_base_is_taken_and_said(tiny: TinyRun, tmp_path: Path) -> None:

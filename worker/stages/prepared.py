@@ -1,0 +1,96 @@
+"""What ``prepare`` hands to the stages after it: where the inputs lie on this machine, and what they are called.
+
+Stored with prepare's facts, so that another worker of the same scratch can go on, and never published: the manifest has
+:class:`~worker.stages.facts.PublicFacts`. The names of the fields are those under which versions before stored them as
+plain facts, so a worker of either version goes on where the other stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api_client.errors import ErrorCode, PackagingError
+
+MARK = "base_dir"
+"""Field that every form of it has; facts of a stage without it hold none."""
+
+
+class GivenMatrix(BaseModel):
+    """Files that the request's ``imatrix`` names, fetched."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    path: Path | None = None
+    """The importance matrix itself."""
+    calibration: Path | None = None
+    """Text to compute one from."""
+
+
+class Prepared(BaseModel):
+    """The inputs of a job, resolved."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    base_dir: Path
+    """The model to convert: the base model, or a full-weights checkpoint in its place."""
+    base_name: str
+    """Its name, for output files and metadata."""
+    adapter_dir: Path | None = None
+    adapter_base: str | None = None
+    """``base_model_name_or_path`` of the adapter: a Hub name, or a path on the machine that trained it."""
+    checkpoint_dir: Path | None = None
+    checkpoint_name: str | None = None
+    tokenizer_dir: Path
+    imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Prepared | None:
+        """From the facts as stored; ``None`` where they hold none.
+
+        Raises:
+            PackagingError: ``internal_error`` for what no version writes.
+        """
+        if MARK not in stored:
+            return None
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise PackagingError(
+                ErrorCode.INTERNAL_ERROR,
+                f"what prepare stored cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored; files that were not given are left out, as versions before expect it."""
+        content = self.model_dump(mode="json")
+        return content | {"imatrix": self.imatrix.model_dump(mode="json", exclude_none=True)}
+
+    @property
+    def adapter(self) -> Path:
+        """Directory of the adapter, of a job that merges or exports one."""
+        assert self.adapter_dir is not None, "prepare refuses such a job without an adapter"
+        return self.adapter_dir
+
+    @property
+    def directories(self) -> dict[str, Path]:
+        """Places on this machine that it names, by what they are."""
+        places = {
+            "base model": self.base_dir,
+            "adapter": self.adapter_dir,
+            "checkpoint": self.checkpoint_dir,
+            "tokenizer": self.tokenizer_dir,
+            "importance matrix": self.imatrix.path,
+            "calibration text": self.imatrix.calibration,
+            "adapter's base model": Path(named) if (named := self.adapter_base or "").startswith("/") else None,
+        }
+        return {name: place for name, place in places.items() if place is not None}
+
+
+PUBLIC_FIELDS = frozenset({"base_name", "checkpoint_name"})
+PRIVATE_FIELDS = frozenset(Prepared.model_fields) - PUBLIC_FIELDS
+"""Fields that are never taken for public facts, whatever their values look like."""
