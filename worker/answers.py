@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from api_client.base_models import named_base_models
 from api_client.checkpoint_files import ADAPTER_CONFIG, CheckpointKind
 from api_client.checkpoints import CheckpointList, list_checkpoints
+from api_client.disk import existing, free_bytes
 from api_client.errors import ErrorCode, PackagingError
 from api_client.questions import QuestionKind, RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import shape_of
@@ -26,7 +27,6 @@ from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
 from config.roots import NOWHERE_ELSE
 from config.settings import StageSettings
 from worker.storage.outline import outline
-from worker.storage.paths import free_bytes
 from worker.storage.runs import open_run
 from worker.supervisor.channel import Channel
 from worker.supervisor.child import as_packaging_error, stand_alone
@@ -112,8 +112,7 @@ def _space(path: str, start: AnswerStart) -> SpaceAnswer:
     if is_remote(path):
         raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path} is on no disk", fields={"field": "path"})
     real = start.settings.allowed_roots.resolve(path, for_writing=True)
-    nearest = next(place for place in (real, *real.parents) if place.exists())
-    info = os.statvfs(nearest)
+    info = os.statvfs(existing(real))
     return SpaceAnswer(
         host=start.host,
         path=path,

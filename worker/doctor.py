@@ -25,11 +25,12 @@ import psutil
 
 from api_client.address import masked_url
 from api_client.client import PackagingClient
+from api_client.disk import free_bytes
 from api_client.errors import PackagingError
 from api_client.formatting import format_size
 from config.roots import Roots
 from config.settings import Settings
-from worker.storage.paths import check_output_dir, free_bytes
+from worker.storage.paths import check_output_dir
 from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
 from worker.storage.s3_edge import plain_endpoint
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from api_client.cli.output import Output
 from api_client.cli.s3 import mapped_errors, open_storage, split_url
+from api_client.disk import write_errors
 from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import one_line
 from api_client.job import Artifact, Job
@@ -36,7 +37,8 @@ def fetch_all(job: Job, directory: Path, output: Output, *, overwrite: bool) -> 
 
     Raises:
         PackagingError: ``request_invalid`` where the job has no outputs, ``output_exists``,
-            ``output_dir_not_writable``, ``download_failed``, ``storage_unreachable``, ``storage_denied``.
+            ``output_dir_not_writable``, ``disk_space_insufficient``, ``download_failed``, ``storage_unreachable``,
+            ``storage_denied``.
     """
     if not job.outputs:
         raise PackagingError(
@@ -45,7 +47,7 @@ def fetch_all(job: Job, directory: Path, output: Output, *, overwrite: bool) -> 
             remedy=f"See why: trainpack status {job.id}." if job.finished else f"Wait for it: trainpack wait {job.id}.",
             fields={"job_id": job.id, "state": job.state.value},
         )
-    with _as_not_writable(directory):
+    with write_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with _bar(output) as bar:
         return [_fetch(artifact, directory, overwrite, bar(artifact)) for artifact in job.outputs]
@@ -66,7 +68,7 @@ def _fetch(artifact: Artifact, directory: Path, overwrite: bool, advance: Advanc
     is_near = source.is_file() and source.stat().st_size == artifact.size_bytes
     partial = target.with_name(f".{target.name}.part")
     try:
-        with _as_not_writable(partial):
+        with write_errors(partial, artifact.size_bytes):
             digest = _copy(source, partial, advance) if is_near else _download(artifact, partial, advance)
         if digest != artifact.sha256:
             raise PackagingError(
@@ -116,18 +118,6 @@ def _digest(path: Path) -> str:
 
 def _fetched(artifact: Artifact, path: Path, how: Literal["copied", "downloaded", "kept"]) -> Fetched:
     return Fetched(name=artifact.name, path=str(path), size_bytes=artifact.size_bytes, sha256=artifact.sha256, how=how)
-
-
-@contextmanager
-def _as_not_writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PackagingError(
-            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
-            f"{path} cannot be written: {error.strerror or error}",
-            fields={"path": str(path)},
-        ) from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from api_client.disk import room_errors
 from api_client.errors import ErrorCode, PackagingError
 from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.export import LoraPair
@@ -107,7 +108,7 @@ def export_lora(
     check_architecture(base.config, llama_cpp_dir)
     upstream = load_upstream(llama_cpp_dir)
     card = Card({"base_model": display_name(base.directory)} if metadata is None else metadata.card, "")
-    with tempfile.TemporaryDirectory(prefix="lora-", dir=scratch_dir) as scratch:
+    with tempfile.TemporaryDirectory(prefix="lora-", dir=scratch_dir) as scratch, room_errors(Path(scratch)):
         weights = MergedWeights(base)
         staged = stage(Path(scratch), weights, None, {}, card=card, allowed_roots=allowed_roots)
         override = Path(scratch) / "metadata.json"

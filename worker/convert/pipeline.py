@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from api_client.disk import room_errors
 from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.names import config_keys
 from worker.adapters.overlay import Overlay
@@ -174,7 +175,7 @@ def plan_conversion(
     check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
     upstream = load_upstream(llama_cpp_dir)
     weights = MergedWeights(base, overlay, rows=vocabulary_rows)
-    with tempfile.TemporaryDirectory(prefix="convert-", dir=scratch_dir) as scratch:
+    with tempfile.TemporaryDirectory(prefix="convert-", dir=scratch_dir) as scratch, room_errors(Path(scratch)):
         card = read_card(base.directory) if metadata is None else Card(metadata.card, "")
         staged = stage(Path(scratch), weights, tokenizer, changes, card=card, allowed_roots=allowed_roots)
         override = None

@@ -8,7 +8,6 @@ type, to error codes; the cause that comes first wins over the ones that follow 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 import struct
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from api_client.disk import is_full, no_space
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.evaluate import Evaluator, Rounding
 from worker.convert.header import encode_prepared
@@ -300,8 +300,8 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
         found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
         raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise PackagingError(ErrorCode.DISK_SPACE_INSUFFICIENT, f"{doing}: no space left") from error
+        if is_full(error):
+            raise no_space(Path(error.filename) if isinstance(error.filename, str) else None, error) from error
         raise PackagingError(code, f"{doing}: {_reason(error)}") from error
     except KeyError as error:
         raise PackagingError(code, f"{doing}: {error.args[0] if error.args else 'a key'} is missing") from error

@@ -9,7 +9,6 @@ end; ``{name}.partial.journal`` lets a later attempt resume.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections import deque
@@ -23,12 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from api_client.disk import write_errors
 from api_client.errors import ErrorCode, PackagingError
 from worker.convert.journal import Journal, read_journal
 from worker.convert.progress import Report
 from worker.reserve import reserve
 from worker.stop import ShouldStop, StopRequested
 from worker.storage.atomic import fsync_directory
+from worker.storage.paths import check_disk_space
 
 _AHEAD_BYTES = 256 * 1024 * 1024
 _WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory: three times as slow, measured
@@ -126,11 +127,11 @@ def write_plan(
     partial = path.with_name(f"{path.name}.partial")
     journal_path = path.with_name(f"{path.name}.partial.journal")
     try:
-        with write_errors(path):
+        with write_errors(path, plan.size_bytes):
             known = read_journal(journal_path, fingerprint)
             with _opened(partial, keep=bool(known)) as descriptor:
                 digest, kept = _verified_prefix(descriptor, plan, known)
-                _check_free_space(path, plan.size_bytes - kept)
+                check_disk_space({path: plan.size_bytes - kept})
                 os.ftruncate(descriptor, kept)  # what follows the good beginning is not trusted: holes read as zeros
                 reserve(descriptor, plan.size_bytes)
                 journal = Journal.start(journal_path, fingerprint)
@@ -147,28 +148,13 @@ def write_plan(
             fsync_directory(path.parent)
     except StopRequested:
         raise
+    except MemoryError as error:
+        raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"memory ran out while {path.name} was written") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         journal_path.unlink(missing_ok=True)
         raise
     return WrittenFile(path, plan.size_bytes, digest.hexdigest(), kept)
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """The edge to the file system: ``OSError`` becomes ``PackagingError``, with numbers."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(path, None) from error
-        raise PackagingError(
-            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
-            f"{path} cannot be written: {error.strerror or type(error).__name__}",
-            fields={"path": str(path)},
-        ) from error
-    except MemoryError as error:
-        raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"memory ran out while {path.name} was written") from error
 
 
 class _Pass:
@@ -284,20 +270,3 @@ def _pwrite(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
     written = 0
     while written < len(view):
         written += os.pwrite(descriptor, view[written : written + _WRITE_BYTES], offset + written)
-
-
-def _check_free_space(path: Path, needed: int) -> None:
-    info = os.statvfs(path.parent)
-    if info.f_bavail * info.f_frsize < needed:
-        raise _no_space(path, needed)
-
-
-def _no_space(path: Path, needed: int | None) -> PackagingError:
-    info = os.statvfs(path.parent)
-    free = info.f_bavail * info.f_frsize
-    what = f"needs {needed / 1e9:.1f} GB" if needed is not None else "could not be written to its end"
-    return PackagingError(
-        ErrorCode.DISK_SPACE_INSUFFICIENT,
-        f"{path} {what}, {free / 1e9:.1f} GB are free",
-        fields={"path": str(path), "needed_bytes": needed, "free_bytes": free},
-    )

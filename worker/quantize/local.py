@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from api_client.disk import failed_write
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QuantType
 from api_client.request import unknown_quant_type
@@ -126,7 +127,7 @@ def _check_absent(paths: Iterable[Path]) -> None:
         try:
             found = path if path.exists() else next(iter(sorted(shards)), None)
         except OSError as error:  # a folder that may not be searched, or a name too long
-            raise _unusable(path.parent, error) from error
+            raise failed_write(path.parent, error) from error
         if found is not None:
             raise PackagingError(
                 ErrorCode.OUTPUT_EXISTS, f"{found} exists; it would be replaced", fields={"path": str(found)}
@@ -142,18 +143,12 @@ def _directory(directory: Path) -> Iterator[None]:
             made += [path for path in (directory, *directory.parents) if not path.exists()]
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unusable(directory, error) from error
+            raise failed_write(directory, error) from error
         yield
     finally:
         for path in made:
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
-
-
-def _unusable(directory: Path, error: OSError) -> PackagingError:
-    return PackagingError(
-        ErrorCode.OUTPUT_DIR_NOT_WRITABLE, f"{directory} cannot be used: {error}", fields={"path": str(directory)}
-    )
 
 
 def _split(made: TypeOutcome, max_bytes: int | None) -> list[LocalFile]:

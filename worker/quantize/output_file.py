@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from api_client.disk import failed_write
 from api_client.errors import PackagingError
 from worker.gguf.tensors import align_up
 from worker.mixture.plan import OutputPlan
 from worker.quantize.digest import OrderedDigest
 from worker.quantize.journal import Journal
-from worker.quantize.output_errors import described
 from worker.quantize.slabs import Slab
 from worker.reserve import reserve
 from worker.storage.atomic import fsync_directory
@@ -138,7 +138,9 @@ class OutputFile:
         with self._failing:
             if self.error is None:
                 self.error = (
-                    error if isinstance(error, PackagingError) else described(error, self.final, self.plan.size_bytes)
+                    error
+                    if isinstance(error, PackagingError)
+                    else failed_write(self.final, error, self.plan.size_bytes)
                 )
 
     def release(self) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from api_client.disk import failed_write
 from api_client.errors import ErrorCode, PackagingError
 from worker.gguf.metadata import Metadata, MetadataValue, ValueType
 from worker.gguf.reader import ALIGNMENT_KEY, GGUFFile, open_gguf
 from worker.gguf.tensors import DEFAULT_ALIGNMENT, TensorInfo, align_up, place_tensors
 from worker.gguf.writer import encode_header, header_alignment
 from worker.mixture.plan import as_rewritten
-from worker.quantize.output_errors import described
 
 MAX_SHARDS = 65535
 _COPY_BYTES = 16 << 20
@@ -128,7 +128,7 @@ def _write_all(path: Path, source: GGUFFile, shards: Sequence[Shard]) -> None:
         for made in (*temporaries, *renamed):
             made.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise described(error, shards[0].path, source.size_bytes) from error
+            raise failed_write(shards[0].path, error, source.size_bytes) from error
         raise
 
 

@@ -13,14 +13,14 @@ import glob
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from api_client.disk import is_full, no_space, write_errors
 from worker.stop import ShouldStop, StopRequested
 from worker.storage.checksums import CHUNK_BYTES
-from worker.storage.paths import DISK_FULL, write_error
 
 STALE_AFTER_S = 60.0
 
@@ -46,7 +46,7 @@ class AtomicFile:
     def __enter__(self) -> BinaryIO:
         remove_stale_temporaries(self.path)
         self._temporary = temporary_name(self.path)
-        with _mapped(self.path):
+        with write_errors(self.path):
             descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._file: BinaryIO = os.fdopen(descriptor, "w+b")
@@ -62,11 +62,11 @@ class AtomicFile:
             with contextlib.suppress(OSError):  # closing flushes; what that could say has been said
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise write_error(self.path, error) or error from error
+        if isinstance(error, OSError) and is_full(error):
+            raise no_space(self.path, error) from error
 
     def _finish(self) -> None:
-        with _mapped(self.path):
+        with write_errors(self.path):
             self._file.flush()
             if self._durable:
                 os.fsync(self._file.fileno())
@@ -118,7 +118,7 @@ def place_file(
         _copy(source, final, report, should_stop)
         return
     try:
-        with source.open("rb") as file, _mapped(final):
+        with source.open("rb") as file, write_errors(final):
             os.fsync(file.fileno())
             link.replace(final)
             fsync_directory(final.parent)
@@ -165,11 +165,3 @@ def _copy(source: Path, final: Path, report: Callable[[int], None] | None, shoul
             done += len(data)
             if report is not None:
                 report(done)
-
-
-@contextlib.contextmanager
-def _mapped(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise write_error(path, error) or error from error

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from api_client.disk import existing, failed_write, free_bytes
 from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import format_size
 from config.roots import Roots
-
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Error numbers of a full disk or quota."""
-_REFUSED = frozenset(
-    {
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.EISDIR,
-        errno.ENAMETOOLONG,
-    }
-)
 
 
 def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None) -> None:
@@ -65,12 +50,6 @@ def check_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     return real
 
 
-def free_bytes(path: Path) -> int:
-    """Space that this user may still fill on the disk of ``path``, or of its nearest existing parent."""
-    info = os.statvfs(_existing(path))
-    return info.f_bavail * info.f_frsize
-
-
 def check_disk_space(needs: Mapping[Path, int], *, reserve_bytes: int = 0) -> None:
     """Refuse work for which there is no room. Needs on one disk are added up.
 
@@ -83,7 +62,7 @@ def check_disk_space(needs: Mapping[Path, int], *, reserve_bytes: int = 0) -> No
     """
     disks: dict[int, list[Path]] = {}
     for path in needs:
-        disks.setdefault(_existing(path).stat().st_dev, []).append(path)
+        disks.setdefault(existing(path).stat().st_dev, []).append(path)
     for paths in disks.values():
         needed = sum(needs[path] for path in paths)
         free = free_bytes(paths[0])
@@ -102,24 +81,6 @@ def disk_full(paths: Iterable[Path], needed_bytes: int, free: int, reserve_bytes
     )
 
 
-def write_error(path: Path, error: OSError) -> PackagingError | None:
-    """The project's error for an operating-system error met while writing ``path``; ``None`` for unexpected ones."""
-    if error.errno in DISK_FULL:
-        free = free_bytes(path)
-        return PackagingError(
-            ErrorCode.DISK_SPACE_INSUFFICIENT,
-            f"{path}: the disk or quota is full, free {format_size(free)}",
-            fields={"path": str(path), "free_bytes": free},
-        )
-    if error.errno in _REFUSED:
-        return PackagingError(
-            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
-            f"{path} cannot be written: {error.strerror}",
-            fields={"path": str(path), "reason": error.strerror},
-        )
-    return None
-
-
 def _create(directory: Path) -> list[Path]:
     """Make ``directory`` with its parents and try to write there; the directories made, outermost first."""
     missing = [place for place in (directory, *directory.parents) if not place.exists()]
@@ -136,9 +97,5 @@ def _create(directory: Path) -> list[Path]:
     except OSError as error:
         for place in reversed(made):
             place.rmdir()
-        raise write_error(directory, error) or error from error
+        raise failed_write(directory, error) from error
     return made
-
-
-def _existing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.exists())

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from api_client.disk import write_error
 from api_client.errors import ErrorCode, PackagingError
 from config.settings import StorageSettings
 from worker.storage.atomic import fsync_directory
@@ -24,7 +25,6 @@ from worker.storage.checksums import sha256_file, sha256_range
 from worker.storage.location import S3Location
 from worker.storage.objects import ObjectInfo, expectations
 from worker.storage.parallel import run_parallel
-from worker.storage.paths import write_error
 from worker.storage.s3_edge import Limits, Request, attempt
 
 if TYPE_CHECKING:

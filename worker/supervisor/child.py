@@ -7,7 +7,6 @@ with its worker: when the fork server goes (parent-death signal) or the channel 
 from __future__ import annotations
 
 import ctypes
-import errno
 import faulthandler
 import importlib
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api_client.disk import is_full, no_space
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import StageName
 from api_client.request import PackagingRequest
@@ -223,9 +223,9 @@ def as_packaging_error(error: BaseException) -> PackagingError:
         return PackagingError(ErrorCode.CUDA_OUT_OF_MEMORY, text, fields=fields)
     if isinstance(error, MemoryError):
         return PackagingError(ErrorCode.OUT_OF_MEMORY, text, fields=fields)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" while writing {error.filename}" if error.filename else ""
-        return PackagingError(ErrorCode.DISK_SPACE_INSUFFICIENT, f"the disk is full{where}", fields=fields)
+    if isinstance(error, OSError) and is_full(error):
+        full = no_space(Path(error.filename) if isinstance(error.filename, str) else None, error)
+        return PackagingError(full.code, full.message, fields=full.fields | fields)
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
         return PackagingError(ErrorCode.DEPENDENCY_MISSING, text, fields=fields)
     return PackagingError(ErrorCode.INTERNAL_ERROR, text, fields=fields)

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.disk import failed_write
 from api_client.request import PackagingRequest, is_remote
 from config.roots import Roots
 from config.settings import Settings
-from worker.storage.paths import DISK_FULL
 from worker.supervisor.scratch_lock import LOCK_FILE
 
 CREATED_FILE = ".created"
@@ -66,13 +65,7 @@ def make_scratch(path: Path, allowed_roots: Roots) -> None:
         except FileNotFoundError:
             _create(path)  # The directory of the ended job was removed just in between.
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise PackagingError(ErrorCode.DISK_SPACE_INSUFFICIENT, f"the disk is full at {path}") from error
-        raise PackagingError(
-            ErrorCode.OUTPUT_DIR_NOT_WRITABLE,
-            f"cannot create {path}: {error.strerror or error}",
-            fields={"path": str(path)},
-        ) from error
+        raise failed_write(path, error) from error
 
 
 def _create(path: Path) -> None:

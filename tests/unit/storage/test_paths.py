@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from api_client.disk import free_bytes, write_error
 from api_client.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from worker.storage.paths import (
@@ -10,8 +11,6 @@ from worker.storage.paths import (
     check_disk_space,
     check_output_dir,
     ensure_output_dir,
-    free_bytes,
-    write_error,
 )
 
 
@@ -124,6 +123,7 @@ def test_the_reserve_counts_only_when_something_is_written(tmp_path):
     [
         (errno.ENOSPC, ErrorCode.DISK_SPACE_INSUFFICIENT),
         (errno.EDQUOT, ErrorCode.DISK_SPACE_INSUFFICIENT),
+        (errno.EFBIG, ErrorCode.DISK_SPACE_INSUFFICIENT),
         (errno.EROFS, ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
         (errno.EACCES, ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
         (errno.EIO, None),
