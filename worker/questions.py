@@ -7,13 +7,11 @@ long. One question at a time for each worker. ``api_client.questions`` describes
 from __future__ import annotations
 
 import json
-import threading
 import time
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from api_client.address import connect
 from api_client.errors import ErrorCode, PackagingError
@@ -23,7 +21,7 @@ from api_client.questions import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker import answers
-from worker.state.outage import note_trouble
+from worker.loop import Loop
 from worker.supervisor.drain import Drain
 from worker.supervisor.process import StageProcess
 
@@ -53,34 +51,27 @@ class QuestionListener:
         self._drain = drain
         self._keys = Keys(settings.key_prefix)
         self._redis: Any = connect(settings.redis_url, _REDIS_TIMEOUT_S)
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="questions", daemon=True)
+        # A round waits for a question by itself, but not where it fails.
+        self._loop = Loop("questions", self._take_one, 0.0, LogEvent.QUESTION_FAILED, rest_s=_WAIT_S)
 
     def start(self) -> None:
         """Start listening."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop; a question that is being answered is given up."""
-        self._ending.set()
-        self._thread.join(timeout=10)
+        self._loop.stop()
         self._redis.close()
 
     @property
     def _over(self) -> bool:
-        return self._ending.is_set() or self._drain.requested
+        return self._loop.ending or self._drain.requested
 
-    def _run(self) -> None:
-        while not self._over:
-            try:
-                found = self._redis.brpop([self._keys.named("questions")], timeout=_WAIT_S)
-                if found:
-                    self._handle(found[1])
-            except RedisError as error:
-                note_trouble(_log, error)
-                self._ending.wait(_WAIT_S)
-            except Exception:  # A mistake here must not leave a worker that never answers again.
-                _log.exception(LogEvent.QUESTION_FAILED)
+    def _take_one(self) -> None:
+        if self._over:
+            self._loop.end()  # A worker that drains takes no more questions.
+        elif found := self._redis.brpop([self._keys.named("questions")], timeout=_WAIT_S):
+            self._handle(found[1])
 
     def _handle(self, question_id: str) -> None:
         text = self._redis.get(self._keys.question(question_id))

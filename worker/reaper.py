@@ -12,7 +12,6 @@ it saw.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +24,11 @@ from api_client.keys import Keys
 from api_client.messages import MessageSender, StageMessage, waiting_task_ids
 from config.log_events import LogEvent
 from config.settings import Settings
+from worker.loop import Loop
 from worker.metrics.observer import Observer
 from worker.state import decisions
 from worker.state.decisions import RetryPolicy
-from worker.state.outage import is_away, note_trouble
+from worker.state.outage import is_away
 from worker.state.transitions import Lease, Transitions
 from worker.supervisor.cleaning import Cleaner
 
@@ -114,35 +114,24 @@ class Reaper:
         self._observer = observer
         self._policy = RetryPolicy.of_stages(settings)
         self._cleaner = Cleaner(settings, redis, transitions)
-        self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
+        tick_s = self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
         longest_gap_s = settings.lease_s / 2 + 2 * self._tick_s
         self._leases, self._hosts = StandStill(longest_gap_s), StandStill(longest_gap_s)
         self._swept_at = float("-inf")
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._loop = Loop("reaper", self.tick, tick_s, LogEvent.REAPER_FAILED)
 
     def start(self) -> None:
         """Start watching."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop watching, and let another worker lead."""
-        self._ending.set()
-        self._thread.join(timeout=10)
+        self._loop.stop()
         try:
             if self._redis.get(self._keys.named("reaper")) == self._name:
                 self._redis.delete(self._keys.named("reaper"))
         except RedisError as error:
             _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
-
-    def _run(self) -> None:
-        while not self._ending.wait(self._tick_s):
-            try:
-                self.tick()
-            except RedisError as error:
-                note_trouble(_log, error)
-            except Exception:
-                _log.exception(LogEvent.REAPER_FAILED)
 
     def tick(self) -> None:
         """One round."""

@@ -6,6 +6,7 @@ again), 2 for settings that do not fit, 3 when Redis does not answer at the star
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -14,7 +15,7 @@ import warnings
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from celery import Celery, signals
@@ -64,6 +65,19 @@ def run(settings: Settings) -> int:
         _log.error(LogEvent.REDIS_UNREACHABLE if error.retryable else LogEvent.WORKER_STOPPED, error=str(error))
         print(f"{error}\n{error.remedy}", file=sys.stderr)
         return EXIT_UNREACHABLE if error.code is ErrorCode.REDIS_UNREACHABLE else EXIT_SETTINGS
+    except Exception as error:
+        _log.exception(LogEvent.WORKER_STOPPED, error=str(error))
+        return EXIT_FAILED
+
+
+class Part(Protocol):
+    """Something of the worker's that runs beside its stages."""
+
+    def start(self) -> object:
+        """Start it."""
+
+    def stop(self) -> None:
+        """Stop it, also where it was not started."""
 
 
 class Service:
@@ -115,9 +129,15 @@ class Service:
             queues=list(worker_queues(settings)),
             slots=settings.slots,
         )
+        with contextlib.ExitStack() as parts:
+            parts.callback(self._leave)
+            return self._serve(self._start(parts))
+
+    def _start(self, parts: contextlib.ExitStack) -> Celery:
+        """Start every part, and have each stopped with ``parts``, the newest first; also where a later one fails."""
+        settings, identity = self._settings, self._identity
         context = fork_context(settings.preload)
         start_forkserver()
-        warm_up = start_warm_up(settings)
         supervisor = Supervisor(
             settings,
             identity,
@@ -131,23 +151,19 @@ class Service:
             gpus=self._gpus,
         )
         app = create_app(settings, supervisor)
-        questions = QuestionListener(settings, identity.host, context, self._drain)
-        metrics = self._metrics_server()
-        metrics.start()
-        courier = Courier(settings, self._redis, self._reader.get, self._observer)
-        courier.start()
-        self._heart.start()
-        self._reaper.start()
-        questions.start()
-        try:
-            return self._serve(app)
-        finally:
-            if warm_up is not None:
-                warm_up.kill()
-            courier.stop()
-            metrics.stop()
-            questions.stop()
-            self._stop()
+        threads: tuple[Part, ...] = (
+            self._heart,
+            self._reaper,
+            QuestionListener(settings, identity.host, context, self._drain),
+            self._metrics_server(),
+            Courier(settings, self._redis, self._reader.get, self._observer),
+        )
+        for part in threads:
+            parts.callback(part.stop)  # before its start, which may fail half-way
+            part.start()
+        if (warm_up := start_warm_up(settings)) is not None:
+            parts.callback(warm_up.kill)
+        return app
 
     def _metrics_server(self) -> MetricsServer:
         settings, identity = self._settings, self._identity
@@ -259,9 +275,8 @@ class Service:
         pipe.zadd(self._keys.named("hosts"), {host: now_ms})
         pipe.execute()
 
-    def _stop(self) -> None:
-        self._reaper.stop()
-        self._heart.stop()
+    def _leave(self) -> None:
+        """What comes after all threads have stopped."""
         try:
             self._redis.delete(self._keys.worker(self._identity.worker))
             self._redis.zrem(self._keys.named("workers"), self._identity.worker)

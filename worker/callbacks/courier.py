@@ -17,12 +17,13 @@ from api_client.job import Job
 from api_client.keys import Keys
 from config.log_events import LogEvent
 from config.settings import Settings
-from worker.callbacks.deliveries import Deliveries, Delivery
+from worker.callbacks.deliveries import Deliveries, Delivery, Dropped
 from worker.callbacks.post import CallbackFailed, post
 from worker.callbacks.summary import callback_body
+from worker.loop import Loop
 from worker.metrics.observer import Observer
 from worker.state.decisions import RetryPolicy, backoff_s
-from worker.state.outage import note_trouble
+from worker.state.outage import is_away, note_trouble
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -55,45 +56,40 @@ class Courier:
         )
         # The retry policy of stages, with the callbacks' own bounds.
         self._policy = RetryPolicy(settings.callback_tries, 1, settings.callback_retry_s, _LONGEST_DELAY_S)
-        self._tick_s = min(_LONGEST_TICK_S, settings.reap_s)
-        self._ending = threading.Event()
         self._free = threading.Semaphore(_AT_ONCE)
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._loop = Loop("courier", self._take_all, min(_LONGEST_TICK_S, settings.reap_s), LogEvent.COURIER_FAILED)
 
     def start(self) -> None:
         """Start delivering."""
         if self._secret:
-            self._thread.start()
+            self._loop.start()
 
     def stop(self) -> None:
         """Stop. A try under way is not waited for: it is made again, by whoever comes next."""
-        self._ending.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=_STOP_S)
+        self._loop.stop(_STOP_S)
 
-    def _run(self) -> None:
-        while not self._ending.wait(self._tick_s):
-            try:
-                while not self._ending.is_set() and self._take_one():
-                    pass
-            except RedisError as error:
-                note_trouble(_log, error)
+    def _take_all(self) -> None:
+        while not self._loop.ending and self._take_one():
+            pass
 
     def _take_one(self) -> bool:
         """Take an announcement that is due and start delivering it; ``False`` when there is none, or no room."""
         if not self._free.acquire(blocking=False):
             return False
-        delivery = None
+        started = False
         try:
-            delivery = self._deliveries.take()
+            taken = self._deliveries.take()
+            if isinstance(taken, Delivery):
+                # A daemon: a receiver that hangs does not hold up the worker's end.
+                name = f"callback-{taken.id}"
+                threading.Thread(target=self._deliver, args=(taken,), name=name, daemon=True).start()
+                started = True
         finally:
-            if delivery is None:
+            if not started:
                 self._free.release()
-        if delivery is None:
-            return False
-        # A daemon: a receiver that hangs does not hold up the worker's end.
-        threading.Thread(target=self._deliver, args=(delivery,), name=f"callback-{delivery.id}", daemon=True).start()
-        return True
+        if isinstance(taken, Dropped):
+            _log.warning(LogEvent.CALLBACK_DROPPED, record=taken.record, reason=taken.reason)
+        return taken is not None
 
     def _deliver(self, delivery: Delivery) -> None:
         try:
@@ -101,19 +97,33 @@ class Courier:
                 job_id=delivery.job_id, delivery=delivery.id, tries=delivery.tries
             ):
                 self._try(delivery)
-        except (RedisError, PackagingError) as error:  # Redis went away, or the job expired: the claim lapses.
+        except PackagingError as error:  # Redis stays away, or the job expired: the claim lapses.
             _log.debug(LogEvent.CALLBACK_FAILED, error=str(error))
+        except RedisError as error:
+            note_trouble(_log, error)
+        except Exception:
+            _log.exception(LogEvent.COURIER_FAILED)
         finally:
             self._free.release()
 
     def _try(self, delivery: Delivery) -> None:
-        job = self._read(delivery.job_id)
         try:
-            status = self._post(delivery, job)
+            status = self._post(delivery, self._job(delivery.job_id))
         except CallbackFailed as error:
             self._failed(delivery, error)
         else:
             self._delivered(delivery, status)
+
+    def _job(self, job_id: str) -> Job:
+        """The job. A record that cannot be read spends a try: it is given up as a receiver that never answers."""
+        try:
+            return self._read(job_id)
+        except PackagingError:
+            raise
+        except Exception as error:
+            if isinstance(error, RedisError) and is_away(error):
+                raise
+            raise CallbackFailed(f"the job cannot be read: {type(error).__name__}: {error}") from error
 
     def _post(self, delivery: Delivery, job: Job) -> int:
         body, timestamp = callback_body(job, delivery.id), int(time.time())

@@ -28,6 +28,15 @@ class Delivery:
         return f"{self.job_id}.{self.number}"
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """An entry of the queue that is no announcement, or one that nobody can make; it is gone from the queue."""
+
+    record: str
+    """The entry, as far as it is text."""
+    reason: str
+
+
 class Deliveries:
     """The two scripts.
 
@@ -43,11 +52,13 @@ class Deliveries:
             Script(redis, keys.prefix, "worker.callbacks.lua", name) for name in ("take", "settle")
         )
 
-    def take(self) -> Delivery | None:
+    def take(self) -> Delivery | Dropped | None:
         """The next one that is due."""
         status, *rest = self._take(claim_ms=self._claim_ms)
         if status == "none":
             return None
+        if status == "dropped":
+            return Dropped(*rest)
         job_id, number, tries, url, claim = rest
         return Delivery(job_id, number, int(tries), url, claim)
 

@@ -10,14 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 
-import structlog
 from redis.exceptions import RedisError
 
 from config.log_events import LogEvent
+from worker.loop import Loop
 from worker.metrics.observer import Observer
 from worker.state.transitions import Lease, LeaseAnswer, Transitions
-
-_log = structlog.stdlib.get_logger(__name__)
 
 LONGEST_PAUSE_S = 1.0
 
@@ -75,18 +73,17 @@ class Heart:
         self._pause_s = min(heartbeat_s, LONGEST_PAUSE_S)
         self._holdings: dict[str, Holding] = {}
         self._lock = threading.Lock()
-        self._ending = threading.Event()
         self._beat_at = float("-inf")
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        # A heart that stops loses every lease of this worker, one after the other.
+        self._loop = Loop("heart", self._tick, self._pause_s, LogEvent.HEART_FAILED)
 
     def start(self) -> None:
         """Start beating."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
         """Stop beating."""
-        self._ending.set()
-        self._thread.join(timeout=10)
+        self._loop.stop()
 
     def hold(self, lease: Lease) -> Holding:
         """Renew this lease from now on."""
@@ -106,13 +103,6 @@ class Heart:
         with self._lock:
             return tuple(holding.lease.task_id for holding in self._holdings.values())
 
-    def _run(self) -> None:
-        while not self._ending.wait(self._pause_s):
-            try:
-                self._tick()
-            except Exception:  # A heart that stops loses every lease of this worker, one after the other.
-                _log.exception(LogEvent.HEART_FAILED)
-
     def _tick(self) -> None:
         with self._lock:
             holdings = list(self._holdings.values())
@@ -126,8 +116,5 @@ class Heart:
                 if time.monotonic() - holding.answered_at > self._outage_s:
                     holding.lost.set()
         if time.monotonic() - self._beat_at >= self._heartbeat_s:
-            try:
-                self._beat()
-                self._beat_at = time.monotonic()
-            except RedisError:
-                return
+            self._beat()
+            self._beat_at = time.monotonic()

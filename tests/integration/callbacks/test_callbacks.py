@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api_client import JobState, PackagingError
+from api_client import Job, JobState, PackagingError
 from api_client.callbacks import DELIVERY_HEADER, verify
 from tests.integration.harness import Installation, eventually
 from tests.unit.callbacks.receiver import Got, Receiver
@@ -16,6 +16,8 @@ from worker.state.transitions import Transitions
 
 SECRET = "a secret that both sides hold"
 SETTINGS: dict[str, Any] = {"callback_secret": SECRET, "callback_allow_private": "true", "callback_retry_s": 0.05}
+ODD_BUT_DELIVERED = ("an entry that names no job", "a count that is no number")
+"""Nothing that the announcement says is missing there."""
 
 
 @pytest.fixture
@@ -161,6 +163,51 @@ def test_an_end_that_a_replay_undid_is_not_announced(service: Installation, rece
     [got] = announced(receiver)
     assert json.loads(got.body)["delivery"] == f"{job.id}.2"
     logged(service, job.id, "Callback dropped")
+
+
+def spoil(service: Installation, how: str, job: Job) -> None:
+    """Make a record of the callbacks' queue, or the job behind it, what nobody can deliver."""
+    redis, keys = service.redis, service.keys
+    if how == "an entry that names no job":
+        redis.zadd(keys.named("callbacks"), {"no announcement at all": 0})
+    elif how == "a job of another type":
+        redis.delete(keys.job(job.id))
+        redis.set(keys.job(job.id), "no job at all")
+    elif how == "a log of another type":
+        redis.delete(keys.events(job.id))
+        redis.set(keys.events(job.id), "no log at all")
+    elif how == "an address that is no text":
+        redis.hset(keys.job(job.id), "callback_url", b"http://\xff\xfe/")
+    elif how == "a count that is no number":
+        redis.hset(keys.job(job.id), "callback_tries", "many")
+    else:
+        redis.hset(keys.job(job.id), "plan", "no list at all")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "an entry that names no job",
+        "a job of another type",
+        "a log of another type",
+        "an address that is no text",
+        "a count that is no number",
+        "a job that cannot be read",
+    ],
+)
+def test_one_odd_record_holds_up_no_later_delivery(service: Installation, receiver: Receiver, how: str) -> None:
+    odd = service.submit("odd", callback_url=receiver.url("/odd"))
+    service.client.cancel(odd.id)
+    spoil(service, how, odd)
+    worker = service.start_worker(**SETTINGS, callback_tries=2)
+    for number in range(2):
+        job = service.submit(f"later-{number}", callback_url=receiver.url("/later"))
+        logged(service, job.id, "Callback delivered")
+    eventually(lambda: service.client.counts().callbacks == 0, "the odd one is settled as well")
+    assert [got.path for got in receiver.got].count("/later") == 2
+    assert ("/odd" in [got.path for got in receiver.got]) == (how in ODD_BUT_DELIVERED)
+    assert worker.process.poll() is None
+    service.redis.delete(service.keys.job(odd.id), service.keys.events(odd.id))
 
 
 def test_without_a_secret_the_request_is_refused(service: Installation, receiver: Receiver) -> None:
