@@ -234,8 +234,8 @@ class PackagingClient:
         replayed = []
         for job_id in [*self._store.iterate_ids(JobState.FAILED, {}, since, None)]:
             try:
-                failure = self.get(job_id).error or {}
-                if code is None or failure.get("code") == str(code):
+                failure = self.get(job_id).failure
+                if code is None or (failure is not None and failure.code == str(code)):
                     replayed.append(self.replay(job_id))
             except PackagingError as error:
                 # Someone else replayed it, or it expired, between the list and here; or it is not ours to judge.

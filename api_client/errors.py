@@ -1,123 +1,110 @@
-"""Errors: one exception type, one stable enum of codes.
+"""Errors: one exception type, one record of what went wrong, one way to explain it.
 
-Every code belongs to a class that says what happens next::
-
-    PackagingError
-    |- refuse       the request or its input is wrong; never retried
-    |- environment  this machine cannot do it (disk, memory, a missing part); elsewhere or after a person acts
-    |- transient    a service did not answer; retried with backoff, bounded
-    `- bug          trainpack itself is wrong; never retried, report it
-
-The texts of each code (cause and remedy, English and Chinese) are data in ``error_catalogue``.
+``error_codes`` is the table of codes. What is raised (``PackagingError``) carries a ``Failure``; that is what is stored
+with jobs, sent to whoever asked, and explained to people by ``Failure.told``, wherever it is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from api_client.error_codes import ErrorClass, ErrorCode, foreign_code
+from api_client.language import Language
+
+__all__ = ["ErrorClass", "ErrorCode", "Failure", "PackagingError", "Told", "failure_of"]
 
 
-class ErrorClass(StrEnum):
-    """What happens next when an error of this class ends an attempt."""
+@dataclass(frozen=True)
+class Told:
+    """A failure, explained in one language."""
 
-    REFUSE = "refuse"
-    ENVIRONMENT = "environment"
-    TRANSIENT = "transient"
-    BUG = "bug"
+    error: Failure
+    language: Language
+    cause: str
+    """Why such an error comes."""
+    remedy: str
+    """What to do; one written for the very case is in English."""
+
+    def document(self) -> dict[str, Any]:
+        """For programs: code, message, remedy, fields. JSON values only."""
+        error = self.error
+        return {
+            "code": error.code.value,
+            "message": error.message,
+            "remedy": self.remedy,
+            "fields": dict(error.fields),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The document with what else is stored: class and stage."""
+        error = self.error
+        stage = {} if error.stage is None else {"stage": error.stage}
+        return self.document() | {"class": error.error_class.value} | stage
 
 
-class ErrorCode(StrEnum):
-    """Stable names of everything that can go wrong. Values never change once released."""
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, where, and what to do."""
 
-    # the request
-    REQUEST_INVALID = "request_invalid"
-    UNKNOWN_FIELD = "unknown_field"
-    UNKNOWN_TEMPLATE = "unknown_template"
-    TEMPLATE_LOCKED = "template_locked"
-    QUANTIZE_NEEDS_EXPORT = "quantize_needs_export"
-    QUANT_TYPES_NEED_QUANTIZE = "quant_types_need_quantize"
-    QUANT_TYPES_EMPTY = "quant_types_empty"
-    QUANT_TYPE_UNKNOWN = "quant_type_unknown"
-    QUANT_TYPE_DUPLICATE = "quant_type_duplicate"
-    MERGE_EXCLUDES_LORA_EXPORT = "merge_excludes_lora_export"
-    CHECKPOINT_REQUIRED = "checkpoint_required"
-    CHECKPOINT_NOT_ADAPTER = "checkpoint_not_adapter"
-    CHECKPOINT_IS_ADAPTER = "checkpoint_is_adapter"
-    NOTHING_TO_DO = "nothing_to_do"
-    BASE_MODEL_REQUIRED = "base_model_required"
-    OUTPUT_DIR_REQUIRED = "output_dir_required"
-    TASK_NOT_PACKAGEABLE = "task_not_packageable"
-    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
-    IMATRIX_REQUIRED = "imatrix_required"
-    CALLBACKS_OFF = "callbacks_off"
-    # jobs
-    JOB_NOT_FOUND = "job_not_found"
-    JOB_NEWER = "job_newer"
-    JOB_RUNNING = "job_running"
-    JOB_FINISHED = "job_finished"
-    JOB_CANCELLED = "job_cancelled"
-    JOB_FAILED = "job_failed"
-    STAGE_NOT_IN_PLAN = "stage_not_in_plan"
-    WAIT_TIMEOUT = "wait_timeout"
-    # inputs
-    PATH_NOT_ALLOWED = "path_not_allowed"
-    BASE_MODEL_NOT_FOUND = "base_model_not_found"
-    BASE_MODEL_INVALID = "base_model_invalid"
-    BASE_MODEL_QUANTIZED = "base_model_quantized"
-    WEIGHTS_PICKLED = "weights_pickled"
-    WEIGHTS_TRUNCATED = "weights_truncated"
-    WEIGHTS_SHARD_MISSING = "weights_shard_missing"
-    WEIGHTS_NOT_FINITE = "weights_not_finite"
-    TOKENIZER_NOT_FOUND = "tokenizer_not_found"
-    TOKENIZER_UNSUPPORTED = "tokenizer_unsupported"
-    VOCABULARY_MISMATCH = "vocabulary_mismatch"
-    UNSUPPORTED_ARCHITECTURE = "unsupported_architecture"
-    CHECKPOINT_NOT_FOUND = "checkpoint_not_found"
-    CHECKPOINTS_EMPTY = "checkpoints_empty"
-    ADAPTER_INVALID = "adapter_invalid"
-    ADAPTER_MISMATCH = "adapter_mismatch"
-    ADAPTER_UNSUPPORTED = "adapter_unsupported"
-    ADAPTER_NOT_FINITE = "adapter_not_finite"
-    IMATRIX_INVALID = "imatrix_invalid"
-    IMATRIX_MISMATCH = "imatrix_mismatch"
-    CALIBRATION_TOO_SHORT = "calibration_too_short"
-    GGUF_INVALID = "gguf_invalid"
-    GGUF_ALREADY_QUANTIZED = "gguf_already_quantized"
-    # outputs
-    OUTPUT_EXISTS = "output_exists"
-    OUTPUT_DIR_NOT_WRITABLE = "output_dir_not_writable"
-    OUTPUT_DOES_NOT_LOAD = "output_does_not_load"
-    # the machine
-    DISK_SPACE_INSUFFICIENT = "disk_space_insufficient"
-    OUT_OF_MEMORY = "out_of_memory"
-    DEPENDENCY_MISSING = "dependency_missing"
-    STAGE_CRASHED = "stage_crashed"
-    STAGE_TIMEOUT = "stage_timeout"
-    SETTINGS_INVALID = "settings_invalid"
-    SERVICE_START_FAILED = "service_start_failed"
-    ARTIFACT_LOST = "artifact_lost"
-    # services
-    REDIS_UNREACHABLE = "redis_unreachable"
-    STORAGE_UNREACHABLE = "storage_unreachable"
-    STORAGE_DENIED = "storage_denied"
-    DOWNLOAD_FAILED = "download_failed"
-    UPLOAD_FAILED = "upload_failed"
-    WORKER_LOST = "worker_lost"
-    CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
-    # the console
-    UNAUTHENTICATED = "unauthenticated"
-    TOKEN_EXPIRED = "token_expired"
-    PERMISSION_DENIED = "permission_denied"
-    CSRF_FAILED = "csrf_failed"
-    HOST_NOT_ALLOWED = "host_not_allowed"
-    ADDRESS_NOT_FOUND = "address_not_found"
-    OUTPUT_NOT_FOUND = "output_not_found"
-    REQUEST_TOO_LARGE = "request_too_large"
-    RATE_LIMITED = "rate_limited"
-    QUESTION_UNANSWERED = "question_unanswered"
-    # trainpack itself
-    INTERNAL_ERROR = "internal_error"
+    code: ErrorCode
+    """One of the table, or a foreign one of another version, which keeps its text and its class."""
+    message: str
+    """The fact, naming the file or value (``needed 31.2 GB, free 12.0 GB``); English."""
+    remedy: str | None = None
+    """One written for the very case; ``None``: the code's."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Facts for machines; JSON values only."""
+    stage: str | None = None
+    """Stage that failed, of a job's failure."""
+
+    @property
+    def error_class(self) -> ErrorClass:
+        """What happens next."""
+        return self.code.error_class
+
+    def told(self, language: Language) -> Told:
+        """Explain it: the one place where an error becomes text for a reader."""
+        row = self.code.row
+        chinese = language is Language.ZH
+        remedy = self.remedy or (row.remedy_zh if chinese else row.remedy_en)
+        return Told(self, language, row.cause_zh if chinese else row.cause_en, remedy)
+
+    def at(self, stage: str) -> Failure:
+        """The same, of a job's stage. Versions before this one look for the stage among the fields."""
+        return replace(self, stage=stage, fields={"stage": stage} | self.fields)
+
+    def to_record(self) -> dict[str, Any]:
+        """As it is stored and sent. The remedy is written out: a reader may not know the code."""
+        return self.told(Language.EN).record()
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_record`, ``Told.document`` or a version before them has written; never raises.
+
+        A known code has the class that this version gives it. An unknown one keeps its text, its remedy and the class
+        that was stored with it; where none was, it is taken for a bug.
+        """
+        text = str(data.get("code"))
+        try:
+            code = ErrorCode(text)
+        except ValueError:
+            code = foreign_code(text, _stored_class(data.get("class")))
+        remedy, fields, stage = data.get("remedy"), data.get("fields"), data.get("stage")
+        fields = dict(fields) if isinstance(fields, Mapping) else {}
+        stage = stage or fields.get("stage")
+        own = isinstance(remedy, str) and remedy != code.row.remedy_en
+        return cls(
+            code,
+            str(data.get("message", "")),
+            remedy if own else None,
+            fields,
+            stage if isinstance(stage, str) else None,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.message}"
 
 
 class PackagingError(Exception):
@@ -126,7 +113,7 @@ class PackagingError(Exception):
     Args:
         code: Stable code; decides the class and thereby whether the attempt is retried.
         message: The fact, naming the file or value (``needed 31.2 GB, free 12.0 GB``).
-        remedy: What to do about it; the catalogue's remedy where not given.
+        remedy: What to do about it; the code's own where not given.
         fields: Facts for machines; JSON values only.
     """
 
@@ -139,17 +126,41 @@ class PackagingError(Exception):
         fields: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.code = ErrorCode(code)
-        self.message = message
-        self.remedy = remedy if remedy is not None else default_remedy(self.code)
-        self.fields: dict[str, Any] = dict(fields or {})
+        # A foreign code stands in no list, so it cannot be looked up.
+        known = code if isinstance(code, ErrorCode) else ErrorCode(code)
+        self.failure = Failure(known, message, remedy, dict(fields or {}))
+
+    @classmethod
+    def of(cls, failure: Failure) -> Self:
+        """The exception for a failure."""
+        error = cls(failure.code, failure.message)
+        error.failure = failure
+        return error
+
+    @property
+    def code(self) -> ErrorCode:
+        """Stable code."""
+        return self.failure.code
+
+    @property
+    def message(self) -> str:
+        """The fact."""
+        return self.failure.message
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Facts for machines."""
+        return self.failure.fields
+
+    @property
+    def remedy(self) -> str:
+        """What to do, in English."""
+        return self.failure.told(Language.EN).remedy
 
     @property
     def error_class(self) -> ErrorClass:
         """Class of the code: what happens next."""
-        from api_client.error_catalogue import CATALOGUE
-
-        return CATALOGUE[self.code].error_class
+        return self.failure.error_class
 
     @property
     def retryable(self) -> bool:
@@ -157,31 +168,29 @@ class PackagingError(Exception):
         return self.error_class is ErrorClass.TRANSIENT
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, as printed with ``--json`` and stored with a failed job."""
-        return {"code": self.code.value, "message": self.message, "remedy": self.remedy, "fields": self.fields}
+        """JSON form, as printed with ``--json``."""
+        return self.failure.told(Language.EN).document()
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PackagingError:
-        """Inverse of :meth:`to_dict`; a code this version does not know becomes ``internal_error``."""
-        try:
-            code = ErrorCode(data["code"])
-        except ValueError:
-            code = ErrorCode.INTERNAL_ERROR
-        return cls(code, str(data["message"]), remedy=data.get("remedy"), fields=data.get("fields"))
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`, and of how failures are stored; a code that this version lacks keeps its text."""
+        return cls.of(Failure.from_record(data))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.to_dict(),))
+        return (_rebuild, (self.failure.to_record(),))
 
     def __str__(self) -> str:
-        return f"{self.code.value}: {self.message}"
+        return str(self.failure)
+
+
+def failure_of(stored: Mapping[str, Any] | None) -> Failure | None:
+    """The failure that a record holds, if it holds one."""
+    return Failure.from_record(stored) if stored else None
+
+
+def _stored_class(text: object) -> ErrorClass:
+    return next((known for known in ErrorClass if known == text), ErrorClass.BUG)
 
 
 def _rebuild(data: dict[str, Any]) -> PackagingError:
     return PackagingError.from_dict(data)
-
-
-def default_remedy(code: ErrorCode) -> str:
-    """English remedy of a code, from the catalogue."""
-    from api_client.error_catalogue import CATALOGUE
-
-    return CATALOGUE[code].remedy_en

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api_client.errors import Failure, failure_of
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 
@@ -149,6 +150,11 @@ class Attempt(_Record):
     outcome: AttemptOutcome = AttemptOutcome.RUNNING
     error: dict[str, Any] | None = None
 
+    @property
+    def failure(self) -> Failure | None:
+        """What it failed with, read."""
+        return failure_of(self.error)
+
 
 class Stage(_Record):
     """One stage of one job."""
@@ -164,6 +170,11 @@ class Stage(_Record):
     error: dict[str, Any] | None = None
     artifacts: tuple[Artifact, ...] = ()
     facts: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What it failed with, read."""
+        return failure_of(self.error)
 
     @property
     def duration_s(self) -> float | None:
@@ -188,7 +199,12 @@ class Job(_Record):
     finished_at: datetime | None = None
     cancel_requested: bool = False
     error: dict[str, Any] | None = None
-    """``PackagingError.to_dict()`` of what ended a failed job, with ``stage``."""
+    """``Failure.to_record()`` of what ended a failed job; as ``failure`` it is read."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended a failed job, read."""
+        return failure_of(self.error)
 
     @property
     def finished(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from api_client.error_catalogue import CATALOGUE
+from api_client.error_codes import ErrorCode
 from api_client.quant_types import QUANT_TYPES
 from worker.convert.consulted import CONSULTED
 
@@ -40,11 +40,11 @@ def _errors(head: Iterable[str], *, chinese: bool) -> str:
         (
             (
                 f"`{code.value}`",
-                entry.error_class.value,
-                entry.cause_zh if chinese else entry.cause_en,
-                entry.remedy_zh if chinese else entry.remedy_en,
+                code.row.error_class.value,
+                code.row.cause_zh if chinese else code.row.cause_en,
+                code.row.remedy_zh if chinese else code.row.remedy_en,
             )
-            for code, entry in CATALOGUE.items()
+            for code in ErrorCode
         ),
     )
 

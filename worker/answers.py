@@ -53,7 +53,7 @@ def main(connection: socket.socket, output: socket.socket, start: AnswerStart) -
     try:
         channel.send("result", result=answer(start).model_dump(mode="json"))
     except BaseException as error:  # Whatever it is, the asker must hear of it.
-        channel.send("error", error=as_packaging_error(error).to_dict())
+        channel.send("error", error=as_packaging_error(error).failure.to_record())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

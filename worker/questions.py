@@ -82,7 +82,7 @@ class QuestionListener:
             kind, parameters = _read(text)
             answer = {"result": self._find(kind, parameters)}
         except PackagingError as error:
-            answer = {"error": error.to_dict()}
+            answer = {"error": error.failure.to_record()}
         code = answer.get("error", {}).get("code")
         _log.info(
             LogEvent.QUESTION_ANSWERED, question=text[:200], code=code, seconds=round(time.monotonic() - started, 2)

@@ -170,8 +170,6 @@ class Reaper:
             self._transitions.forget_running(member)
             return
         decision = decisions.after_rescue(running.worker, running.counts, self._policy)
-        if decision.error is not None:
-            decision.error.fields["stage"] = running.lease.stage.value
         settled = self._transitions.end_attempt(running.lease, decision, lease_until)
         if settled is None:
             return  # It moved after all, or another reaper was quicker.

@@ -14,27 +14,17 @@ from rich.text import Text
 
 from api_client.address import stack_file
 from api_client.cli import INTERRUPTED as INTERRUPTED  # noqa: PLC0414  found with the other exit codes
-from api_client.cli.language import cause_and_remedy
 from api_client.cli.output import Output
-from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.error_codes import ExitCode
+from api_client.errors import ErrorCode, Failure, PackagingError
 from api_client.formatting import clean
 
-DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE = 0, 1, 2, 3
-
-_NOT_REACHABLE = {ErrorCode.REDIS_UNREACHABLE, ErrorCode.STORAGE_UNREACHABLE, ErrorCode.SERVICE_START_FAILED}
-_BAD_REQUEST = {ErrorCode.DEPENDENCY_MISSING, ErrorCode.SETTINGS_INVALID, ErrorCode.OUTPUT_DIR_NOT_WRITABLE}
-_JOB_FAILED = {ErrorCode.JOB_FAILED, ErrorCode.JOB_CANCELLED, ErrorCode.WAIT_TIMEOUT}
+DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE = ExitCode
 
 
 def exit_code(error: PackagingError) -> int:
     """Exit code of a command that ends with this error."""
-    if error.code in _NOT_REACHABLE:
-        return NOT_REACHABLE
-    if error.code in _JOB_FAILED:
-        return JOB_FAILED
-    if error.error_class is ErrorClass.REFUSE or error.code in _BAD_REQUEST:
-        return BAD_REQUEST
-    return JOB_FAILED
+    return error.code.exit_code
 
 
 def report(output: Output, error: PackagingError) -> None:
@@ -49,19 +39,19 @@ def report(output: Output, error: PackagingError) -> None:
             pass
         else:
             return
-    output.notes.print(error_text(output, error), soft_wrap=True)
+    output.notes.print(error_text(output, error.failure), soft_wrap=True)
 
 
-def error_text(output: Output, error: PackagingError) -> Text:
+def error_text(output: Output, error: Failure) -> Text:
     """Code, fact, cause and remedy; the cause only where the fact alone may not explain itself."""
-    cause, remedy = cause_and_remedy(output.language, error)
+    told = error.told(output.language)
     text = Text()
     text.append(f"{output.text('error')} {error.code.value}", style="bold red")
     text.append(f"\n  {_indented(error.message)}")
     text.append(f"\n  {output.text('cause')}: ", style="bold")
-    text.append(_indented(cause))
+    text.append(_indented(told.cause))
     text.append(f"\n  {output.text('remedy')}: ", style="bold")
-    text.append(_indented(remedy))
+    text.append(_indented(told.remedy))
     return text
 
 

@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
-
-from api_client.error_catalogue import CATALOGUE
-from api_client.errors import PackagingError, default_remedy
-
-
-class Language(StrEnum):
-    """A language that phrases and remedies are written in."""
-
-    EN = "en"
-    ZH = "zh"
-
-
-def language_of(environment: Mapping[str, str]) -> Language:
-    """The language of a locale: Chinese for ``zh*``, English for everything else."""
-    name = next((environment[key] for key in ("LC_ALL", "LC_MESSAGES", "LANG") if environment.get(key)), "")
-    return Language.ZH if name.lower().startswith("zh") else Language.EN
-
+from api_client.language import Language
 
 PHRASES: dict[str, tuple[str, str]] = {
     "age": ("age", "时间"),
@@ -166,11 +148,3 @@ def state_word(language: Language, state: str) -> str:
     """A state, outcome or kind as a word."""
     word = state.replace("_", " ")
     return STATES_ZH.get(state, word) if language is Language.ZH else word
-
-
-def cause_and_remedy(language: Language, error: PackagingError) -> tuple[str, str]:
-    """Cause and remedy of an error; a remedy written for the very case stays as it is."""
-    entry = CATALOGUE[error.code]
-    if language is Language.EN:
-        return entry.cause_en, error.remedy
-    return entry.cause_zh, entry.remedy_zh if error.remedy == default_remedy(error.code) else error.remedy

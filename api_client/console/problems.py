@@ -5,51 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api_client.cli.language import Language, cause_and_remedy
 from api_client.console.language import accepted_language
-from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import one_line
+from api_client.language import Language
 
 _log = logging.getLogger(__name__)
-_C = ErrorCode
-
-STATUS: Final[dict[ErrorCode, int]] = {
-    _C.UNAUTHENTICATED: 401,
-    _C.TOKEN_EXPIRED: 401,
-    _C.PERMISSION_DENIED: 403,
-    _C.CSRF_FAILED: 403,
-    _C.PATH_NOT_ALLOWED: 403,
-    _C.JOB_NOT_FOUND: 404,
-    _C.ADDRESS_NOT_FOUND: 404,
-    _C.OUTPUT_NOT_FOUND: 404,
-    _C.IDEMPOTENCY_CONFLICT: 409,
-    _C.JOB_RUNNING: 409,
-    _C.JOB_FINISHED: 409,
-    _C.REQUEST_TOO_LARGE: 413,
-    _C.HOST_NOT_ALLOWED: 421,
-    _C.RATE_LIMITED: 429,
-    _C.STORAGE_DENIED: 502,
-    _C.STORAGE_UNREACHABLE: 502,
-    _C.DOWNLOAD_FAILED: 502,
-    _C.QUESTION_UNANSWERED: 504,
-}
-"""Status of the codes whose class does not decide it."""
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-_BY_CLASS: Final = {
-    ErrorClass.REFUSE: 422,
-    ErrorClass.ENVIRONMENT: 503,
-    ErrorClass.TRANSIENT: 503,
-    ErrorClass.BUG: 500,
-}
 
 
 class ErrorDetail(BaseModel):
@@ -57,8 +28,8 @@ class ErrorDetail(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    code: ErrorCode
-    """Stable name; see the table of error codes."""
+    code: str = Field(examples=[code.value for code in ErrorCode])
+    """Stable name; see the table of error codes. What a newer worker says may have one that stands in no table yet."""
     message: str
     """The fact, naming the field, file or value."""
     remedy: str
@@ -75,14 +46,13 @@ class ErrorBody(BaseModel):
 
 def status_of(error: PackagingError) -> int:
     """HTTP status of an error."""
-    return STATUS.get(error.code, _BY_CLASS[error.error_class])
+    return error.code.http_status
 
 
 def error_response(error: PackagingError, status: int, language: Language) -> JSONResponse:
     """The answer for an error, to a program; its remedy is in the language that was asked for, if it is a usual one."""
-    _, remedy = cause_and_remedy(language, error)
     headers = {"Content-Language": language.value, "Vary": "Accept-Language"}
-    return JSONResponse({"error": plain(error.to_dict() | {"remedy": remedy})}, status, headers)
+    return JSONResponse({"error": plain(error.failure.told(language).document())}, status, headers)
 
 
 def error_headers(error: PackagingError, status: int) -> dict[str, str]:

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from api_client.job import Artifact, Job
+from api_client.language import Language
 
 EVENT = "job.finished"
-_ERROR_FIELDS = ("code", "message", "remedy")
+_ERROR_FIELDS = ("code", "class", "message", "remedy", "stage")
 
 
 def callback_body(job: Job, delivery_id: str) -> bytes:
@@ -19,7 +20,8 @@ def callback_body(job: Job, delivery_id: str) -> bytes:
 
 def job_summary(job: Job) -> dict[str, Any]:
     """A job without its log, attempts and tracebacks."""
-    error = job.error or {}
+    failure = job.failure
+    error = failure.told(Language.EN).record() if failure else {}
     return {
         "id": job.id,
         "state": job.state.value,
@@ -28,9 +30,7 @@ def job_summary(job: Job) -> dict[str, Any]:
         "created_at": job.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "finished_at": job.finished_at.isoformat() if job.finished_at else None,
-        "error": {name: error.get(name) for name in _ERROR_FIELDS} | {"stage": error.get("fields", {}).get("stage")}
-        if error
-        else None,
+        "error": {name: error.get(name) for name in _ERROR_FIELDS} if failure else None,
         "outputs": [_output(artifact) for artifact in job.outputs],
     }
 

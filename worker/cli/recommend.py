@@ -14,10 +14,10 @@ from rich.text import Text
 
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
-from api_client.cli.language import Language
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.formatting import format_size
+from api_client.language import Language
 from api_client.recommend import (
     DEFAULT_CONTEXT,
     QUALITY_WORDS,

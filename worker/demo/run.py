@@ -10,7 +10,7 @@ from pathlib import Path
 
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, Job
+from api_client.job import Artifact, ArtifactKind, Job, JobState
 from api_client.request import PackagingRequest
 from config.roots import Roots
 from worker.demo.base_model import ensure_base_model
@@ -71,15 +71,17 @@ def package_and_ask(
         say: Receives a line about each slow step.
 
     Raises:
-        PackagingError: ``job_failed`` or what a step raises.
+        PackagingError: ``job_failed``, ``job_cancelled`` or what a step raises.
     """
     base, run = prepare_run(cache_dir, say)
     request = PackagingRequest(
         base_model=str(base), checkpoint=str(run / f"checkpoint-{STEPS}"), output_dir=str(output_dir), overwrite=True
     )
     job = watch(client.submit(request).id)
-    if job.error is not None:
-        raise PackagingError.from_dict(job.error)
+    if job.state is JobState.CANCELLED:
+        raise PackagingError(ErrorCode.JOB_CANCELLED, f"job {job.id} was cancelled before the demo could ask its model")
+    if (failure := job.failure) is not None:
+        raise PackagingError.of(failure)
     packaged = next((a for a in job.outputs if a.kind is ArtifactKind.QUANTIZED), None)
     if packaged is None:
         raise PackagingError(ErrorCode.JOB_FAILED, f"job {job.id} ended {job.state.value} without a quantized file")

@@ -173,7 +173,7 @@ class Transitions:
         answer = self._run["end_attempt"](
             **lease.arguments,
             outcome=decision.outcome.value,
-            failure=_error_text(decision.error),
+            failure=_failure_text(decision.error, lease.stage),
             next=decision.next,
             delay_ms=int(decision.delay_s * 1000),
             retries=str(decision.counts.retries),
@@ -252,8 +252,8 @@ def event_text(event: Event) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
-def _error_text(error: PackagingError | None) -> str:
-    return json.dumps(error.to_dict(), ensure_ascii=False) if error else ""
+def _failure_text(error: PackagingError | None, stage: StageName) -> str:
+    return json.dumps(error.failure.at(stage.value).to_record(), ensure_ascii=False) if error else ""
 
 
 def _settled(answer: list[Any]) -> Settled | None:

@@ -148,7 +148,7 @@ def _answer(start: StageStart, reporter: ChannelReporter) -> tuple[str, dict[str
     except LeaseLost:
         return "lost", {}
     except BaseException as error:  # Whatever it is, the worker must hear of it.
-        return "error", {"error": as_packaging_error(error).to_dict()}
+        return "error", {"error": as_packaging_error(error).failure.to_record()}
     return "result", {"artifacts": artifacts, "facts": facts}
 
 

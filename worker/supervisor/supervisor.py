@@ -360,8 +360,6 @@ class Supervisor:
         return decisions.after_error(error, counts, self._policy, random.random())
 
     def _end(self, lease: Lease, decision: Decision) -> Settled | None:
-        if decision.error is not None:
-            decision.error.fields.setdefault("stage", lease.stage.value)
         settled = self._ride_out(lambda: self._transitions.end_attempt(lease, decision))
         if settled is not None:
             self._observer.unsuccessful(lease, decision, settled.finished)

@@ -165,8 +165,8 @@ def report_end(output: Output, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if len(jobs) > 1 or not output.live:
             output.notes.print(headline(output, job), soft_wrap=True)
-        if job.error is not None:
-            output.notes.print(error_text(output, PackagingError.from_dict(job.error)), soft_wrap=True)
+        if (failure := job.failure) is not None:
+            output.notes.print(error_text(output, failure), soft_wrap=True)
         if job.outputs:
             output.show(outputs_table(output, job.outputs, output.results.width))
 

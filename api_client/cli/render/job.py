@@ -13,7 +13,6 @@ from api_client.cli.failures import error_text
 from api_client.cli.output import Output
 from api_client.cli.render.states import job_seconds, job_state, mark, stage_seconds, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.errors import PackagingError
 from api_client.formatting import (
     clean,
     format_duration,
@@ -33,16 +32,16 @@ def job_view(output: Output, job: Job, width: int, now: datetime | None = None) 
     yield headline(output, job, now)
     yield _facts(output, job)
     if job.newer:
-        yield error_text(output, job_newer(job.id, job.schema_version))
+        yield error_text(output, job_newer(job.id, job.schema_version).failure)
     yield Text()
     yield stage_table(output, job, width, now)
     attempts = [line for stage in job.stages for line in _attempts(output, stage)]
     if attempts:
         yield Text()
         yield from attempts
-    if job.error is not None:
+    if (failure := job.failure) is not None:
         yield Text()
-        yield error_text(output, PackagingError.from_dict(job.error))
+        yield error_text(output, failure)
     if job.outputs:
         yield Text()
         yield outputs_table(output, job.outputs, width)
@@ -121,9 +120,8 @@ def _attempt_line(output: Output, stage: Stage, attempt: Attempt) -> Text:
     if seconds is not None:
         line.append(f" ({format_duration(seconds)})", style="dim")
     line.append(f" {one_line(attempt.worker)}", style="dim")
-    if attempt.error is not None:
-        error = PackagingError.from_dict(attempt.error)
-        line.append(f"  {error.code.value}: {clean(error.message)}")
+    if (failure := attempt.failure) is not None:
+        line.append(f"  {clean(str(failure))}")
     return line
 
 

@@ -9,7 +9,6 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from api_client.checkpoints import CheckpointList
-from api_client.cli.language import Language
 from api_client.cli.output import Output
 from api_client.cli.render.states import job_seconds, job_state, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
@@ -24,6 +23,7 @@ from api_client.formatting import (
     one_line,
 )
 from api_client.job import Job, JobState
+from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.templates import SWITCHES, Template
 
@@ -51,8 +51,8 @@ def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | 
 
 def _where(job: Job) -> str:
     """The stage a job is at, how far it is, or the code of what ended it."""
-    if job.state is JobState.FAILED and job.error is not None:
-        return str(job.error.get("code", ""))
+    if job.state is JobState.FAILED and (failure := job.failure) is not None:
+        return failure.code.value
     stage = job.current_stage
     if stage is None:
         return ""

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
-from api_client.cli.language import Language, phrase, state_word
+from api_client.cli.language import phrase, state_word
 from api_client.job import Job, Stage, StageState
+from api_client.language import Language
 
 STYLES = {
     "queued": "blue",

@@ -104,8 +104,8 @@ def _job_line(output: Output, job: Job, frame: Frame) -> Text:
         seconds = job_seconds(job, frame.now)
         if seconds is not None:
             line.append(f"{_GAP}{format_duration(seconds)}", style="dim")
-        if job.error is not None:
-            line.append(f"{_GAP}{job.error.get('code', '')}", style="red")
+        if (failure := job.failure) is not None:
+            line.append(f"{_GAP}{failure.code.value}", style="red")
         return line
     line.append(f"{stage.name.value:<{_NAME_WIDTH}} ")
     line.append_text(_activity(output, stage, frame, frame.width - line.cell_len))
@@ -134,8 +134,8 @@ def _activity(output: Output, stage: Stage, frame: Frame, width: int) -> Text:
         amount = stage.progress and format_amount(stage.progress.total, stage.progress.unit)
         return Text.assemble((f"{elapsed:>8}", "green"), (f"{_GAP}{amount}" if amount else "", "dim"))
     line = state_text(output.language, stage.state.value)
-    if stage.error is not None:
-        line.append(f"{_GAP}{stage.error.get('code', '')}", style="red")
+    if (failure := stage.failure) is not None:
+        line.append(f"{_GAP}{failure.code.value}", style="red")
     return line
 
 

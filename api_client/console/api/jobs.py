@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Query, Response
 from api_client.console.api.documents import NO_JOB, BulkReplayBody, JobPage, ReplayBody, ReplayedJobs, errors
 from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter
 from api_client.console.api.times import Time
+from api_client.console.api.told import ReaderLanguage, told_job
 from api_client.console.context import Client
 from api_client.console.requests import HttpRequest
 from api_client.errors import ErrorCode
@@ -21,12 +22,14 @@ _C = ErrorCode
 
 
 @router.post("/jobs", status_code=201, responses=errors(_C.IDEMPOTENCY_CONFLICT))
-def submit(request: HttpRequest, client: Client, principal: Submitter, response: Response) -> Job:
+def submit(
+    request: HttpRequest, client: Client, principal: Submitter, response: Response, language: ReaderLanguage
+) -> Job:
     """Check a request and queue it. With an `idempotency_key` it can be sent again and makes one job at most."""
     job = client.submit(request)
     _log.info("%s submitted job %s", principal.name, job.id)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
-    return job
+    return told_job(job, language)
 
 
 @router.get("/jobs")
@@ -34,6 +37,7 @@ def list_jobs(
     *,
     client: Client,
     _: Reader,
+    language: ReaderLanguage,
     labels: Labels,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     since: Annotated[
@@ -44,35 +48,40 @@ def list_jobs(
 ) -> JobPage:
     """List jobs, newest first, in pages."""
     jobs = client.list(state=state, labels=labels, since=since, limit=limit + 1, cursor=cursor)
-    more = len(jobs) > limit
-    return JobPage(jobs=tuple(jobs[:limit]), next_cursor=jobs[limit - 1].id if more else None)
+    page = tuple(told_job(job, language) for job in jobs[:limit])
+    return JobPage(jobs=page, next_cursor=page[-1].id if len(jobs) > limit else None)
 
 
 @router.get("/jobs/{job_id}", responses=NO_JOB)
-def get(job_id: JobId, client: Client, _: Reader) -> Job:
+def get(job_id: JobId, client: Client, _: Reader, language: ReaderLanguage) -> Job:
     """Look at a job: its stages, their attempts and progress, what it failed with."""
-    return client.get(job_id)
+    return told_job(client.get(job_id), language)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=NO_JOB | errors(_C.JOB_FINISHED))
-def cancel(job_id: JobId, client: Client, principal: Submitter) -> Job:
+def cancel(job_id: JobId, client: Client, principal: Submitter, language: ReaderLanguage) -> Job:
     """Ask for a job's end. A queued job ends at once, a running one within seconds."""
     job = client.cancel(job_id)
     _log.info("%s cancelled job %s", principal.name, job_id)
-    return job
+    return told_job(job, language)
 
 
 @router.post(
     "/jobs/{job_id}/replay", responses=NO_JOB | errors(_C.JOB_RUNNING, _C.REQUEST_INVALID, _C.STAGE_NOT_IN_PLAN)
 )
 def replay(
-    job_id: JobId, client: Client, principal: Submitter, body: Annotated[ReplayBody | None, Body()] = None
+    *,
+    job_id: JobId,
+    client: Client,
+    principal: Submitter,
+    language: ReaderLanguage,
+    body: Annotated[ReplayBody | None, Body()] = None,
 ) -> Job:
     """Run an ended job again, from its first stage that did not succeed or from a chosen one."""
     stage = body.from_stage if body is not None else None
     job = client.replay(job_id, stage)
     _log.info("%s replayed job %s from %s", principal.name, job_id, stage.value if stage else "where it failed")
-    return job
+    return told_job(job, language)
 
 
 @router.post("/replays")

@@ -10,10 +10,9 @@ from fastapi.responses import RedirectResponse, Response
 from api_client.console.auth import known_principal
 from api_client.console.login import local_path
 from api_client.console.pages.address import page_address
-from api_client.console.pages.job_view import problem_of
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
-from api_client.errors import ErrorCode, PackagingError
+from api_client.errors import ErrorCode, Failure, PackagingError
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,13 +35,13 @@ def login_page(request: Request, failed: str = "", to: str = "/jobs") -> Respons
         return RedirectResponse(local_path(to), 303)
     refused = None
     if failed in list(ErrorCode):
-        refused = problem_of(PackagingError(ErrorCode(failed), ""), page_language(request))
+        refused = Failure(ErrorCode(failed), "").told(page_language(request))
     return render(request, "login.html", {"to": local_path(to), "refused": refused, "head": "login_head"})
 
 
 def error_page(request: Request, error: PackagingError, status: int) -> Response:
     """An error for a browser: the login form where a login is all it takes, else what happened and what to do."""
-    problem = problem_of(error, page_language(request))
+    problem = error.failure.told(page_language(request))
     head = _HEADS.get(error.code, "error.other")
     if status == 401:
         return render(request, "login.html", {"to": page_address(request), "refused": None, "head": head}, status)

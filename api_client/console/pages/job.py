@@ -18,10 +18,8 @@ from api_client.console.links import find_output
 from api_client.console.pages.job_view import (
     LOG_KINDS,
     OTHER_KINDS,
-    error_of,
     job_state,
     kind_group,
-    problem_of,
     shown_events,
     stage_lines,
     template_title,
@@ -95,7 +93,7 @@ def _page(
     events = [*client.events(job_id)] if with_log else []
     entries = shown_events(events, groups)
     state, word = job_state(job, language)
-    failed = error_of(job.error)
+    failed = job.failure
     context = {
         "job": job,
         "address": _address(job_id),
@@ -103,9 +101,9 @@ def _page(
         "state_name": word,
         "template": template_title(job.request.template, language, client.templates()),
         "lines": stage_lines(job, language),
-        "problem": problem_of(failed, language) if failed else None,
+        "problem": failed.told(language) if failed else None,
         "failed_stage": next((s.name.value for s in job.stages if s.state is StageState.FAILED), None),
-        "refused": problem_of(refused, language) if refused else None,
+        "refused": refused.failure.told(language) if refused else None,
         "entries": entries[-SHOWN_ENTRIES:],
         "cut": len(entries) > SHOWN_ENTRIES,
         "last_id": _last_id(events),

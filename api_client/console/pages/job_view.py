@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from api_client.cli.language import Language, cause_and_remedy, state_word
+from api_client.cli.language import state_word
 from api_client.cli.render.states import job_seconds, stage_seconds
 from api_client.console.pages.texts import text
-from api_client.errors import PackagingError
+from api_client.errors import Failure
 from api_client.events import Event, EventKind
 from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
+from api_client.language import Language
 from api_client.templates import Template
 
 LOG_KINDS: Final = (
@@ -24,15 +25,6 @@ LOG_KINDS: Final = (
 """The four kinds that people know from the training console."""
 OTHER_KINDS: Final = "other"
 _QUIET = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An error with its cause and remedy in the page's language."""
-
-    error: PackagingError
-    cause: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -57,20 +49,20 @@ class StageLine:
     state_word: str
     seconds: float | None
     progress: Progress | None
-    attempts: Sequence[tuple[Attempt, str, PackagingError | None]]
+    attempts: Sequence[tuple[Attempt, str, Failure | None]]
 
 
 def job_row(job: Job, language: Language, templates: Mapping[str, Template]) -> JobRow:
     """One job as a row."""
     state, word = job_state(job, language)
-    failed = job.state is JobState.FAILED and job.error is not None
+    failure = job.failure
     return JobRow(
         job=job,
         state=state,
         state_word=word,
         template=template_title(job.request.template, language, templates),
         stage=job.current_stage,
-        code=str((job.error or {}).get("code", "")) if failed else "",
+        code=failure.code.value if failure and job.state is JobState.FAILED else "",
         seconds=job_seconds(job),
     )
 
@@ -100,23 +92,13 @@ def stage_lines(job: Job, language: Language, now: datetime | None = None) -> li
             seconds=stage_seconds(stage, now),
             progress=stage.progress if stage.state is StageState.RUNNING else None,
             attempts=[
-                (one, state_word(language, one.outcome.value), error_of(one.error))
+                (one, state_word(language, one.outcome.value), one.failure)
                 for one in stage.attempts
                 if one.outcome not in _QUIET and not (stage.state is StageState.FAILED and one is stage.attempts[-1])
             ],
         )
         for stage in job.stages
     ]
-
-
-def error_of(stored: Mapping[str, Any] | None) -> PackagingError | None:
-    """A stored error."""
-    return PackagingError.from_dict(stored) if stored else None
-
-
-def problem_of(error: PackagingError, language: Language) -> Problem:
-    """An error, explained."""
-    return Problem(error, *cause_and_remedy(language, error))
 
 
 def kind_group(kind: EventKind) -> str:

@@ -7,9 +7,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from fastapi import Request
 from fastapi.responses import Response
 
-from api_client.cli.language import Language
 from api_client.console.language import accepted_language
 from api_client.console.pages.address import page_address
+from api_client.language import Language
 
 COOKIE = "trainpack_lang"
 _YEAR_S = 365 * 86400

@@ -19,7 +19,7 @@ from api_client.console.context import AskWorkers, Client
 from api_client.console.pages.form import CONTEXTS, SOURCES, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.job import Submitter
-from api_client.console.pages.job_view import problem_of, template_title
+from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, Found, base_of
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
@@ -123,9 +123,9 @@ def _page(
         "stages": stages_of(form, switches, types),
         "prospect": foresee(form, form.base_model, switches, types, found),
         "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
-        "problem": problem_of(refused, language) if refused else None,
+        "problem": refused.failure.told(language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
-        "asked_errors": {field: problem_of(error, language) for field, error in _known_problems(form, found)},
+        "asked_errors": {field: error.failure.told(language) for field, error in _known_problems(form, found)},
     }
     return render(request, "new.html", context, 422 if refused else 200)
 

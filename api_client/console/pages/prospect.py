@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from api_client.cli.language import Language
 from api_client.console.pages.form import NewJobForm
 from api_client.console.pages.lookup import Found
 from api_client.errors import PackagingError
 from api_client.job import StageName
+from api_client.language import Language
 from api_client.plan import plan_stages
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.recommend import Recommendation, parse_target, recommend

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from api_client.cli.language import PHRASES, Language
+from api_client.cli.language import PHRASES
+from api_client.language import Language
 
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     # frame

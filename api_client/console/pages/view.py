@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from api_client.cli.language import Language, state_word
+from api_client.cli.language import state_word
 from api_client.console.auth import known_principal
 from api_client.console.pages.address import page_address
 from api_client.console.pages.language import other_language, page_language, remember_language, switch_address
@@ -32,6 +32,7 @@ from api_client.formatting import (
     format_time,
     one_line,
 )
+from api_client.language import Language
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

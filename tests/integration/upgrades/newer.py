@@ -34,6 +34,9 @@ CHANGES = {
 }
 """File, and what is put in place of what."""
 
+NEW_CODE = {"api_client/error_codes.py": [('        "upload_failed",\n', '        "upload_swallowed",\n')]}
+"""An error code that only this version knows, of the class transient."""
+
 NEW_FIELDS = {
     "api_client/request.py": CHANGES["api_client/request.py"],
     "api_client/rules.py": [

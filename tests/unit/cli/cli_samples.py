@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from api_client.cli.language import Language
 from api_client.cli.output import Output
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
@@ -24,6 +23,7 @@ from api_client.job import (
     StageName,
     StageState,
 )
+from api_client.language import Language
 from api_client.plan import plan_stages
 from api_client.request import PackagingRequest
 from api_client.rules import resolve_request

@@ -12,7 +12,6 @@ from rich.cells import cell_len
 from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import Checkpoint, CheckpointList
 from api_client.cli.failures import error_text
-from api_client.cli.language import Language, language_of
 from api_client.cli.output import Output, make_console
 from api_client.cli.render.job import job_view, outputs_table, stage_table
 from api_client.cli.render.lists import checkpoints_view, jobs_table, quant_types_table, service_view, templates_table
@@ -21,6 +20,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.events import EventKind
 from api_client.fleet import QueueInfo, WorkerInfo
 from api_client.job import JobState
+from api_client.language import Language, language_of
 from api_client.quant_types import QuantType
 from api_client.templates import BUILTIN_TEMPLATES
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from cli_samples import FAILURE, HOSTILE, NOW, PROGRESS, failed_job, make_event, make_job, make_output
 
-from api_client.cli.language import Language
 from api_client.cli.render.watch import Frame, bar, watch_lines
 from api_client.events import EventKind
 from api_client.job import JobState, Progress
+from api_client.language import Language
 
 TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))
 

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from api_client.error_catalogue import CATALOGUE
-from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.errors import ErrorClass, ErrorCode, Failure, PackagingError
+from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -16,7 +16,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_every_code_has_cause_and_remedy_in_both_languages(code):
-    entry = CATALOGUE[code]
+    entry = code.row
     assert isinstance(entry.error_class, ErrorClass)
     for text in (entry.cause_en, entry.remedy_en):
         assert text.endswith((".", ")."))
@@ -26,10 +26,6 @@ def test_every_code_has_cause_and_remedy_in_both_languages(code):
     assert code.value == code.name.lower()
 
 
-def test_the_catalogue_has_no_row_without_a_code():
-    assert set(CATALOGUE) == set(ErrorCode)
-
-
 def test_an_error_survives_json_and_pickle_with_its_facts():
     error = PackagingError(
         ErrorCode.DISK_SPACE_INSUFFICIENT, "needed 31.2 GB, free 12.0 GB", fields={"needed_bytes": 31_200_000_000}
@@ -37,12 +33,47 @@ def test_an_error_survives_json_and_pickle_with_its_facts():
     for copy in (PackagingError.from_dict(error.to_dict()), pickle.loads(pickle.dumps(error))):
         assert copy.to_dict() == error.to_dict()
         assert copy.code is ErrorCode.DISK_SPACE_INSUFFICIENT
-    assert error.remedy == CATALOGUE[ErrorCode.DISK_SPACE_INSUFFICIENT].remedy_en
+    assert error.remedy == ErrorCode.DISK_SPACE_INSUFFICIENT.row.remedy_en
 
 
-def test_a_code_from_a_newer_version_becomes_internal_error_and_keeps_its_message():
-    error = PackagingError.from_dict({"code": "quantum_decoherence", "message": "m", "remedy": "r"})
-    assert (error.code, error.message, error.remedy) == (ErrorCode.INTERNAL_ERROR, "m", "r")
+@pytest.mark.parametrize("error_class", list(ErrorClass))
+def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class):
+    stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
+    error = PackagingError.from_dict(stored)
+    for copy in (error, pickle.loads(pickle.dumps(error)), PackagingError.of(error.failure)):
+        assert (copy.code, copy.error_class, copy.message) == ("quantum_decoherence", error_class, "m")
+        assert copy.failure.to_record() == stored
+        assert copy.retryable == (error_class is ErrorClass.TRANSIENT)
+    told = error.failure.told(Language.ZH)
+    assert told.remedy == "r"
+    assert HAN.search(told.cause)
+    assert (error.code.http_status, error.code.exit_code) == (
+        (422, 2) if error_class is ErrorClass.REFUSE else (500 if error_class is ErrorClass.BUG else 503, 1)
+    )
+    assert "quantum_decoherence" not in list(ErrorCode)
+
+
+@pytest.mark.parametrize(("code", "error_class"), [("upload_failed", "transient"), ("quantum_decoherence", "bug")])
+def test_a_record_of_the_version_before_holds_no_class(code, error_class):
+    error = PackagingError.from_dict({"code": code, "message": "m", "remedy": "r", "fields": {"stage": "publish"}})
+    assert (error.code, error.error_class, error.failure.stage) == (code, error_class, "publish")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"code": None}, {"code": "\x1b[2J"}, {"code": "x" * 65, "class": "transient"}, {"code": "A", "fields": [1]}],
+)
+def test_a_record_that_holds_no_code_is_an_internal_error(record):
+    failure = Failure.from_record(record)
+    assert (failure.code, failure.error_class, failure.fields) == (ErrorCode.INTERNAL_ERROR, ErrorClass.BUG, {})
+
+
+def test_a_remedy_is_told_in_the_reader_s_language_unless_it_was_written_for_the_case():
+    usual = Failure.from_record(PackagingError(ErrorCode.JOB_NOT_FOUND, "m").failure.to_record())
+    own = Failure.from_record(PackagingError(ErrorCode.JOB_NOT_FOUND, "m", remedy="Ask Ann.").failure.to_record())
+    assert usual.remedy is None
+    assert usual.told(Language.ZH).remedy == ErrorCode.JOB_NOT_FOUND.row.remedy_zh
+    assert {own.told(language).remedy for language in Language} == {"Ask Ann."}
 
 
 @pytest.mark.parametrize(

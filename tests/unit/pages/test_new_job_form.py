@@ -9,12 +9,12 @@ from starlette.datastructures import QueryParams
 
 from api_client.checkpoint_files import CheckpointKind
 from api_client.checkpoints import Checkpoint, CheckpointList
-from api_client.cli.language import Language
 from api_client.console.pages.form import NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, Found, base_of
 from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
 from api_client.errors import ErrorCode, PackagingError
+from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import ModelShape

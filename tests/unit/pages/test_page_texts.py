@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from api_client.checkpoints import EmptyReason
-from api_client.cli.language import PHRASES, Language
+from api_client.cli.language import PHRASES
 from api_client.console.language import accepted_language
 from api_client.console.pages import texts
 from api_client.console.pages.texts import TEXTS, text
 from api_client.console.roles import Role
 from api_client.job import ArtifactKind, StageName
+from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES
 from api_client.recommend import TARGETS
 from api_client.task import TaskStatus

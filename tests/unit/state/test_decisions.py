@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from api_client import AttemptOutcome, ErrorClass, ErrorCode, PackagingError
-from api_client.error_catalogue import CATALOGUE
 from worker.state.decisions import (
     Counts,
     RetryPolicy,
@@ -23,11 +22,22 @@ POLICY = RetryPolicy(max_retries=5, max_crashes=3, base_s=2.0, max_s=60.0)
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_only_transient_errors_are_retried(code: ErrorCode) -> None:
     decision = after_error(PackagingError(code, "x"), Counts(), POLICY, jitter=1.0)
-    transient = CATALOGUE[code].error_class is ErrorClass.TRANSIENT
+    transient = code.error_class is ErrorClass.TRANSIENT
     assert decision.next == ("queue" if transient else "fail")
     assert decision.outcome is (AttemptOutcome.RETRIED if transient else AttemptOutcome.FAILED)
     assert decision.counts == Counts(1 if transient else 0, 0)
     assert decision.delay_s == (2.0 if transient else 0.0)
+
+
+@pytest.mark.parametrize("error_class", list(ErrorClass))
+def test_a_code_that_only_a_newer_version_knows_goes_by_the_class_that_is_stored_with_it(
+    error_class: ErrorClass,
+) -> None:
+    stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
+    decision = after_error(PackagingError.from_dict(stored), Counts(), POLICY, jitter=1.0)
+    assert decision.next == ("queue" if error_class is ErrorClass.TRANSIENT else "fail")
+    assert decision.error is not None
+    assert decision.error.failure.to_record() == stored
 
 
 def test_retries_end() -> None:
