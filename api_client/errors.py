@@ -167,6 +167,10 @@ class PackagingError(Exception):
         """Whether another attempt may succeed with nothing changed."""
         return self.error_class is ErrorClass.TRANSIENT
 
+    def told(self, language: Language) -> Told:
+        """Its failure, explained."""
+        return self.failure.told(language)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, as printed with ``--json``."""
         return self.failure.told(Language.EN).document()

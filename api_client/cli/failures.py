@@ -39,10 +39,10 @@ def report(output: Output, error: PackagingError) -> None:
             pass
         else:
             return
-    output.notes.print(error_text(output, error.failure), soft_wrap=True)
+    output.notes.print(error_text(output, error), soft_wrap=True)
 
 
-def error_text(output: Output, error: Failure) -> Text:
+def error_text(output: Output, error: Failure | PackagingError) -> Text:
     """Code, fact, cause and remedy; the cause only where the fact alone may not explain itself."""
     told = error.told(output.language)
     text = Text()

@@ -52,7 +52,7 @@ def status_of(error: PackagingError) -> int:
 def error_response(error: PackagingError, status: int, language: Language) -> JSONResponse:
     """The answer for an error, to a program; its remedy is in the language that was asked for, if it is a usual one."""
     headers = {"Content-Language": language.value, "Vary": "Accept-Language"}
-    return JSONResponse({"error": plain(error.failure.told(language).document())}, status, headers)
+    return JSONResponse({"error": plain(error.told(language).document())}, status, headers)
 
 
 def error_headers(error: PackagingError, status: int) -> dict[str, str]:

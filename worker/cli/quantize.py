@@ -126,7 +126,7 @@ def _report(output: Output, result: LocalResult) -> int:
     else:
         output.show(_table(output, result))
         for kind, error in failed.items():
-            output.notes.print(kind.value, error_text(output, error.failure))
+            output.notes.print(kind.value, error_text(output, error))
     return JOB_FAILED if failed else DONE
 
 

@@ -32,7 +32,7 @@ def job_view(output: Output, job: Job, width: int, now: datetime | None = None) 
     yield headline(output, job, now)
     yield _facts(output, job)
     if job.newer:
-        yield error_text(output, job_newer(job.id, job.schema_version).failure)
+        yield error_text(output, job_newer(job.id, job.schema_version))
     yield Text()
     yield stage_table(output, job, width, now)
     attempts = [line for stage in job.stages for line in _attempts(output, stage)]

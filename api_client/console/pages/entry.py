@@ -41,7 +41,7 @@ def login_page(request: Request, failed: str = "", to: str = "/jobs") -> Respons
 
 def error_page(request: Request, error: PackagingError, status: int) -> Response:
     """An error for a browser: the login form where a login is all it takes, else what happened and what to do."""
-    problem = error.failure.told(page_language(request))
+    problem = error.told(page_language(request))
     head = _HEADS.get(error.code, "error.other")
     if status == 401:
         return render(request, "login.html", {"to": page_address(request), "refused": None, "head": head}, status)

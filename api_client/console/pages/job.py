@@ -103,7 +103,7 @@ def _page(
         "lines": stage_lines(job, language),
         "problem": failed.told(language) if failed else None,
         "failed_stage": next((s.name.value for s in job.stages if s.state is StageState.FAILED), None),
-        "refused": refused.failure.told(language) if refused else None,
+        "refused": refused.told(language) if refused else None,
         "entries": entries[-SHOWN_ENTRIES:],
         "cut": len(entries) > SHOWN_ENTRIES,
         "last_id": _last_id(events),

@@ -123,9 +123,9 @@ def _page(
         "stages": stages_of(form, switches, types),
         "prospect": foresee(form, form.base_model, switches, types, found),
         "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
-        "problem": refused.failure.told(language) if refused else None,
+        "problem": refused.told(language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
-        "asked_errors": {field: error.failure.told(language) for field, error in _known_problems(form, found)},
+        "asked_errors": {field: error.told(language) for field, error in _known_problems(form, found)},
     }
     return render(request, "new.html", context, 422 if refused else 200)
 
