@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from api_client.errors import ErrorCode, PackagingError
 from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.keys import AdapterKey, is_superseded, parse_key
+from worker.adapters.writer import NEMO_CONFIG, Writer, read_writer
 from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import TensorEntry, read_safetensors_header
 from worker.checkpoint.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, require_adapter
@@ -34,11 +35,13 @@ class Adapter:
         directory: Where its two files lie.
         config: ``adapter_config.json``.
         tensors: Parsed name -> entry, in file order.
+        writer: Who wrote it.
     """
 
     directory: Path
     config: Mapping[str, Any]
     tensors: Mapping[AdapterKey, TensorEntry]
+    writer: Writer
     _data: MappedFile
 
     @property
@@ -109,7 +112,11 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
     if not tensors:
         raise PackagingError(_INVALID, f"{weights} holds no tensors: its process had none", remedy=_GATHER)
     _check_one_adapter(tensors, weights)
-    adapter = Adapter(directory=directory, config=config, tensors=tensors, _data=MappedFile(weights, identity))
+    nemo = {}
+    if (directory / NEMO_CONFIG).exists():
+        nemo = read_json(resolve_member(directory, NEMO_CONFIG, allowed_roots, _INVALID), _INVALID)
+    writer = read_writer(config, nemo, str(directory))
+    adapter = Adapter(directory, config, tensors, writer, MappedFile(weights, identity))
     _check_gathered(adapter, weights)
     return adapter
 

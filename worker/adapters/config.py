@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.adapters.trainer_keys import TRAINER_KEYS
 
 # Settings of a LoRA adapter that change what its tensors mean so that no set of merged weights can express them.
 # Value: why, and what to do.
@@ -36,8 +37,6 @@ _KNOWN = frozenset({
     "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
     "target_modules_to_tie", "target_parameters", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
     "velora_config",
-    # fields of other trainers' configs, seen beside PEFT's
-    "merge_weights", "enable_lora", "unsloth_fixed", "lora_dtype", "lorap_lr_ratio", "lorap_emb_lr", "swift_version",
 })  # fmt: skip
 # Initialisations that replaced the base weights by a residual when training began.
 _ALTERS_BASE = ("corda", "loftq", "lora_ga", "pissa_niter_")
@@ -132,7 +131,7 @@ def _refuse_unmergeable(config: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_unknown(config: Mapping[str, Any], of_the_method: Container[str], where: str) -> None:
-    """Refuse a setting that is switched on and that nobody here has heard of.
+    """Refuse a setting that is switched on and that nobody here has heard of, or that is known to change the tensors.
 
     Args:
         config: ``adapter_config.json``.
@@ -142,14 +141,33 @@ def refuse_unknown(config: Mapping[str, Any], of_the_method: Container[str], whe
     Raises:
         PackagingError: ``adapter_unsupported``, naming the setting.
     """
-    unknown = next((key for key, on in config.items() if on and key not in _KNOWN and key not in of_the_method), None)
-    if unknown is not None:
-        raise PackagingError(
-            ErrorCode.ADAPTER_UNSUPPORTED,
-            f"{where}: the setting {unknown!r} is not known here; it may change what the adapter's tensors mean",
-            remedy="Remove it from adapter_config.json if it has no effect on merging, or merge with PEFT first.",
-            fields={"feature": unknown},
-        )
+    for key, value in config.items():
+        if not value or key in _KNOWN or key in of_the_method:
+            continue
+        known = TRAINER_KEYS.get(key)
+        if known is not None and not known.allows(value):
+            raise PackagingError(
+                ErrorCode.ADAPTER_UNSUPPORTED,
+                f"{where}: {key} of {known.trainer} is set, which {known.does}",
+                remedy="Merge the adapter with the trainer itself and package the result with `quantize_base`.",
+                fields={"feature": key},
+            )
+        if known is None and not _is_peft_default(config, key):
+            raise PackagingError(
+                ErrorCode.ADAPTER_UNSUPPORTED,
+                f"{where}: the setting {key!r} is not known here; it may change what the adapter's tensors mean",
+                remedy="Remove it from adapter_config.json if it has no effect on merging, or merge with PEFT first.",
+                fields={"feature": key},
+            )
+
+
+def _is_peft_default(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting has the value that the installed PEFT gives it by itself."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    of_method = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(config.get("peft_type", "LORA")).upper())
+    defaults = {one.name: one.default for one in fields(of_method)} if of_method is not None else {}
+    return key in defaults and bool(defaults[key] == config[key])
 
 
 def _number(config: Mapping[str, Any], key: str, default: float, where: str) -> float:

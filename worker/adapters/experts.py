@@ -2,10 +2,14 @@
 
 PEFT wraps the module that owns the parameters once per parameter, in their order of registration, so the innermost
 wrapper (most ``base_layer`` in the key) is the first one. For a stack of ``e`` experts the factors are two-dimensional:
-A is (e * r, i), expert by expert; B is (o, r * e), where the expert is the *inner* index.
+A is (e * r, i), expert by expert; B is (o, r * e), where the expert is the *inner* index. What other versions and
+trainers wrote instead is in ``writer``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.adapters.config import LoraSettings
@@ -13,6 +17,13 @@ from worker.adapters.draft import Draft
 from worker.adapters.keys import AdapterKey
 from worker.adapters.low_rank import ExpertsUpdate, LoraUpdate
 from worker.adapters.names import canonical
+from worker.adapters.places import Place
+from worker.adapters.writer import ColumnOrder
+
+if TYPE_CHECKING:
+    import torch
+
+    from worker.adapters.module_tree import Parameter
 
 
 def targeted_parameter(draft: Draft, settings: LoraSettings, path: str, depth: int) -> str | None:
@@ -75,9 +86,11 @@ def plan_parameter(draft: Draft, settings: LoraSettings, name: str, key_a: Adapt
     fits, flipped_fits = shape[-2:] == product, shape[-2:] == (product[1], product[0])
     if not (fits or flipped_fits):
         draft.refuse_shape(key_b, product, places[0])
-    # only a square expert leaves the choice to what transformers says
-    prefer_transposed = parameter is not None and parameter.experts_transposed
-    transposed = flipped_fits and (prefer_transposed or not fits)
+    transposed = not fits
+    if fits and flipped_fits and len(shape) == 3:  # a square expert: only who wrote it can say
+        transposed = _square_is_transposed(draft, name, parameter, places)
+    if len(shape) == 3:
+        b = _rank_major(draft, name, parameter, b, experts)
     scaling = settings.scaling_of(name, rank)
     for place in places:
         if len(shape) == 3:
@@ -85,3 +98,40 @@ def plan_parameter(draft: Draft, settings: LoraSettings, name: str, key_a: Adapt
             draft.add(place, "experts", update)
         else:
             draft.add(place, "lora", LoraUpdate(a, b, scaling, "rounded", transposed, rows=place.rows))
+
+
+def _square_is_transposed(draft: Draft, name: str, parameter: Parameter | None, places: Sequence[Place]) -> bool:
+    """Whether the product of square experts is (i, o), by who wrote the adapter.
+
+    Raises:
+        PackagingError: ``adapter_unsupported`` where nothing says so.
+    """
+    writer = draft.adapter.writer
+    in_out = parameter is not None and parameter.experts_transposed
+    answer = writer.reads_first_axis(in_out) if parameter is not None or writer.peft is not None else None
+    if any(place.swapped for place in places) and writer.peft is not None and writer.peft < (0, 19, 1):
+        answer = None  # transformers 4 held these experts as the files do, and PEFT went by the model in memory
+    if answer is None:
+        raise PackagingError(
+            ErrorCode.ADAPTER_UNSUPPORTED,
+            f"{draft.adapter.directory}: the experts of {name} are square, so the adapter's factors fit in two ways: "
+            "B @ A is what is added to an expert (PEFT since 0.19.1), or its transpose is (PEFT up to 0.18); nothing "
+            "in the adapter says which of the two wrote it",
+            remedy="Write the `peft_version` that trained it into adapter_config.json, or merge it with that PEFT.",
+            fields={"feature": "peft_version", "parameter": name},
+        )
+    return answer
+
+
+def _rank_major(draft: Draft, name: str, parameter: Parameter | None, b: torch.Tensor, experts: int) -> torch.Tensor:
+    """B with the expert as the inner index of its columns, whichever way its writer ordered them."""
+    family = parameter.family if parameter is not None else draft.base.model_type
+    where = str(draft.adapter.directory)
+    order, said = draft.adapter.writer.column_order(name.rpartition(".")[2], family, where)
+    if order is ColumnOrder.RANK_MAJOR:
+        return b
+    if not said:
+        note = f"B of fused experts is read expert by expert, as Unsloth before 2026.9.6 trained {family}"
+        if (note := f"{note}; adapter_config.json has no lora_B_layout to say so") not in draft.notes:
+            draft.notes.append(note)
+    return b.view(b.shape[0], experts, -1).transpose(1, 2).reshape(b.shape)

@@ -39,11 +39,13 @@ class Parameter:
         shape: Its shape.
         kind: Kind of the owning module.
         experts_transposed: A fused parameter stored (e, i, o) instead of (e, o, i).
+        family: transformers' package that the owning module comes from, e.g. ``qwen3_moe``.
     """
 
     shape: tuple[int, ...]
     kind: ParameterKind
     experts_transposed: bool
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,9 @@ def _parameters(model: Any) -> dict[str, Parameter]:
         elif isinstance(module, torch.nn.Embedding):
             kind = ParameterKind.EMBEDDING
         transposed = bool(getattr(module, "is_transposed", False))
+        family = type(module).__module__.split(".")[2:3] or [""]
         for name, value in module.named_parameters(recurse=False):
-            found[f"{path}.{name}".lstrip(".")] = Parameter(tuple(value.shape), kind, transposed)
+            found[f"{path}.{name}".lstrip(".")] = Parameter(tuple(value.shape), kind, transposed, family[0])
     return found
 
 
