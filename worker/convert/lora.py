@@ -137,7 +137,7 @@ def _plan_lora(
 ) -> ConversionPlan:
     with locked_down(), torch.no_grad(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture, repaired = read_config(upstream, staged)
+            architecture = read_config(upstream, staged)
         shapes = {name: entry.shape for name, entry in weights.base.tensors.items()}
         model_class = lora_class(upstream, upstream.model_class(architecture), architecture, pairs, shapes)
         with upstream_errors(ErrorCode.ADAPTER_UNSUPPORTED, f"exporting LoRA for {architecture}"):
@@ -147,7 +147,6 @@ def _plan_lora(
                 staged / UNUSED_OUTPUT,
                 metadata_override=override,
                 model_name=name,
-                **repaired,
             )
             model.prepare_tensors()
             model.prepare_metadata(vocab_only=False)

@@ -26,7 +26,7 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.convert.evaluate import Evaluator, Rounding
 from worker.convert.header import encode_prepared
 from worker.convert.nextn import holds_mtp
-from worker.convert.repairs import config_repairs
+from worker.convert.repairs import completed_configs
 from worker.convert.upstream import Upstream
 from worker.convert.weights import MergedWeights, WeightEntry
 from worker.gguf.tensors import align_up
@@ -122,7 +122,7 @@ def plan_model(
     """
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture, repaired = read_config(upstream, staged)
+            architecture = read_config(upstream, staged)
         model_class = streamed_class(upstream, upstream.model_class(architecture), architecture, weights.names())
         with (
             replaced(upstream.gguf.quants, "quantize", recognisable_rounding(upstream)),
@@ -134,7 +134,6 @@ def plan_model(
                 staged / UNUSED_OUTPUT,
                 metadata_override=metadata_override,
                 model_name=model_name,
-                **repaired,
             )
             _take_vocabulary_from_embedding(model)
             model.prepare_tensors()
@@ -150,27 +149,24 @@ def plan_model(
     return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))))
 
 
-def read_config(upstream: Upstream, staged: Path) -> tuple[str, dict[str, Any]]:
-    """Read the staged config as upstream does.
-
-    Returns:
-        The architecture by which upstream chooses its class, and arguments for that class: the config, where it needs
-        a repair, else none, since some classes read the file in ways of their own.
-    """
+def read_config(upstream: Upstream, staged: Path) -> str:
+    """The architecture by which upstream chooses its class for the staged config."""
     hparams = upstream.conversion.ModelBase.load_hparams(staged, False)
     architecture: str = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
-    repairs = config_repairs(hparams)
-    return architecture, {"hparams": hparams | repairs} if repairs else {}
+    return architecture
 
 
 @contextmanager
 def shown_weights(upstream: Upstream, weights: MergedWeights) -> Iterator[None]:
     """Have upstream read our entries where it opens the staged, empty shards, and shapes without reading a tensor.
 
+    The staged config is read completed (``repairs``).
+
     A lazy tensor computes itself when asked for anything but a tensor; upstream asks for ``dim()`` to guess the type.
     """
     lazy = upstream.conversion.LazyTorchTensor
     with ExitStack() as stack:
+        stack.enter_context(completed_configs(upstream))
         stack.enter_context(replaced(upstream.gguf.utility, "SafetensorsLocal", _reader_of(weights)))
         for name in ("dim", "numel", "size"):
             stack.enter_context(replaced(lazy, name, _asked_of_meta(name)))

@@ -21,6 +21,7 @@ from worker.checkpoint import BaseModel
 from worker.convert.card import Card, is_hub_name, read_card, write_card
 from worker.convert.consulted import stage_consulted, without_code
 from worker.convert.nextn import config_without_absent_layers
+from worker.convert.repairs import repaired
 from worker.convert.tokenizer import (
     CONFIG,
     MORE_TEMPLATES,
@@ -71,7 +72,7 @@ def stage(
     for shard in shards:
         (staged / shard).touch()
     names = [name for entries in shards.values() for name in entries]
-    write_json(staged / "config.json", staged_config(base, tokenizer, config_changes, names))
+    write_json(staged / "config.json", repaired(staged_config(base, tokenizer, config_changes, names)))
     places = tokenizer.places if tokenizer is not None else [base.directory]
     stage_consulted(staged, base.directory, places, allowed_roots)
     own = read_card(base.directory)

@@ -36,11 +36,11 @@ def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Ro
         upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
     ):
         staged = stage(Path(scratch), weights, None, weights.config_changes(), card=None, allowed_roots=allowed_roots)
-        architecture, repaired = read_config(upstream, staged)
+        architecture = read_config(upstream, staged)
         model_class = upstream.model_class(architecture)
         mapping_class: Any = type(
             model_class.__name__, (model_class,), {"model_arch": model_class.model_arch, "no_mtp": True}
         )
         file_type = upstream.gguf.LlamaFileType.ALL_F32
-        converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT, **repaired)
+        converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT)
     return converter

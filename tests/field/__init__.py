@@ -1,0 +1,1 @@
+"""Models of every architecture that the conversion package knows, built on the spot, and what becomes of them."""

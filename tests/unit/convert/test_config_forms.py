@@ -1,0 +1,139 @@
+"""One model, its config as the Hub has it and as transformers 5 saves it: the same file, and llama.cpp loads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from tests.field.vocabularies import BPE_TOKENS, FAMILIES
+from worker.convert.pipeline import convert
+from worker.convert.repairs import completed, repaired
+from worker.verify.ask import Question
+from worker.verify.load import generate
+
+GEMMA4_TOKENS = 361
+_COMMON = {
+    "vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_GEMMA4 = {
+    **_COMMON, "vocab_size": GEMMA4_TOKENS, "vocab_size_per_layer_input": GEMMA4_TOKENS,
+    "hidden_size_per_layer_input": 16, "num_hidden_layers": 2,
+    "head_dim": 16, "global_head_dim": 32, "num_kv_shared_layers": 0, "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+_MAMBA = {"mamba_d_state": 16, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1}
+_NEMOTRON = {
+    **_COMMON, "vocab_size": BPE_TOKENS, "head_dim": 16, "mamba_num_heads": 8, "mamba_head_dim": 16,
+    "ssm_state_size": 16, "n_groups": 1,
+}  # fmt: skip
+_EXPERTS = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "moe_shared_expert_intermediate_size": 32,
+}  # fmt: skip
+
+# name -> (model type, settings as the Hub's config has them, keys of transformers' own that the Hub's lacks)
+HUB: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "gemma4": ("gemma4_text", _GEMMA4, ("per_layer_config",)),
+    "gemma4-k-eq-v": (
+        "gemma4_text",
+        {**_GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        ("per_layer_config",),
+    ),
+    "gemma4-one-head-size": ("gemma4_text", {**_GEMMA4, "global_head_dim": 16}, ("per_layer_config",)),
+    "granite4": (
+        "granitemoehybrid",
+        {**_COMMON, **_MAMBA, "num_hidden_layers": 2, "shared_intermediate_size": 48, "num_local_experts": 4,
+         "num_experts_per_tok": 2, "position_embedding_type": "rope", "layer_types": ["mamba", "attention"]},
+        (),
+    ),
+    "granite4-dense": (
+        "granitemoehybrid",
+        {**_COMMON, "intermediate_size": 48, "num_hidden_layers": 2, "shared_intermediate_size": 48,
+         "num_local_experts": 0, "num_experts_per_tok": 0, "position_embedding_type": "rope",
+         "layer_types": ["attention", "attention"]},
+        (),
+    ),
+    "nemotron-h": (
+        "nemotron_h", {**_NEMOTRON, "hybrid_override_pattern": "M*-", "num_hidden_layers": 3},
+        ("layers_block_type", "n_routed_experts", "num_experts_per_tok"),
+    ),
+    "nemotron-h-experts": (
+        "nemotron_h", {**_NEMOTRON, **_EXPERTS, "hybrid_override_pattern": "M*E", "num_hidden_layers": 3},
+        ("layers_block_type",),
+    ),
+    "nemotron-h-experts-by-name": (
+        "nemotron_h",
+        {**_NEMOTRON, **_EXPERTS, "layers_block_type": ["mamba", "attention", "moe"], "num_hidden_layers": 3},
+        (),
+    ),
+}  # fmt: skip
+
+
+def _save(directory: Path, model_type: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A random model as transformers saves it; its config."""
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**settings))
+    model.to(torch.float32).save_pretrained(directory)
+    family = {"gemma4_text": "gemma4", "nemotron_h": "gpt2"}.get(model_type, "llama")
+    assert FAMILIES[family](directory) == settings["vocab_size"]
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return config
+
+
+def _with_config(base: Path, directory: Path, config: dict[str, Any]) -> Path:
+    shutil.copytree(base, directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_config_of_the_hub_and_one_saved_by_transformers_5_make_the_same_file(tmp_path, name):
+    model_type, settings, own_keys = HUB[name]
+    saved = _save(tmp_path / "saved" / "model", model_type, settings)
+    hub = {key: value for key, value in saved.items() if key not in own_keys} | settings
+    of_hub = _with_config(tmp_path / "saved" / "model", tmp_path / "hub" / "model", hub)
+    assert hub != saved
+    ours = [tmp_path / "saved.gguf", tmp_path / "hub.gguf"]
+    for directory, out in zip((tmp_path / "saved" / "model", of_hub), ours, strict=True):
+        convert(directory, out, gguf_dtype="f32")
+    assert ours[0].read_bytes() == ours[1].read_bytes()
+    assert generate(Question(str(ours[0]))) is not None
+
+
+def _parsed(**keys: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"model_type": "x", **keys}
+
+
+@pytest.mark.parametrize(
+    ("parsed", "raw", "whole"),
+    [
+        (_parsed(a=1), {"a": 2, "b": 3}, {"a": 1, "b": 3}),
+        (_parsed(a=None), {"a": 2}, {"a": 2}),
+        (_parsed(a=1), {"a": None, "b": None}, {"a": 1}),
+        (_parsed(part={"a": 1}), {"part": {"b": 2}}, {"part": {"a": 1, "b": 2}}),
+        (_parsed(kinds=["full_attention"]), {"kinds": ["attention", "mtp"]}, {"kinds": ["attention", "mtp"]}),
+        (_parsed(part={"a": 1}), {"part": "text"}, {"part": {"a": 1}}),
+    ],
+    ids=["fills", "fills what is null", "adds no null", "deep", "names are the file's", "never replaces a part"],
+)
+def test_what_transformers_drops_is_put_back(parsed, raw, whole):
+    assert completed(parsed(), raw) == {"model_type": "x", **whole}
+
+
+def test_repairs_reach_the_text_part_of_a_larger_model():
+    text = {
+        "model_type": "gemma4_text", "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"],
+        "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 1}},
+    }  # fmt: skip
+    outer = repaired({"model_type": "gemma4", "text_config": text})
+    assert outer["text_config"]["global_head_dim"] == 32
+    assert outer["text_config"]["num_global_key_value_heads"] == 1
