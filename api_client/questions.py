@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from api_client.checkpoints import CheckpointList
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import SCHEMA_VERSION
 from api_client.keys import Keys
 from api_client.quant_types import QuantType
 from api_client.recommend import DEFAULT_CONTEXT, ModelShape, Recommendation, parse_target, recommend
+from api_client.runs.checkpoints import CheckpointList
 
 if TYPE_CHECKING:
     from api_client.client import PackagingClient

@@ -18,27 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.s3.settings import StorageSettings
 from config.roots import Roots
 
 PREFIX = "TRAINPACK_"
 CONSOLE_PREFIX = "TRAINPACK_CONSOLE_"
 """Settings of the console, which checks them itself; a worker that shares its environment leaves them alone."""
-
-
-class StorageSettings(BaseModel):
-    """Address and credentials of the S3-compatible storage. Without an endpoint and bucket nothing is uploaded."""
-
-    model_config = ConfigDict(frozen=True)
-
-    endpoint_url: str | None = None
-    region: str = "us-east-1"
-    access_key: SecretStr | None = None
-    secret_key: SecretStr | None = None
-    bucket: str | None = None
-    prefix: str = ""
-    part_size_bytes: int = 16 * 2**20
-    concurrency: int = 4
-    timeout_s: float = 30.0
 
 
 class StageSettings(BaseModel):

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from api_client.base_models import named_base_models
-from api_client.checkpoint_files import ADAPTER_CONFIG, CheckpointKind
-from api_client.checkpoints import CheckpointList, list_checkpoints
 from api_client.disk import existing, free_bytes
 from api_client.errors import ErrorCode, PackagingError
 from api_client.questions import QuestionKind, RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import shape_of
 from api_client.request import is_remote
-from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
+from api_client.runs.base_models import named_base_models
+from api_client.runs.checkpoints import CheckpointList, list_checkpoints
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
+from api_client.runs.kinds import ADAPTER_CONFIG, CheckpointKind
 from config.roots import NOWHERE_ELSE
 from config.settings import StageSettings
 from worker.storage.outline import outline

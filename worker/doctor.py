@@ -28,11 +28,11 @@ from api_client.client import PackagingClient
 from api_client.disk import free_bytes
 from api_client.errors import PackagingError
 from api_client.formatting import format_size
+from api_client.s3 import S3Location, S3Retry, plain_endpoint
 from config.roots import Roots
 from config.settings import Settings
 from worker.storage.paths import check_output_dir
-from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
-from worker.storage.s3_edge import plain_endpoint
+from worker.storage.s3 import S3Storage
 
 PROBE_TIMEOUT_S = 120.0
 _DISTRIBUTION = "trainpack"
@@ -166,7 +166,7 @@ def check_storage(settings: Settings) -> Check:
     if storage.bucket is None:
         return Check("storage", True, "not set up; outputs go to their directory only", "Set TRAINPACK_S3_BUCKET.")
     place = f"s3://{storage.bucket} at {plain_endpoint(storage)}"
-    s3 = S3Storage(storage, retry=RetryPolicy(attempts=2))
+    s3 = S3Storage(storage, retry=S3Retry(attempts=2))
     target = S3Location(storage.bucket, storage.prefix.strip("/")).child(f".doctor-{secrets.token_hex(8)}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:

@@ -6,17 +6,17 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from api_client.cli.output import Output
-from api_client.cli.s3 import mapped_errors, open_storage, split_url
 from api_client.disk import write_errors
 from api_client.errors import ErrorCode, PackagingError
 from api_client.formatting import one_line
 from api_client.job import Artifact, Job
+from api_client.s3 import Request, S3Location, make_client, settings_from_here, storage_errors
 
 _BLOCK_BYTES = 4 * 2**20
 Advance = Callable[[int], None]
@@ -94,10 +94,11 @@ def _download(artifact: Artifact, target: Path, advance: Advance) -> str:
             f"{artifact.name} is not at {artifact.path} on this machine and was not uploaded",
             fields={"name": artifact.name, "path": artifact.path},
         )
-    storage = open_storage()
-    bucket, key = split_url(artifact.url)
-    with mapped_errors(artifact.url):
-        body: Any = storage.get_object(Bucket=bucket, Key=key)["Body"]
+    settings, source = settings_from_here(), S3Location.parse(artifact.url)
+    request = Request(f"downloading {source}", ErrorCode.DOWNLOAD_FAILED, ErrorCode.DOWNLOAD_FAILED)
+    client = make_client(settings)
+    with storage_errors(request, settings):
+        body = client.get_object(Bucket=source.bucket, Key=source.key)["Body"]
         return _write(target, body.iter_chunks(_BLOCK_BYTES), advance)
 
 

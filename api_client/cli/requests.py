@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from api_client.checkpoint_files import CheckpointKind
-from api_client.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.cli.flags import SET_PATH, RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.run_base import checkpoint_from_here, named_by_run
@@ -25,6 +23,8 @@ from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
 from api_client.request_fields import FIELD_OF, FIELDS
 from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
+from api_client.runs.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
+from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES
 
 _SETTABLE: Final = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from api_client.base_models import NamedBase, base_location, named_base_models
-from api_client.checkpoints import resolve_checkpoint
 from api_client.cli.output import Output
 from api_client.errors import PackagingError
 from api_client.locations import CHECKPOINT_WORDS, is_remote
 from api_client.request import PackagingRequest
-from api_client.run_files import LocalRunFiles
+from api_client.runs.base_models import NamedBase, base_location, named_base_models
+from api_client.runs.checkpoints import resolve_checkpoint
+from api_client.runs.files import LocalRunFiles
 
 
 def fill_base_model(request: PackagingRequest, output: Output) -> PackagingRequest:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
-from api_client.cli.s3 import mapped_errors, open_storage, split_url
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, Job
+from api_client.s3 import Request, S3Location, StorageSettings, make_client, settings_from_here, storage_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 
 class Links:
@@ -22,7 +25,7 @@ class Links:
         self._endpoint_url = public_endpoint_url
         self._valid_s = valid_s
         self._lock = threading.Lock()
-        self._storage: Any = None
+        self._opened: tuple[S3Client, StorageSettings] | None = None
 
     def sign(self, artifact: Artifact) -> str:
         """A link to an uploaded file.
@@ -36,12 +39,12 @@ class Links:
                 f"{artifact.name} was not uploaded; it lies at {artifact.path}",
                 fields={"name": artifact.name, "path": artifact.path},
             )
-        bucket, key = split_url(artifact.url)
-        with mapped_errors(artifact.url):
-            link: str = self._client().generate_presigned_url(
-                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=self._valid_s
+        source = S3Location.parse(artifact.url)
+        client, settings = self._storage()
+        with storage_errors(Request(f"signing a link to {source}"), settings):
+            return client.generate_presigned_url(
+                "get_object", Params={"Bucket": source.bucket, "Key": source.key}, ExpiresIn=self._valid_s
             )
-        return link
 
     def try_sign(self, artifact: Artifact) -> str | None:
         """A link, where one can be made."""
@@ -50,11 +53,14 @@ class Links:
         except PackagingError:
             return None
 
-    def _client(self) -> Any:
+    def _storage(self) -> tuple[S3Client, StorageSettings]:
         with self._lock:
-            if self._storage is None:
-                self._storage = open_storage(self._endpoint_url)
-            return self._storage
+            if self._opened is None:
+                settings = settings_from_here()
+                if self._endpoint_url is not None:
+                    settings = settings.model_copy(update={"endpoint_url": self._endpoint_url})
+                self._opened = make_client(settings), settings
+            return self._opened
 
 
 def find_output(job: Job, name: str) -> Artifact:

@@ -14,11 +14,11 @@ from api_client.errors import ErrorCode
 from api_client.events import EventKind
 from api_client.job import Job, JobState, StageName, StageState
 from api_client.request import PackagingRequest
+from api_client.s3 import S3Location
 from tests.integration.harness import eventually
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.embedded.stack import Stack
 from worker.storage.checksums import sha256_file
-from worker.storage.location import S3Location
 from worker.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.integration

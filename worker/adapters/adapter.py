@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from config.roots import NOWHERE_ELSE, Roots
 from worker.adapters.keys import AdapterKey, is_superseded, parse_key
 from worker.adapters.writer import NEMO_CONFIG, Writer, read_writer
 from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import TensorEntry, read_safetensors_header
-from worker.checkpoint.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, require_adapter
+from worker.checkpoint.kinds import require_adapter
 from worker.checkpoint.mapping import MappedFile, file_identity
 
 if TYPE_CHECKING:

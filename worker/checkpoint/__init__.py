@@ -7,11 +7,10 @@ runs code of a model directory, or reads more than headers until ``BaseModel.rea
 
 from worker.checkpoint.base_model import BaseModel, open_base_model
 from worker.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
-from worker.checkpoint.kinds import CheckpointKind, CheckpointLayout, classify_checkpoint
+from worker.checkpoint.kinds import CheckpointLayout, classify_checkpoint
 
 __all__ = [
     "BaseModel",
-    "CheckpointKind",
     "CheckpointLayout",
     "SafetensorsHeader",
     "TensorEntry",

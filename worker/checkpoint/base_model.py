@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.runs.kinds import PICKLE_SUFFIXES
 from config.roots import NOWHERE_ELSE, Roots
-from worker.checkpoint.files import PICKLE_SUFFIXES, read_json, resolve_member
+from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
 from worker.checkpoint.mapping import FileIdentity, file_identity, map_tensor, torch_dtypes
 

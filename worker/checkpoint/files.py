@@ -11,7 +11,6 @@ from api_client.errors import ErrorCode, PackagingError
 from config.roots import Roots
 
 MAX_JSON_BYTES = 64 * 1024 * 1024  # weight indexes of the largest models are a few MiB
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack")
 
 
 def resolve_member(directory: Path, name: str, allowed_roots: Roots, invalid: ErrorCode) -> Path:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLE_SUFFIXES, CheckpointKind, is_pickled_weights
 from config.roots import NOWHERE_ELSE, Roots
-from worker.checkpoint.files import PICKLE_SUFFIXES, resolve_member
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_SUBDIRECTORIES = ("", "adapter_model", "adapter", "default")
-
-
-class CheckpointKind(StrEnum):
-    """What a checkpoint is."""
-
-    ADAPTER = "adapter"
-    FULL = "full"
+from worker.checkpoint.files import resolve_member
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +45,7 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE)
     names = _names(directory)
     if any(name.endswith(".safetensors") for name in names):
         return CheckpointLayout(CheckpointKind.FULL, directory)
-    pickles = [name for name in names if _is_weight_pickle(name)]
+    pickles = [name for name in names if is_pickled_weights(name)]
     if pickles:
         raise PackagingError(
             ErrorCode.WEIGHTS_PICKLED, f"{directory} holds only pickled weights: {', '.join(pickles[:3])}"
@@ -107,10 +97,3 @@ def _is_adapter(directory: Path) -> bool:
 
 def _names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir())
-
-
-def _is_weight_pickle(name: str) -> bool:
-    # trainer state such as optimizer.pt or training_args.bin is beside the weights, not weights
-    return name.startswith(("pytorch_model", "model", "adapter_model", "consolidated")) and name.endswith(
-        PICKLE_SUFFIXES
-    )

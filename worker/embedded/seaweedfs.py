@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
-from config.settings import StorageSettings
+from api_client.s3 import Request, S3Retry, StorageSettings, attempt, make_client
 from worker.embedded.ports import LOOPBACK
 from worker.storage.atomic import atomic_write_text
-from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt, make_client
+from worker.storage.s3_limits import Limits
 
 PREFERRED_PORTS = {
     "s3": 18333,
@@ -102,7 +102,7 @@ def environment(directory: Path) -> dict[str, str]:
 def ready_check(settings: StorageSettings) -> Callable[[], bool]:
     """A function that says whether the bucket answers."""
     client = make_client(settings.model_copy(update={"timeout_s": 2.0}))
-    limits = Limits(RetryPolicy(attempts=1))
+    limits = Limits(S3Retry(attempts=1))
 
     def ready() -> bool:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from config.settings import StorageSettings
+from api_client.s3 import StorageSettings
 from worker.embedded.processes import ProcessId
 from worker.storage.atomic import atomic_write_text
 

@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api_client.base_models import named_base_models
-from api_client.checkpoints import CheckpointList, choose_checkpoint, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import ArtifactKind
 from api_client.locations import CHECKPOINT_WORDS
 from api_client.request import PackagingRequest, is_remote
-from api_client.run_files import LocalRunFiles
+from api_client.runs.base_models import named_base_models
+from api_client.runs.checkpoints import (
+    CheckpointList,
+    choose_checkpoint,
+    list_checkpoints,
+    passed_over,
+    resolve_checkpoint,
+)
+from api_client.runs.files import LocalRunFiles
+from api_client.runs.kinds import CheckpointKind
 from worker.adapters.adapter import Adapter, open_adapter
 from worker.adapters.overlay import Overlay
-from worker.checkpoint import BaseModel, CheckpointKind, CheckpointLayout, classify_checkpoint, open_base_model
+from worker.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
 from worker.convert.metadata import ModelMetadata, describe
 from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.convert.upstream import check_architecture

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind
 from api_client.request import is_remote
+from api_client.s3 import S3Location
 from worker.stages.companions import write_companions
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.manifest import checksum_lines, digests, manifest, manifest_text
@@ -21,7 +22,6 @@ from worker.stages.outputs import CHECKSUMS, MANIFEST, older_manifest
 from worker.stages.ownership import check_free, check_records_free, owner_of
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
 from worker.storage.checksums import format_checksums, sha256_file
-from worker.storage.location import S3Location
 from worker.storage.locks import DirectoryLock
 from worker.storage.paths import ensure_output_dir
 from worker.storage.s3 import S3Storage

@@ -23,7 +23,7 @@ from worker.storage.selection import check_relative_name, wanted_names
 _MISSING = {"base_model": ErrorCode.BASE_MODEL_NOT_FOUND, "checkpoint": ErrorCode.CHECKPOINT_NOT_FOUND}
 
 
-class Progress(Protocol):
+class FetchReport(Protocol):
     """How a fetch says how far it is."""
 
     def __call__(self, done: float, total: float, unit: str, detail: str = "") -> None:
@@ -39,7 +39,7 @@ def fetch(
     settings: StageSettings,
     *,
     kind: str,
-    report: Progress = no_progress,
+    report: FetchReport = no_progress,
     should_stop: ShouldStop | None = None,
     holder: Path | None = None,
 ) -> Path:
@@ -76,7 +76,7 @@ def fetch_file(
     settings: StageSettings,
     *,
     missing: ErrorCode = ErrorCode.REQUEST_INVALID,
-    report: Progress = no_progress,
+    report: FetchReport = no_progress,
     should_stop: ShouldStop | None = None,
     holder: Path | None = None,
 ) -> Path:
@@ -100,7 +100,7 @@ class _Fetch:
 
     settings: StageSettings
     missing: ErrorCode
-    report: Progress
+    report: FetchReport
     should_stop: ShouldStop | None
     holder: Path | None
 

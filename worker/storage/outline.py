@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from api_client.checkpoint_files import MAX_HEADER_BYTES
 from api_client.errors import ErrorCode, PackagingError
-from api_client.run_files import RunFiles
+from api_client.runs.files import RunFiles
+from api_client.runs.kinds import MAX_HEADER_BYTES
 from worker.storage.selection import wanted_names
 
 _CONFIG = "config.json"

@@ -1,6 +1,6 @@
-"""S3-compatible storage: upload, download, list, sign, check. The work is in ``s3_upload`` and ``s3_download``.
+"""S3-compatible storage: upload, download, list, check. The work is in ``s3_upload`` and ``s3_download``.
 
-Every answer is read in ``s3_edge``; callers see :class:`PackagingError` and :class:`StopRequested` only.
+Every answer is read in ``api_client.s3``; callers see :class:`PackagingError` and :class:`StopRequested` only.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from api_client.errors import ErrorCode, PackagingError
-from config.settings import StorageSettings
+from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt, list_objects, make_client
 from worker.stop import ShouldStop
 from worker.storage.checksums import sha256_file
-from worker.storage.location import S3Location
 from worker.storage.objects import ObjectInfo
 from worker.storage.s3_download import Download, download_all
-from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt, make_client
+from worker.storage.s3_limits import Limits
 from worker.storage.s3_upload import Upload
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["ObjectInfo", "RetryPolicy", "S3Location", "S3Storage"]
+__all__ = ["ObjectInfo", "S3Location", "S3Retry", "S3Storage"]
 
 
 class S3Storage:
@@ -36,9 +35,9 @@ class S3Storage:
         retry: How often and how fast failed requests are tried again.
     """
 
-    def __init__(self, settings: StorageSettings, *, retry: RetryPolicy | None = None) -> None:
+    def __init__(self, settings: StorageSettings, *, retry: S3Retry | None = None) -> None:
         self._settings = settings
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or S3Retry()
 
     @functools.cached_property
     def _client(self) -> S3Client:
@@ -155,19 +154,9 @@ class S3Storage:
             PackagingError: ``storage_unreachable``, ``storage_denied``.
             StopRequested: asked to stop.
         """
-        start = f"{prefix.key}/" if prefix.key else ""
-        found: list[ObjectInfo] = []
-        token: dict[str, Any] = {}
-        while True:
-            answer = self._ask(
-                lambda: self._client.list_objects_v2(Bucket=prefix.bucket, Prefix=start, **token),  # noqa: B023
-                Request(f"listing {prefix}"),
-                should_stop,
-            )
-            found += [ObjectInfo(each["Key"], each["Size"], each["ETag"]) for each in answer.get("Contents", [])]
-            if not answer.get("IsTruncated"):
-                return found
-            token = {"ContinuationToken": answer["NextContinuationToken"]}
+        limits = Limits(self._retry, should_stop)
+        listed = list_objects(self._client, self._settings, prefix, limits)
+        return [ObjectInfo(entry["Key"], entry["Size"], entry["ETag"]) for entry in listed]
 
     def delete(self, location: S3Location) -> None:
         """Remove an object; nothing happens where there is none.
@@ -187,13 +176,8 @@ class S3Storage:
         request = Request(f"asking for bucket {bucket}")
         self._ask(lambda: self._client.head_bucket(Bucket=bucket), request)
 
-    def presigned_url(self, location: S3Location, *, expires_s: int = 24 * 3600) -> str:
-        """An address that anyone may download the object from, for a while. Asks the storage nothing."""
-        parameters = {"Bucket": location.bucket, "Key": location.key}
-        return self._client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s)
-
-    def _ask(self, call: Callable[[], T], request: Request, should_stop: ShouldStop | None = None) -> T:
-        return attempt(call, request, self._settings, Limits(self._retry, should_stop))
+    def _ask(self, call: Callable[[], T], request: Request) -> T:
+        return attempt(call, request, self._settings, Limits(self._retry))
 
 
 def _no_report(done_bytes: int) -> None:

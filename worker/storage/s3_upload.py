@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from api_client.errors import ErrorCode, PackagingError
-from config.settings import StorageSettings
+from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt
 from worker.storage.checksums import sha256_range
-from worker.storage.location import S3Location
 from worker.storage.objects import SHA256_METADATA, expectations
 from worker.storage.parallel import run_parallel
-from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt
+from worker.storage.s3_limits import Limits
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,10 +33,10 @@ T = TypeVar("T")
 
 MAX_PARTS = 10_000
 _MIB = 2**20
-_CLEANING = Limits(RetryPolicy(attempts=1))
+_CLEANING = Limits(S3Retry(attempts=1))
 
 
-class Part(NamedTuple):
+class UploadPart(NamedTuple):
     """A piece of the file. Numbers begin with 1."""
 
     number: int
@@ -48,7 +47,7 @@ class Part(NamedTuple):
 class SentPart(NamedTuple):
     """A piece that the storage has taken."""
 
-    part: Part
+    part: UploadPart
     etag: str
     sha256: bytes
 
@@ -59,7 +58,7 @@ class Upload:
 
     Attributes:
         client: The S3 client.
-        settings: Part size, threads, names for messages.
+        settings: UploadPart size, threads, names for messages.
         path: The file; must not change meanwhile.
         size_bytes: Its size.
         sha256: Its SHA-256, in hexadecimal.
@@ -98,7 +97,7 @@ class Upload:
                 )
         self.report(self.size_bytes)
 
-    def _put(self, part: Part) -> list[bytes]:
+    def _put(self, part: UploadPart) -> list[bytes]:
         ((_, data),) = self._read([part])
         digest = bytes.fromhex(self.sha256)
         self._ask(
@@ -111,7 +110,7 @@ class Upload:
         )
         return [digest]
 
-    def _send_parts(self, parts: list[Part]) -> list[bytes]:
+    def _send_parts(self, parts: list[UploadPart]) -> list[bytes]:
         """Send all parts and have them put together; their SHA-256, in order."""
         upload_id, known = self._found_upload() or (self._new_upload(), {})
         sent: list[SentPart] = []
@@ -147,7 +146,7 @@ class Upload:
         )
         return answer["UploadId"]
 
-    def _read(self, parts: list[Part]) -> Iterator[tuple[Part, bytes]]:
+    def _read(self, parts: list[UploadPart]) -> Iterator[tuple[UploadPart, bytes]]:
         """The parts with their bytes, in order. The last is given only if the file as a whole has its SHA-256."""
         whole = hashlib.sha256()
         with self.path.open("rb", buffering=0) as file:
@@ -163,7 +162,7 @@ class Upload:
                 yield part, data
 
     def _send_part(
-        self, upload_id: str, part: Part, data: bytes, known: Mapping[int, PartTypeDef], limits: Limits
+        self, upload_id: str, part: UploadPart, data: bytes, known: Mapping[int, PartTypeDef], limits: Limits
     ) -> SentPart:
         digest = hashlib.sha256(data).digest()
         if part.number in known and is_part(known[part.number], data, digest):
@@ -228,12 +227,12 @@ class Upload:
                 return None
             raise
 
-    def _read_back(self, parts: list[Part], digests: list[bytes]) -> bool:
+    def _read_back(self, parts: list[UploadPart], digests: list[bytes]) -> bool:
         equal: list[bool] = []
         abandoned = threading.Event()
         limits = self.limits.abandonable(abandoned)
 
-        def compare(part: Part) -> bool:
+        def compare(part: UploadPart) -> bool:
             def read() -> bytes:
                 if not part.size_bytes:
                     return b""
@@ -331,12 +330,12 @@ def is_part(listed: PartTypeDef, data: bytes, sha256: bytes) -> bool:
     return listed["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def split(size_bytes: int, part_size_bytes: int) -> list[Part]:
+def split(size_bytes: int, part_size_bytes: int) -> list[UploadPart]:
     """The parts of a file; larger ones than wanted where there would be more than 10,000. An empty file is one part."""
     least = -(-size_bytes // MAX_PARTS)
     step = max(part_size_bytes, -(-least // _MIB) * _MIB)
     offsets = range(0, max(size_bytes, 1), step)
-    return [Part(number, at, min(step, size_bytes - at)) for number, at in enumerate(offsets, 1)]
+    return [UploadPart(number, at, min(step, size_bytes - at)) for number, at in enumerate(offsets, 1)]
 
 
 def _base64(digest: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.checkpoint.files import PICKLE_SUFFIXES
+from api_client.runs.kinds import PICKLE_SUFFIXES
 
 WANTED_SUFFIXES = (
     ".json", ".safetensors", ".model", ".jinja", ".md", ".txt", ".bpe", ".spm", ".tiktoken", ".vocab",

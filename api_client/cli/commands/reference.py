@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from api_client.checkpoints import empty_error, list_checkpoints
 from api_client.cli.command import add_command
 from api_client.cli.connection import open_client
 from api_client.cli.failures import BAD_REQUEST, DONE
 from api_client.cli.output import Output
 from api_client.cli.render.lists import checkpoints_view, quant_types_table, templates_table
-from api_client.cli.s3 import S3RunFiles, open_storage
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.runs.checkpoints import empty_error, list_checkpoints
+from api_client.runs.s3_files import S3RunFiles
+from api_client.s3 import settings_from_here
 from api_client.templates import BUILTIN_TEMPLATES
 
 _SITE_TIMEOUT_S = 1.0
@@ -38,7 +39,7 @@ def checkpoints(
     Says which is latest, best, and the last before early stopping. Exits 2 if there is none that can be packaged.
     """
     listing = list_checkpoints(
-        S3RunFiles(open_storage(), run) if run.startswith("s3://") else Path(run).expanduser().absolute()
+        S3RunFiles(run, settings_from_here()) if run.startswith("s3://") else Path(run).expanduser().absolute()
     )
     error = empty_error(listing)
     if output.as_json:

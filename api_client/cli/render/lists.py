@@ -8,7 +8,6 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.text import Text
 
-from api_client.checkpoints import CheckpointList
 from api_client.cli.output import Output
 from api_client.cli.render.states import job_seconds, job_state, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
@@ -25,6 +24,7 @@ from api_client.formatting import (
 from api_client.job import Job, JobState
 from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.runs.checkpoints import CheckpointList
 from api_client.templates import SWITCHES, Template
 
 MAX_SCORE_COLUMNS = 4

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api_client.base_models import base_location
 from api_client.console.pages.form import NewJobForm
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import is_remote
 from api_client.questions import Questions, RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.runs.base_models import base_location
 
 KEPT_S: Final = {"checkpoints": 10.0, "sizes": 300.0, "space": 10.0}
 """How long an answer is used again. Sizes follow from a model's headers, which hardly ever change."""

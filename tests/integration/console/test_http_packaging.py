@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api_client.cli.s3 import open_storage
+from api_client.s3 import make_client, settings_from_here
 from tests.integration.console.running import RunningConsole, messages, running_console
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.embedded.stack import Stack
@@ -81,7 +81,7 @@ def test_checkpoints_sizes_and_space_are_asked_where_the_files_are(
 
 def test_a_model_in_object_storage_is_measured_by_its_headers(http: httpx.Client, run: tuple[Path, Path]) -> None:
     base, _ = run
-    storage, bucket = open_storage(), os.environ["TRAINPACK_S3_BUCKET"]
+    storage, bucket = make_client(settings_from_here()), os.environ["TRAINPACK_S3_BUCKET"]
     for file in base.iterdir():
         storage.put_object(Bucket=bucket, Key=f"models/{base.name}/{file.name}", Body=file.read_bytes())
     remote, local = (
@@ -97,7 +97,7 @@ def test_words_choose_a_checkpoint_of_a_run_in_object_storage(
     http: httpx.Client, run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     base, checkpoint = run
-    storage, bucket = open_storage(), os.environ["TRAINPACK_S3_BUCKET"]
+    storage, bucket = make_client(settings_from_here()), os.environ["TRAINPACK_S3_BUCKET"]
     for file in checkpoint.iterdir():
         storage.put_object(Bucket=bucket, Key=f"runs/7/{checkpoint.name}/{file.name}", Body=file.read_bytes())
     task = {"task_id": "7", "status": "completed", "base_model": str(base), "output_dir": f"s3://{bucket}/runs/7"}

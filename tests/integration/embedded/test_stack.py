@@ -16,11 +16,11 @@ import redis
 
 from api_client.address import find_redis_url
 from api_client.errors import ErrorCode, PackagingError
+from api_client.s3 import make_client
 from worker.embedded import Stack, read_stack
 from worker.embedded.processes import ProcessId
 from worker.embedded.state import write_stack
 from worker.stop import StopRequested
-from worker.storage.s3_edge import make_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import pytest
 
 from api_client import AttemptOutcome, Job, JobState
+from api_client.s3 import S3Location, make_client
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation, outcomes
 from tests.integration.storage.proxy import Fault, Proxy, proxy_before
 from worker.embedded.stack import Stack
 from worker.embedded.state import StackInfo
-from worker.storage.location import S3Location
-from worker.storage.s3_edge import make_client
 
 OK, RETRIED, FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.RETRIED, AttemptOutcome.FAILED
 TRIES = 5

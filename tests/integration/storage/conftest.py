@@ -3,12 +3,13 @@ import uuid
 import pytest
 from pydantic import SecretStr
 
+from api_client.s3 import S3Location, S3Retry
 from tests.integration.storage.proxy import proxy_before
 from worker.embedded import Stack
-from worker.storage.s3 import RetryPolicy, S3Location, S3Storage
+from worker.storage.s3 import S3Storage
 
 PART = 5 * 2**20
-QUICK = RetryPolicy(attempts=3, base_s=0.01, max_s=0.02)
+QUICK = S3Retry(attempts=3, base_s=0.01, max_s=0.02)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.s3 import make_client
 from config.roots import Roots
 from config.settings import Settings
 from tests.integration.storage.conftest import PART
@@ -9,7 +10,6 @@ from tests.integration.storage.proxy import Fault
 from worker.stop import StopRequested
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.s3 import S3Storage
-from worker.storage.s3_edge import make_client
 
 pytestmark = pytest.mark.integration
 

@@ -4,11 +4,11 @@ import random
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.s3 import make_client
 from tests.integration.storage.conftest import PART
 from tests.integration.storage.proxy import Fault
 from worker.stop import StopRequested
 from worker.storage.s3 import S3Location, S3Storage
-from worker.storage.s3_edge import make_client
 
 pytestmark = pytest.mark.integration
 

@@ -4,12 +4,14 @@ import urllib.request
 
 import pytest
 
+from api_client.console.links import Links
 from api_client.errors import ErrorCode, PackagingError
+from api_client.job import Artifact
+from api_client.s3 import make_client
 from tests.integration.storage.conftest import PART, QUICK
 from tests.integration.storage.proxy import Fault
 from worker.stop import StopRequested
 from worker.storage.s3 import S3Location, S3Storage
-from worker.storage.s3_edge import make_client
 
 pytestmark = pytest.mark.integration
 
@@ -213,8 +215,13 @@ def test_a_file_that_changed_since_it_was_made_is_not_published(storage, setting
     assert unfinished(settings, prefix) == []
 
 
-def test_a_presigned_address_opens_without_credentials(storage, prefix, tmp_path):
+def test_a_signed_link_opens_without_credentials(storage, stack, prefix, tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(b"GGUF")
     storage.upload_file(tmp_path / "x", prefix.child("a b.gguf"))
-    with urllib.request.urlopen(storage.presigned_url(prefix.child("a b.gguf"), expires_s=60)) as answer:
+    for name in ("endpoint_url", "access_key", "secret_key"):
+        monkeypatch.setenv(f"TRAINPACK_S3_{name.upper()}", getattr(stack, name))
+    uploaded = Artifact(
+        name="a b.gguf", path="/gone", kind="gguf", size_bytes=4, sha256="0" * 64, url=str(prefix.child("a b.gguf"))
+    )
+    with urllib.request.urlopen(Links(None, 60).sign(uploaded)) as answer:
         assert answer.read() == b"GGUF"

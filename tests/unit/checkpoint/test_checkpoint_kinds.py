@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.runs.kinds import CheckpointKind
 from config.roots import Roots
-from worker.checkpoint import CheckpointKind, classify_checkpoint
+from worker.checkpoint import classify_checkpoint
 from worker.checkpoint.kinds import require_adapter
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -9,8 +9,6 @@ import pytest
 from cli_samples import FAILURE, HOSTILE, NOW, OUTPUTS, START, failed_job, make_event, make_job, make_output, printed
 from rich.cells import cell_len
 
-from api_client.checkpoint_files import CheckpointKind
-from api_client.checkpoints import Checkpoint, CheckpointList
 from api_client.cli.failures import error_text
 from api_client.cli.output import Output, make_console
 from api_client.cli.render.job import job_view, outputs_table, stage_table
@@ -22,6 +20,8 @@ from api_client.fleet import QueueInfo, WorkerInfo
 from api_client.job import JobState
 from api_client.language import Language, language_of
 from api_client.quant_types import QuantType
+from api_client.runs.checkpoints import Checkpoint, CheckpointList
+from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES
 
 WIDTHS = [40, 80, 160]

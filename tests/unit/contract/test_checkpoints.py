@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from api_client.checkpoint_files import CheckpointKind
-from api_client.checkpoints import EmptyReason, choose_checkpoint, list_checkpoints, resolve_checkpoint
 from api_client.errors import ErrorCode, PackagingError
-from api_client.run_files import LocalRunFiles
+from api_client.runs.checkpoints import EmptyReason, choose_checkpoint, list_checkpoints, resolve_checkpoint
+from api_client.runs.files import LocalRunFiles
+from api_client.runs.kinds import CheckpointKind
 
 C = ErrorCode
 

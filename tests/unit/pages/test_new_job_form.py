@@ -7,8 +7,6 @@ from urllib.parse import parse_qsl
 import pytest
 from starlette.datastructures import QueryParams
 
-from api_client.checkpoint_files import CheckpointKind
-from api_client.checkpoints import Checkpoint, CheckpointList
 from api_client.console.pages.form import NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, Found, base_of
@@ -19,6 +17,8 @@ from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import ModelShape
 from api_client.request import PackagingRequest
+from api_client.runs.checkpoints import Checkpoint, CheckpointList
+from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
 
 DEFAULT, CUSTOM = BUILTIN_TEMPLATES["merge_quantize"], BUILTIN_TEMPLATES["custom"]

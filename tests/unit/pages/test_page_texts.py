@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from api_client.checkpoints import EmptyReason
 from api_client.cli.language import PHRASES
 from api_client.console.language import accepted_language
 from api_client.console.pages import texts
@@ -16,6 +15,7 @@ from api_client.job import ArtifactKind, StageName
 from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES
 from api_client.recommend import TARGETS
+from api_client.runs.checkpoints import EmptyReason
 from api_client.task import TaskStatus
 from api_client.templates import SWITCHES
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from api_client.base_models import named_base_models
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import StageName
-from api_client.run_files import LocalRunFiles
+from api_client.runs.base_models import named_base_models
+from api_client.runs.files import LocalRunFiles
 from tests.harness import RecordingReporter, run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 

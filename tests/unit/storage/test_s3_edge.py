@@ -4,10 +4,9 @@ from botocore.parsers import ResponseParserError
 from pydantic import SecretStr
 
 from api_client.errors import ErrorCode
-from config.settings import StorageSettings
+from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt, can_retry, storage_error
 from worker.stop import StopRequested
-from worker.storage.location import S3Location
-from worker.storage.s3_edge import Limits, Request, RetryPolicy, attempt, can_retry, storage_error
+from worker.storage.s3_limits import Limits
 from worker.storage.s3_upload import MAX_PARTS, split
 
 SETTINGS = StorageSettings(
@@ -71,10 +70,10 @@ def test_attempts_are_bounded_and_a_stop_ends_the_pause():
         raise refused(500, "InternalError")
 
     with pytest.raises(Exception, match="upload_failed"):
-        attempt(fail, UP, SETTINGS, Limits(RetryPolicy(attempts=3, base_s=0.001)))
+        attempt(fail, UP, SETTINGS, Limits(S3Retry(attempts=3, base_s=0.001)))
     assert len(calls) == 3
     with pytest.raises(StopRequested):
-        attempt(fail, UP, SETTINGS, Limits(RetryPolicy(base_s=60, max_s=60), should_stop=lambda: len(calls) > 3))
+        attempt(fail, UP, SETTINGS, Limits(S3Retry(base_s=60, max_s=60), should_stop=lambda: len(calls) > 3))
     assert len(calls) == 4
 
 

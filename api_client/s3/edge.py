@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from api_client.errors import ErrorCode, PackagingError
-from config.settings import StorageSettings
-from worker.stop import ShouldStop, StopRequested
+from api_client.s3.settings import StorageSettings
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -28,7 +29,7 @@ _TRY_LATER = frozenset({"RequestTimeout", "SlowDown", "TooManyRequests", "Thrott
 
 
 @dataclass(frozen=True)
-class RetryPolicy:
+class S3Retry:
     """How often one request is tried, and how long to wait in between (doubling, with jitter)."""
 
     attempts: int = 5
@@ -55,34 +56,25 @@ class Request:
     missing: ErrorCode | None = None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How requests are made: retries, and who may end them early.
+class Pace(Protocol):
+    """How requests are made: retries, and who may end them early."""
 
-    Attributes:
-        retry: Attempts and pauses.
-        should_stop: Asked before each attempt and during pauses.
-        abandoned: Set when a sibling request has failed for good.
-    """
-
-    retry: RetryPolicy = RetryPolicy()
-    should_stop: ShouldStop | None = None
-    abandoned: threading.Event | None = None
+    @property
+    def retry(self) -> S3Retry:
+        """Attempts and pauses."""
 
     def check(self) -> None:
-        """Leave where work was asked to end.
+        """Leave where work was asked to end, by an exception; asked before each attempt and during pauses."""
 
-        Raises:
-            StopRequested: asked to stop, or a sibling failed.
-        """
-        if (self.should_stop is not None and self.should_stop()) or (
-            self.abandoned is not None and self.abandoned.is_set()
-        ):
-            raise StopRequested
 
-    def abandonable(self, abandoned: threading.Event) -> Limits:
-        """The same limits, ended by the given event too."""
-        return replace(self, abandoned=abandoned)
+@dataclass(frozen=True)
+class Patient:
+    """A pace that nobody ends early."""
+
+    retry: S3Retry = S3Retry(attempts=3)
+
+    def check(self) -> None:
+        """Go on."""
 
 
 def make_client(settings: StorageSettings) -> S3Client:
@@ -93,9 +85,15 @@ def make_client(settings: StorageSettings) -> S3Client:
     """
     try:
         from botocore.config import Config
+
+        with _SESSION_LOCK:
+            session = _session()
     except ImportError as error:
         raise PackagingError(
-            ErrorCode.DEPENDENCY_MISSING, "boto3 is not installed; it comes with trainpack[worker]"
+            ErrorCode.DEPENDENCY_MISSING,
+            "s3:// needs boto3, which is not installed",
+            remedy="Install it: pip install 'trainpack[worker]'.",
+            fields={"module": "boto3", "extra": "worker"},
         ) from error
 
     config = Config(
@@ -112,7 +110,7 @@ def make_client(settings: StorageSettings) -> S3Client:
     )
     try:
         with _SESSION_LOCK:
-            return _session().client(
+            return session.client(
                 "s3",
                 endpoint_url=settings.endpoint_url,
                 region_name=settings.region,
@@ -135,25 +133,36 @@ def _session() -> Session:
     return boto3.session.Session()
 
 
-def attempt(call: Callable[[], T], request: Request, settings: StorageSettings, limits: Limits) -> T:
+def attempt(call: Callable[[], T], request: Request, settings: StorageSettings, pace: Pace | None = None) -> T:
     """Make a request, again after a pause where that can help.
 
     Raises:
         PackagingError: as :func:`storage_error` says.
-        StopRequested: asked to stop.
+        Exception: what ``pace.check`` raises.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
-    for failures in range(1, limits.retry.attempts + 1):
-        limits.check()
+    pace = pace or Patient()
+    for failures in range(1, pace.retry.attempts + 1):
+        pace.check()
         try:
             return call()
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
-            if failures == limits.retry.attempts or not can_retry(error):
+        except _foreign() as error:
+            if failures == pace.retry.attempts or not can_retry(error):
                 raise storage_error(error, request, settings) from error
-        _pause(limits.retry.delay_s(failures), limits)
+        _pause(pace.retry.delay_s(failures), pace)
     raise AssertionError("attempts is at least one")
+
+
+@contextlib.contextmanager
+def storage_errors(request: Request, settings: StorageSettings) -> Iterator[None]:
+    """Run a body that asks the storage once; its errors are read as :func:`attempt` reads them.
+
+    Raises:
+        PackagingError: as :func:`storage_error` says.
+    """
+    try:
+        yield
+    except _foreign() as error:
+        raise storage_error(error, request, settings) from error
 
 
 def can_retry(error: Exception) -> bool:
@@ -200,6 +209,13 @@ def plain_endpoint(settings: StorageSettings) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+def _foreign() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    return BotoCoreError, ClientError, ResponseParserError
+
+
 def _no_answer() -> tuple[type[Exception], ...]:
     from botocore.exceptions import ConnectionError as NoConnection
     from botocore.exceptions import HTTPClientError
@@ -228,11 +244,10 @@ def _status(error: Exception) -> tuple[int, str]:
     return status, str(response.get("Error", {}).get("Code", status))
 
 
-def _pause(delay_s: float, limits: Limits) -> None:
-    ending = limits.abandoned or threading.Event()
+def _pause(delay_s: float, pace: Pace) -> None:
     while delay_s > 0:
-        limits.check()
-        ending.wait(min(delay_s, _POLL_S))
+        pace.check()
+        time.sleep(min(delay_s, _POLL_S))
         delay_s -= _POLL_S
 
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from api_client.checkpoint_files import ADAPTER_CONFIG
 from api_client.errors import PackagingError
 from api_client.locations import is_remote
-from api_client.run_files import ADAPTER_SUBDIRECTORIES, RunFiles
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFiles
+from api_client.runs.kinds import ADAPTER_CONFIG
 
 RUN_CONFIGS = ("args.json", "training_args.json", "training_args.yaml", "train_config.yaml", "config.json")
 """What trainers write beside their checkpoints; the last one is the model's own, which names what it was made from."""

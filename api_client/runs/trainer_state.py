@@ -16,7 +16,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 Scores = Mapping[str, float | None]
-"""Metric name to value; ``None`` for one that is not finite."""
+"""DecidingMetric name to value; ``None`` for one that is not finite."""
 
 _NOT_A_SCORE = re.compile(r"_(runtime|per_second|preparation_time|num_tokens|samples|steps)$|^eval_epoch$")
 _LOWER_IS_BETTER = re.compile(r"loss|perplexity|ppl|error|_wer$|_cer$|_mse$|_mae$|_rmse$|nll|bpb")
@@ -44,7 +44,7 @@ class TrainerState:
 
 
 @dataclass(frozen=True)
-class Metric:
+class DecidingMetric:
     """The metric that decides which checkpoint is best."""
 
     name: str
@@ -72,7 +72,7 @@ def parse_trainer_state(text: bytes) -> TrainerState | None:
     )
 
 
-def deciding_metric(state: TrainerState | None, scores: Iterable[Scores]) -> Metric | None:
+def deciding_metric(state: TrainerState | None, scores: Iterable[Scores]) -> DecidingMetric | None:
     """Which metric decides: the recorded one where its value can be recognised, else the loss, else the only one.
 
     Args:
@@ -87,11 +87,11 @@ def deciding_metric(state: TrainerState | None, scores: Iterable[Scores]) -> Met
         if matching:
             name = "eval_loss" if "eval_loss" in matching else matching[0]
             values = [value for one in (*all_scores, *state.scores.values()) if (value := one.get(name)) is not None]
-            return Metric(name, _greater_is_better(name, state.best_metric, values))
+            return DecidingMetric(name, _greater_is_better(name, state.best_metric, values))
     losses = [name for name in names if "loss" in name]
     if "eval_loss" in names or losses:
-        return Metric("eval_loss" if "eval_loss" in names else losses[0], False)
-    return Metric(names[0], not _LOWER_IS_BETTER.search(names[0])) if len(names) == 1 else None
+        return DecidingMetric("eval_loss" if "eval_loss" in names else losses[0], False)
+    return DecidingMetric(names[0], not _LOWER_IS_BETTER.search(names[0])) if len(names) == 1 else None
 
 
 def _greater_is_better(name: str, best: float, values: list[float]) -> bool:

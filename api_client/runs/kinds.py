@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from api_client.run_files import ADAPTER_SUBDIRECTORIES, RunFile, RunFiles
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFile, RunFiles
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 100 * 10**6
 """The safetensors format's own bound."""
 
-_PICKLES = re.compile(r"^(pytorch_model|model|adapter_model|consolidated).*\.(bin|pt|pth|ckpt)$")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack")
+_PICKLED_WEIGHTS = ("pytorch_model", "model", "adapter_model", "consolidated")
 
 
 class CheckpointKind(StrEnum):
@@ -24,6 +25,11 @@ class CheckpointKind(StrEnum):
     FULL = "full"
     INCOMPLETE = "incomplete"
     """Nothing that can be packaged; ``problem`` says why."""
+
+
+def is_pickled_weights(name: str) -> bool:
+    """Whether a file's name is that of pickled weights; trainer state such as ``optimizer.pt`` lies beside them."""
+    return name.startswith(_PICKLED_WEIGHTS) and name.endswith(PICKLE_SUFFIXES)
 
 
 def classify(
@@ -46,7 +52,7 @@ def classify(
     weights = tuple(name for name in files if "/" not in name and re.fullmatch(r"model.*\.safetensors", name))
     if weights:
         return _checked(run, prefix, files, CheckpointKind.FULL, weights)
-    pickles = [name for name in files if _PICKLES.match(name.rpartition("/")[2])]
+    pickles = [name for name in files if is_pickled_weights(name.rpartition("/")[2])]
     if pickles:
         return CheckpointKind.INCOMPLETE, (), f"only pickled weights ({pickles[0]}); save with safetensors"
     for present, absent in ((ADAPTER_CONFIG, ADAPTER_WEIGHTS), (ADAPTER_WEIGHTS, ADAPTER_CONFIG)):

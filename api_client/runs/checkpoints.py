@@ -16,11 +16,11 @@ from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from api_client.checkpoint_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import CHECKPOINT_WORDS
-from api_client.run_files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
-from api_client.trainer_state import Metric, TrainerState, deciding_metric, parse_trainer_state
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify
+from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state
 
 TRAINER_STATE = "trainer_state.json"
 MAX_STATE_BYTES = 64 * 2**20
@@ -277,7 +277,9 @@ def _summary(run: RunFiles, found: tuple[Checkpoint, ...], newest: TrainerState 
     return listing.model_copy(update={"empty_reason": EmptyReason.ALL_INCOMPLETE, "explanation": explanation})
 
 
-def _best(usable: list[Checkpoint], newest: TrainerState | None, metric: Metric | None) -> tuple[str | None, bool]:
+def _best(
+    usable: list[Checkpoint], newest: TrainerState | None, metric: DecidingMetric | None
+) -> tuple[str | None, bool]:
     if newest is not None:
         for one in usable:
             if one.name == newest.best_name or (one.step is not None and one.step == newest.best_step):
