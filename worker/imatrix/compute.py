@@ -164,10 +164,10 @@ def _run(
         with torch.no_grad(), tap:
             yield
 
-    def enter(door: Door) -> None:
+    def enter(door: Door, _passes: Sequence[int]) -> None:
         tap.register(skeleton.load(f"{door.name}."))
 
-    def leave(door: Door) -> None:
+    def leave(door: Door, _passes: Sequence[int]) -> None:
         _check_finite(tap, f"{door.name}.")
         tap.forget(f"{door.name}.")
         skeleton.free(f"{door.name}.")

@@ -22,7 +22,7 @@ A door is one module of the model's outermost module lists (:func:`find_doors`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,23 +76,34 @@ class Lockstep:
 
     Args:
         doors: The layers, in the order in which to prefer them.
-        enter: Called before a layer runs for the first waiting pass; loads its weights.
-        leave: Called when no pass waits at the layer any more; frees them.
+        enter: Called before a layer runs for a group of waiting passes, with their numbers; loads its weights.
+        leave: Called when the group has passed the layer; frees them.
         scope: Makes the context that every batch thread runs in (gradient mode and function modes are per thread).
+        groups: Parts the numbers of the passes that wait at a layer into groups, in order; one group where not given.
+        select: Called with a pass's number before it runs from its beginning to its first layer.
+
+    Attributes:
+        running: Number of the pass whose layer runs.
     """
 
     def __init__(
         self,
         doors: Sequence[Door],
-        enter: Callable[[Door], None],
-        leave: Callable[[Door], None],
+        enter: Callable[[Door, Sequence[int]], None],
+        leave: Callable[[Door, Sequence[int]], None],
         scope: Callable[[], AbstractContextManager[object]],
+        *,
+        groups: Callable[[Door, Sequence[int]], Iterable[Sequence[int]]] = lambda _door, waiting: (waiting,),
+        select: Callable[[int], None] = lambda _number: None,
     ) -> None:
         self._doors = doors
         self._enter = enter
         self._leave = leave
         self._scope = scope
+        self._groups = groups
+        self._select = select
         self._local = threading.local()
+        self.running = 0
 
     def run(
         self, bodies: Sequence[Callable[[], object]], step: Callable[[Door], None], should_stop: ShouldStop
@@ -115,7 +126,8 @@ class Lockstep:
         try:
             for index, door in enumerate(self._doors):
                 door.module.forward = self._stopping(index, originals[index])
-            for thread, each in zip(threads, passes, strict=True):
+            for number, (thread, each) in enumerate(zip(threads, passes, strict=True)):
+                self._select(number)
                 thread.start()
                 started.append(thread)
                 self._go_on(each)
@@ -137,22 +149,23 @@ class Lockstep:
         step: Callable[[Door], None],
         should_stop: ShouldStop,
     ) -> None:
-        while waiting := [each.waits_at for each in passes if each.waits_at is not None]:
-            index = min(waiting)
+        while doors := [each.waits_at for each in passes if each.waits_at is not None]:
+            index = min(doors)
             door = self._doors[index]
-            self._enter(door)
-            for each in passes:
-                if each.waits_at != index:
-                    continue
-                if should_stop():
-                    raise StopRequested
-                arguments, named = each.call
-                each.call = ((), {})
-                each.answer = originals[index](*arguments, **named)
-                del arguments, named
-                self._go_on(each)
-                step(door)
-            self._leave(door)
+            waiting = [number for number, each in enumerate(passes) if each.waits_at == index]
+            for group in self._groups(door, waiting):
+                self._enter(door, group)
+                for number in group:
+                    if should_stop():
+                        raise StopRequested
+                    each, self.running = passes[number], number
+                    arguments, named = each.call
+                    each.call = ((), {})
+                    each.answer = originals[index](*arguments, **named)
+                    del arguments, named
+                    self._go_on(each)
+                    step(door)
+                self._leave(door, group)
 
     def _go_on(self, each: _Pass) -> None:
         """Let one pass run until it waits at its next door or ends."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,18 +70,26 @@ class Skeleton:
         prefix: What names within ``body`` begin with in ``model``: ``model.``, or nothing.
     """
 
-    def __init__(self, directory: Path, tensors: Mapping[str, LazyTensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tensors: Mapping[str, LazyTensor],
+        device: torch.device,
+        config_changes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Build the skeleton; no weight is read.
 
         Args:
             directory: Hugging Face directory with ``config.json``.
             tensors: Every tensor of the merged model by its name in the checkpoint.
             device: Where weights go.
+            config_changes: Settings of config.json, dotted where nested, that the merged model has otherwise.
 
         Raises:
             PackagingError: ``unsupported_architecture``, ``base_model_quantized``.
         """
-        self.model = _build(directory, device)
+        self._changes = dict(config_changes or {})
+        self.model = _build(directory, device, self._changes)
         self._tensors = tensors
         self._device = device
         self._read_mapping()
@@ -112,7 +121,7 @@ class Skeleton:
             return
         rows = self._tensors[sources[0]].shape[0]
         if rows != embedding.num_embeddings:
-            self.model = _build(directory, self._device, vocabulary_rows=rows)
+            self.model = _build(directory, self._device, self._changes, vocabulary_rows=rows)
             self._read_mapping()
 
     @property
@@ -120,12 +129,15 @@ class Skeleton:
         """Token ids the model knows."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def load(self, prefix: str, without: tuple[str, ...] = ()) -> list[tuple[str, torch.Tensor]]:
+    def load(
+        self, prefix: str, without: tuple[str, ...] = (), tensors: Mapping[str, LazyTensor] | None = None
+    ) -> list[tuple[str, torch.Tensor]]:
         """Load the weights under ``prefix``.
 
         Args:
             prefix: Beginning of the names of parameters, e.g. ``model.layers.3.``.
             without: Beginnings of names to leave out.
+            tensors: Other values of the same names and shapes; the model's own where not given.
 
         Returns:
             The parameters under the prefix, by name.
@@ -133,8 +145,9 @@ class Skeleton:
         Raises:
             PackagingError: ``base_model_invalid`` where tensors are missing or of another shape than config.json says.
         """
+        values = self._tensors if tensors is None else tensors
         wanted = {
-            name: _OnSlice(self._tensors[name])
+            name: _OnSlice(values[name])
             for target, names in self._sources.items()
             if target.startswith(prefix) and not target.startswith(without)
             for name in names
@@ -156,6 +169,13 @@ class Skeleton:
                 fields={"tensors": faults[:20]},
             )
         return parameters
+
+    def put(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Put tensors in the place of parameters, by name; tied parameters follow."""
+        for name, tensor in values.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(owner), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+        self.model.tie_weights(recompute_mapping=False)
 
     def free(self, prefix: str) -> None:
         """Drop the weights under ``prefix``; buffers stay."""
@@ -184,7 +204,9 @@ class Skeleton:
         return other if other in self._tensors else name
 
 
-def _build(directory: Path, device: torch.device, vocabulary_rows: int | None = None) -> Any:
+def _build(
+    directory: Path, device: torch.device, changes: Mapping[str, Any], vocabulary_rows: int | None = None
+) -> Any:
     """The model class that config.json names, with meta parameters and real buffers on ``device``."""
     try:
         with locked_down():
@@ -207,6 +229,9 @@ def _build(directory: Path, device: torch.device, vocabulary_rows: int | None = 
             remedy=WITHOUT_MATRIX,
             fields={"architecture": names[0]},
         )
+    for name, value in changes.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(attrgetter(owner)(config) if owner else config, leaf, value)
     if vocabulary_rows is not None:
         config.get_text_config().vocab_size = vocabulary_rows
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

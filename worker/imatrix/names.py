@@ -116,7 +116,7 @@ def _map_block(
     for name, tensor in to_checkpoint(numbers).items():
         seen = bool((tensor[(0,) * tensor.dim()] != _FOREIGN).item()) if tensor.numel() else False
         try:
-            converted = list(_convert(converter, name, tensor))
+            converted = list(convert_tensor(converter, name, tensor))
         except (ValueError, KeyError, TypeError, IndexError, RuntimeError, NotImplementedError):
             converted = []  # upstream raises whatever its code for this tensor runs into; the tensor gets no entry
             if seen:
@@ -154,7 +154,7 @@ def _number(
     return _Numbering(torch.cat(sums), torch.cat(owner), torch.cat(counts)), numbers
 
 
-def _convert(converter: Converter, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+def convert_tensor(converter: Converter, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """One checkpoint tensor through the converter, as its own loop does it."""
     item = converter.filter_tensors((name, lambda: tensor))
     if item is None:
