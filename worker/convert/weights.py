@@ -88,6 +88,10 @@ class MergedWeights:
         """Names of all tensors of the merged model."""
         return {*self.base.tensors, *self._added}
 
+    def sources(self) -> dict[str, str]:
+        """Tensors that only the merged model has -> the base model's tensor that each is made of."""
+        return dict(self._added)
+
     def changed(self) -> frozenset[str]:
         """Names of the tensors that the overlay changes or adds."""
         return self._updated | frozenset(self._added)

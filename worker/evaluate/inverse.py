@@ -91,13 +91,14 @@ class BlockMap:
 
 
 def _write(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:
-    """``matrix[rows, columns] = values`` for the rows that lie in the matrix; whole rows at once where they are whole."""
+    """``matrix[rows, columns] = values`` for the rows that lie in the matrix; at once where rows are whole."""
     inside = (rows >= 0) & (rows < matrix.shape[0])
     if rows.shape[1] == 1 and _counts_up(columns, matrix.shape[1]):
         kept = inside[:, 0]
         matrix.index_copy_(0, rows[kept, 0], values if bool(kept.all()) else values[kept])
         return
-    inside, rows, columns = torch.broadcast_tensors(inside, rows, columns)
+    shape = (max(rows.shape[0], columns.shape[0]), max(rows.shape[1], columns.shape[1]))
+    inside, rows, columns = inside.expand(shape), rows.expand(shape), columns.expand(shape)
     matrix[rows[inside], columns[inside]] = values[inside]
 
 

@@ -1,8 +1,8 @@
 """Text to token sequences, with what of them is scored.
 
-Plain text is cut as ``llama-perplexity`` cuts it: tokenized as a whole, in chunks of consecutive tokens, each begun with
-the begin-of-text token where the model wants one; the second half of every chunk is scored, so that every scored token
-has at least half a chunk of context. A sample of a data set is one sequence, and everything but its first token is
+Plain text is cut as ``llama-perplexity`` cuts it: tokenized as a whole, in chunks of consecutive tokens, each begun
+with the begin-of-text token where the model wants one; the second half of every chunk is scored, so that every scored
+token has at least half a chunk of context. A sample of a data set is one sequence; all of it but the first token is
 scored.
 """
 

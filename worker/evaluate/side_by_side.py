@@ -22,7 +22,7 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.evaluate.inverse import BlockMap, map_block
 from worker.evaluate.scores import ReferenceBatch, TokenScores
 from worker.evaluate.sequences import Batch
-from worker.evaluate.variants import Variant
+from worker.evaluate.variants import Place, Variant
 from worker.imatrix.lockstep import Door, Lockstep, find_doors
 from worker.imatrix.model import Skeleton
 from worker.imatrix.names import Converter
@@ -107,7 +107,7 @@ class SideBySide:
         def body(job: int) -> Callable[[], None]:
             return lambda: outputs.__setitem__(job, self._forward(batches[jobs[job][1]]))
 
-        def step(door: Door) -> None:
+        def step(_door: Door) -> None:
             nonlocal done
             done += 1
             report(done, len(jobs) * len(self._places.doors))
@@ -192,9 +192,7 @@ class SideBySide:
 
     def _load_heads(self, door: Door) -> None:
         own = self._reference_weights(door)
-        self._heads = {
-            variant: own | self._weights(variant, door.name, own) for variant in range(len(self.variants))
-        }
+        self._heads = {variant: own | self._weights(variant, door.name, own) for variant in range(len(self.variants))}
 
     def _load_outside(self) -> None:
         """Weights that no door has, of every variant: the last norm, and whatever an architecture adds."""
@@ -203,8 +201,8 @@ class SideBySide:
         own = {name: tensor for name, tensor in own.items() if not tensor.is_meta}
         self._outside = [own | self._weights(variant, "", own) for variant in range(len(self.variants))]
 
-    def _weights(self, variant: int, place: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if place not in self._maps:
+    def _weights(self, variant: int, name: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if name not in self._maps:
             shapes = {name: tensor.shape for name, tensor in own.items()}
-            self._maps[place] = map_block(shapes, self.skeleton.to_checkpoint, self.converter)
-        return self.variants[variant].weights(own, self._maps[place], self.skeleton)
+            self._maps[name] = map_block(shapes, self.skeleton.to_checkpoint, self.converter)
+        return self.variants[variant].weights(Place(own, self._maps[name], self.skeleton))

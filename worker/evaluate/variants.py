@@ -2,7 +2,8 @@
 
 A file's weights are decoded exactly from its blocks and put where the conversion took them from
 (:mod:`worker.evaluate.inverse`); what a file holds in full precision anyhow (norms, small vectors) is the reference's.
-A file with a matrix that has no place in the model is refused by name: figures of another model would be worse than none.
+A file with a matrix that has no place in the model is refused by name: figures of another model would be worse
+than none.
 
 Memory: of the layer at hand, the reference's weights and one other variant's.
 """
@@ -28,19 +29,30 @@ _SLAB_VALUES = 1 << 24
 """Values decoded at a time: 64 MiB as float32."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """One of the places where weights are put: a layer, the embedding, the head, or what lies outside them.
+
+    Attributes:
+        own: The reference's parameters there, by name.
+        block: Where a file's tensors lie among them.
+        skeleton: The model.
+    """
+
+    own: Mapping[str, torch.Tensor]
+    block: BlockMap
+    skeleton: Skeleton
+
+
 class Variant(Protocol):
     """One of the models that are compared."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name among the scores."""
 
-    def weights(self, own: Mapping[str, torch.Tensor], block: BlockMap, skeleton: Skeleton) -> dict[str, torch.Tensor]:
-        """Its values of some parameters, by name; parameters that are as in the reference may be left out.
-
-        Args:
-            own: The reference's parameters of a block, on the CPU or the device.
-            block: Where a file's tensors lie among them.
-            skeleton: The model.
-        """
+    def weights(self, place: Place) -> dict[str, torch.Tensor]:
+        """Its parameters at a place, by name; those that are as in the reference may be left out."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +61,29 @@ class Reference:
 
     name: str = "reference"
 
-    def weights(
-        self, own: Mapping[str, torch.Tensor], block: BlockMap, skeleton: Skeleton
-    ) -> dict[str, torch.Tensor]:
+    def weights(self, _place: Place) -> dict[str, torch.Tensor]:
         """Nothing differs."""
         return {}
 
 
+@dataclass(frozen=True)
 class Checkpoint:
-    """The same architecture with other weights, from safetensors: the base model without its adapter."""
+    """The same architecture with other weights, from safetensors: the base model without its adapter.
 
-    def __init__(self, name: str, tensors: Mapping[str, LazyTensor]) -> None:
-        self.name = name
-        self._tensors = tensors
+    Attributes:
+        name: Its name among the scores.
+        tensors: Its tensors, under the reference's names.
+    """
 
-    def weights(
-        self, own: Mapping[str, torch.Tensor], block: BlockMap, skeleton: Skeleton
-    ) -> dict[str, torch.Tensor]:
+    name: str
+    tensors: Mapping[str, LazyTensor]
+
+    def weights(self, place: Place) -> dict[str, torch.Tensor]:
         """All parameters, read through transformers' own loading."""
-        names = set(own)
         loaded: dict[str, torch.Tensor] = {}
-        for prefix in {name.rpartition(".")[0] + "." for name in names}:
-            loaded |= dict(skeleton.load(prefix, tensors=self._tensors))
-        return {name: tensor.detach() for name, tensor in loaded.items() if name in names}
+        for prefix in {name.rpartition(".")[0] + "." for name in place.own}:
+            loaded |= dict(place.skeleton.load(prefix, tensors=self.tensors))
+        return {name: tensor.detach() for name, tensor in loaded.items() if name in place.own}
 
 
 class QuantizedFile:
@@ -89,8 +101,15 @@ class QuantizedFile:
             tensor.name: (file, tensor) for file in self._files for tensor in file.tensors
         }
         self._left = {
-            tensor.name for _, tensor in self._tensors.values() if tensor.type is not GGMLType.F32 and tensor.row_count > 1
+            tensor.name
+            for _, tensor in self._tensors.values()
+            if tensor.type is not GGMLType.F32 and tensor.row_count > 1
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this file from others: name, size and digest of each shard's header."""
+        return f"{self.name} {[(file.size_bytes, file.header_sha256) for file in self._files]}"
 
     @property
     def size_bytes(self) -> int:
@@ -108,16 +127,14 @@ class QuantizedFile:
         """Metadata of the first shard."""
         return self._files[0].metadata
 
-    def weights(
-        self, own: Mapping[str, torch.Tensor], block: BlockMap, skeleton: Skeleton
-    ) -> dict[str, torch.Tensor]:
-        """The block's matrices as the file holds them."""
+    def weights(self, place: Place) -> dict[str, torch.Tensor]:
+        """The place's matrices as the file holds them."""
         changed: dict[str, torch.Tensor] = {}
-        for gguf_name in block.targets.keys() & self._tensors.keys():
-            for name in block.parameters_of(gguf_name):
+        for gguf_name in place.block.targets.keys() & self._tensors.keys():
+            for name in place.block.parameters_of(gguf_name):
                 if name not in changed:
-                    changed[name] = own[name].detach().clone(memory_format=torch.contiguous_format)
-            block.place(gguf_name, self._decoded(gguf_name, block), changed)
+                    changed[name] = place.own[name].detach().clone(memory_format=torch.contiguous_format)
+            place.block.place(gguf_name, self._decoded(gguf_name, place.block), changed)
             self._left.discard(gguf_name)
         return changed
 
@@ -125,7 +142,7 @@ class QuantizedFile:
         """All matrices of the file have been put somewhere.
 
         Raises:
-            PackagingError: ``evaluation_impossible``, naming the first that was not.
+            PackagingError: ``unsupported_architecture``, naming the first that was not.
         """
         if self._left:
             first = min(self._left)

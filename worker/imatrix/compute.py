@@ -117,7 +117,7 @@ def compute_imatrix(
             ErrorCode.VOCABULARY_MISMATCH,
             f"the tokenizer gives token {int(tokens.max())}, the embedding has {skeleton.embedding_rows} rows",
         )
-    with _running(type(skeleton.model).__name__):
+    with running_model(type(skeleton.model).__name__):
         tap = _run(skeleton, tokens.to(target), layered, report, should_stop)
     shapes = {name: tensor.shape for name, tensor in skeleton.model.state_dict().items()}
     mapped = map_to_gguf(tap.gathered, shapes, skeleton.to_checkpoint, converter)
@@ -132,7 +132,7 @@ def compute_imatrix(
 
 
 @contextmanager
-def _running(model_class: str) -> Iterator[None]:
+def running_model(model_class: str) -> Iterator[None]:
     """The edge to transformers' models: what running one raises becomes ``PackagingError``, by type."""
     try:
         yield

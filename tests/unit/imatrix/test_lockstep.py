@@ -40,7 +40,7 @@ def run(model, numbers, step=lambda _door: None, should_stop=lambda: False):
     doors = find_doors(model)
 
     def note(what):
-        return lambda door: model.log.append((what, door.name))
+        return lambda door, _passes: model.log.append((what, door.name))
 
     lockstep = Lockstep(doors, note("enter"), note("leave"), nullcontext)
     lockstep.run([lambda n=n: model(n) for n in numbers], step, should_stop)
