@@ -196,7 +196,7 @@ class SideBySide:
 
     def _load_outside(self) -> None:
         """Weights that no door has, of every variant: the last norm, and whatever an architecture adds."""
-        inside = tuple(self._places.prefixes.values())
+        inside = (*self._places.prefixes.values(), *(f"{name}." for name in self._places.prefixes))
         own = {name: tensor.detach() for name, tensor in self.skeleton.load("", without=inside)}
         own = {name: tensor for name, tensor in own.items() if not tensor.is_meta}
         self._outside = [own | self._weights(variant, "", own) for variant in range(len(self.variants))]
