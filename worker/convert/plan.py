@@ -38,6 +38,8 @@ FILE_TYPES = {"auto": "GUESSED", "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": 
 UNUSED_OUTPUT = "unused.gguf"
 """Name of the output that upstream is told of and never makes."""
 
+_NORMAL_TOKEN = 1  # gguf.TokenType.NORMAL
+
 # what upstream's code raises, by accident or on purpose, on inputs it does not expect
 _INPUT_FAULTS = (
     ValueError, TypeError, AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError,
@@ -142,6 +144,7 @@ def plan_model(
             finish(model.gguf_writer)
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"describing {architecture}"):
             plan = read_plan(upstream, model.gguf_writer)
+    _check_scores(plan)
     _check_vocabulary(plan)
     _check_gathered(plan)
     uses = [name for tensor in plan.tensors for name in plan.evaluator.sources(tensor.value)]
@@ -369,6 +372,25 @@ def _check_vocabulary(plan: ConversionPlan) -> None:
             ErrorCode.VOCABULARY_MISMATCH,
             f"the tokenizer has {len(tokens)} tokens, the embedding {rows} rows",
             fields={"tokens": len(tokens), "rows": rows},
+        )
+
+
+def _check_scores(plan: ConversionPlan) -> None:
+    """Refuse a sentencepiece vocabulary without scores, by which llama.cpp merges: it would cut words anywhere.
+
+    Upstream writes one where it finds ``tokenizer.json`` alone, of which the scores cannot be told (see
+    ``sentencepiece_model``).
+    """
+    if plan.metadata.get("tokenizer.ggml.model") != "llama":
+        return
+    kinds, scores = plan.metadata["tokenizer.ggml.token_type"], plan.metadata["tokenizer.ggml.scores"]
+    ordinary = [score for kind, score in zip(kinds, scores, strict=True) if kind == _NORMAL_TOKEN]
+    if len(ordinary) > 1 and len(set(ordinary)) == 1:
+        raise PackagingError(
+            ErrorCode.TOKENIZER_NOT_FOUND,
+            "tokenizer.model is needed and missing: the scores of its pieces cannot be told from tokenizer.json",
+            remedy="Copy tokenizer.model of the model that this one was trained from into its directory.",
+            fields={"file": "tokenizer.model"},
         )
 
 

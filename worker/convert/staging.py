@@ -21,14 +21,13 @@ from worker.checkpoint import BaseModel
 from worker.convert.card import Card, is_hub_name, read_card, write_card
 from worker.convert.consulted import stage_consulted, without_code
 from worker.convert.nextn import config_without_absent_layers
+from worker.convert.older_form import older_config, older_files
 from worker.convert.repairs import repaired
 from worker.convert.tokenizer import (
     CONFIG,
     MORE_TEMPLATES,
-    SENTENCEPIECE,
     Template,
     TokenizerChoice,
-    sentencepiece_pieces,
     special_token,
     token_id,
 )
@@ -148,22 +147,17 @@ def stage_tokenizer(staged: Path, tokenizer: TokenizerChoice) -> None:
     for name, path in tokenizer.files.items():
         if name != CONFIG:
             (staged / name).symlink_to(path)
-    config = dict(tokenizer.config)
+    for name, content in older_files(tokenizer).items():
+        if isinstance(content, bytes):
+            (staged / name).write_bytes(content)
+        else:
+            write_json(staged / name, content)
+    config = older_config(tokenizer)
     config.pop("chat_template", None)
     template = tokenizer.chat_template
     if template is not None:
         config["chat_template"] = template
         write_template(staged, template)
-    if SENTENCEPIECE in tokenizer.files and "added_tokens_decoder" not in config:
-        # transformers 5 keeps added tokens in tokenizer.json only, where upstream's sentencepiece reader does not look
-        pieces = dict(enumerate(sentencepiece_pieces(tokenizer.files[SENTENCEPIECE])))
-        added = {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
-            for token in tokenizer.added_tokens
-            if pieces.get(token["id"]) != token["content"]
-        }
-        if added:
-            config["added_tokens_decoder"] = added
     if config:
         write_json(staged / CONFIG, config)
     if tokenizer.generation_config:

@@ -21,12 +21,12 @@ from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import read_json, resolve_member
 
 JSON, CONFIG, SENTENCEPIECE = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
+SENTENCEPIECES = (SENTENCEPIECE, "spiece.model", "sentencepiece.bpe.model")
+"""Names of a sentencepiece model: of Llama and most others, of T5, of XLM-RoBERTa."""
 VOCABULARIES = (
     JSON,
-    SENTENCEPIECE,
+    *SENTENCEPIECES,
     "tekken.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
     "tokenizer.jsonl",
     "tokenizer.model.v3",
     "vocab.json",
@@ -347,20 +347,25 @@ def json_vocabulary(description: Mapping[str, Any]) -> dict[str, int]:
 def _older_sentencepiece(
     files: Mapping[str, Path], description: Mapping[str, Any], places: Sequence[Path], allowed_roots: Roots
 ) -> dict[str, Path]:
-    """``tokenizer.model`` from further back, which transformers 5 no longer saves and some families need.
+    """A sentencepiece model from further back, which transformers 5 no longer saves and some families need.
 
-    Taken only where every piece has the same id in the ``tokenizer.json`` that was chosen.
+    Taken only where every piece has the id that the ``tokenizer.json`` that was chosen gives it.
     """
     if JSON not in files or any(name in files for name in VOCABULARIES if name != JSON):
         return {}
     for directory in places:
-        found = _member_files(directory, (SENTENCEPIECE,), allowed_roots)
+        found = _member_files(directory, SENTENCEPIECES, allowed_roots)
         if found:
             vocabulary = json_vocabulary(description)
-            pieces = sentencepiece_pieces(found[SENTENCEPIECE])
-            same = bool(pieces) and all(vocabulary.get(piece) == index for index, piece in enumerate(pieces))
-            return found if same else {}
+            return {name: path for name, path in found.items() if _same_ids(name, path, vocabulary)}
     return {}
+
+
+def _same_ids(name: str, path: Path, vocabulary: Mapping[str, int]) -> bool:
+    pieces = list(enumerate(sentencepiece_pieces(path)))
+    if name == "sentencepiece.bpe.model":  # transformers puts four tokens of its own before the fourth piece
+        pieces = [(number + 1, piece) for number, piece in pieces[3:]]
+    return bool(pieces) and all(vocabulary.get(piece) == number for number, piece in pieces)
 
 
 def sentencepiece_pieces(path: Path) -> list[str]:

@@ -317,6 +317,9 @@ def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
     shutil.copytree(run_of("phi3").base, model)
     LlamaTokenizer.from_pretrained(model).save_pretrained(model)
     (model / "tokenizer.model").unlink()
+    description = json.loads((model / "tokenizer.json").read_text())
+    description["model"]["merges"].reverse()  # in the order of its scores, the file could be made again
+    put_json(model / "tokenizer.json", **description)
     with pytest.raises(PackagingError) as caught:
         convert(model, tmp_path / "out.gguf", scratch_dir=tmp_path)
     assert caught.value.code in (ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.TOKENIZER_UNSUPPORTED)
