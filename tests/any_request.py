@@ -19,6 +19,7 @@ _CHARACTERS = st.sampled_from(
 ) | st.characters(codec="utf-8", exclude_characters="\0")
 _TEXT = st.text(_CHARACTERS, max_size=12)
 _PRINTABLE = _TEXT.filter(str.isprintable)
+_BLANKS = st.sampled_from([" ", " x=y ", '"', "42"])
 _FLAGS = st.booleans()
 
 
@@ -29,7 +30,7 @@ def _path(*schemes: str) -> SearchStrategy[str]:
 
 def _labels() -> SearchStrategy[dict[str, str]]:
     keys = _PRINTABLE.filter(lambda key: key and "=" not in key)
-    return st.dictionaries(keys, _PRINTABLE, max_size=3)
+    return st.dictionaries(st.sampled_from([" a ", '"q"', "run"]) | keys, _BLANKS | _PRINTABLE, max_size=3)
 
 
 def _names() -> SearchStrategy[str]:

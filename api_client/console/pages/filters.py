@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from api_client.cli.arguments import parse_since
 from api_client.errors import PackagingError
+from api_client.field_values import read_pair
 from api_client.job import JobState
 
 SPANS: Final = (("1h", "last_hour"), ("24h", "last_day"), ("7d", "last_week"))
@@ -75,12 +76,12 @@ def read_filter(query: Mapping[str, str]) -> JobFilter:
 def read_labels(parts: list[str]) -> tuple[dict[str, str], str | None]:
     """Labels from ``key=value`` parts, and the first part that is none."""
     labels: dict[str, str] = {}
-    for part in (part.strip() for part in parts):
-        key, sign, value = part.partition("=")
-        if part and not (sign and key.strip()):
+    for part in (part.strip() for part in parts if part.strip()):
+        try:
+            key, value = read_pair(part)
+        except ValueError:
             return labels, part
-        if part:
-            labels[key.strip()] = value.strip()
+        labels[key] = value
     return labels, None
 
 

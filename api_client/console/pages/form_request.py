@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
-from api_client.console.pages.filters import read_labels
-from api_client.console.pages.form import NewJobForm
+from api_client.console.pages.form import NO_TYPES, PLAIN, NewJobForm
 from api_client.errors import ErrorCode, PackagingError
+from api_client.field_types import FieldKind, RequestField
+from api_client.field_values import nested, typed, value_of
 from api_client.locations import is_remote
 from api_client.request import PackagingRequest
+from api_client.request_fields import CONTROL_OF_CODE, control_of
 from api_client.templates import Template
 
 KEY_PREFIX: Final = "console:"
-_C = ErrorCode
-
-_FIELD_OF_CODE: Final[dict[ErrorCode, str]] = {
-    _C.UNKNOWN_TEMPLATE: "template",
-    _C.TEMPLATE_LOCKED: "switches",
-    _C.QUANTIZE_NEEDS_EXPORT: "switches",
-    _C.MERGE_EXCLUDES_LORA_EXPORT: "switches",
-    _C.NOTHING_TO_DO: "switches",
-    _C.QUANT_TYPES_NEED_QUANTIZE: "quant_types",
-    _C.QUANT_TYPES_EMPTY: "quant_types",
-    _C.QUANT_TYPE_UNKNOWN: "quant_types",
-    _C.QUANT_TYPE_DUPLICATE: "quant_types",
-    _C.IMATRIX_REQUIRED: "quant_types",
-    _C.CHECKPOINT_REQUIRED: "checkpoint",
-    _C.CHECKPOINT_NOT_ADAPTER: "checkpoint",
-    _C.CHECKPOINT_IS_ADAPTER: "checkpoint",
-    _C.CHECKPOINT_NOT_FOUND: "checkpoint",
-    _C.CHECKPOINTS_EMPTY: "checkpoint",
-    _C.BASE_MODEL_REQUIRED: "base_model",
-    _C.BASE_MODEL_NOT_FOUND: "base_model",
-    _C.OUTPUT_DIR_REQUIRED: "output_dir",
-    _C.TASK_NOT_PACKAGEABLE: "task_status",
-}
-_FIELD_OF_NAME: Final = {
-    "task.task_id": "task_id",
-    "task.status": "task_status",
-    "task.kind": "task_kind",
-    "task.finetuning": "finetuning",
-    "task.base_model": "base_model",
-    "task.output_dir": "run",
-    "imatrix.path": "imatrix_path",
-}
-_PATHS: Final = ("run", "base_model", "output_dir", "imatrix_path")
+_PATHS: Final = ("run", "base_model", "output_dir", "task_base_model")
+_START: Final = NewJobForm()
 
 
 def field_of(error: PackagingError) -> str | None:
     """The form's field that an error is about; ``None`` where it is about the whole."""
     name = str(error.fields.get("field") or "")
-    field = _FIELD_OF_CODE.get(error.code) or _FIELD_OF_NAME.get(name) or name.partition(".")[0]
-    return field if field in NewJobForm.__dataclass_fields__ else None
+    return CONTROL_OF_CODE.get(error.code) or control_of(name) or (name if name in _PATHS else None)
 
 
 def build_request(form: NewJobForm, template: Template | None) -> PackagingRequest:
-    """The request that the form describes.
+    """The request that the form describes. What is the default is left out, as if the form had not asked.
 
     Args:
         form: What was filled in.
@@ -66,47 +35,94 @@ def build_request(form: NewJobForm, template: Template | None) -> PackagingReque
         PackagingError: ``request_invalid`` naming the field, and what the request raises.
     """
     for name in _PATHS:
-        _require_absolute(name, getattr(form, name))
-    if form.source == "paths" and "/" in form.checkpoint:
-        _require_absolute("checkpoint", form.checkpoint)
+        _require_absolute(name, typed(getattr(form, name)))
     data: dict[str, Any] = {
+        **_plain_data(form),
         "template": form.template,
         "options": _switches(form, template),
-        "task": _task(form) if form.source == "task" else None,
-        "base_model": form.base_model,
+        "base_model": typed(_base_model(form)),
         "checkpoint": _checkpoint(form, template),
-        "output_dir": form.own_output_dir,
-        "model_name": form.model_name,
-        "quant_types": form.chosen_types(template, form.chosen_switches(template)) if template else None,
-        "gguf_dtype": form.gguf_dtype,
-        "imatrix": {"mode": form.imatrix, "path": form.imatrix_path or None},
-        "labels": _labels(form.labels),
-        "priority": form.priority,
-        "overwrite": bool(form.overwrite),
-        "upload": bool(form.upload),
-        "keep_unquantized": bool(form.keep_unquantized),
+        "output_dir": typed(form.output_dir if form.source == "task" else form.own_output_dir),
+        "quant_types": _types(form, template),
         "idempotency_key": KEY_PREFIX + form.form if form.form else None,
     }
-    given = {name: value for name, value in data.items() if value not in (None, "")}
-    return PackagingRequest(**given)
+    return PackagingRequest(**{name: value for name, value in data.items() if value not in (None, "")})
+
+
+def imatrix_of(form: NewJobForm) -> dict[str, Any]:
+    """What the form says of the importance matrix.
+
+    Raises:
+        PackagingError: ``request_invalid``.
+    """
+    values = {
+        path.partition(".")[2]: value for path, value in _plain_values(form).items() if path.startswith("imatrix.")
+    }
+    # The mode that is shown counts: a path beside another one is a mistake, and not a choice.
+    return {"mode": form.plain["imatrix"], **values} if values else {}
+
+
+def _plain_data(form: NewJobForm) -> dict[str, Any]:
+    """The fields whose controls come from the table, in their places."""
+    data = nested(_plain_values(form))
+    data.pop("task", None)
+    data["imatrix"] = imatrix_of(form) or None
+    return data | {"task": _task(form) if form.source == "task" else None}
+
+
+def _plain_values(form: NewJobForm) -> dict[str, Any]:
+    """By path; of what stands as in a new form, nothing."""
+    return {
+        row.path: _value(row, form.plain[name]) for name, row in PLAIN.items() if form.plain[name] != _START.plain[name]
+    }
+
+
+def _value(row: RequestField, text: str) -> Any:
+    try:
+        value = value_of(row.kind, text)
+    except ValueError as error:
+        reason = f"{error} is not of the form key=value" if row.kind is FieldKind.PAIRS else str(error)
+        raise PackagingError(ErrorCode.REQUEST_INVALID, f"{row.path}: {reason}", fields={"field": row.path}) from None
+    if row.kind is FieldKind.PATH and value is not None:
+        _require_absolute(row.path, value)
+    return value
 
 
 def _switches(form: NewJobForm, template: Template | None) -> dict[str, bool] | None:
+    """The switches that the request itself set, and those that are not as the template has them."""
     if template is None or template.locked or not form.switches_shown:
         return None
-    return form.chosen_switches(template)
+    given = form.switches_given.split(",")
+    chosen = form.chosen_switches(template)
+    return {name: on for name, on in chosen.items() if name in given or on != getattr(template, name)} or None
 
 
-def _task(form: NewJobForm) -> dict[str, str]:
-    task = {
-        "task_id": form.task_id,
-        "status": form.task_status,
-        "kind": form.task_kind,
-        "finetuning": form.finetuning,
-        "base_model": form.base_model,
-        "output_dir": form.run,
+def _types(form: NewJobForm, template: Template | None) -> tuple[str, ...] | None:
+    """The ticked types, in the order in which the request named them; nothing where they are the template's."""
+    given = form.types_given.split(",") if form.types_given and form.types_given != NO_TYPES else []
+    if template is not None and not form.chosen_switches(template)["quantize"]:
+        return () if form.types_given == NO_TYPES else None
+    if not form.types_shown:
+        return None
+    usual = {quant.value for quant in template.quant_types} if template else None
+    if not form.types_given and set(form.quant_types) == usual:
+        return None
+    return tuple(sorted(form.quant_types, key=lambda name: given.index(name) if name in given else len(given)))
+
+
+def _base_model(form: NewJobForm) -> str:
+    """The base model; with a task that names its own, only where a person named another."""
+    return form.own_base_model if form.told_base_model else form.base_model
+
+
+def _task(form: NewJobForm) -> dict[str, Any]:
+    task: dict[str, Any] = {
+        row.path.partition(".")[2]: value_of(row.kind, form.plain[name])
+        for name, row in PLAIN.items()
+        if row.path.startswith("task.")
     }
-    missing = next((name for name in ("task_id", "base_model", "output_dir") if not task[name]), None)
+    task |= {"base_model": typed(form.task_base_model or form.base_model), "output_dir": typed(form.run)}
+    missing = next((name for name, value in task.items() if value is None or (value == "" and name != "task_id")), None)
     if missing:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID, f"task.{missing}: is empty", fields={"field": f"task.{missing}"}
@@ -115,24 +131,17 @@ def _task(form: NewJobForm) -> dict[str, str]:
 
 
 def _checkpoint(form: NewJobForm, template: Template | None) -> str | None:
-    """The reference to send: nothing where no switch uses it, a path below the run where a run was given."""
-    switches: Mapping[str, bool] = form.chosen_switches(template) if template else {}
-    if not form.checkpoint or (template and not (switches["merge_lora"] or switches["export_lora"])):
-        return None
-    if form.source == "run" and "/" not in form.checkpoint:
+    """The reference to send: the adapter, else full weights; a path below the run where a run was given."""
+    switches = form.chosen_switches(template) if template else {}
+    uses_adapter = template is None or switches["merge_lora"] or switches["export_lora"]
+    reference = typed(form.checkpoint if uses_adapter else form.weights)
+    if "/" in reference:
+        _require_absolute("checkpoint", reference)
+    if form.source == "run" and reference and "/" not in reference:
         if not form.run:
             raise PackagingError(ErrorCode.REQUEST_INVALID, "run: is empty", fields={"field": "run"})
-        return f"{form.run.rstrip('/')}/{form.checkpoint}"
-    return form.checkpoint
-
-
-def _labels(given: str) -> dict[str, str]:
-    labels, bad = read_labels(given.splitlines())
-    if bad is not None:
-        raise PackagingError(
-            ErrorCode.REQUEST_INVALID, f"labels: {bad!r} is not of the form key=value", fields={"field": "labels"}
-        )
-    return labels
+        return f"{typed(form.run).rstrip('/')}/{reference}"
+    return reference or None
 
 
 def _require_absolute(name: str, path: str) -> None:

@@ -59,7 +59,7 @@ class Answers:
         with ThreadPoolExecutor(max_workers=3) as pool:
             listing = pool.submit(self._ask, "checkpoints", run, questions.checkpoints, anyone)
             space = pool.submit(self._ask, "space", "" if is_remote(output) else output, questions.space, anyone)
-            base = form.own_base_model or base_of(listing.result()[0]) or form.base_model
+            base = form.own_base_model or form.told_base_model or base_of(listing.result()[0]) or form.base_model
             sizes = pool.submit(self._ask, "sizes", base, questions.sizes, anyone)
             return Found(*listing.result(), *sizes.result(), *space.result())
 

@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from api_client.client import PackagingClient
 from api_client.console.context import AskWorkers, Client
-from api_client.console.pages.form import CONTEXTS, SOURCES, NewJobForm
+from api_client.console.pages.form import CONTEXTS, PLAIN, SOURCES, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import template_title
@@ -25,10 +26,12 @@ from api_client.console.pages.lookup import Answers, Found, base_of
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
 from api_client.console.pages.view import render
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.field_types import FieldKind, RequestField
 from api_client.job import Job
 from api_client.questions import Questions
 from api_client.recommend import TARGETS
-from api_client.task import PACKAGEABLE, TaskStatus, TrainingTask
+from api_client.request import PackagingRequest
+from api_client.task import PACKAGEABLE, TrainingTask
 from api_client.templates import DEFAULT_TEMPLATE, Template
 
 RECENT_JOBS = 50
@@ -48,7 +51,9 @@ Sent = Annotated[FormData, Depends(_sent)]
 def new_job_page(request: Request, client: Client, questions: AskWorkers, _: Submitter, like: str = "") -> Response:
     """The form. A form without a name gets one, so that its address always names the same form."""
     if like:
-        return RedirectResponse(NewJobForm.of_request(client.get(like).request).named().address(), 303)
+        request_then = client.get(like).request
+        template = client.templates().get(request_then.template)
+        return RedirectResponse(NewJobForm.of_request(request_then, template).named().address(), 303)
     form = NewJobForm.read(request.query_params)
     if not form.form:
         return RedirectResponse(form.named().address(), 303)
@@ -107,7 +112,10 @@ def _page(
     context: dict[str, Any] = {
         "form": form,
         "sources": SOURCES,
-        "statuses": [status.value for status in TaskStatus],
+        "task_rows": _rows("task"),
+        "more_rows": _rows("more"),
+        "bounds": _BOUNDS,
+        "more_names": [row.control.name for row in _rows("more") if row.control],
         "templates": _sorted(templates),
         "template": template,
         "template_name": template_title(template.name, language, templates),
@@ -133,8 +141,9 @@ def _page(
 def _known_problems(form: NewJobForm, found: Found) -> Iterator[tuple[str, PackagingError]]:
     """What is wrong before the form is sent, with the field."""
     yield from found.errors
-    if form.source == "task" and form.task_status not in PACKAGEABLE:
-        message = f"{form.task_status}: only completed, stopped or failed tasks can be packaged"
+    status = form.plain["task_status"]
+    if form.source == "task" and status not in PACKAGEABLE:
+        message = f"{status}: only completed, stopped or failed tasks can be packaged"
         yield "task_status", PackagingError(ErrorCode.TASK_NOT_PACKAGEABLE, message)
 
 
@@ -144,16 +153,41 @@ def _filled_in(form: NewJobForm, found: Found) -> NewJobForm:
         return form
     listing = found.run.listing if found.run else None
     checkpoint = form.checkpoint
-    if listing and not listing.find(chosen_name(checkpoint, found)):
+    kept = form.source == "task" and "/" in checkpoint
+    if listing and not kept and not listing.find(chosen_name(checkpoint, found)):
         checkpoint = listing.best or listing.latest or ""
     named = form.own_base_model
-    filled = "" if named else base_of(found.run) or form.base_filled
+    filled = "" if named else form.told_base_model or base_of(found.run) or form.base_filled
     return replace(form, base_model=named or filled, base_filled=filled, checkpoint=checkpoint)
+
+
+def _bounds(path: str) -> dict[str, int]:
+    """``min`` and ``max`` of a number's control, as the request has them."""
+    model: type[BaseModel] = PackagingRequest
+    *parents, name = path.split(".")
+    for parent in parents:
+        model = type(getattr(model(), parent))
+    limits = model.model_fields[name].metadata
+    return {
+        bound: getattr(limit, attribute)
+        for limit in limits
+        for attribute, bound in (("ge", "min"), ("le", "max"))
+        if hasattr(limit, attribute)
+    }
+
+
+_BOUNDS = {row.path: _bounds(row.path) for row in PLAIN.values() if row.kind is FieldKind.NUMBER}
+
+
+def _rows(section: str) -> list[RequestField]:
+    """The fields of a section, boxes to tick last."""
+    rows = [row for row in PLAIN.values() if row.control and row.control.section == section]
+    return sorted(rows, key=lambda row: row.kind is FieldKind.SWITCH)
 
 
 def _sorted(templates: dict[str, Template]) -> Sequence[Template]:
     """The default first, ``custom`` last, a site's own before it."""
-    return sorted(templates.values(), key=lambda one: (not one.locked, one.name != DEFAULT_TEMPLATE))
+    return sorted(templates.values(), key=lambda template: (not template.locked, template.name != DEFAULT_TEMPLATE))
 
 
 def _recent_tasks(jobs: Sequence[Job]) -> list[tuple[TrainingTask, str]]:
@@ -162,14 +196,5 @@ def _recent_tasks(jobs: Sequence[Job]) -> list[tuple[TrainingTask, str]]:
     for job in jobs:
         task = job.request.task
         if task is not None and task.task_id not in found:
-            form = NewJobForm(
-                source="task",
-                run=task.output_dir,
-                base_model=task.base_model,
-                task_id=task.task_id,
-                task_status=task.status.value,
-                task_kind=task.kind,
-                finetuning=task.finetuning,
-            )
-            found[task.task_id] = (task, form.address())
+            found[task.task_id] = (task, NewJobForm.of_task(task).address())
     return [*found.values()][:RECENT_SHOWN]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from api_client.console.pages.form import NewJobForm
+from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import Found
 from api_client.errors import PackagingError
 from api_client.job import StageName
@@ -113,17 +114,20 @@ def _model_files(
 ) -> list[FileRow]:
     if not switches["export_gguf"]:
         return []
-    name = form.model_name or ("merged_model" if switches["merge_lora"] else PurePosixPath(base_model).name or "model")
+    name = form.says("model_name") or (
+        "merged_model" if switches["merge_lora"] else PurePosixPath(base_model).name or "model"
+    )
     sizes = found.sizes.sizes if found.sizes else {}
     exact = not switches["merge_lora"]  # a merged file says more of itself, and its vocabulary may have grown
     files = [
         FileRow(f"{name}-{quant}.gguf", sizes.get(QuantType(quant)), exact) for quant in types if quant in QUANT_TYPES
     ]
-    if form.keep_unquantized or not switches["quantize"]:
+    if form.plain["keep_unquantized"] or not switches["quantize"]:
         # as the base model is hardly ever anything but a 16-bit float
-        dtype = _SIXTEEN_BIT if form.gguf_dtype == "auto" else form.gguf_dtype.upper()
+        asked = form.plain["gguf_dtype"]
+        dtype = _SIXTEEN_BIT if asked == "auto" else asked.upper()
         size = sizes.get(QuantType(dtype)) if dtype in QUANT_TYPES else None
-        files.insert(0, FileRow(f"{name}.gguf", size, exact and form.gguf_dtype != "auto"))
+        files.insert(0, FileRow(f"{name}.gguf", size, exact and asked != "auto"))
     return files
 
 
@@ -147,7 +151,7 @@ def stages_of(form: NewJobForm, switches: Mapping[str, bool], types: Sequence[st
     """The stages that the job would have."""
     known = tuple(QuantType(quant) for quant in types if quant in QUANT_TYPES)
     try:
-        request = PackagingRequest(imatrix={"mode": form.imatrix, "path": form.imatrix_path or None})
+        request = PackagingRequest(imatrix=imatrix_of(form))
     except PackagingError:
         request = PackagingRequest()
     return plan_stages(request, ResolvedOptions(**switches, quant_types=known))

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Final
 
 from api_client.cli.language import PHRASES
+from api_client.field_types import Bilingual
 from api_client.language import Language
+from api_client.request_fields import FIELDS
 
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     # frame
@@ -106,8 +108,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "之前阶段的文件会先校验，缺失时才重新生成。",
     ),
     "replay_yes": ("Replay now", "立即重新执行"),
-    "priority": ("Priority", "优先级"),
-    "model_name": ("Model name", "模型名称"),
     "started": ("Started", "开始"),
     "ended": ("Ended", "结束"),
     "again": ("Package again with these settings", "用相同设置新建作业"),
@@ -167,56 +167,24 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "source.task": ("Training task", "训练任务"),
     "source.paths": ("Plain paths", "直接填写路径"),
     "source_kind": ("What to package from", "打包来源"),
-    "run_dir": ("Run's output directory", "训练输出目录"),
-    "run_dir_hint": (
-        "A directory with checkpoint-*, or s3://bucket/prefix, as the workers see it.",
-        "含 checkpoint-* 的目录或 s3://bucket/prefix，以 worker 可见的路径为准。",
-    ),
-    "base_model_path": ("Base model path", "基础模型路径"),
-    "base_hint": (
-        "Hugging Face directory with config.json and .safetensors; also s3:// or hf://owner/name.",
-        "HuggingFace 格式目录（config.json 与 .safetensors），也可用 s3:// 或 hf://owner/name。",
-    ),
-    "task_id": ("Task id", "任务 ID"),
-    "task_status": ("Status", "任务状态"),
-    "task_kind": ("Kind", "任务类型"),
-    "finetuning": ("Fine-tuning", "微调方式"),
-    "task.pending": ("pending", "等待中"),
-    "task.running": ("running", "运行中"),
-    "task.completed": ("completed", "已完成"),
-    "task.stopped": ("stopped", "已停止"),
-    "task.failed": ("failed", "失败"),
-    "task.pretrain": ("pretraining", "预训练"),
-    "task.sft": ("SFT", "SFT"),
-    "task.lora": ("LoRA", "LoRA"),
-    "task.full": ("full", "全量"),
     "recent_tasks": ("Recent tasks", "最近的任务"),
     "look": ("Look it up", "读取"),
-    "template_step": ("Template", "配置模板"),
     "default": ("default", "默认"),
     "locked": ("locked", "锁定"),
     "locked_by": ("Locked by this template. Choose Custom to set them.", "由模板锁定，选择“自定义”后可修改。"),
     "switches_free": ("Set them freely; the rules are checked on start.", "可自由设置，开始时检查依赖关系。"),
-    "switch.merge_lora": ("Merge LoRA weights to base model", "合并 LoRA 权重到基础模型"),
-    "switch.export_gguf": ("Export base model as GGUF", "导出基础模型为 GGUF 格式"),
-    "switch.quantize": ("Quantize model", "量化模型"),
-    "switch.export_lora": ("Export LoRA as GGUF", "导出 LoRA 为 GGUF 格式"),
     "on": ("On", "开启"),
     "off": ("Off", "关闭"),
     "checkpoint_step": ("LoRA checkpoint", "LoRA 检查点选择"),
-    "checkpoint_path": ("Checkpoint path", "检查点路径"),
-    "checkpoint_path_hint": (
-        "A checkpoint directory, or RUN/latest, RUN/best.",
-        "检查点目录，或 RUN/latest、RUN/best。",
-    ),
     "checkpoint_reference": ("Checkpoint", "检查点"),
     "checkpoint_reference_hint": (
         "latest, best, or a name such as checkpoint-900.",
         "latest、best，或 checkpoint-900 这样的名称。",
     ),
-    "no_checkpoint_needed": (
-        "This template packages the base model alone; no checkpoint is needed.",
-        "该模板只打包基础模型，无需检查点。",
+    "weights_checkpoint": ("Checkpoint with full weights", "全量权重检查点"),
+    "weights_checkpoint_hint": (
+        "Empty: the base model itself is packaged. Else this checkpoint: a path, or of a run latest, best or its name.",
+        "留空则打包基础模型本身；否则打包该检查点：路径，或训练中的 latest、best、检查点名称。",
     ),
     "checkpoints_first": (
         "Give the run's directory above and look it up to see its checkpoints.",
@@ -233,7 +201,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "该训练不是 LoRA：请使用“仅量化基础模型”模板。",
     ),
     "empty.all_incomplete": ("Every checkpoint is incomplete.", "所有检查点都不完整。"),
-    "types_step": ("Quantization types", "量化类型"),
     "no_types": ("Quantize is off: no type to choose.", "未开启量化，无需选择类型。"),
     "type": ("Type", "类型"),
     "size_here": ("Size", "大小"),
@@ -263,11 +230,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "sizes_of": ("Sizes are those of {model}.", "大小按 {model} 预测。"),
     "sizes_first": ("Sizes appear when the base model's path is known.", "填写基础模型路径后显示预测大小。"),
     "sizes_unknown": ("The sizes are not known: {why}", "无法预测大小：{why}"),
-    "output_step": ("Output directory", "输出目录"),
-    "output_hint": (
-        "A directory of its own, e.g. RUN/package, or s3://bucket/prefix. It is made if missing.",
-        "建议使用专门的目录（如 RUN/package）或 s3://bucket/prefix，不存在时自动创建。",
-    ),
     "free_space": ("{free} free of {total}", "可用 {free}，共 {total}"),
     "free_unknown": ("Free space is not known: {why}", "无法获知剩余空间：{why}"),
     "too_little": (
@@ -275,21 +237,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "约需 {needed}，可用 {free}。请更换目录或减少类型。",
     ),
     "more_options": ("More options", "更多选项"),
-    "model_name_hint": ("Replaces merged_model in the names of the files.", "替换文件名中的 merged_model。"),
-    "gguf_dtype": ("Type of the unquantized GGUF", "未量化 GGUF 的精度"),
-    "dtype.auto": ("as the base model", "与基础模型一致"),
-    "priority_hint": ("9 is the most urgent.", "9 为最紧急。"),
-    "labels_field": ("Labels", "标签"),
-    "labels_hint": ("key=value, one per line.", "key=value，每行一个。"),
-    "imatrix_field": ("Importance matrix", "重要性矩阵"),
-    "imatrix.auto": ("Compute it where a type needs it", "类型需要时计算"),
-    "imatrix.compute": ("Always compute it", "总是计算"),
-    "imatrix.file": ("Use a file", "使用文件"),
-    "imatrix.off": ("Off", "关闭"),
-    "imatrix_path": ("Importance matrix file", "重要性矩阵文件"),
-    "imatrix_path_hint": ("Only with “Use a file”.", "仅在选择“使用文件”时填写。"),
-    "overwrite": ("Replace files of earlier jobs in this directory", "覆盖该目录中先前作业的文件"),
-    "upload": ("Upload the outputs to object storage", "将输出上传到对象存储"),
     "summary": ("Configuration summary", "配置摘要"),
     "flow": ("Steps", "执行流程"),
     "output_files": ("Output files", "输出文件"),
@@ -302,7 +249,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "This form has already started job {id}. Press start again to start another with these settings.",
         "该表单已启动作业 {id}。再次点击开始会用当前设置另建一个作业。",
     ),
-    "keep_unquantized": ("Keep the unquantized GGUF", "保留未量化的 GGUF"),
     "updating": ("Updating", "正在更新"),
     "look_failed": (
         "The console did not answer, so this is not up to date. Press “Look it up” to try again.",
@@ -334,8 +280,16 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+FIELD_TEXTS: Final[dict[str, Bilingual]] = {
+    **{f"field.{row.path}": row.control.label for row in FIELDS if row.control},
+    **{f"hint.{row.path}": row.control.hint for row in FIELDS if row.control and row.control.hint},
+    **{f"choice.{row.path}.{name}": said for row in FIELDS for name, said in row.choices.items()},
+}
+"""Labels, hints and choices of the new job page, from the table of request fields."""
+
+
 def text(language: Language, key: str, **values: object) -> str:
-    """A text with its placeholders filled in; ``KeyError`` for a key that neither table has."""
-    english, chinese = TEXTS.get(key) or PHRASES[key]
+    """A text with its placeholders filled in; ``KeyError`` for a key that no table has."""
+    english, chinese = TEXTS.get(key) or FIELD_TEXTS.get(key) or PHRASES[key]
     template = chinese if language is Language.ZH else english
     return template.format(**values) if values else template

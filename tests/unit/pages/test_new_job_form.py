@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 from starlette.datastructures import QueryParams
 
-from api_client.console.pages.form import NewJobForm
+from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, Found, base_of
 from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
@@ -20,6 +22,7 @@ from api_client.request import PackagingRequest
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
+from tests.any_request import requests
 
 DEFAULT, CUSTOM = BUILTIN_TEMPLATES["merge_quantize"], BUILTIN_TEMPLATES["custom"]
 SHAPE = ModelShape(architecture="llama", kv_heads=(2,), key_length=8, value_length=8, embedding_length=8, vocabulary=9)
@@ -28,6 +31,12 @@ SIZES = SizesAnswer(host="h", model="/b", shape=SHAPE, sizes=dict.fromkeys(Quant
 
 def read(address: str) -> NewJobForm:
     return NewJobForm.read(QueryParams(address.partition("?")[2]))
+
+
+def filled(**values: Any) -> NewJobForm:
+    plain = {name: values.pop(name) for name in [*values] if name in PLAIN}
+    form = NewJobForm(**values)
+    return replace(form, plain={**form.plain, **plain})
 
 
 def listing(*names: str) -> RunAnswer:
@@ -48,7 +57,7 @@ def listing(*names: str) -> RunAnswer:
 
 
 def test_an_address_brings_the_form_back() -> None:
-    form = NewJobForm(source="task", run="/r/ü & x", quant_types=("Q4_K_M", "Q8_0"), types_shown="1", labels="a=b\nc=d")
+    form = filled(source="task", run="/r/ü & x", quant_types=("Q4_K_M", "Q8_0"), types_shown="1", labels="a=b\nc=d")
     assert read(form.address()) == form
     assert dict(parse_qsl(NewJobForm(form="x").address().partition("?")[2])) == {"form": "x"}
 
@@ -66,10 +75,23 @@ def test_a_request_brings_its_form_back() -> None:
         overwrite=True,
         imatrix="/i.gguf",
     )
-    form = read(NewJobForm.of_request(request).address())
+    form = read(NewJobForm.of_request(request, CUSTOM).address())
     again = build_request(form, CUSTOM)
     fields = request.model_fields_set
     assert again.model_dump(include=fields) == request.model_dump(include=fields)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(request_=requests())
+def test_any_request_comes_back_from_its_own_form(request_: PackagingRequest) -> None:
+    template = BUILTIN_TEMPLATES[request_.template]
+    again = build_request(read(NewJobForm.of_request(request_, template).address()), template)
+    assert again == request_.model_copy(update={"idempotency_key": None})
+
+
+def test_a_new_form_says_nothing() -> None:
+    """What is the default is not stored, so that an older worker can run what a newer console sends."""
+    assert build_request(NewJobForm(source="paths", options_shown=""), DEFAULT).model_fields_set == {"template"}
 
 
 @pytest.mark.parametrize(
@@ -120,8 +142,8 @@ def test_files_and_room() -> None:
     assert (small.total_bytes, small.too_little) == (2000, False)
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M", "Q8_0"), found).too_little
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), Found()).total_bytes is None
-    base_only = NewJobForm(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
-    alone = foresee(NewJobForm(keep_unquantized=""), "/models/My-7B", base_only, ("Q8_0",), found)
+    base_only = filled(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
+    alone = foresee(filled(keep_unquantized=""), "/models/My-7B", base_only, ("Q8_0",), found)
     assert [file.name for file in alone.files] == ["My-7B-Q8_0.gguf"]
     lora = NewJobForm(checkpoint="latest").chosen_switches(BUILTIN_TEMPLATES["lora_only"])
     [adapter] = foresee(NewJobForm(checkpoint="latest"), "/b", lora, (), Found(run=listing("c-1", "c-2"))).files

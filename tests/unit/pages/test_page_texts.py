@@ -9,7 +9,7 @@ import pytest
 from api_client.cli.language import PHRASES
 from api_client.console.language import accepted_language
 from api_client.console.pages import texts
-from api_client.console.pages.texts import TEXTS, text
+from api_client.console.pages.texts import FIELD_TEXTS, TEXTS, text
 from api_client.console.roles import Role
 from api_client.job import ArtifactKind, StageName
 from api_client.language import Language
@@ -34,7 +34,7 @@ def test_every_text_has_both_languages_with_the_same_placeholders() -> None:
 def test_every_key_of_the_templates_is_known() -> None:
     for template in (HERE / "templates").glob("*.html"):
         for key in re.findall(r"\bt\(\"([a-z_0-9.]+)\"[,)]", template.read_text()):
-            assert key in TEXTS or key in PHRASES, f"{template.name}: {key}"
+            assert key in TEXTS or key in FIELD_TEXTS or key in PHRASES, f"{template.name}: {key}"
 
 
 def test_every_value_of_the_contract_has_a_word() -> None:
@@ -42,8 +42,8 @@ def test_every_value_of_the_contract_has_a_word() -> None:
         *(f"stage.{name.value}" for name in StageName),
         *(f"artifact.{kind.value}" for kind in ArtifactKind),
         *(f"role.{role.value}" for role in Role),
-        *(f"task.{status.value}" for status in TaskStatus),
-        *(f"switch.{name}" for name in SWITCHES),
+        *(f"choice.task.status.{status.value}" for status in TaskStatus),
+        *(f"field.options.{name}" for name in SWITCHES),
         *(f"empty.{reason.value}" for reason in EmptyReason),
         *(f"family.{info.family}" for info in QUANT_TYPES.values()),
         *(f"target.{name}" for name in TARGETS),
