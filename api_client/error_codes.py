@@ -270,6 +270,15 @@ class ErrorCode(StrEnum):
         "该作业由更新版本的 trainpack 存储，当前版本无法完整读取。",
         "请更新此客户端；作业本身由新版本的 worker 正常执行。",
     )
+    RECORD_INVALID = ErrorRow(
+        "record_invalid",
+        _R,
+        "The job's record in Redis is not one that trainpack wrote: someone else changed it.",
+        "Submit the job again, and see who may write to Redis (`deploy/compose/roles.acl.in`).",
+        "Redis 中该作业的记录不是 trainpack 写入的：被其他程序改动过。",
+        "重新提交该作业，并检查谁有权写入 Redis（`deploy/compose/roles.acl.in`）。",
+        http_status=409,
+    )
     JOB_RUNNING = ErrorRow(
         "job_running",
         _R,

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api_client.errors import Failure, failure_of
 from api_client.request import PackagingRequest
@@ -101,21 +101,37 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name leads to no other place: a file's, or one in a directory of its own (``tuned-hf/config.json``)."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(
+        part not in ("", ".", "..") and "\0" not in part and len(part.encode("utf-8", "replace")) <= 255
+        for part in parts
+    )
+
+
 class Artifact(_Record):
-    """A file that a stage produced."""
+    """A file that a stage produced. Read back from Redis it is input: bounded, a plain name, a digest."""
 
     name: str
     """File name under which it is published; scratch files keep it too."""
-    path: str
+    path: str = Field(max_length=4096)
     """Where it lies now."""
     kind: ArtifactKind
-    size_bytes: int
-    sha256: str
+    size_bytes: int = Field(ge=0, lt=2**63)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     quant_type: str | None = None
     url: str | None = None
     """``s3://`` address after publishing."""
     facts: dict[str, Any] = Field(default_factory=dict)
     """What is known of it: mixture counts, bits per weight, tensor count."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not is_plain_name(name):
+            raise ValueError("is no plain file name")
+        return name
 
 
 class Progress(_Record):

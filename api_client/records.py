@@ -17,6 +17,7 @@ from api_client.rules import ResolvedOptions
 
 _STAGES = frozenset(StageName)
 _KINDS = frozenset(EventKind)
+_REASON_CHARACTERS = 300
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -54,15 +55,30 @@ def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequen
     Of a job that a newer version stored, what this version does not know is left out.
 
     Raises:
-        PackagingError: ``job_newer`` where the rest makes no sense.
+        PackagingError: ``job_newer`` where the rest makes no sense, ``record_invalid`` where no version wrote it.
     """
-    version = int(job.get("schema_version") or 1)
+    version = 0
     try:
+        version = int(job.get("schema_version") or 1)
         return _read_job(job, stages, attempts, version)
-    except (KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         if version > SCHEMA_VERSION:
             raise job_newer(job.get("id", "?"), version) from error
-        raise
+        raise record_invalid(job.get("id", "?"), error) from error
+
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, RecursionError)
+"""What reading a record raises that none of our scripts wrote: of another form, beyond every number or date."""
+
+
+def record_invalid(job_id: str, error: Exception) -> PackagingError:
+    """Error for a record that nobody can read."""
+    reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
+    return PackagingError(
+        ErrorCode.RECORD_INVALID,
+        f"the record of job {job_id[:100]} in Redis is not one that trainpack wrote: {reason}",
+        fields={"job_id": job_id[:100]},
+    )
 
 
 def job_newer(job_id: str, version: int) -> PackagingError:

@@ -24,6 +24,7 @@ from api_client.address import connect, takes_no_writes, unreachable
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
+from api_client.job_ids import is_job_id, new_job_id
 from api_client.keys import Keys
 from api_client.messages import StageMessage
 from api_client.plan import plan_stages
@@ -34,16 +35,9 @@ from api_client.scripts import Script
 from api_client.templates import Template
 
 _AWAY = (RedisConnectionError, RedisTimeoutError)
-_ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAGE = 200
 
 T = TypeVar("T")
-
-
-def new_job_id(now: datetime | None = None) -> str:
-    """A new id, ``YYYYMMDD-HHMMSS-xxxxxx`` (UTC): ids sort by time, and no two are likely to meet."""
-    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(6))}"
 
 
 def request_digest(request: PackagingRequest) -> str:
@@ -144,21 +138,21 @@ class JobStore:
         """Read one job.
 
         Raises:
-            PackagingError: ``job_not_found``, ``job_newer``.
+            PackagingError: ``job_not_found``, ``job_newer``, ``record_invalid``.
         """
-        records = self._read_records([job_id])
+        records = self._read_records([job_id]) if is_job_id(job_id) else []
         if not records:
             raise job_not_found(job_id)
         return read_job(*records[0])
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
-        """Read jobs in one round trip; those that no longer exist, or that only a newer version reads, are left out."""
+        """Read jobs in one round trip; those that no longer exist, or that this version cannot read, are left out."""
         found = []
         for record in self._read_records(job_ids):
             try:
                 found.append(read_job(*record))
             except PackagingError as error:
-                if error.code is not ErrorCode.JOB_NEWER:
+                if error.code not in (ErrorCode.JOB_NEWER, ErrorCode.RECORD_INVALID):
                     raise
         return found
 

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     allowed_roots: Annotated[Roots, NoDecode] = Roots.anywhere()
     """Directories that jobs may read and write (``:``-separated). Unset: any, for one's own machine."""
     allowed_buckets: tuple[str, ...] | None = None
-    """Buckets that jobs may read (``:``-separated). Unset: every bucket that the credentials open."""
+    """Buckets that jobs may read and write (``:``-separated). Unset: every bucket that the credentials open."""
 
     s3_endpoint_url: str | None = None
     s3_region: str = "us-east-1"
@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     """Address that the metrics port listens on; metrics are readable by whoever reaches it."""
     callback_secret: SecretStr | None = Field(default=None, min_length=16)
     """Key that callbacks are signed with, the same on every worker. Unset: jobs with a ``callback_url`` are refused."""
+    seal_key: SecretStr | None = Field(default=None, min_length=16)
+    """Key that workers seal their records of stages with, the same on every worker; a record without its seal is not
+    believed, and its stage runs again. Set it where others write to this Redis. Unset: checked, not sealed."""
     callback_allow_private: bool = False
     """Whether callbacks may go to private, loopback and link-local addresses. On: whoever submits reaches those."""
     callback_tries: int = Field(default=12, ge=1, le=100)

@@ -32,6 +32,7 @@ from api_client.s3 import S3Location, S3Retry, plain_endpoint
 from config.roots import Roots
 from config.settings import Settings
 from worker.storage.paths import check_output_dir
+from worker.storage.private_place import others_write
 from worker.storage.s3 import S3Storage
 
 PROBE_TIMEOUT_S = 120.0
@@ -211,6 +212,10 @@ def check_directories(settings: Settings) -> Check:
 def check_kernel_cache(settings: Settings) -> Check:
     """Whether compiled kernels can be kept; otherwise every worker compiles them again."""
     directory = settings.kernels_dir
+    open_place = others_write(directory)
+    if open_place is not None:
+        fact = f"{directory} is not used: others can write to {open_place}, and what lies there would run as this user"
+        return Check("kernel cache", False, fact, f"chmod go-w {open_place}, or set TRAINPACK_KERNEL_CACHE_DIR.")
     if directory.is_dir() and any(directory.iterdir()) and not os.access(directory, os.W_OK):
         return Check("kernel cache", True, f"{directory} is read-only and was filled beforehand")
     with _TRIAL:

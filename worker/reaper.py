@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -31,11 +30,14 @@ from worker.state.decisions import RetryPolicy
 from worker.state.outage import is_away
 from worker.state.transitions import Lease, Transitions
 from worker.supervisor.cleaning import Cleaner
+from worker.supervisor.vetting import noted_scratch
 
 _log = structlog.stdlib.get_logger(__name__)
 
 _LONGEST_TICK_S = 1.0
 _TICKS_PER_LEASE = 4
+_SHOWN = 300
+"""Characters of a refused text that the log shows."""
 _LOCK_TICKS = 4
 """How many rounds a leader may miss before another takes over."""
 
@@ -170,7 +172,13 @@ class Reaper:
             self._transitions.forget_running(member)
             return
         decision = decisions.after_rescue(running.worker, running.counts, self._policy)
-        settled = self._transitions.end_attempt(running.lease, decision, lease_until)
+        try:
+            settled = self._transitions.end_attempt(running.lease, decision, lease_until)
+        except RedisError as error:
+            if is_away(error):
+                raise
+            self._transitions.forget_running(member)  # Its record cannot be ended: it must not be tried at every tick.
+            raise
         if settled is None:
             return  # It moved after all, or another reaper was quicker.
         _log.warning(LogEvent.STAGE_RESCUED, **attempt_fields(running.lease), worker=running.worker, next=decision.next)
@@ -216,8 +224,13 @@ class Reaper:
 
     def _clean_scratch(self) -> None:
         """Look at every scratch directory on this host: what is not needed any more goes."""
-        for job_id, path in self._redis.hgetall(self._keys.scratch(self._settings.host_name)).items():
-            self._alone(functools.partial(self._cleaner.clean, job_id, Path(path)), job_id)
+        for job_id, noted in self._redis.hgetall(key := self._keys.scratch(self._settings.host_name)).items():
+            path = noted_scratch(self._settings, job_id, noted)
+            if path is None:
+                _log.warning(LogEvent.SCRATCH_REFUSED, job_id=job_id[:_SHOWN], path=noted[:_SHOWN])
+                self._redis.hdel(key, job_id)
+                continue
+            self._alone(functools.partial(self._cleaner.clean, job_id, path), job_id)
 
     def _alone(self, action: Callable[[], None], what: str) -> None:
         """Run ``action``; where it meets a record that cannot be read, that must not end the work on all others."""

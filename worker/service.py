@@ -40,6 +40,7 @@ from worker.metrics.observer import Observer
 from worker.metrics.server import MetricsServer
 from worker.questions import QuestionListener
 from worker.reaper import Reaper
+from worker.state.seal import Seal
 from worker.state.transitions import Transitions
 from worker.supervisor.drain import Drain
 from worker.supervisor.forkserver import fork_context, start_forkserver
@@ -90,7 +91,8 @@ class Service:
         self._timeout_s = max(0.5, min(5.0, settings.lease_s / 3))
         self._templates = load_site_templates(settings.templates_file)
         self._redis: Any = connect(settings.redis_url, self._timeout_s)
-        self._transitions = Transitions(self._redis, self._keys, settings.lease_s)
+        self._seal = Seal(settings.seal_key)
+        self._transitions = Transitions(self._redis, self._keys, settings.lease_s, self._seal)
         self._drain = Drain(settings.drain_s)
         self._sender = MessageSender(settings.redis_url, self._keys, self._timeout_s)
         self._reader = PackagingClient(settings.redis_url, key_prefix=settings.key_prefix, timeout_s=self._timeout_s)
@@ -149,6 +151,7 @@ class Service:
             drain=self._drain,
             observer=self._observer,
             gpus=self._gpus,
+            seal=self._seal,
         )
         app = create_app(settings, supervisor)
         threads: tuple[Part, ...] = (

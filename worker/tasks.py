@@ -9,6 +9,7 @@ from celery import Celery
 from redis.exceptions import RedisError
 
 from api_client.job import SCHEMA_VERSION, StageName
+from api_client.job_ids import is_job_id
 from api_client.messages import TASK_NAME
 from config.log_events import LogEvent
 from worker.supervisor.supervisor import Supervisor
@@ -38,7 +39,9 @@ def handle(supervisor: Supervisor, body: dict[str, Any]) -> str:
             _log.warning(LogEvent.JOB_NEWER, schema_version=version, job_id=job_id)
             return "newer version"
         stage, attempt = StageName(body["stage"]), int(body["attempt"])
-    except (KeyError, TypeError, ValueError) as error:
+        if not is_job_id(job_id):
+            raise ValueError("no job has such an id")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=repr(error))
         return "unreadable"
     with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):

@@ -12,6 +12,11 @@ local function stages_key(id) return prefix .. ':{' .. id .. '}:stages' end
 local function attempts_key(id) return prefix .. ':{' .. id .. '}:attempts' end
 local function events_key(id) return prefix .. ':{' .. id .. '}:events' end
 local function member(id, stage) return id .. '|' .. stage end
+-- Job and stage of a member; nothing of a text that is none. Whoever meets one takes it out of its index.
+local function split(m)
+  local id, stage = string.match(m, '^([^|]+)|([^|]+)$')
+  return id, stage
+end
 local function ms(number) return string.format('%.0f', number) end
 
 local function job_get(id, field) return redis.call('HGET', job_key(id), field) or '' end
@@ -106,7 +111,8 @@ end
 local function wake_next(pair)
   local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
   if not freed[1] then return end
-  local id, stage = string.match(freed[1], '^(.-)|(.*)$')
+  local id, stage = split(freed[1])
+  if not id then return end
   local since = read(id, stage, 'due_since')
   if since ~= '' and queued(id, stage) then redis.call('ZADD', due_key(id, stage), since, freed[1]) end
   redis.call('ZREM', key('sent'), freed[1])

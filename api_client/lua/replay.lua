@@ -17,7 +17,7 @@ for _, stage in ipairs(plan) do
   if again then
     local made = read(a.id, stage, 'artifacts')
     if made ~= '' and made ~= '[]' and made ~= '{}' then -- what is still whole need not be made again
-      write(a.id, stage, {previous = made, previous_facts = read(a.id, stage, 'facts')})
+      write(a.id, stage, {previous = made, previous_facts = read(a.id, stage, 'facts'), previous_seal = read(a.id, stage, 'seal')})
     end
     write(a.id, stage, {state = 'pending', retries = '0', crashes = '0', error = '', progress = '', started_at = '',
       finished_at = '', artifacts = '', facts = '', token = ''})

@@ -13,13 +13,22 @@ mkdir -p "$directory"
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 put() { printf '%s' "$2" >"$directory/$1" && chmod 444 "$directory/$1"; }
 
-redis_password=$(random) access_key=$(random) secret_key=$(random) metrics_token=$(random) operator_token=$(random)
-redis_hash=$(printf '%s' "$redis_password" | sha256sum | cut -d' ' -f1)
+redis_password=$(random) console_password=$(random) producer_password=$(random) observer_password=$(random)
+access_key=$(random) secret_key=$(random) metrics_token=$(random) operator_token=$(random)
+hash_of() { printf '%s' "$1" | sha256sum | cut -d' ' -f1; }
+here=$(dirname "$0")
 
 put redis_url "redis://trainpack:$redis_password@redis:6379/0"
 put redis_password "$redis_password"
-put users.acl "$(sed "s/@PASSWORD_SHA256@/$redis_hash/" "$(dirname "$0")/users.acl.in")
+# for the console, for whoever submits, and for whoever only looks on
+put console_redis_url "redis://trainpack-console:$console_password@redis:6379/0"
+put producer_redis_url "redis://trainpack-producer:$producer_password@redis:6379/0"
+put observer_redis_url "redis://trainpack-observer:$observer_password@redis:6379/0"
+put users.acl "$(cat "$here/users.acl.in" "$here/roles.acl.in" | sed -e "s/@PASSWORD_SHA256@/$(hash_of "$redis_password")/" \
+    -e "s/@CONSOLE_SHA256@/$(hash_of "$console_password")/" -e "s/@PRODUCER_SHA256@/$(hash_of "$producer_password")/" \
+    -e "s/@OBSERVER_SHA256@/$(hash_of "$observer_password")/")
 "
+put seal_key "$(random)"
 put s3_access_key "$access_key"
 put s3_secret_key "$secret_key"
 put s3.json "{\"identities\": [{\"name\": \"trainpack\", \"credentials\": [{\"accessKey\": \"$access_key\", \

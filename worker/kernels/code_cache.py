@@ -1,7 +1,8 @@
 """Compiled code kept on disk.
 
 A file is named for everything that its code depends on, and stored with the digest of name and code, so that one that
-was cut off, altered or mixed up with another is compiled again instead of run.
+was cut off, altered or mixed up with another is compiled again instead of run. Whoever can write there can put code
+into the worker, with a right digest too: so files are taken only from where this user, or root, alone can write.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import llvmlite  # type: ignore[import-untyped]
 
+from worker.storage.private_place import is_open, others_write
+
 _DIGEST_BYTES = 32
 
 
@@ -25,10 +28,11 @@ def kept(name: str, target: tuple[str, ...], cache_dir: Path | None, make: Calla
     Args:
         name: What the code is.
         target: What it was compiled for.
-        cache_dir: The cache; None keeps nothing. A folder that cannot be written to is as good as none.
+        cache_dir: The cache; None keeps nothing. A folder that cannot be written to is as good as none, and so is one
+            that others can write to.
         make: Compiles.
     """
-    path = None if cache_dir is None else cache_dir / f"{name}-{_key(target)}.o"
+    path = None if cache_dir is None or others_write(cache_dir) else cache_dir / f"{name}-{_key(target)}.o"
     code = None if path is None else _read(path)
     if code is None:
         code = make()
@@ -56,7 +60,11 @@ def _digest(path: Path, code: bytes) -> bytes:
 
 def _read(path: Path) -> bytes | None:
     try:
-        stored = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if is_open(os.fstat(file.fileno())):
+                return None
+            stored = file.read()
     except OSError:
         return None
     code = stored[_DIGEST_BYTES:]
@@ -65,7 +73,7 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, code: bytes) -> None:
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -23,7 +23,7 @@ from worker.stages.ownership import check_free, check_records_free, owner_of
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
 from worker.storage.checksums import format_checksums, sha256_file
 from worker.storage.locks import DirectoryLock
-from worker.storage.paths import ensure_output_dir
+from worker.storage.paths import check_bucket, ensure_output_dir
 from worker.storage.s3 import S3Storage
 
 _MODEL_KINDS = (ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA)
@@ -76,11 +76,17 @@ def local_target(context: StageContext) -> Path | None:
 
 
 def upload_destination(context: StageContext) -> S3Location | None:
-    """Where the files are uploaded: an ``s3://`` output directory, else the configured bucket; never both."""
+    """Where the files are uploaded: an ``s3://`` output directory, else the configured bucket; never both.
+
+    Raises:
+        PackagingError: ``path_not_allowed`` where jobs may not use the named bucket.
+    """
     storage = context.settings.storage
     output_dir = context.request.output_dir
     if output_dir is not None and is_remote(output_dir):
-        return S3Location.parse(output_dir).child(context.job_id)
+        named = S3Location.parse(output_dir)
+        check_bucket(named.bucket, context.settings.allowed_buckets, for_writing=True)
+        return named.child(context.job_id)
     if not context.request.upload or storage.bucket is None:
         return None
     return S3Location(storage.bucket, storage.prefix.strip("/")).child(context.job_id)

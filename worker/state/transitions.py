@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from redis import Redis
@@ -17,11 +18,14 @@ from redis import Redis
 from api_client.errors import PackagingError
 from api_client.events import Event
 from api_client.job import SCHEMA_VERSION, JobState, Progress, StageName
+from api_client.job_ids import is_job_id
 from api_client.keys import Keys, split_member
 from api_client.messages import StageMessage
+from api_client.records import record_invalid
 from api_client.scripts import Script
 from worker.stages.context import StageResult
 from worker.state.decisions import Counts, Decision
+from worker.state.seal import Seal
 
 _SCRIPTS = (
     "begin",
@@ -36,8 +40,12 @@ _SCRIPTS = (
     "expire",
     "set_clock",
     "forget_scratch",
+    "read_job",
 )
+RECORD_BYTES = 32 * 2**20
+"""Largest record of a job that is read; the bounds of what is written keep any far below it."""
 _CLOCK_TOLERANCE_S = 1.0
+_LATEST_MS = 2**53
 
 LeaseAnswer = Literal["ok", "cancel", "lost"]
 
@@ -103,11 +111,21 @@ class RunningStage:
     counts: Counts
 
 
+@dataclass(frozen=True)
+class JobRecord:
+    """A job's hash, its stages' hash and its list of attempts; as stored."""
+
+    job: dict[str, str]
+    stages: dict[str, str]
+    attempts: tuple[str, ...]
+
+
 class Transitions:
     """All scripts of the worker's side, on one connection pool."""
 
-    def __init__(self, redis: Redis, keys: Keys, lease_s: float) -> None:
+    def __init__(self, redis: Redis, keys: Keys, lease_s: float, seal: Seal | None = None) -> None:
         self._redis: Any = redis
+        self._seal = seal or Seal(None)
         self._keys = keys
         self._lease_ms = int(lease_s * 1000)
         self._run = {name: Script(redis, keys.prefix, "worker.state.lua", name) for name in _SCRIPTS}
@@ -142,6 +160,20 @@ class Transitions:
             return Begun(Lease(job_id, stage, attempt, token), rest[0], rest[1] == "1")
         return Ignored(rest[0] if rest else "held back by a label's cap")
 
+    def read_job(self, job_id: str) -> JobRecord | None:
+        """A job's record; ``None`` when it is gone.
+
+        Raises:
+            PackagingError: ``record_invalid`` where it is larger than any that the service writes.
+        """
+        status, *rest = self._run["read_job"](job_id=job_id, max_bytes=RECORD_BYTES)
+        if status == "missing":
+            return None
+        if status == "large":
+            raise record_invalid(job_id, ValueError(f"{rest[0]} bytes, at most {RECORD_BYTES} are read"))
+        job, stages, attempts = rest
+        return JobRecord(_pairs(job), _pairs(stages), tuple(attempts))
+
     def renew(self, lease: Lease) -> LeaseAnswer:
         """Renew a lease."""
         answer: LeaseAnswer = self._run["renew"](**lease.arguments, lease_ms=self._lease_ms)[0]
@@ -158,14 +190,14 @@ class Transitions:
         answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text)
         return bool(answer[0] == "ok")
 
-    def complete(self, lease: Lease, result: StageResult, message: str) -> Settled | None:
-        """Record a success; ``None`` when the lease is lost."""
-        answer = self._run["complete"](
-            **lease.arguments,
-            artifacts=json.dumps([artifact.model_dump(mode="json") for artifact in result.artifacts]),
-            facts=json.dumps(result.stored_facts()),
-            message=message,
-        )
+    def complete(
+        self, lease: Lease, result: StageResult, message: str, job: Mapping[str, str] = MappingProxyType({})
+    ) -> Settled | None:
+        """Record a success, sealed for the job's hash as it was read; ``None`` when the lease is lost."""
+        artifacts = json.dumps([artifact.model_dump(mode="json") for artifact in result.artifacts])
+        facts = json.dumps(result.stored_facts())
+        seal = self._seal.make(lease.job_id, lease.stage, job, artifacts=artifacts, facts=facts)
+        answer = self._run["complete"](**lease.arguments, artifacts=artifacts, facts=facts, seal=seal, message=message)
         return _settled(answer)
 
     def end_attempt(self, lease: Lease, decision: Decision, lease_until: str = "") -> Settled | None:
@@ -201,7 +233,7 @@ class Transitions:
     def hosts(self) -> dict[str, str]:
         """Every host with the time of its last heartbeat; both as stored."""
         entries = self._redis.zrange(self._keys.named("hosts"), 0, -1, withscores=True)
-        return {host: str(int(score)) for host, score in entries}
+        return _times(entries)
 
     def strand(self, host: str, seen: str) -> list[StageMessage] | None:
         """Move the queued stages of a silent host to queues that any worker serves; ``None`` if it was heard again."""
@@ -224,11 +256,13 @@ class Transitions:
     def running(self) -> dict[str, str]:
         """Every running stage (``ID|stage``) with the end of its lease; both as stored."""
         entries = self._redis.zrange(self._keys.named("leases"), 0, -1, withscores=True)
-        return {member: str(int(score)) for member, score in entries}
+        return _times(entries)
 
     def running_stage(self, member: str, lease_until: str) -> RunningStage | None:
         """What a reaper needs to judge one running stage; ``None`` when it is gone."""
         job_id, stage = split_member(member)
+        if not is_job_id(job_id):
+            return None
         names = [f"{stage.value}:{field}" for field in ("token", "attempt", "worker", "retries", "crashes")]
         token, attempt, worker, retries, crashes = self._redis.hmget(self._keys.stages(job_id), names)
         if not token or not self._redis.exists(self._keys.job(job_id)):
@@ -254,6 +288,15 @@ def event_text(event: Event) -> str:
 
 def _failure_text(error: PackagingError | None, stage: StageName) -> str:
     return json.dumps(error.failure.at(stage.value).to_record(), ensure_ascii=False) if error else ""
+
+
+def _times(entries: Sequence[tuple[str, float]]) -> dict[str, str]:
+    """Members with their times as stored; an entry without a time of the clock is nobody's."""
+    return {member: str(int(score)) for member, score in entries if 0 <= score < _LATEST_MS}
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _settled(answer: list[Any]) -> Settled | None:

@@ -13,17 +13,18 @@ from api_client.formatting import format_size
 from config.roots import Roots
 
 
-def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None) -> None:
-    """Refuse a bucket that jobs may not read; ``None`` allows every one.
+def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None, *, for_writing: bool = False) -> None:
+    """Refuse a bucket that jobs may not use; ``None`` allows every one. One bound for reading and writing.
 
     Raises:
         PackagingError: ``path_not_allowed``.
     """
+    verb = "write" if for_writing else "read"
     if allowed_buckets is not None and bucket not in allowed_buckets:
         raise PackagingError(
             ErrorCode.PATH_NOT_ALLOWED,
-            f"bucket {bucket} is not one of those this worker may read ({', '.join(allowed_buckets) or 'none'})",
-            remedy="Copy the data to an allowed bucket, or extend TRAINPACK_ALLOWED_BUCKETS.",
+            f"bucket {bucket} is not one of those this worker may {verb} ({', '.join(allowed_buckets) or 'none'})",
+            remedy="Use an allowed bucket, or extend TRAINPACK_ALLOWED_BUCKETS.",
             fields={"bucket": bucket, "allowed_buckets": list(allowed_buckets)},
         )
 

@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from api_client.job import FINISHED_STATES, JobState
-from api_client.keys import Keys
 from api_client.records import read_job
 from config.log_events import LogEvent
 from config.settings import Settings
@@ -31,7 +30,6 @@ class Cleaner:
         self._host = settings.host_name
         self._kept_s = settings.failed_scratch_ttl_s
         self._redis = redis
-        self._keys = Keys(settings.key_prefix)
         self._transitions = transitions
 
     def clean(self, job_id: str, scratch: Path) -> None:
@@ -62,17 +60,16 @@ class Cleaner:
 
     def _kept(self, job_id: str) -> frozenset[str] | None:
         """Paths of the files that stay; ``None`` where all do: the job goes on, or failed not long ago."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hgetall(self._keys.job(job_id))
-        pipe.hgetall(self._keys.stages(job_id))
-        pipe.time()
-        job, stages, (seconds, _) = pipe.execute()
-        if not job:
+        record = self._transitions.read_job(job_id)
+        seconds, _ = self._redis.time()
+        if record is None:
             return frozenset()
+        job = record.job
         if job.get("state") not in FINISHED_STATES:
             return None
-        finished = frozenset(a.path for stage in read_job(job, stages, ()).stages for a in stage.artifacts)
-        ended_s = int(seconds) - int(job.get("finished_at") or 0) / 1000
+        read = read_job(job, record.stages, ())
+        finished = frozenset(a.path for stage in read.stages for a in stage.artifacts)
+        ended_s = int(seconds) - (read.finished_at.timestamp() if read.finished_at else 0)
         if job["state"] == JobState.SUCCEEDED or not finished or ended_s > self._kept_s:
             return frozenset()
         return finished if job["state"] == JobState.CANCELLED else None

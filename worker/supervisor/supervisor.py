@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import random
 from collections.abc import Callable
@@ -17,11 +16,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, Job, JobState, StageName
+from api_client.job import Artifact, JobState, StageName
 from api_client.keys import Keys
 from api_client.messages import MessageSender
-from api_client.records import read_job
-from api_client.request import PackagingRequest
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.metrics.observer import Observer
@@ -30,6 +27,7 @@ from worker.stages.outputs import CHECKSUMS, MANIFEST
 from worker.state import decisions
 from worker.state.decisions import Counts, Decision, RetryPolicy
 from worker.state.outage import ride_out
+from worker.state.seal import Seal
 from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions, new_token
 from worker.supervisor.child import StageStart, as_packaging_error
 from worker.supervisor.cleaning import Cleaner
@@ -48,7 +46,9 @@ from worker.supervisor.scratch import (
     sweep_partial,
 )
 from worker.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
+from worker.supervisor.stored import Stored, read_stored
 from worker.supervisor.upstream import check_upstream, still_whole
+from worker.supervisor.vetting import disbelieved, may_write, usable_paths
 from worker.supervisor.watch import Bounds, Ending, Outcome, Watch
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -65,19 +65,6 @@ class Identity:
 
     worker: str
     host: str
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A job as stored, with what only the worker reads of it."""
-
-    job: Job
-    request: PackagingRequest
-    counts: Counts
-    rewinds: int
-    """How often the job went back for missing files."""
-    previous: StageResult
-    """What the stage made before a replay."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +92,7 @@ class Supervisor:
         drain: Drain,
         observer: Observer,
         gpus: tuple[str, ...] = (),
+        seal: Seal | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -117,6 +105,7 @@ class Supervisor:
         self._drain = drain
         self._observer = observer
         self._gpus = gpus
+        self._seal = seal or Seal(None)
         self._cleaner = Cleaner(settings, redis, transitions)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(settings.slots):
@@ -186,33 +175,24 @@ class Supervisor:
             return None
 
     def _read(self, lease: Lease) -> Stored:
-        def action() -> tuple[dict[str, str], dict[str, str], list[str]]:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(self._keys.job(lease.job_id))
-            pipe.hgetall(self._keys.stages(lease.job_id))
-            pipe.lrange(self._keys.attempts(lease.job_id), 0, -1)
-            job, stages, attempts = pipe.execute()
-            return job, stages, attempts
-
-        job, stages, attempts = self._ride_out(action)
-        if not job:
+        record = self._ride_out(lambda: self._transitions.read_job(lease.job_id))
+        if record is None:
             raise PackagingError(ErrorCode.JOB_NOT_FOUND, f"job {lease.job_id} has expired")
-        name = lease.stage.value
-        counts = Counts(int(stages.get(f"{name}:retries") or 0), int(stages.get(f"{name}:crashes") or 0))
-        # Clients may look at a request that this version cannot read; running it needs it whole.
-        request = PackagingRequest.from_json(job["request"])
-        made = json.loads(stages.get(f"{name}:previous") or "[]")
-        facts = json.loads(stages.get(f"{name}:previous_facts") or "{}")
-        previous = StageResult.read(tuple(Artifact.model_validate(item) for item in made), facts)
-        return Stored(read_job(job, stages, attempts), request, counts, int(job.get("rewinds") or 0), previous)
+        return read_stored(lease, record, self._seal)
 
     def _run_checked(self, stored: Stored, begun: Begun, holding: Holding) -> tuple[Settled | None, str]:
         lease, host = begun.lease, self._identity.host
         scratch = self._claim_scratch(stored, lease, holding)
         moved = bool(begun.previous_host) and begun.previous_host != host and not self._settings.scratch_shared
+        usable = usable_paths(lease.job_id, stored.request, scratch, self._settings)
+        refused = (*stored.unsealed, *disbelieved(stored.job, self._settings))
+        if refused:
+            _log.warning(LogEvent.RECORD_REFUSED, reset=refused)
         upstream = check_upstream(
             stored.job,
             lease.stage,
+            usable=usable,
+            refused=refused,
             moved=moved,
             digests=begun.check_artifacts or moved,
             keep_going=holding.keep_going,
@@ -236,7 +216,7 @@ class Supervisor:
             if settled is not None:
                 self._observer.unsuccessful(lease, decisions.handed_back(stored.counts), settled.finished)
             return settled, "rewound"
-        previous = still_whole(stored.previous, stored.request.output_dir, holding.keep_going)
+        previous = still_whole(stored.previous, stored.request.output_dir, holding.keep_going, usable)
         inputs = Inputs(dict(upstream.done), previous, scratch)
         outcome = self._run_process(stored, lease, holding, inputs)
         return self._record(outcome, stored, lease, scratch), outcome.ending.value
@@ -327,7 +307,7 @@ class Supervisor:
             artifacts = tuple(Artifact.model_validate(item) for item in outcome.answer["artifacts"])
             result = StageResult.read(artifacts, outcome.answer["facts"])
             message = f"{lease.stage.value} finished"
-            settled = self._ride_out(lambda: self._transitions.complete(lease, result, message))
+            settled = self._ride_out(lambda: self._transitions.complete(lease, result, message, stored.record.job))
             if settled is not None:
                 self._observer.succeeded(lease, artifacts)
                 if lease.attempt > 1:
@@ -342,7 +322,7 @@ class Supervisor:
         return self._end(lease, self._decide(outcome, stored.counts))
 
     def _sweep_output(self, stored: Stored, lease: Lease) -> None:
-        if lease.stage is StageName.PUBLISH:
+        if lease.stage is StageName.PUBLISH and may_write(stored.request, self._settings):
             names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
             sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
 
@@ -376,7 +356,7 @@ class Supervisor:
         if settled.finished is None or stored is None:
             return
         scratch = scratch_path(self._settings, stored.job.id, stored.request)
-        if settled.finished is JobState.SUCCEEDED:
+        if settled.finished is JobState.SUCCEEDED and may_write(stored.request, self._settings):
             veil = PathVeil.of_job(stored.job, self._settings, scratch)
             export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir, veil)
         try:

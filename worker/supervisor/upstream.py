@@ -7,7 +7,7 @@ count: a file that lies in the output directory with the same size and digest st
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,7 +41,14 @@ class Upstream:
 
 
 def check_upstream(
-    job: Job, stage: StageName, *, moved: bool, digests: bool, keep_going: Callable[[], bool] = lambda: True
+    job: Job,
+    stage: StageName,
+    *,
+    moved: bool,
+    digests: bool,
+    keep_going: Callable[[], bool] = lambda: True,
+    usable: Callable[[str], bool] = lambda _: True,
+    refused: Collection[StageName] = (),
 ) -> Upstream:
     """Check the artifacts that earlier stages of ``job`` recorded.
 
@@ -51,12 +58,14 @@ def check_upstream(
         moved: The job comes from another host: ``prepare`` runs again, since its facts name local paths.
         digests: Read files in full and compare sha256, not sizes only.
         keep_going: Asked between files and blocks; ``False`` ends the check early with what is known.
+        usable: Whether a file of the job may lie at a path; a record that names any other has lost its file.
+        refused: Stages whose record is not believed; they run again.
 
     Returns:
         The results to hand on, or in ``reset`` the makers of what is missing and still needed, in order.
     """
     position = job.plan.index(stage)
-    published = {artifact.name: artifact for artifact in job.outputs}
+    published = {artifact.name: artifact for artifact in job.outputs if StageName.PUBLISH not in refused}
     needed = {kind for later in job.plan[position:] for kind in NEEDS[later]}
     done: dict[StageName, StageResult] = {}
     missing: list[str] = []
@@ -64,22 +73,34 @@ def check_upstream(
     for name in reversed(job.plan[:position]):
         record = job.stage(name)
         wanted = [artifact for artifact in record.artifacts if artifact.kind in needed]
-        places = [_locate(a, published.get(a.name), job.request.output_dir, digests, keep_going) for a in wanted]
+        places = [
+            _locate(
+                a, published.get(a.name), job.request.output_dir, digests=digests, keep_going=keep_going, usable=usable
+            )
+            for a in wanted
+        ]
         lost = [artifact.path for artifact, place in zip(wanted, places, strict=True) if place is None]
-        if lost or (moved and name is job.plan[0]):
+        if lost or name in refused or (moved and name is job.plan[0]):
             missing += lost
             reset.append(name)
             needed |= NEEDS[name]
         found = tuple(place for place in places if place is not None)
-        done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
+        if name not in refused:
+            done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
     return Upstream(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
 
 
 def still_whole(
-    previous: StageResult, output_dir: str | None, keep_going: Callable[[], bool] = lambda: True
+    previous: StageResult,
+    output_dir: str | None,
+    keep_going: Callable[[], bool] = lambda: True,
+    usable: Callable[[str], bool] = lambda _: True,
 ) -> StageResult:
     """Of what a stage made before a replay, the files that are still there, in scratch or published; read in full."""
-    places = [_locate(artifact, None, output_dir, True, keep_going) for artifact in previous.artifacts]
+    places = [
+        _locate(artifact, None, output_dir, digests=True, keep_going=keep_going, usable=usable)
+        for artifact in previous.artifacts
+    ]
     return replace(previous, artifacts=tuple(place for place in places if place is not None))
 
 
@@ -87,15 +108,17 @@ def _locate(
     artifact: Artifact,
     published: Artifact | None,
     output_dir: str | None,
+    *,
     digests: bool,
     keep_going: Callable[[], bool],
+    usable: Callable[[str], bool],
 ) -> Artifact | None:
     places = [artifact.path]
     if published is not None and published.sha256 == artifact.sha256:
         places.append(published.path)
     if output_dir is not None and not is_remote(output_dir):
         places.append(str(Path(output_dir) / artifact.name))
-    for place in dict.fromkeys(places):
+    for place in filter(usable, dict.fromkeys(places)):
         # A file that only has the right name in the output directory may be anyone's: its digest is always read.
         in_full = digests or place not in places[:1]
         if _same(Path(place), artifact, in_full, keep_going):

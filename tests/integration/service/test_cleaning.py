@@ -25,19 +25,12 @@ class Interrupted:
         self._redis = redis
         self._happens: Callable[[], None] | None = happens
 
-    def pipeline(self, **options: Any) -> Any:
-        pipe = self._redis.pipeline(**options)
+    def time(self) -> Any:
+        answer = self._redis.time()
         happens, self._happens = self._happens, None
         if happens is not None:
-            execute = pipe.execute
-
-            def then() -> Any:
-                answers = execute()
-                happens()
-                return answers
-
-            pipe.execute = then
-        return pipe
+            happens()
+        return answer
 
 
 def cleaner(service: Installation, redis: Any = None) -> Cleaner:

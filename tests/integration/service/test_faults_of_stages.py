@@ -117,12 +117,12 @@ def test_programs_that_a_stage_started_end_with_it(running: Installation) -> Non
     eventually(lambda: not is_alive(child), "child ended")
 
 
-def test_a_mistake_of_the_workers_own_is_the_jobs_error(service: Installation) -> None:
+def test_a_record_that_no_worker_wrote_is_the_jobs_error(service: Installation) -> None:
     job = service.submit()
     service.redis.hset(service.keys.stages(job.id), "prepare:crashes", "many")
     worker = service.start_worker()
     error = eventually(lambda: service.redis.hget(service.keys.job(job.id), "error"), "the job's error")
-    assert '"code": "internal_error"' in error
+    assert '"code": "record_invalid"' in error
     assert "invalid literal for int" in error
-    assert "supervisor_failed" in worker.lines
+    assert "supervisor_failed" not in worker.lines, "it is no mistake of the worker's own"
     service.assert_settled(service.wait(service.submit("next")), "next")

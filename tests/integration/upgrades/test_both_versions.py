@@ -64,13 +64,14 @@ def test_an_older_worker_s_reaper_passes_on_what_it_does_not_know(service: Insta
     service.redis.hset(service.keys.job(job_id), mapping={"state": "running"})
     service.redis.hset(service.keys.stages(job_id), mapping={"sign:state": "running", "sign:token": "1-a"})
     service.redis.zadd(service.keys.named("leases"), {member: 1})
-    service.redis.hset(service.keys.job("odd"), mapping={"state": "signing", "schema_version": "2"})
-    service.redis.hset(service.keys.scratch("older"), "odd", str(service.directory / "odd"))
+    odd = "20261129-120000-aabbcc"
+    service.redis.hset(service.keys.job(odd), mapping={"state": "signing", "schema_version": "2"})
+    service.redis.hset(service.keys.scratch("older"), odd, str(service.directory / f".trainpack-{odd}"))
     older = service.start_worker(host_name="older")
     eventually(lambda: service.redis.hget(service.keys.stages(job_id), "sign:state") == "queued", "rescued")
     eventually(lambda: "job_newer" in older.lines or "message_resent" in older.lines, "its message is sent")
     assert "reaper_failed" not in older.lines
-    assert service.redis.hexists(service.keys.scratch("older"), "odd")
+    assert service.redis.hexists(service.keys.scratch("older"), odd)
     service.assert_settled(service.wait(service.submit("other")), "other")
 
 

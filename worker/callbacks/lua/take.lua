@@ -13,7 +13,7 @@ local function unreadable(id)
 end
 
 for _, m in ipairs(redis.call('ZRANGE', key('callbacks'), '-inf', now, 'BYSCORE', 'LIMIT', 0, 50)) do
-  local id, ends = string.match(m, '^(.-)|(.*)$')
+  local id, ends = split(m)
   local reason = unreadable(id)
   local state = reason and '' or job_get(id, 'state')
   local due = finished(state) and job_get(id, 'callbacks') == ends

@@ -1,5 +1,5 @@
 -- A stage succeeded: records its result and queues the next one, or ends the job.
--- Arguments: job_id, stage, token, artifacts, facts, kind, message. Answers {next, message} | {finished, state} | {lost}.
+-- Arguments: job_id, stage, token, artifacts, facts, seal (of worker/state/seal.py), message. Answers {next, message} | {finished, state} | {lost}.
 local id, stage = a.job_id, a.stage
 if read(id, stage, 'token') ~= a.token then
   if read(id, stage, 'last_token') ~= a.token or read(id, stage, 'state') ~= 'succeeded' then return {'lost'} end
@@ -9,7 +9,7 @@ if read(id, stage, 'token') ~= a.token then
   return {'next', message_for(id, open)}
 end
 write(id, stage, {state = 'succeeded', artifacts = a.artifacts, facts = a.facts, finished_at = ms(now), token = '',
-  last_token = a.token, error = '', not_before = '', previous = '', previous_facts = ''})
+  last_token = a.token, error = '', not_before = '', previous = '', previous_facts = '', previous_seal = '', seal = a.seal})
 note_attempt_end(id, stage, 'succeeded', '')
 release(id, stage)
 event(id, {kind = 'Command success', stage = stage, attempt = number(id, stage, 'attempt'), message = a.message})

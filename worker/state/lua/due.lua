@@ -2,9 +2,9 @@
 -- Arguments: limit. Answers a list of messages.
 local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('wake'), '-inf', now, 'BYSCORE', 'LIMIT', 0, a.limit)) do
-  local id, stage = string.match(m, '^(.-)|(.*)$')
+  local id, stage = split(m)
   redis.call('ZREM', key('wake'), m)
-  if queued(id, stage) then
+  if id and queued(id, stage) then
     redis.call('ZADD', key('sent'), now, m)
     found[#found + 1] = message_for(id, stage)
   end

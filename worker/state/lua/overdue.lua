@@ -2,8 +2,8 @@
 -- Arguments: age_ms, limit. Answers a list of messages; the caller sends those that no longer wait in their queue.
 local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('sent'), '-inf', now - a.age_ms, 'BYSCORE', 'LIMIT', 0, a.limit)) do
-  local id, stage = string.match(m, '^(.-)|(.*)$')
-  if queued(id, stage) then
+  local id, stage = split(m)
+  if id and queued(id, stage) then
     redis.call('ZADD', key('sent'), now, m)
     found[#found + 1] = message_for(id, stage)
   else

@@ -14,7 +14,7 @@ write(id, stage, {state = 'pending', token = '', last_token = a.token, progress 
 for _, name in ipairs(a.reset) do
   local made = read(id, name, 'artifacts')
   if made ~= '' and made ~= '[]' and made ~= '{}' then -- what is still whole need not be made again
-    write(id, name, {previous = made, previous_facts = read(id, name, 'facts')})
+    write(id, name, {previous = made, previous_facts = read(id, name, 'facts'), previous_seal = read(id, name, 'seal')})
   end
   write(id, name, {state = 'pending', artifacts = '', facts = '', finished_at = '', progress = '', retries = '0'})
 end

@@ -4,8 +4,8 @@ if redis.call('ZSCORE', key('hosts'), a.host) ~= a.seen then return {'alive'} en
 redis.call('ZREM', key('hosts'), a.host)
 local found = {}
 for _, m in ipairs(redis.call('SMEMBERS', key('pinned:' .. a.host))) do
-  local id, stage = string.match(m, '^(.-)|(.*)$')
-  if queued(id, stage) then
+  local id, stage = split(m)
+  if id and queued(id, stage) then
     event(id, {level = 'warning', stage = stage, message = 'Host ' .. a.host .. ' is gone; the stage moves on'})
     local delay = math.max(0, (tonumber(read(id, stage, 'not_before')) or 0) - now)
     enqueue(id, stage, delay)
