@@ -94,6 +94,10 @@ _REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
         if "rotary_pct" not in config
         else {}
     ),
+    # ModernBertConfig knows norm_eps alone, where the Hub's configs say layer_norm_eps besides
+    "modernbert": lambda config: (
+        {"layer_norm_eps": config["norm_eps"]} if "norm_eps" in config and "layer_norm_eps" not in config else {}
+    ),
     "gemma4_text": _gemma4,
     "granitemoehybrid": _hybrid_kinds,
     "nemotron_h": _nemotron_h,

@@ -12,7 +12,7 @@ from worker.convert.pipeline import convert
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
 from worker.stages.outputs import model_stem, unquantized_name
-from worker.verify.encoders import ENCODERS
+from worker.verify.purpose import ENCODERS
 
 
 def run(context: StageContext) -> StageResult:

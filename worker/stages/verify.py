@@ -1,4 +1,4 @@
-"""Verify: every GGUF made is well formed, loads in llama.cpp and generates, before anything is published.
+"""Verify: every GGUF made is well formed, loads in llama.cpp and does what it is for, before anything is published.
 
 Reads the artifacts of convert, quantize and export_lora; writes nothing but the shards of files above the
 request's size limit. Safe to repeat.
@@ -13,15 +13,12 @@ from api_client.job import Artifact, ArtifactKind
 from worker.checkpoint import open_base_model
 from worker.convert.pipeline import plan_conversion
 from worker.gguf.check import check_gguf
-from worker.gguf.metadata import get_value
-from worker.gguf.reader import open_gguf
 from worker.quantize.split import split_gguf
 from worker.stages.context import StageContext, StageResult
 from worker.storage.checksums import sha256_file
 from worker.verify.adapter import check_adapter
 from worker.verify.ask import Question
-from worker.verify.encoders import ENCODERS
-from worker.verify.load import generate, loader_installed
+from worker.verify.load import loader_installed, prove
 
 
 def run(context: StageContext) -> StageResult:
@@ -41,7 +38,7 @@ def run(context: StageContext) -> StageResult:
             context.report.log(f"{artifact.name} fits {count} tensors of its base model", file=artifact.name)
         elif load:
             answers[artifact.name] = _answer(context, artifact)
-            context.report.log(f"{artifact.name} loads and generates {answers[artifact.name]!r}", file=artifact.name)
+            context.report.log(f"{artifact.name} loads and {answers[artifact.name]}", file=artifact.name)
         else:
             context.report.log(f"{artifact.name} is well formed", file=artifact.name)
         shards += _split(context, artifact, load=load)
@@ -88,7 +85,4 @@ def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
 
 
 def _answer(context: StageContext, artifact: Artifact) -> str:
-    """Encoders give embeddings and no text; for them loading is the proof."""
-    with open_gguf(Path(artifact.path)) as file:
-        generates = get_value(file.metadata, "general.architecture") not in ENCODERS
-    return generate(Question(artifact.path, threads=context.settings.threads, max_tokens=8 if generates else 0))
+    return prove(Question(artifact.path, threads=context.settings.threads))

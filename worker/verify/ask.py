@@ -1,8 +1,8 @@
-"""Load a GGUF file in llama.cpp and let it answer. A program of its own: ``python -m worker.verify.ask``.
+"""Load a GGUF file in llama.cpp and let it write, embed or rank. A program of its own: ``python -m worker.verify.ask``.
 
 llama.cpp may abort the process on a damaged file, and its reasons for refusing one appear only on standard error; both
 are contained by running it apart from the stage. Reads a :class:`Question` as JSON from standard input, writes
-``{"text": ..., "tokens": ...}`` to standard output.
+``{"text": ..., "tokens": ..., "vectors": ...}`` to standard output.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from worker.verify.purpose import Purpose
+
 NO_LLAMA_CPP = 69
 """Exit code where llama.cpp's Python package cannot be imported: sysexits' EX_UNAVAILABLE."""
+
+
+OTHER_TEXT = "The sun rises in the east, and 345 birds sing."
+"""Embedded or ranked beside the prompt; the two must not come out the same."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Question:
         max_tokens: Most tokens to generate; 0 only loads the file.
         threads: Threads of llama.cpp.
         context_tokens: Context length to load with.
+        purpose: What the file is for, a value of :class:`~worker.verify.purpose.Purpose`.
+        pooled: The file says itself how to pool; otherwise the mean is taken.
     """
 
     model: str
@@ -39,6 +47,8 @@ class Question:
     max_tokens: int = 8
     threads: int = 2
     context_tokens: int = 256
+    purpose: str = Purpose.WRITE
+    pooled: bool = False
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -46,7 +56,7 @@ class Question:
 
 
 def ask(question: Question) -> dict[str, Any]:
-    """Load the file and generate greedily.
+    """Load the file; generate greedily, embed two texts or rank them, as it is for.
 
     Raises:
         RuntimeError: llama.cpp refuses the file; its reason is on standard error.
@@ -66,10 +76,29 @@ def ask(question: Question) -> dict[str, Any]:
     params.sampling.temp = 0.0
     if question.lora is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(question.lora, 1.0)]
-    params.embedding = question.max_tokens == 0
+    params.embedding = question.max_tokens == 0 or question.purpose != Purpose.WRITE
+    if question.purpose == Purpose.RANK:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    elif question.purpose == Purpose.EMBED and not question.pooled:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
-    if question.max_tokens == 0:
+    if question.purpose in (Purpose.EMBED, Purpose.RANK):
+        return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
+    if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
+    return _written(server, question)
+
+
+def _vectors(server: Any, question: Question) -> list[list[float | None]]:
+    """A vector of each text; of a ranking model, its one score. What is no number comes as None."""
+    if question.purpose == Purpose.RANK:
+        reply = _decoded(server.handle_rerank({"query": question.prompt, "documents": [question.prompt, OTHER_TEXT]}))
+        return [[result["relevance_score"]] for result in sorted(reply["results"], key=lambda one: int(one["index"]))]
+    reply = _decoded(server.handle_embeddings({"input": [question.prompt, OTHER_TEXT]}))
+    return [item["embedding"] for item in sorted(reply["data"], key=lambda one: int(one["index"]))]
+
+
+def _written(server: Any, question: Question) -> dict[str, Any]:
     body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0}
     if question.chat:
         body["messages"] = [{"role": "user", "content": question.prompt}]
