@@ -123,10 +123,10 @@ class PackagingClient:
             PackagingError: ``request_invalid`` for an unknown state or cursor.
         """
         ids = self._store.iterate_ids(_job_state(state), labels or {}, since, cursor)
-        found: builtins.list[Job] = []
-        while page := [*itertools.islice(ids, limit - len(found))]:
-            found += self._store.read_many(page)
-        return found
+        jobs: builtins.list[Job] = []
+        while page := [*itertools.islice(ids, limit - len(jobs))]:
+            jobs += self._store.read_many(page)
+        return jobs
 
     def events(
         self, job_id: str, follow: bool = False, after: str = "0", timeout_s: float | None = None
@@ -179,17 +179,23 @@ class PackagingClient:
             return max(longest, 1)
         return max(1, min(longest, int((deadline - time.monotonic()) * 1000)))
 
-    def wait(self, job_id: str, timeout: float | None = None) -> Job:
+    def wait(self, job_id: str, timeout_s: float | None = None, *, timeout: float | None = None) -> Job:
         """Wait until a job has ended, well or not.
 
         Args:
             job_id: The job.
-            timeout: Seconds; ``None``: no bound.
+            timeout_s: Longest wait in seconds; ``None``: no bound.
+            timeout: The name of before for the same.
 
         Raises:
             PackagingError: ``job_not_found``, ``wait_timeout``.
+            TypeError: both names are given.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        if timeout is not None:
+            if timeout_s is not None:
+                raise TypeError("timeout_s and timeout are the same")
+            timeout_s = timeout
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         after = "$"
         while True:
             job = self._store.state(job_id)
@@ -198,8 +204,8 @@ class PackagingClient:
             if _passed(deadline):
                 raise PackagingError(
                     ErrorCode.WAIT_TIMEOUT,
-                    f"job {job_id} is still {job.value} after {timeout:g} s",
-                    fields={"job_id": job_id, "state": job.value, "timeout_s": timeout},
+                    f"job {job_id} is still {job.value} after {timeout_s:g} s",
+                    fields={"job_id": job_id, "state": job.value, "timeout_s": timeout_s},
                 )
             entries = self._store.read_events(job_id, after, self._block_ms(deadline))
             after = entries[-1].id if entries else after

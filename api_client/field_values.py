@@ -60,7 +60,7 @@ def value_of(kind: FieldKind, text: str) -> Any:
 
 def pair_text(key: str, text: str) -> str:
     """``key=value``; both in JSON's quotes where blanks or quotes would be lost."""
-    plain = _is_plain(key) and text == text.strip() and text.isprintable()
+    plain = _is_plain(key) and "=" not in key and text == text.strip() and text.isprintable()
     return f"{key}={text}" if plain else f"{json.dumps(key)}={json.dumps(text)}"
 
 

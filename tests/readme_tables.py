@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from api_client.error_codes import ErrorCode
+from api_client.field_types import FieldKind, RequestField
+from api_client.field_values import value_at
 from api_client.quant_types import QUANT_TYPES
+from api_client.request import PackagingRequest
+from api_client.request_fields import FIELDS
 from worker.convert.consulted import CONSULTED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +35,26 @@ def _quant_types(head: Iterable[str], *, chinese: bool) -> str:
             )
             for kind, info in QUANT_TYPES.items()
         ),
+    )
+
+
+def _request_fields(head: Iterable[str], *, chinese: bool) -> str:
+    on, off = ("开", "关") if chinese else ("on", "off")
+    whole = PackagingRequest()
+
+    def default(row: RequestField) -> str:
+        value = value_at(whole, row.path)
+        if row.kind is FieldKind.SWITCH and value is not None:
+            return on if value else off
+        return f"`{value}`" if isinstance(value, str | int) else "-"
+
+    def flag(row: RequestField) -> str:
+        names = (row.flag.name, row.flag.short) if row.flag else ()
+        return ", ".join(f"`{name}`" for name in names if name) or "-"
+
+    return _table(
+        head,
+        ((f"`{row.path}`", flag(row), default(row), row.about.zh if chinese else row.about.en) for row in FIELDS),
     )
 
 
@@ -59,10 +83,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "quant-types": lambda: _quant_types(
             ("type", "bits per weight", "needs an imatrix", "description"), chinese=False
         ),
+        "request-fields": lambda: _request_fields(("field", "flag", "default", "what it is"), chinese=False),
         "error-codes": lambda: _errors(("code", "class", "cause", "remedy"), chinese=False),
     },
     "README.zh-CN.md": {
         "quant-types": lambda: _quant_types(("类型", "每权重比特", "需要重要性矩阵", "说明"), chinese=True),
+        "request-fields": lambda: _request_fields(("字段", "参数", "默认", "说明"), chinese=True),
         "error-codes": lambda: _errors(("错误码", "类别", "原因", "解决方法"), chinese=True),
     },
     "docs/model-files.md": {"model-files": _model_files},

@@ -132,6 +132,12 @@ def test_waiting_has_a_bound_and_following_ends_with_the_job(service: Installati
     with pytest.raises(PackagingError) as caught:
         service.client.wait(job.id, 0.3)
     assert code_of(caught) == "wait_timeout"
+    for name in ("timeout_s", "timeout"):  # the second is the name of before
+        with pytest.raises(PackagingError) as caught:
+            service.client.wait(job.id, **{name: 0.1})
+        assert caught.value.fields["timeout_s"] == 0.1
+    with pytest.raises(TypeError, match="are the same"):
+        service.client.wait(job.id, timeout_s=1, timeout=1)
     assert [e.message for e in service.client.events(job.id, follow=True, timeout_s=0.3)] == ["Job submitted"]
     followed: list[str] = []
     follower = threading.Thread(
