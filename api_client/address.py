@@ -12,11 +12,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.text_redis import TextRedis
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 SENTINEL_PORT = 26379
@@ -90,7 +90,7 @@ def parse_sentinel(url: str) -> SentinelAddress:
     return SentinelAddress(hosts, service, number, unquote(password) or None, unquote(username) or None)
 
 
-def connect(url: str, timeout_s: float) -> Redis:
+def connect(url: str, timeout_s: float) -> TextRedis:
     """Make a client; nothing is sent yet. Answers are text; no call blocks longer than ``timeout_s``.
 
     Raises:
@@ -112,10 +112,9 @@ def connect(url: str, timeout_s: float) -> Redis:
             password=address.password,
             **options,
         )
-        master: Redis = sentinel.master_for(address.service, db=address.db)
-        return master
+        return cast("TextRedis", sentinel.master_for(address.service, db=address.db))
     try:
-        return Redis.from_url(url, **options)
+        return cast("TextRedis", Redis.from_url(url, **options))
     except ValueError as error:
         raise PackagingError(ErrorCode.SETTINGS_INVALID, f"Redis URL {masked_url(url)}: {error}") from error
 
@@ -141,11 +140,3 @@ def unreachable(url: str, error: Exception) -> PackagingError:
         f"Redis at {host} does not answer: {reason}",
         fields={"redis_url": masked_url(url), "host": host},
     )
-
-
-def takes_no_writes(error: RedisError) -> bool:
-    """Whether Redis refused because nothing can be written for now.
-
-    Its memory or disk is full, too few replicas follow it, or it is one itself since a failover.
-    """
-    return isinstance(error, (OutOfMemoryError, ReadOnlyError)) or str(error).startswith(("MISCONF", "NOREPLICAS"))

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from api_client import durability
 from api_client.address import find_redis_url, masked_url
+from api_client.asking import QuestionKind, ask, no_worker
 from api_client.counts import Counts, read_counts
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event
@@ -26,9 +27,6 @@ from api_client.request import PackagingRequest
 from api_client.rules import resolve_request
 from api_client.store import JobStore, stage_not_in_plan
 from api_client.templates import BUILTIN_TEMPLATES, Template
-
-if TYPE_CHECKING:
-    from api_client.questions import QuestionKind
 
 _BLOCK_MS = 1000
 _ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")
@@ -278,8 +276,6 @@ class PackagingClient:
         Raises:
             PackagingError: ``question_unanswered``, and what the worker found wrong.
         """
-        from api_client.questions import ask, no_worker
-
         if not self.workers():
             raise no_worker(kind)
         return ask(self._store, self._keys, kind=kind, parameters=parameters, timeout_s=timeout_s)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api_client.job import JobState
 from api_client.keys import Keys
+from api_client.text_redis import TextRedis
 
 
 class Counts(BaseModel):
@@ -31,7 +32,7 @@ class Counts(BaseModel):
     """Callbacks still to be delivered."""
 
 
-def read_counts(redis: Any, keys: Keys, call: Callable[[Callable[[], Any]], Any]) -> Counts:
+def read_counts(redis: TextRedis, keys: Keys, call: Callable[[Callable[[], Any]], Any]) -> Counts:
     """Read them, in two round trips.
 
     Args:

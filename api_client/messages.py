@@ -19,7 +19,8 @@ from api_client.stage_names import stage_named
 
 if TYPE_CHECKING:
     from celery import Celery
-    from redis import Redis
+
+    from api_client.text_redis import TextRedis
 
 TASK_NAME = "trainpack.run_stage"
 QUEUE_HEAVY = "packaging.heavy"
@@ -84,10 +85,9 @@ def queue_keys(keys: Keys, queue: str) -> list[str]:
     return [keys.broker_prefix + name for name in names]
 
 
-def waiting_task_ids(redis: Redis, keys: Keys, queue: str) -> set[str]:
+def waiting_task_ids(redis: TextRedis, keys: Keys, queue: str) -> set[str]:
     """Task ids of the messages that wait in a queue; those already handed to a worker are not among them."""
-    client: Any = redis
-    texts = [text for name in queue_keys(keys, queue) for text in client.lrange(name, 0, -1)]
+    texts = [text for name in queue_keys(keys, queue) for text in redis.lrange(name, 0, -1)]
     return {task_id for task_id in map(_task_id, texts) if task_id is not None}
 
 

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from api_client.fleet import QueueInfo, WorkerInfo
 from api_client.keys import Keys
 from api_client.messages import PRIORITIES, QUEUE_HEAVY, QUEUE_IO, host_queue, queue_keys
+from api_client.text_redis import RedisPipe, TextRedis
 
 T = TypeVar("T")
 
 
 def read_queues(
-    redis: Any, keys: Keys, workers: Sequence[WorkerInfo], call: Callable[[Callable[[], Any]], Any]
+    redis: TextRedis, keys: Keys, workers: Sequence[WorkerInfo], call: Callable[[Callable[[], Any]], Any]
 ) -> list[QueueInfo]:
     """Read all queues: the two common ones, then one per living host.
 
@@ -37,19 +38,18 @@ def read_queues(
     ]
 
 
-def _pipeline(redis: Any, fill: Callable[[Any], None]) -> list[Any]:
+def _pipeline(redis: TextRedis, fill: Callable[[RedisPipe], None]) -> list[Any]:
     pipe = redis.pipeline(transaction=False)
     fill(pipe)
-    answers: list[Any] = pipe.execute()
-    return answers
+    return pipe.execute()
 
 
-def _hosts_and_time(pipe: Any, keys: Keys) -> None:
+def _hosts_and_time(pipe: RedisPipe, keys: Keys) -> None:
     pipe.zrange(keys.named("hosts"), 0, -1)
     pipe.time()
 
 
-def _ask_of_each(pipe: Any, keys: Keys, names: Sequence[str], now_ms: int) -> None:
+def _ask_of_each(pipe: RedisPipe, keys: Keys, names: Sequence[str], now_ms: int) -> None:
     for name in names:
         for key in queue_keys(keys, name):
             pipe.llen(key)

@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from redis import Redis
+from api_client.text_redis import TextRedis
 
 
 class Script:
@@ -19,10 +19,10 @@ class Script:
         name: File name without the suffix; its head comment lists arguments and answers.
     """
 
-    def __init__(self, redis: Redis, prefix: str, package: str, name: str) -> None:
+    def __init__(self, redis: TextRedis, prefix: str, package: str, name: str) -> None:
         prelude = files("api_client.lua").joinpath("prelude.lua").read_text("utf-8")
         body = files(package).joinpath(f"{name}.lua").read_text("utf-8")
-        self._script: Any = redis.register_script(f"{prelude}\n{body}")
+        self._script = redis.register_script(f"{prelude}\n{body}")
         self._prefix = prefix
 
     def __call__(self, **arguments: Any) -> list[Any]:

@@ -10,23 +10,21 @@ import functools
 import hashlib
 import json
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from api_client.address import connect, takes_no_writes, unreachable
+from api_client.address import connect, unreachable
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
 from api_client.job_ids import is_job_id, new_job_id
 from api_client.keys import Keys
 from api_client.messages import StageMessage
+from api_client.outage import is_away, ride_out
 from api_client.plan import plan_stages
 from api_client.records import job_newer, read_event, read_job
 from api_client.request import PackagingRequest
@@ -34,7 +32,6 @@ from api_client.rules import ResolvedOptions
 from api_client.scripts import Script
 from api_client.templates import Template
 
-_AWAY = (RedisConnectionError, RedisTimeoutError)
 _PAGE = 200
 
 T = TypeVar("T")
@@ -62,7 +59,7 @@ class JobStore:
         self._keys = keys
         self._timeout_s = timeout_s
         self._answered = False
-        self.redis: Any = connect(redis_url, timeout_s)
+        self.redis = connect(redis_url, timeout_s)
         self._submit, self._cancel, self._replay = (
             Script(self.redis, keys.prefix, "api_client.lua", name) for name in ("submit", "cancel", "replay")
         )
@@ -72,23 +69,21 @@ class JobStore:
 
         A Redis that has never answered is not waited for.
         """
-        deadline = time.monotonic() + self._timeout_s
-        pause_s = 0.05
-        while True:
+
+        def once() -> T:
             try:
-                result = action()
-            except AuthenticationError as error:
+                return action()
+            except AuthenticationError as error:  # Nothing that waiting mends.
                 raise unreachable(self._url, error) from error
-            except RedisError as error:
-                if not (isinstance(error, _AWAY) or takes_no_writes(error)):
-                    raise
-                if not self._answered or time.monotonic() + pause_s > deadline:
-                    raise unreachable(self._url, error) from error
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 1.0)
-            else:
-                self._answered = True
-                return result
+
+        try:
+            result = ride_out(once, self._timeout_s if self._answered else 0)
+        except RedisError as error:
+            if is_away(error):
+                raise unreachable(self._url, error) from error
+            raise
+        self._answered = True
+        return result
 
     def submit(self, request: PackagingRequest, options: ResolvedOptions, sent: PackagingRequest) -> StageMessage | str:
         """Store a job.
@@ -163,8 +158,7 @@ class JobStore:
                 pipe.hgetall(self._keys.job(job_id))
                 pipe.hgetall(self._keys.stages(job_id))
                 pipe.lrange(self._keys.attempts(job_id), 0, -1)
-            answers: list[Any] = pipe.execute()
-            return answers
+            return pipe.execute()
 
         answers = self.call(action) if job_ids else []
         triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
@@ -176,7 +170,7 @@ class JobStore:
         Raises:
             PackagingError: ``job_not_found``, ``job_newer``.
         """
-        state, version = self.call(lambda: self.redis.hmget(self._keys.job(job_id), "state", "schema_version"))
+        state, version = self.call(lambda: self.redis.hmget(self._keys.job(job_id), ("state", "schema_version")))
         if state is None:
             raise job_not_found(job_id)
         try:
@@ -196,13 +190,15 @@ class JobStore:
         newest = "+inf" if cursor is None else str(self._created_ms(cursor))
         offset = 0
         while True:
-            walk = {"desc": True, "byscore": True, "offset": offset, "num": _PAGE}
-            page = self.call(functools.partial(self.redis.zrange, walked, newest, oldest, **walk))
+            page = self.call(functools.partial(self._page, walked, newest, oldest, offset))
             offset += len(page)
             kept = [job_id for job_id in page if cursor is None or self._after_cursor(job_id, cursor, newest)]
             yield from self._in_all(kept, others)
             if len(page) < _PAGE:
                 return
+
+    def _page(self, index: str, newest: str, oldest: str, offset: int) -> list[str]:
+        return self.redis.zrange(index, newest, oldest, desc=True, byscore=True, offset=offset, num=_PAGE)
 
     def _after_cursor(self, job_id: str, cursor: str, newest: str) -> bool:
         if job_id < cursor:

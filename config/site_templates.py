@@ -15,6 +15,7 @@ from api_client.keys import Keys
 from api_client.request import PackagingRequest, unknown_quant_type
 from api_client.rules import resolve_options
 from api_client.templates import BUILTIN_TEMPLATES, Template
+from api_client.text_redis import TextRedis
 
 
 def load_site_templates(path: Path | None) -> dict[str, Template]:
@@ -64,7 +65,7 @@ def _invalid(source: str, reason: str) -> PackagingError:
     return PackagingError(ErrorCode.SETTINGS_INVALID, f"{source}: {reason}", fields={"file": source})
 
 
-def publish_site_templates(redis: Any, keys: Keys, templates: dict[str, Template]) -> None:
+def publish_site_templates(redis: TextRedis, keys: Keys, templates: dict[str, Template]) -> None:
     """Make these the site's templates: clients see them, and no others that were published before.
 
     Defaults are left out: a client of before, without a new field, can still read templates that do not use it.

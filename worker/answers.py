@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from api_client.asking import QuestionKind
 from api_client.disk import existing, free_bytes
 from api_client.errors import ErrorCode, PackagingError
-from api_client.questions import QuestionKind, RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import shape_of
 from api_client.request import is_remote
 from api_client.runs.base_models import named_base_models

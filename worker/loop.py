@@ -8,8 +8,8 @@ from collections.abc import Callable
 import structlog
 from redis.exceptions import RedisError
 
+from api_client.outage import is_away
 from config.log_events import LogEvent
-from worker.state.outage import note_trouble
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -19,8 +19,8 @@ _STOP_S = 10.0
 class Loop:
     """A thread that ticks until it is stopped.
 
-    What Redis answers is noted as ``worker.state.outage`` says. Any other error is a mistake of the worker's own: it is
-    logged with its traceback, and the next tick comes all the same.
+    An outage of Redis ends by itself; what Redis refuses is logged. Any other error is the worker's own mistake: it is
+    logged with its traceback. The next tick comes all the same.
 
     Args:
         name: Of the thread.
@@ -78,3 +78,11 @@ class Loop:
             note_trouble(_log, error)
         else:
             _log.error(self._failed, exc_info=error)
+
+
+def note_trouble(log: structlog.stdlib.BoundLogger, error: RedisError) -> None:
+    """Log what a loop that goes on met. An outage ends by itself; of what Redis refuses nobody would hear otherwise."""
+    if is_away(error):
+        log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
+    else:
+        log.warning(LogEvent.REDIS_REFUSED, error=str(error))

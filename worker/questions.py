@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 
 from api_client.address import connect
+from api_client.asking import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import SCHEMA_VERSION
 from api_client.keys import Keys
-from api_client.questions import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker import answers
@@ -50,7 +50,7 @@ class QuestionListener:
         self._context = context
         self._drain = drain
         self._keys = Keys(settings.key_prefix)
-        self._redis: Any = connect(settings.redis_url, _REDIS_TIMEOUT_S)
+        self._redis = connect(settings.redis_url, _REDIS_TIMEOUT_S)
         # A round waits for a question by itself, but not where it fails.
         self._loop = Loop("questions", self._take_one, 0.0, LogEvent.QUESTION_FAILED, rest_s=_WAIT_S)
 

@@ -21,13 +21,14 @@ from redis.exceptions import RedisError
 
 from api_client.keys import Keys
 from api_client.messages import MessageSender, StageMessage, waiting_task_ids
+from api_client.outage import is_away
+from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.loop import Loop
 from worker.metrics.observer import Observer
 from worker.state import decisions
 from worker.state.decisions import RetryPolicy
-from worker.state.outage import is_away
 from worker.state.transitions import Lease, Transitions
 from worker.supervisor.cleaning import Cleaner
 from worker.supervisor.vetting import noted_scratch
@@ -101,7 +102,7 @@ class Reaper:
         self,
         settings: Settings,
         name: str,
-        redis: Any,
+        redis: TextRedis,
         transitions: Transitions,
         sender: MessageSender,
         *,

@@ -90,7 +90,7 @@ class Service:
         self._identity = Identity(f"{settings.host_name}-{os.getpid()}-{secrets.token_hex(2)}", settings.host_name)
         self._timeout_s = max(0.5, min(5.0, settings.lease_s / 3))
         self._templates = load_site_templates(settings.templates_file)
-        self._redis: Any = connect(settings.redis_url, self._timeout_s)
+        self._redis = connect(settings.redis_url, self._timeout_s)
         self._seal = Seal(settings.seal_key)
         self._transitions = Transitions(self._redis, self._keys, settings.lease_s, self._seal)
         self._drain = Drain(settings.drain_s)

@@ -15,15 +15,16 @@ from api_client.callbacks import DELIVERY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HE
 from api_client.errors import PackagingError
 from api_client.job import Job
 from api_client.keys import Keys
+from api_client.outage import is_away
+from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.callbacks.deliveries import Deliveries, Delivery, Dropped
 from worker.callbacks.post import CallbackFailed, post
 from worker.callbacks.summary import callback_body
-from worker.loop import Loop
+from worker.loop import Loop, note_trouble
 from worker.metrics.observer import Observer
 from worker.state.decisions import RetryPolicy, backoff_s
-from worker.state.outage import is_away, note_trouble
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -46,7 +47,7 @@ class Courier:
         observer: Is told what came of each try.
     """
 
-    def __init__(self, settings: Settings, redis: Any, read: Callable[[str], Job], observer: Observer) -> None:
+    def __init__(self, settings: Settings, redis: TextRedis, read: Callable[[str], Job], observer: Observer) -> None:
         self._settings = settings
         self._read = read
         self._observer = observer

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from api_client.keys import Keys
 from api_client.scripts import Script
+from api_client.text_redis import TextRedis
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Deliveries:
         claim_s: How long a taken announcement is left to its taker.
     """
 
-    def __init__(self, redis: Any, keys: Keys, claim_s: float) -> None:
+    def __init__(self, redis: TextRedis, keys: Keys, claim_s: float) -> None:
         self._claim_ms = int(claim_s * 1000)
         self._take, self._settle = (
             Script(redis, keys.prefix, "worker.callbacks.lua", name) for name in ("take", "settle")

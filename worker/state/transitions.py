@@ -1,6 +1,6 @@
 """The worker's scripts as typed calls: each is one edge of the machine drawn in ``worker.state``.
 
-Every call may be repeated after a lost answer. Errors of the Redis client pass through; ``worker.state.outage`` decides
+Every call may be repeated after a lost answer. Errors of the Redis client pass through; ``api_client.outage`` decides
 how long to try.
 """
 
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from redis import Redis
-
 from api_client.errors import PackagingError
 from api_client.events import Event
 from api_client.job import SCHEMA_VERSION, JobState, Progress, StageName
@@ -23,6 +21,7 @@ from api_client.keys import Keys, split_member
 from api_client.messages import StageMessage
 from api_client.records import record_invalid
 from api_client.scripts import Script
+from api_client.text_redis import TextRedis
 from worker.stages.context import StageResult
 from worker.state.decisions import Counts, Decision
 from worker.state.seal import Seal
@@ -123,8 +122,8 @@ class JobRecord:
 class Transitions:
     """All scripts of the worker's side, on one connection pool."""
 
-    def __init__(self, redis: Redis, keys: Keys, lease_s: float, seal: Seal | None = None) -> None:
-        self._redis: Any = redis
+    def __init__(self, redis: TextRedis, keys: Keys, lease_s: float, seal: Seal | None = None) -> None:
+        self._redis = redis
         self._seal = seal or Seal(None)
         self._keys = keys
         self._lease_ms = int(lease_s * 1000)

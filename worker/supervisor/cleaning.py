@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from api_client.job import FINISHED_STATES, JobState
 from api_client.records import read_job
+from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.state.transitions import Transitions
@@ -26,7 +26,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class Cleaner:
     """Cleans scratch directories on this host. A replay may come at any moment: it looks again once it holds one."""
 
-    def __init__(self, settings: Settings, redis: Any, transitions: Transitions) -> None:
+    def __init__(self, settings: Settings, redis: TextRedis, transitions: Transitions) -> None:
         self._host = settings.host_name
         self._kept_s = settings.failed_scratch_ttl_s
         self._redis = redis

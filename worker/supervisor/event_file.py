@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -14,6 +13,7 @@ from api_client.errors import PackagingError
 from api_client.keys import Keys
 from api_client.records import read_event
 from api_client.request import is_remote
+from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from worker.storage.atomic import atomic_write_text
 from worker.supervisor.path_veil import PathVeil
@@ -24,7 +24,7 @@ _LINE_BYTES = 2**20
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def export_events(redis: Any, keys: Keys, job_id: str, output_dir: str | None, veil: PathVeil) -> Path | None:
+def export_events(redis: TextRedis, keys: Keys, job_id: str, output_dir: str | None, veil: PathVeil) -> Path | None:
     """Write the job's log as JSON lines into a local output directory, whole or not at all, paths veiled.
 
     The log of an earlier job of that directory is kept under a name with its id. A file of that name which is no job's

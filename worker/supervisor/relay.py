@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api_client.events import STAGE_KINDS, Event, EventKind
 from api_client.job import Progress
-from worker.state.outage import is_away, ride_out
+from api_client.outage import is_away, ride_out
 from worker.state.transitions import Lease, Transitions
 
 _PENDING_MAX = 2000

@@ -19,6 +19,8 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, JobState, StageName
 from api_client.keys import Keys
 from api_client.messages import MessageSender
+from api_client.outage import ride_out
+from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.metrics.observer import Observer
@@ -26,7 +28,6 @@ from worker.stages.context import StageResult
 from worker.stages.outputs import CHECKSUMS, MANIFEST
 from worker.state import decisions
 from worker.state.decisions import Counts, Decision, RetryPolicy
-from worker.state.outage import ride_out
 from worker.state.seal import Seal
 from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions, new_token
 from worker.supervisor.child import StageStart, as_packaging_error
@@ -84,7 +85,7 @@ class Supervisor:
         settings: Settings,
         identity: Identity,
         *,
-        redis: Any,
+        redis: TextRedis,
         transitions: Transitions,
         heart: Heart,
         sender: MessageSender,
