@@ -70,7 +70,10 @@ def test_a_round_that_failed_is_followed_by_a_rest() -> None:
 
 
 def test_a_tick_may_end_its_own_loop() -> None:
-    loop = Loop("once", lambda: loop.end(), 0, LogEvent.QUESTION_FAILED)
+    def tick() -> None:
+        loop.end()
+
+    loop = Loop("once", tick, 0, LogEvent.QUESTION_FAILED)
     loop.start()
     loop.stop()
     assert "once" not in [thread.name for thread in threading.enumerate()]
@@ -99,8 +102,12 @@ def test_an_outage_is_ridden_out(error: RedisError) -> None:
 
 @pytest.mark.parametrize(
     ("error", "outage_s", "gives_up"),
-    [(ResponseError("WRONGTYPE"), 30, False), (RedisConnectionError("gone"), 0, False), (RedisError("x"), 30, False)]
-    + [(RedisConnectionError("gone"), 30, True)],
+    [
+        (ResponseError("WRONGTYPE"), 30, False),
+        (RedisError("x"), 30, False),
+        (RedisConnectionError("gone"), 0, False),
+        (RedisConnectionError("gone"), 30, True),
+    ],
 )
 def test_what_waiting_does_not_mend_and_who_cannot_wait_is_told_at_once(
     error: RedisError, outage_s: float, gives_up: bool
