@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     JOB_FAILED = 1
     BAD_REQUEST = 2
     NOT_REACHABLE = 3
+    INTERRUPTED = 130
+    """As shells report a program that Ctrl-C ended."""
 
 
 class ErrorClass(StrEnum):
@@ -45,6 +47,12 @@ _EXIT_CODE: Final = {
     _B: ExitCode.JOB_FAILED,
 }
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FOREIGN_TEXTS = (
+    "Another version of trainpack knows what this code means; this one does not.",
+    "Look the code up in the documentation of the newer version, or update this one.",
+    "该错误码的含义由其他版本的 trainpack 定义，当前版本不认识它。",
+    "查阅新版本的文档，或更新当前版本。",
+)
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,22 @@ class ErrorCode(StrEnum):
     def __new__(cls, row: ErrorRow | str) -> Self:
         """Make a member from its row; ``ErrorCode(text)`` looks one up instead."""
         assert isinstance(row, ErrorRow)
-        member = str.__new__(cls, row.code)
-        member._value_ = row.code
-        member.row = row
-        return member
+        return str.__new__(cls, row.code)._of(row)
+
+    @classmethod
+    def foreign(cls, text: str, error_class: ErrorClass) -> Self:
+        """A code of another version, which stands in no list: it keeps its text and the class it was stored with.
+
+        What is no code at all (not ``[a-z0-9_]``, longer than 64) becomes ``internal_error``.
+        """
+        if not _CODE.fullmatch(text):
+            return cls("internal_error")
+        # ``ErrorCode(...)`` only looks members up, so this one is made as their base makes them.
+        return str.__new__(cls, text)._of(ErrorRow(text, error_class, *_FOREIGN_TEXTS))
+
+    def _of(self, row: ErrorRow) -> Self:
+        self._name_, self._value_, self.row = row.code.upper(), row.code, row
+        return self
 
     @property
     def error_class(self) -> ErrorClass:
@@ -773,24 +793,3 @@ class ErrorCode(StrEnum):
         "trainpack 自身出现错误。",
         "附上作业日志反馈问题。",
     )
-
-
-def foreign_code(text: str, error_class: ErrorClass) -> ErrorCode:
-    """A code of another version, which stands in no list: it keeps its text and the class it was stored with.
-
-    What is no code at all (not ``[a-z0-9_]``, longer than 64) becomes ``internal_error``.
-    """
-    if not _CODE.fullmatch(text):
-        return ErrorCode.INTERNAL_ERROR
-    row = ErrorRow(
-        text,
-        error_class,
-        "Another version of trainpack knows what this code means; this one does not.",
-        "Look the code up in the documentation of the newer version, or update this one.",
-        "该错误码的含义由其他版本的 trainpack 定义，当前版本不认识它。",
-        "查阅新版本的文档，或更新当前版本。",
-    )
-    # ``ErrorCode(...)`` only looks members up, so this one is made as their base makes them.
-    member = str.__new__(ErrorCode, text)
-    member._name_, member._value_, member.row = text.upper(), text, row
-    return member

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from api_client.error_codes import ErrorClass, ErrorCode, foreign_code
+from api_client.error_codes import ErrorClass, ErrorCode
 from api_client.language import Language
 
 __all__ = ["ErrorClass", "ErrorCode", "Failure", "PackagingError", "Told", "failure_of"]
@@ -90,7 +90,7 @@ class Failure:
         try:
             code = ErrorCode(text)
         except ValueError:
-            code = foreign_code(text, _stored_class(data.get("class")))
+            code = ErrorCode.foreign(text, _stored_class(data.get("class")))
         remedy, fields, stage = data.get("remedy"), data.get("fields"), data.get("stage")
         fields = dict(fields) if isinstance(fields, Mapping) else {}
         stage = stage or fields.get("stage")

@@ -71,7 +71,7 @@ def run(settings: Settings) -> int:
         return EXIT_FAILED
 
 
-class Part(Protocol):
+class ServicePart(Protocol):
     """Something of the worker's that runs beside its stages."""
 
     def start(self) -> object:
@@ -154,7 +154,7 @@ class Service:
             seal=self._seal,
         )
         app = create_app(settings, supervisor)
-        threads: tuple[Part, ...] = (
+        threads: tuple[ServicePart, ...] = (
             self._heart,
             self._reaper,
             QuestionListener(settings, identity.host, context, self._drain),

@@ -5,11 +5,9 @@ Nothing is imported before :func:`main` runs, so that a Ctrl-C while the rest is
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
-
-INTERRUPTED = 130
-"""As shells report a program that Ctrl-C ended."""
 
 
 def main() -> None:
@@ -17,7 +15,7 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = 128 + signal.SIGINT  # As shells report it; what says so too may not be loaded yet.
     sys.exit(code)
 
 
@@ -30,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     import typer
 
     from api_client.cli.app import build_app
-    from api_client.cli.failures import exit_code, report, unexpected, usage_error
+    from api_client.cli.failures import INTERRUPTED, exit_code, report, unexpected, usage_error
     from api_client.cli.output import standard_output
     from api_client.cli.translate import translate_help
     from api_client.errors import PackagingError

@@ -13,13 +13,12 @@ import typer
 from rich.text import Text
 
 from api_client.address import stack_file
-from api_client.cli import INTERRUPTED as INTERRUPTED  # noqa: PLC0414  found with the other exit codes
 from api_client.cli.output import Output
 from api_client.error_codes import ExitCode
 from api_client.errors import ErrorCode, Failure, PackagingError
 from api_client.formatting import clean
 
-DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE = ExitCode
+DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE, INTERRUPTED = ExitCode
 
 
 def exit_code(error: PackagingError) -> int:
