@@ -51,6 +51,8 @@ class LogEvent(StrEnum):
     """pid: process of an older attempt that still worked in the scratch directory"""
     STAGE_RESCUED = "stage_rescued"
     """worker, next: a lease ran out"""
+    RELAY_FAILED = "relay_failed"
+    """an error of the worker's own while it wrote a stage's log; with traceback; it goes on"""
     HEART_FAILED = "heart_failed"
     """an error of the worker's own while it renewed leases; with traceback; it goes on"""
     REAPER_FAILED = "reaper_failed"

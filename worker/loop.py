@@ -57,8 +57,8 @@ class Loop:
         """Let the round under way be the last; for the round itself."""
         self._ending.set()
 
-    def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Stop, and wait so long for a round under way. A loop that never started has nothing to stop."""
+    def stop(self, timeout_s: float | None = _STOP_S) -> None:
+        """Stop, and wait so long for a round under way (``None``: until it is over); also one that never started."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(timeout_s)

@@ -19,6 +19,8 @@ from redis.exceptions import RedisError
 from api_client.events import STAGE_KINDS, Event, EventKind
 from api_client.job import Progress
 from api_client.outage import is_away, ride_out
+from config.log_events import LogEvent
+from worker.loop import Loop
 from worker.state.transitions import Lease, Transitions
 
 _PENDING_MAX = 2000
@@ -64,10 +66,12 @@ class Relay:
         self._logged_fraction = -1.0
         self._written_at = 0.0
         self._wake = threading.Event()
-        self._closing = threading.Event()
         self._lost = False
-        self._thread = threading.Thread(target=self._run, name=f"relay-{lease.task_id}", daemon=True)
-        self._thread.start()
+        # A round waits for something to write by itself, but not where it fails.
+        self._loop = Loop(
+            f"relay-{lease.task_id}", self._write_next, 0.0, LogEvent.RELAY_FAILED, rest_s=_PROGRESS_EVERY_S
+        )
+        self._loop.start()
 
     def log(self, message: str, level: str = "info", **fields: Any) -> None:
         """Add an entry of the stage's own kind."""
@@ -98,16 +102,15 @@ class Relay:
         self._events.append((time.monotonic(), event))
         self._wake.set()
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait(_PROGRESS_EVERY_S)
-            self._wake.clear()
-            try:
-                self._flush()
-            except RedisError as error:
-                if not is_away(error):
-                    return  # A refused write (no right): the result will meet it too and say so.
-                self._closing.wait(_PROGRESS_EVERY_S)
+    def _write_next(self) -> None:
+        self._wake.wait(_PROGRESS_EVERY_S)
+        self._wake.clear()
+        try:
+            self._flush()
+        except RedisError as error:
+            if not is_away(error):
+                self._loop.end()  # A refused write (no right): the result will meet it too.
+            raise
 
     def _flush(self) -> None:
         while not self._lost:
@@ -130,11 +133,11 @@ class Relay:
                     self._events.popleft()
 
     def _progress_due(self) -> bool:
-        return self._closing.is_set() or time.monotonic() - self._written_at >= _PROGRESS_EVERY_S
+        return self._loop.ending or time.monotonic() - self._written_at >= _PROGRESS_EVERY_S
 
     def close(self, outage_s: float, give_up: Callable[[], bool]) -> None:
         """Write what is left, waiting for Redis up to ``outage_s`` or until ``give_up`` says so."""
-        self._closing.set()
+        self._loop.end()
         self._wake.set()
-        self._thread.join()
+        self._loop.stop(None)
         ride_out(self._flush, outage_s, give_up)
