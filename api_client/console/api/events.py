@@ -27,11 +27,13 @@ from api_client.console.admission import caller_of
 from api_client.console.api.documents import COMMON_ERRORS, NO_JOB, EventPage, as_json
 from api_client.console.api.parameters import EVENT_ID, JobId, Reader
 from api_client.console.context import Client
+from api_client.console.language import accepted_language
 from api_client.console.limits import StreamLimit
 from api_client.console.problems import plain
 from api_client.errors import PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import FINISHED_STATES, JobState
+from api_client.language import Language
 
 router = APIRouter(tags=["events"])
 
@@ -121,13 +123,17 @@ async def follow_events(
     async def read(position: str) -> tuple[JobState, list[Event]]:
         return await run_sync(read_page, client, job_id, position, PAGE, limiter=request.app.state.readers)
 
-    content = stream(read, last_event_id or after or _START, request.app.state.stopping)
+    language = accepted_language(request.headers.get("accept-language", ""))
+    content = stream(read, last_event_id or after or _START, request.app.state.stopping, language)
     # X-Accel-Buffering: nginx would keep the entries back.
     return EventStream(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 async def stream(
-    read: Callable[[str], Awaitable[tuple[JobState, list[Event]]]], position: str, stopping: threading.Event
+    read: Callable[[str], Awaitable[tuple[JobState, list[Event]]]],
+    position: str,
+    stopping: threading.Event,
+    language: Language = Language.EN,
 ) -> AsyncIterator[bytes]:
     """The bytes of an event stream.
 
@@ -135,13 +141,14 @@ async def stream(
         read: Gives the job's state and the entries after a position, without waiting for any.
         position: Id of the last entry already seen.
         stopping: Ends the stream.
+        language: In which a problem is told.
     """
     pause_s, spoke_at = FIRST_PAUSE_S, time.monotonic()
     while not stopping.is_set():
         try:
             state, events = await read(position)
         except PackagingError as error:
-            yield format_sse_event(event="problem", data_str=json.dumps(plain(error.to_dict())))
+            yield format_sse_event(event="problem", data_str=json.dumps(plain(error.told(language).document())))
             return
         if events:
             yield b"".join(map(_message, events))

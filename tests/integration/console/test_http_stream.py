@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from api_client.console.api import events
+from api_client.errors import ErrorCode
 from api_client.job import Job
 from tests.integration.console.running import RunningConsole, messages, running_console
 from tests.integration.faults.conftest import OwnServer
@@ -156,12 +157,13 @@ def test_a_stream_says_when_redis_has_gone(own_server: OwnServer, tmp_path: Path
         console.client() as http,
         console.client(None) as stranger,
     ):
-        with http.stream("GET", path(job)) as answer:
+        with http.stream("GET", path(job), headers={"Accept-Language": "zh"}) as answer:
             seen = messages(answer)
             assert next(seen).data["job_id"] == job.id
             own_server.kill()
             last = list(seen)[-1]
         assert (last.event, last.data["code"]) == ("problem", "redis_unreachable")
+        assert last.data["remedy"] == ErrorCode.REDIS_UNREACHABLE.row.remedy_zh
         down = stranger.get("/health")
         assert (down.status_code, down.json()["error"]["fields"]) == (503, {})
         assert own_server.url.rpartition(":")[2].split("/")[0] not in down.text
