@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode
@@ -16,8 +20,9 @@ from api_client.job import Job, JobState, StageName, StageState
 from api_client.request import PackagingRequest
 from api_client.s3 import S3Location
 from tests.integration.harness import eventually
-from tests.tiny import tiny_base, tiny_checkpoint
+from tests.tiny import HIDDEN, tiny_base, tiny_checkpoint
 from worker.embedded.stack import Stack
+from worker.gguf.reader import open_gguf
 from worker.storage.checksums import sha256_file
 from worker.storage.s3 import S3Storage
 
@@ -116,3 +121,30 @@ def test_a_bad_checkpoint_fails_the_job_in_prepare(
     assert job.stage(StageName.PREPARE).state is StageState.FAILED
     # the job counts as ended a moment before its scratch is gone
     eventually(lambda: not (tmp_path / "package").exists(), "nothing is left behind")
+
+
+def test_weights_that_were_trained_beside_the_adapter_are_packaged_or_refused_by_name(
+    client: PackagingClient, stack: Stack, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, original = run
+    checkpoint = Path(shutil.copytree(original, tmp_path / "run" / "checkpoint-10"))
+    norm = {"base_model.model.model.norm.weight": torch.full((HIDDEN,), 3.0)}
+    torch.save(norm, checkpoint / "non_lora_state_dict.bin")
+    fields = {"base_model": base, "output_dir": tmp_path / "package", "template": "merge"}
+    far = S3Location(stack.info.bucket, "beside/checkpoint-10")
+    for path in checkpoint.iterdir():
+        S3Storage(stack.info.storage()).upload_file(path, S3Location(far.bucket, f"{far.key}/{path.name}"))
+    for where in (str(checkpoint), f"s3://{far.bucket}/{far.key}"):
+        job = finished(client, PackagingRequest(checkpoint=where, **fields))
+        assert job.error is not None
+        assert job.error["code"] == ErrorCode.WEIGHTS_PICKLED.value
+        assert "non_lora_state_dict.bin" in job.error["message"]
+        assert "non_lora_state_dict.safetensors" in job.error["remedy"]
+    save_file(norm, checkpoint / "non_lora_state_dict.safetensors")
+    job = finished(client, PackagingRequest(checkpoint=checkpoint, **fields))
+    assert job.error is None
+    with open_gguf(tmp_path / "package" / "merged_model.gguf") as file:
+        values = file.tensor_bytes(file.by_name["output_norm.weight"]).view("<f4")
+    assert set(values.ravel().tolist()) == {3.0}
+    manifest = json.loads((tmp_path / "package" / "manifest.json").read_text())
+    assert "non_lora_state_dict.safetensors" in json.dumps(manifest)

@@ -1,4 +1,7 @@
-"""A PEFT adapter directory, read and checked: config, tensors by module, all values finite."""
+"""A PEFT adapter directory, read and checked: config, tensors by module, all values finite.
+
+Trained weights in safetensors files beside the adapter's own are tensors of the adapter like ``modules_to_save``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from api_client.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from config.roots import NOWHERE_ELSE, Roots
+from worker.adapters.beside import find_beside
 from worker.adapters.keys import AdapterKey, is_superseded, parse_key
 from worker.adapters.writer import NEMO_CONFIG, Writer, read_writer
 from worker.checkpoint.files import read_json, resolve_member
@@ -35,15 +39,19 @@ class Adapter:
     Attributes:
         directory: Where its two files lie.
         config: ``adapter_config.json``.
-        tensors: Parsed name -> entry, in file order.
+        tensors: Parsed name -> entry, in file order; those of files beside the adapter come last.
         writer: Who wrote it.
+        left_out: Names of files beside it that hold weights of something else, which are not read.
+        weights: Its own file of tensors.
     """
 
     directory: Path
     config: Mapping[str, Any]
     tensors: Mapping[AdapterKey, TensorEntry]
     writer: Writer
-    _data: MappedFile
+    left_out: tuple[str, ...]
+    weights: Path
+    _files: Mapping[Path, MappedFile]
 
     @property
     def peft_type(self) -> str:
@@ -59,7 +67,12 @@ class Adapter:
 
     def read(self, key: AdapterKey) -> torch.Tensor:
         """Map one tensor in its stored dtype."""
-        return self._data.read(self.tensors[key])
+        entry = self.tensors[key]
+        return self._files[entry.file].read(entry)
+
+    def is_beside(self, key: AdapterKey) -> bool:
+        """Whether a tensor comes from a file beside the adapter's own."""
+        return self.tensors[key].file != self.weights
 
     def check_finite(self, key: AdapterKey) -> torch.Tensor:
         """Map one tensor after a look at all its values.
@@ -76,7 +89,7 @@ class Adapter:
                 name = self.tensors[key].name
                 raise PackagingError(
                     ErrorCode.ADAPTER_NOT_FINITE,
-                    f"{self.directory / ADAPTER_WEIGHTS}: tensor {name} holds NaN or infinite values",
+                    f"{self.tensors[key].file}: tensor {name} holds NaN or infinite values",
                     fields={"tensor": name},
                 )
         return tensor
@@ -90,16 +103,39 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
             ``weights_truncated``, ``adapter_invalid``, ``path_not_allowed``, and ``adapter_unsupported`` for several
             adapters in one file.
     """
-    directory = require_adapter(directory, allowed_roots=allowed_roots)
+    opened, directory = directory, require_adapter(directory, allowed_roots=allowed_roots)
     config = read_json(resolve_member(directory, ADAPTER_CONFIG, allowed_roots, _INVALID), _INVALID)
     weights = resolve_member(directory, ADAPTER_WEIGHTS, allowed_roots, _INVALID)
-    identity = file_identity(weights)
+    beside = find_beside(opened, directory, allowed_roots)
+    files = {path: MappedFile(path, file_identity(path)) for path in (weights, *beside.weights)}
+    tensors = _read_names(weights)
+    if not tensors:
+        raise PackagingError(_INVALID, f"{weights} holds no tensors: its process had none", remedy=_GATHER)
+    for path in beside.weights:
+        _add_names(tensors, path, files)
+    _check_one_adapter(tensors, weights)
+    nemo = {}
+    if (directory / NEMO_CONFIG).exists():
+        nemo = read_json(resolve_member(directory, NEMO_CONFIG, allowed_roots, _INVALID), _INVALID)
+    writer = read_writer(config, nemo, str(directory))
+    adapter = Adapter(directory, config, tensors, writer, beside.left_out, weights, files)
+    _check_gathered(adapter)
+    return adapter
+
+
+def _read_names(weights: Path) -> dict[AdapterKey, TensorEntry]:
+    """The tensors of one file by parsed name, from its header.
+
+    Raises:
+        PackagingError: ``adapter_invalid``, ``adapter_unsupported`` for dtypes, ``weights_truncated``.
+    """
     header = read_safetensors_header(weights, invalid=_INVALID)
     tensors: dict[AdapterKey, TensorEntry] = {}
     for name, entry in header.tensors.items():
         if is_superseded(name, header.tensors):
             continue
-        key = parse_key(name)
+        # a file that is one module's, such as embed_tokens.safetensors, may leave its name out
+        key = parse_key(name if name not in ("weight", "bias") else f"{weights.stem}.{name}")
         if key in tensors:
             raise PackagingError(_INVALID, f"{weights}: {name} and {tensors[key].name} name the same tensor")
         if entry.dtype not in ("F64", "F32", "F16", "BF16", "I32", "I64"):  # integers: where sparse methods act
@@ -110,25 +146,32 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
                 fields={"feature": entry.dtype, "tensor": name},
             )
         tensors[key] = entry
-    if not tensors:
-        raise PackagingError(_INVALID, f"{weights} holds no tensors: its process had none", remedy=_GATHER)
-    _check_one_adapter(tensors, weights)
-    nemo = {}
-    if (directory / NEMO_CONFIG).exists():
-        nemo = read_json(resolve_member(directory, NEMO_CONFIG, allowed_roots, _INVALID), _INVALID)
-    writer = read_writer(config, nemo, str(directory))
-    adapter = Adapter(directory, config, tensors, writer, MappedFile(weights, identity))
-    _check_gathered(adapter, weights)
-    return adapter
+    return tensors
 
 
-def _check_gathered(adapter: Adapter, weights: Path) -> None:
+def _add_names(tensors: dict[AdapterKey, TensorEntry], path: Path, files: Mapping[Path, MappedFile]) -> None:
+    """Add the tensors of a file beside the adapter; one that both hold must be the same in both."""
+    import torch
+
+    for key, entry in _read_names(path).items():
+        mine = tensors.setdefault(key, entry)
+        alike = (mine.dtype, mine.shape) == (entry.dtype, entry.shape)
+        if not (alike and (mine is entry or torch.equal(files[mine.file].read(mine), files[path].read(entry)))):
+            raise PackagingError(
+                _INVALID,
+                f"{path.name} and {mine.file.name} of {path.parent} both hold {entry.name}, with other values",
+                remedy="Move away the file that is not wanted.",
+                fields={"tensor": entry.name, "file": path.name},
+            )
+
+
+def _check_gathered(adapter: Adapter) -> None:
     """Refuse the empty tensors that a sharding trainer leaves; AdaLoRA alone prunes modules down to nothing."""
     empty = next((entry for entry in adapter.tensors.values() if not entry.size_bytes), None)
     if empty is not None and adapter.peft_type != "ADALORA":
         raise PackagingError(
             _INVALID,
-            f"{weights}: tensor {empty.name} is empty ({list(empty.shape)}); the process that saved it had no values",
+            f"{empty.file}: tensor {empty.name} is empty ({list(empty.shape)}); its process had no values",
             remedy=_GATHER,
             fields={"tensor": empty.name},
         )

@@ -9,6 +9,7 @@ from worker.adapters.adapter import Adapter
 from worker.adapters.config import lora_settings
 from worker.adapters.draft import Draft
 from worker.adapters.lora import Report, plan_lora
+from worker.adapters.misfits import refuse_unmatched
 from worker.adapters.overlay import OverlaySummary, write_overlay
 from worker.adapters.places import Locator
 from worker.adapters.through_peft import MERGED_BY_PEFT, plan_through_peft
@@ -78,24 +79,5 @@ def read_draft(adapter: Adapter, base: BaseModel, report: Report | None = None) 
             remedy="Merge it with PEFT first and package the result with `quantize_base`.",
             fields={"feature": adapter.peft_type},
         )
-    _refuse_unmatched(draft)
+    refuse_unmatched(draft)
     return draft, one_adapter_for_both, tying
-
-
-def _refuse_unmatched(draft: Draft) -> None:
-    """Refuse an adapter any tensor of which has no place in the base.
-
-    Raises:
-        PackagingError: ``adapter_mismatch``.
-    """
-    adapter, unmatched = draft.adapter, draft.unmatched
-    if not unmatched:
-        return
-    trained_on = f" (adapter_config.json names {Path(adapter.base_name).name!r})" if adapter.base_name else ""
-    unknown = f"; transformers does not know {draft.base.model_type!r}" if draft.locator.tree is None else ""
-    raise PackagingError(
-        ErrorCode.ADAPTER_MISMATCH,
-        f"{len(unmatched)} of {len(adapter.tensors)} tensors of {adapter.directory} have no place in "
-        f"{draft.base.directory}{trained_on}, e.g. {unmatched[0]}{unknown}",
-        fields={"unmatched": unmatched[:20], "unmatched_count": len(unmatched), "tensors": len(adapter.tensors)},
-    )

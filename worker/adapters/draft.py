@@ -29,7 +29,7 @@ class Draft:
         base: The base model.
         locator: Finds base tensors.
         steps: In the order in which they apply to each target.
-        unmatched: Adapter tensors (names as written) without a place in the base.
+        unmatched: Adapter tensors without a place in the base.
         notes: Sentences for the user.
     """
 
@@ -37,7 +37,7 @@ class Draft:
     base: BaseModel
     locator: Locator
     steps: list[Step] = field(default_factory=list)
-    unmatched: list[str] = field(default_factory=list)
+    unmatched: list[AdapterKey] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -73,7 +73,7 @@ class Draft:
 
     def miss(self, *keys: AdapterKey) -> None:
         """Note adapter tensors that have no place in the base."""
-        self.unmatched.extend(self.adapter.tensors[key].name for key in keys)
+        self.unmatched.extend(keys)
 
     def current_shape(self, place: Place) -> tuple[int, ...]:
         """Shape of the tensor at ``place`` after the steps so far; of its region where it has one."""

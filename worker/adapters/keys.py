@@ -74,6 +74,9 @@ def _strip_prefixes(path: list[str]) -> list[str]:
             path = path[2:]
         else:
             break
+    for index in range(1, len(path) - 1):
+        if path[index : index + 2] == ["base_model", "model"]:  # the adapter was attached to a part of the model
+            return path[:index] + path[index + 2 :]
     return path
 
 

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from worker.checkpoint.base_model import BaseModel
 
 # leading components that only say inside which wrapper the language model lies
-_PREFIXES = frozenset({"model", "base_model", "module", "language_model", "text_model", "llm", "transformer"})
+_PREFIXES = frozenset(
+    {"model", "base_model", "module", "language_model", "text_model", "llm", "transformer", "thinker"}
+)
 # last components of module paths
 EMBEDDING_NAMES = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings"})
 # model types whose layers store (i, o) weights (transformers' Conv1D); only needed where a weight is square

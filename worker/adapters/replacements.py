@@ -13,20 +13,26 @@ from worker.adapters.updates import ReplaceUpdate, RowsUpdate
 if TYPE_CHECKING:
     import torch
 
+# computed when a model is built; whole state dicts hold them as well
+_BUFFERS = ("rotary_emb.inv_freq", "position_ids")
 _ROWS = 1024  # compared at a time, to bound the widened copies
 
 
-def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> None:
+def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> bool:
     """A trained tensor: ``modules_to_save``, a bias, or an embedding saved because its vocabulary was resized.
+
+    Returns:
+        Whether it changes anything.
 
     Raises:
         PackagingError: ``adapter_mismatch``, ``adapter_not_finite``.
     """
     places = draft.locator.places(name)
     if not places:
-        draft.miss(key)
-        return
-    value = draft.read(key)
+        if not name.endswith(_BUFFERS):
+            draft.miss(key)
+        return False
+    value, steps = draft.read(key), len(draft.steps)
     for place in places:
         part = place.part_of(value).contiguous()
         have, want = tuple(part.shape), draft.current_shape(place)
@@ -35,6 +41,7 @@ def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> None:
             draft.refuse_shape(key, have, place)
         if not (have == want and place.whole and same_values(part, draft.base.read_tensor(place.source))):
             draft.add(place, "replace", ReplaceUpdate(part))
+    return len(draft.steps) > steps
 
 
 def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:

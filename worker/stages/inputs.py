@@ -63,7 +63,8 @@ class JobInputs:
         return Prepared(
             base_dir=self.base.directory,
             base_name=self.base_name,
-            adapter_dir=self.adapter.directory if self.adapter else None,
+            # the checkpoint itself: weights beside the adapter belong to it, wherever in it the adapter lies
+            adapter_dir=self.checkpoint if self.adapter else None,
             adapter_base=self.adapter.base_name if self.adapter else None,
             checkpoint_dir=self.checkpoint,
             checkpoint_name=self.checkpoint_name,

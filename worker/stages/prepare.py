@@ -63,6 +63,14 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
             f"{len(inputs.adapter.tensors)} tensors",
             checkpoint=str(inputs.checkpoint),
         )
+        for name in inputs.adapter.left_out:
+            context.report.log(f"{name} of the checkpoint is not part of what is packaged", level="warning", file=name)
+        for name in sorted(
+            {entry.file.name for key, entry in inputs.adapter.tensors.items() if inputs.adapter.is_beside(key)}
+        ):
+            context.report.log(
+                f"{name} of the checkpoint holds trained weights; they replace the base model's", file=name
+            )
     context.report.log(f"Tokenizer from {inputs.tokenizer.directory}", tokenizer=str(inputs.tokenizer.directory))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.runs.kinds import PICKLE_SUFFIXES
+from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
+from worker.checkpoint.state_files import pickled_beside, unread_weights
 
 WANTED_SUFFIXES = (
     ".json", ".safetensors", ".model", ".jinja", ".md", ".txt", ".bpe", ".spm", ".tiktoken", ".vocab",
@@ -40,7 +41,8 @@ def wanted_names(names: Iterable[str], source: str) -> list[str]:
         source: The directory, for messages.
 
     Raises:
-        PackagingError: ``path_not_allowed`` for a hostile name; ``weights_pickled`` where the only weights are pickles.
+        PackagingError: ``path_not_allowed`` for a hostile name; ``weights_pickled`` where the only weights, or those
+            beside an adapter, are pickles.
     """
     names = sorted(names)
     for name in names:
@@ -54,6 +56,10 @@ def wanted_names(names: Iterable[str], source: str) -> list[str]:
             f"{source} has no safetensors weights, only {', '.join(pickles[:3])}",
             fields={"source": source, "files": pickles[:20]},
         )
+    adapters = [name for name in weights if PurePosixPath(name).name == ADAPTER_WEIGHTS]
+    unread = unread_weights(names) if adapters else None
+    if unread is not None:
+        raise pickled_beside(f"{source}/{unread}", {"source": source})
     doubled = {name for name in weights if PurePosixPath(name).name.startswith(_OTHER_LAYOUTS)}
     wanted = [name for name in wanted if name not in doubled] if len(doubled) < len(weights) else wanted
     _check_no_file_is_a_directory(wanted, source)

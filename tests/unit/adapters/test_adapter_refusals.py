@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from hand_made import Q, pair, write_adapter, write_base
+from safetensors.torch import save_file
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.adapters import build_overlay, open_adapter
@@ -306,3 +307,57 @@ def test_config_with_absurd_nesting(tmp_path):
     with pytest.raises(PackagingError) as caught:
         open_adapter(directory)
     assert caught.value.code is ErrorCode.ADAPTER_INVALID
+
+
+_STACKED = {**_BASE, "model.layers.0.mlp.experts.down_proj": torch.zeros(2, 2, 3)}
+_REWARD = {"score.weight": torch.ones(1, 2)}
+_TALL = "model.layers.40.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "base", "config", "fact", "remedy"),
+    [
+        (_REWARD, _BASE, {"task_type": "SEQ_CLS"}, "a trained head, 'score' (task_type SEQ_CLS)", "with PEFT"),
+        ({"classifier.modules_to_save.weight": torch.ones(3, 2)}, _BASE, {}, "a trained head, 'classifier'", "PEFT"),
+        (pair(f"actor.{Q}", [[1, 1]], [[1], [1]]), _BASE, {}, "without the leading 'actor'", "Take 'actor.' off"),
+        (pair(f"a.b.{Q}", [[1, 1]], [[1], [1]]), _BASE, {}, "without the leading 'a.b'", "Take 'a.b.' off"),
+        (
+            {"model.layers.0.mlp.experts.lora_down_A": torch.ones(2, 3, 1)},
+            _BASE,
+            {},
+            "NeMo AutoModel's own names",
+            "in PEFT's form",
+        ),
+        (pair("model.layers.0.mlp.experts.7.w9", [[1, 1]], [[1], [1]]), _BASE, {}, "no experts", "mixture-of-experts"),
+        (
+            pair("model.layers.0.mlp.experts.7.w9", [[1, 1]], [[1], [1]]),
+            _STACKED,
+            {},
+            "stores its experts as model.layers.0.mlp.experts.down_proj",
+            "with the trainer that wrote it",
+        ),
+        (pair(_TALL, [[1, 1]], [[1], [1]]), _BASE, {}, "layers up to 0, the adapter up to 40", "trained on"),
+        (pair("encoder.attention", [[1, 1]], [[1], [1]]), _BASE, {}, "does not know", "trained on"),
+    ],
+)
+def test_the_remedy_of_a_mismatch_follows_from_its_cause(tensors, base, config, fact, remedy, tmp_path):
+    if "does not know" in fact:
+        config = {**config, "base_model_name_or_path": "/x/other"}
+    model = write_base(tmp_path / "base", base, **({"model_type": "fancy"} if "does not know" in fact else {}))
+    adapter = open_adapter(write_adapter(tmp_path / "adapter", {**_FACTORS, **tensors}, **config))
+    with pytest.raises(PackagingError) as caught:
+        build_overlay(adapter, open_base_model(model), tmp_path / "overlay", precision="base")
+    assert caught.value.code is ErrorCode.ADAPTER_MISMATCH
+    assert fact in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def test_an_adapter_attached_to_a_part_of_the_model(tmp_path):
+    """`thinker.base_model.model.`: PEFT's own components stand inside the path."""
+    tensors = {f"thinker.base_model.model.{name}": value for name, value in _FACTORS.items()}
+    for directory, prefix in (("text", ""), ("whole", "thinker.")):
+        base = write_base(tmp_path / f"base-{directory}", {prefix + name: value for name, value in _BASE.items()})
+        adapter = write_adapter(tmp_path / f"adapter-{directory}", {})
+        save_file(tensors, adapter / "adapter_model.safetensors")
+        summary = build_overlay(open_adapter(adapter), open_base_model(base), tmp_path / directory, precision="base")
+        assert (summary.touched, summary.steps) == (1, {"lora": 1})

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from api_client.errors import ErrorCode, PackagingError
 from api_client.job import ArtifactKind, StageName
 from api_client.request import PackagingRequest
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import HIDDEN, VOCABULARY, tiny_checkpoint, tiny_tokenizer
+from tests.unit.stages.conftest import TinyRun
 from worker.gguf.reader import open_gguf
 
 EXPERTS, RANK = 4, 2
@@ -75,3 +78,53 @@ def test_an_adapter_of_unsloth_s_is_packaged_as_it_was_trained(mixture: tuple[Pa
     theirs = as_unsloth_wrote_it(checkpoint, tmp_path / "run" / "checkpoint-10")
     assert packaged(base, theirs, tmp_path / "theirs", reporter) == packaged(base, checkpoint, tmp_path / "ours")
     assert any("lora_B_layout" in line for _, line in reporter.lines)
+
+
+NORM = "base_model.model.model.norm.weight"
+
+
+def test_pickled_weights_beside_the_adapter_are_refused_by_prepare(tiny: TinyRun, tmp_path: Path) -> None:
+    torch.save({NORM: torch.full((HIDDEN,), 3.0)}, tiny.checkpoint / "non_lora_state_dict.bin")
+    with pytest.raises(PackagingError) as refused:
+        run_stages(tiny.request(), tmp_path / "scratch", until=StageName.PREPARE)
+    assert refused.value.code is ErrorCode.WEIGHTS_PICKLED
+    assert "non_lora_state_dict.bin" in refused.value.message
+    assert "python -c" in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize("sub", ["", "adapter_model"])
+def test_safetensors_beside_the_adapter_end_up_in_the_file(tiny: TinyRun, tmp_path: Path, sub: str) -> None:
+    tiny = replace(tiny, checkpoint=tiny.checkpoint.rename(tiny.run / "final"))
+    if sub:
+        (tiny.checkpoint / sub).mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (tiny.checkpoint / name).rename(tiny.checkpoint / sub / name)
+    save_file({NORM: torch.full((HIDDEN,), 3.0)}, tiny.checkpoint / "vit.safetensors")
+    torch.save({"epoch": 1}, tiny.checkpoint / "training_args.bin")
+    (tiny.checkpoint / "value_head.safetensors").write_bytes(b"x")
+    reporter = RecordingReporter()
+    tensors = packaged(tiny.base, tiny.checkpoint, tmp_path / "out", reporter)
+    assert torch.frombuffer(bytearray(tensors["output_norm.weight"]), dtype=torch.float32).eq(3).all()
+    lines = [line for _, line in reporter.lines]
+    assert any("vit.safetensors of the checkpoint holds trained weights" in line for line in lines)
+    assert any("value_head.safetensors" in line for level, line in reporter.lines if level == "warning")
+    assert not any("training_args.bin" in line for line in lines)
+
+
+def test_they_have_no_place_in_a_lora_file(tiny: TinyRun, tmp_path: Path) -> None:
+    save_file({NORM: torch.full((HIDDEN,), 3.0)}, tiny.checkpoint / "vit.safetensors")
+    with pytest.raises(PackagingError, match=r"modules_to_save or trained biases") as refused:
+        run_stages(tiny.request(template="lora_only"), tmp_path / "scratch", until=StageName.EXPORT_LORA)
+    assert refused.value.code is ErrorCode.ADAPTER_UNSUPPORTED
+
+
+def test_a_classifier_s_head_is_named_with_what_to_do(tiny: TinyRun, tmp_path: Path) -> None:
+    weights = load_file(tiny.checkpoint / "adapter_model.safetensors")
+    weights["base_model.model.score.weight"] = torch.ones(3, HIDDEN)
+    save_file(weights, tiny.checkpoint / "adapter_model.safetensors")
+    with pytest.raises(PackagingError) as refused:
+        run_stages(tiny.request(), tmp_path / "scratch", until=StageName.MERGE)
+    assert refused.value.code is ErrorCode.ADAPTER_MISMATCH
+    assert "'score'" in refused.value.message
+    assert "LlamaForCausalLM does not have" in refused.value.message
+    assert "AutoModelForSequenceClassification" in (refused.value.remedy or "")

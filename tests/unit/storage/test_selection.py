@@ -68,3 +68,17 @@ def test_a_hostile_name_is_refused_even_where_it_is_not_wanted():
 def test_an_object_that_is_also_a_directory_is_refused():
     with pytest.raises(PackagingError, match=r"a.json is both an object and the directory of a.json/b.json"):
         wanted_names(["a.json", "a.json/b.json"], "s3://b")
+
+
+def test_torch_files_beside_an_adapter_are_refused_before_anything_is_fetched():
+    adapter = ["adapter_config.json", "adapter_model.safetensors", "config.json"]
+    state = ["optimizer.pt", "rng_state_0.pth", "training_args.bin", "global_step10/mp_rank_00_model_states.pt"]
+    others = ["adapter_model.bin", "value_head.bin", "random_states_0.pkl"]
+    assert wanted_names([*adapter, *state, *others], "s3://b") == sorted(adapter)
+    for name in ("non_lora_state_dict.bin", "adapter_model/mm_projector.bin", "x.pth"):
+        with pytest.raises(PackagingError) as caught:
+            wanted_names([*adapter, *state, *others, name], "s3://b")
+        assert caught.value.code is ErrorCode.WEIGHTS_PICKLED
+        assert name in caught.value.message
+        converted = name.rpartition(".")[0] + ".safetensors"
+        assert converted in wanted_names([*adapter, *state, *others, name, converted], "s3://b")
