@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from api_client.errors import ErrorCode, PackagingError
 from api_client.locations import CHECKPOINT_WORDS
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
-from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, shards_of
 from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state
 
 TRAINER_STATE = "trainer_state.json"
@@ -54,6 +54,8 @@ class Checkpoint(BaseModel):
     scores: dict[str, float | None] = {}
     """Evaluation scores at its step; ``None`` for a value that is not finite."""
     problem: str | None = None
+    remedy: str | None = None
+    """What makes it usable, where that is known."""
 
     @property
     def usable(self) -> bool:
@@ -81,6 +83,8 @@ class CheckpointList(BaseModel):
     before_early_stopping: str | None = None
     """The newest one saved before the evaluation that ended the run."""
     empty_reason: EmptyReason | None = None
+    runs: tuple[str, ...] = ()
+    """Names of the runs below a directory that is none itself, newest first."""
     explanation: str | None = None
     """Why the list is empty, or why none can be packaged, as a sentence."""
 
@@ -150,9 +154,16 @@ def empty_error(listing: CheckpointList) -> PackagingError | None:
     return PackagingError(
         ErrorCode.CHECKPOINTS_EMPTY,
         listing.explanation or listing.directory,
-        remedy=_EMPTY_REMEDIES.get(listing.empty_reason),
+        remedy=_empty_remedy(listing),
         fields={"directory": listing.directory, "reason": listing.empty_reason.value},
     )
+
+
+def _empty_remedy(listing: CheckpointList) -> str | None:
+    if listing.runs:
+        return f"Give one of the runs; the newest is {listing.directory}/{listing.runs[0]}."
+    known = next((one.remedy for one in reversed(listing.checkpoints) if one.remedy), None)
+    return known or (_EMPTY_REMEDIES.get(listing.empty_reason) if listing.empty_reason else None)
 
 
 def choose_checkpoint(listing: CheckpointList, reference: str) -> Checkpoint:
@@ -179,7 +190,8 @@ def choose_checkpoint(listing: CheckpointList, reference: str) -> Checkpoint:
         raise PackagingError(
             ErrorCode.CHECKPOINT_NOT_FOUND,
             f"{found.path} cannot be packaged: {found.problem}",
-            remedy=f"Use another one: {_names(one for one in listing.checkpoints if one.usable) or 'there is none'}.",
+            remedy=found.remedy
+            or f"Use another one: {_names(one for one in listing.checkpoints if one.usable) or 'there is none'}.",
             fields={"checkpoint": found.name, "problem": found.problem},
         )
     return found
@@ -217,6 +229,7 @@ def _by_checkpoint(files: Mapping[str, RunFile]) -> dict[str, dict[str, RunFile]
 
 def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: TrainerState | None) -> Checkpoint:
     kind, weights, problem = classify(run, f"{name}/", files)
+    shards = None if kind is not CheckpointKind.INCOMPLETE else shards_of(run, f"{name}/", files)
     number = re.fullmatch(r"checkpoint-(\d{1,12})", name)
     return Checkpoint(
         name=name,
@@ -227,6 +240,7 @@ def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: T
         size_bytes=sum(file.size_bytes for file in files.values()),
         weights_bytes=sum(files[one].size_bytes for one in weights),
         problem=problem,
+        remedy=shards.remedy if shards is not None and shards.what == problem else None,
     )
 
 
@@ -304,7 +318,9 @@ def _empty(run: RunFiles, reason: EmptyReason, explanation: str) -> CheckpointLi
 
 def _without_checkpoints(run: RunFiles, files: Mapping[str, RunFile]) -> CheckpointList:
     own = {
-        name: file for name, file in files.items() if "/" not in name or name.split("/")[0] in ADAPTER_SUBDIRECTORIES
+        name: file
+        for name, file in files.items()
+        if "/" not in name.rstrip("/") or name.split("/")[0] in ADAPTER_SUBDIRECTORIES
     }
     kind, _, _ = classify(run, "", own)
     where = run.location
@@ -314,7 +330,29 @@ def _without_checkpoints(run: RunFiles, files: Mapping[str, RunFile]) -> Checkpo
         return _empty(
             run, EmptyReason.NO_CHECKPOINTS, f"{where} has no checkpoint-*; it is an adapter itself: give its path"
         )
+    shards = shards_of(run, "", own)
+    if shards is not None:
+        return _empty(run, EmptyReason.NO_CHECKPOINTS, f"{where} holds {shards.what}. {shards.remedy}")
+    below = _runs_below(files)
+    if below:
+        explanation = f"{where} is no run but lies above {len(below)}; the newest first: {_first(below)}"
+        return _empty(run, EmptyReason.NO_CHECKPOINTS, explanation).model_copy(update={"runs": below})
     return _empty(run, EmptyReason.NO_CHECKPOINTS, f"{where} has no checkpoint-* directory")
+
+
+def _runs_below(files: Mapping[str, RunFile]) -> tuple[str, ...]:
+    """Directories with checkpoints in them, the one with the newest checkpoint first."""
+    newest: dict[str, datetime] = {}
+    for name, file in files.items():
+        run, slash, checkpoint = name.rstrip("/").partition("/")
+        if slash and name.endswith("/") and checkpoint.startswith("checkpoint-"):
+            newest[run] = max(file.time, newest.get(run, file.time))
+    return tuple(sorted(newest, key=lambda run: (newest[run], run), reverse=True))
+
+
+def _first(names: tuple[str, ...]) -> str:
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _names(checkpoints: Iterable[Checkpoint]) -> str:
@@ -360,7 +398,7 @@ def _not_found(path: Path) -> NoReturn:
 
 
 def _refuse_run(path: Path) -> None:
-    """A run's directory that holds no weights of its own is not a checkpoint; say which ones it has."""
+    """A run's directory, or one above runs, is not a checkpoint where it holds no weights; say which ones there are."""
     names = {entry.name for entry in path.iterdir()}
     if any(name.endswith(".safetensors") for name in names) or ADAPTER_CONFIG in names:
         return
@@ -371,4 +409,20 @@ def _refuse_run(path: Path) -> None:
             f"{path} is a run, not a checkpoint; it has {_names(listing.checkpoints)}",
             remedy=f"Give {path}/latest, {path}/best or one of the names.",
             fields={"directory": str(path), "known": [one.name for one in listing.checkpoints]},
+        )
+    files = LocalRunFiles(path).files() or {}
+    shards, below = shards_of(LocalRunFiles(path), "", files), _runs_below(files)
+    if shards is not None:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_NOT_FOUND,
+            f"{path} holds {shards.what}",
+            remedy=f"{shards.remedy}.",
+            fields={"checkpoint": str(path)},
+        )
+    if below:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_NOT_FOUND,
+            f"{path} is no checkpoint but lies above {len(below)} run(s), the newest first: {_first(below)}",
+            remedy=f"Give {path}/{below[0]}/latest, or a checkpoint of another run.",
+            fields={"directory": str(path), "known": list(below)},
         )

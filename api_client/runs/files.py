@@ -54,7 +54,10 @@ class LocalRunFiles:
         return str(self._directory)
 
     def files(self) -> dict[str, RunFile] | None:
-        """The run's own files, those of its subdirectories, and of the adapter directories inside them."""
+        """The run's own files, those of its subdirectories, and of the adapter directories inside them.
+
+        Other directories inside subdirectories are named only.
+        """
         if not self._directory.is_dir():
             return None
         return dict(_walk(self._directory, "", 0))
@@ -76,9 +79,10 @@ def _walk(directory: Path, prefix: str, depth: int) -> Iterator[tuple[str, RunFi
             if entry.is_file():
                 stat = entry.stat()
                 yield prefix + entry.name, RunFile(stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
-            elif entry.is_dir() and (depth == 0 or (depth == 1 and entry.name in ADAPTER_SUBDIRECTORIES)):
+            elif entry.is_dir() and depth < 2:
                 changed = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
                 yield f"{prefix}{entry.name}/", RunFile(0, changed)
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
+                if depth == 0 or entry.name in ADAPTER_SUBDIRECTORIES:
+                    yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
         except OSError:
             continue

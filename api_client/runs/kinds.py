@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFile, RunFiles
+from api_client.runs.shards import Shards, shards_among
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -52,6 +53,9 @@ def classify(
     weights = tuple(name for name in files if "/" not in name and re.fullmatch(r"model.*\.safetensors", name))
     if weights:
         return _checked(run, prefix, files, CheckpointKind.FULL, weights)
+    shards = shards_of(run, prefix, files)
+    if shards is not None:
+        return CheckpointKind.INCOMPLETE, (), shards.what
     pickles = [name for name in files if is_pickled_weights(name.rpartition("/")[2])]
     if pickles:
         return CheckpointKind.INCOMPLETE, (), f"only pickled weights ({pickles[0]}); save with safetensors"
@@ -59,6 +63,12 @@ def classify(
         if any(name.rpartition("/")[2] == present for name in files):
             return CheckpointKind.INCOMPLETE, (), f"{present} without {absent}"
     return CheckpointKind.INCOMPLETE, (), "no weights"
+
+
+def shards_of(run: RunFiles, prefix: str, files: Iterable[str]) -> Shards | None:
+    """What a sharding trainer saved for itself in a checkpoint; arguments as :func:`classify`."""
+    entries = {name for name in files if "/" not in name.rstrip("/")}
+    return shards_among(entries, f"{run.location}/{prefix}".rstrip("/"))
 
 
 def _checked(

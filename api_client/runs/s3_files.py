@@ -49,7 +49,9 @@ class S3RunFiles:
             listed["Key"][start:]: RunFile(listed["Size"], listed["LastModified"])
             for listed in list_objects(self._client, self._settings, self._prefix)
         }
-        return {name: file for name, file in found.items() if _is_of_interest(name)} or None
+        inside = {"/".join(PurePosixPath(name).parts[:2]) + "/": file for name, file in found.items() if _is_deep(name)}
+        directories = {name: RunFile(0, file.time) for name, file in inside.items()}
+        return directories | {name: file for name, file in found.items() if _is_of_interest(name)} or None
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """A part of an object.
@@ -67,6 +69,10 @@ class S3RunFiles:
             return self._client.get_object(Bucket=source.bucket, Key=source.key, Range=part)["Body"].read()
 
         return attempt(transfer, request, self._settings)
+
+
+def _is_deep(name: str) -> bool:
+    return len(PurePosixPath(name).parts) > 2
 
 
 def _is_of_interest(name: str) -> bool:

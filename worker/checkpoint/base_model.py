@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import PICKLE_SUFFIXES
+from api_client.runs.shards import shards_among
 from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import read_json, resolve_member
 from worker.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
@@ -141,6 +142,9 @@ def _shard_names(directory: Path, allowed_roots: Roots) -> tuple[list[str], dict
     if shards:
         _check_numbering(directory, shards)
         return shards, None
+    shard_set = shards_among(names, str(directory))
+    if shard_set is not None:
+        raise PackagingError(_INVALID, f"{directory} holds {shard_set.what}", remedy=f"{shard_set.remedy}.")
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and name != "training_args.bin"]
     if pickles:
         raise PackagingError(

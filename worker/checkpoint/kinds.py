@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLE_SUFFIXES, CheckpointKind, is_pickled_weights
+from api_client.runs.shards import shards_among
 from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import resolve_member
 
@@ -45,6 +47,7 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE)
     names = _names(directory)
     if any(name.endswith(".safetensors") for name in names):
         return CheckpointLayout(CheckpointKind.FULL, directory)
+    refuse_shards(directory, names)
     pickles = [name for name in names if is_pickled_weights(name)]
     if pickles:
         raise PackagingError(
@@ -54,6 +57,19 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE)
         ErrorCode.CHECKPOINT_NOT_FOUND,
         f"{directory} holds neither {ADAPTER_CONFIG} with {ADAPTER_WEIGHTS} nor *.safetensors weights",
     )
+
+
+def refuse_shards(directory: Path, names: Iterable[str]) -> None:
+    """Refuse a directory in which a sharding trainer saved its own parts alone, with the command that joins them.
+
+    Raises:
+        PackagingError: ``checkpoint_not_found``.
+    """
+    shards = shards_among(names, str(directory))
+    if shards is not None:
+        raise PackagingError(
+            ErrorCode.CHECKPOINT_NOT_FOUND, f"{directory} holds {shards.what}", remedy=f"{shards.remedy}."
+        )
 
 
 def require_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from api_client.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import CheckpointKind
 from config.roots import Roots
-from worker.checkpoint import classify_checkpoint
+from worker.checkpoint import classify_checkpoint, open_base_model
 from worker.checkpoint.kinds import require_adapter
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -86,3 +86,18 @@ def test_sub_directory_that_leads_out(tmp_path):
 
     assert _refusal(checkpoint).code is ErrorCode.PATH_NOT_ALLOWED
     assert classify_checkpoint(checkpoint, allowed_roots=Roots.only(outside)).directory == outside.resolve()
+
+
+@pytest.mark.parametrize(
+    ("names", "command"),
+    [
+        (("global_step9/x.pt", "zero_to_fp32.py"), "python {0}/zero_to_fp32.py {0} {0} --safe_serialization"),
+        (("pytorch_model_fsdp_0/__0_0.distcp",), "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}"),
+    ],
+)
+def test_shards_alone_are_refused_with_the_command_that_joins_them(names, command, tmp_path):
+    directory = _touch(tmp_path / "checkpoint-9", "config.json", "rng_state_0.pth", *names)
+    for function in (classify_checkpoint, open_base_model):
+        (directory / "config.json").write_text("{}")
+        error = _refusal(directory, function)
+        assert error.remedy == f"Consolidate them: {command.format(directory)}."

@@ -349,3 +349,55 @@ def test_a_list_can_come_from_anything_that_has_files(tmp_path):
     listing = list_checkpoints(Bucket(make_run(tmp_path, LOSSES)))
     assert listing.find("checkpoint-200").path == "s3://bucket/run/checkpoint-200"
     assert choose_checkpoint(listing, "best").path == "s3://bucket/run/checkpoint-200"
+
+
+def test_a_folder_above_runs_names_them_and_offers_the_newest(tmp_path):
+    make_run(tmp_path / "v0-20261031", {5: {}})
+    make_run(tmp_path / "v1-20261101", {100: {}, 800: {}})
+    (tmp_path / "logs").mkdir()
+    for age, name in enumerate(
+        ("v1-20261101/checkpoint-800", "v1-20261101/checkpoint-100", "v0-20261031/checkpoint-5")
+    ):
+        os.utime(tmp_path / name, (10**9 - age, 10**9 - age))
+    listing = list_checkpoints(tmp_path)
+    assert (listing.empty_reason, listing.runs) == (EmptyReason.NO_CHECKPOINTS, ("v1-20261101", "v0-20261031"))
+    assert "v1-20261101, v0-20261031" in listing.explanation
+    with pytest.raises(PackagingError) as word:
+        resolve_checkpoint("latest", tmp_path)
+    assert (word.value.code, word.value.remedy) == (
+        C.CHECKPOINTS_EMPTY,
+        f"Give one of the runs; the newest is {tmp_path}/v1-20261101.",
+    )
+    with pytest.raises(PackagingError) as path:
+        resolve_checkpoint(str(tmp_path), None)
+    assert path.value.code is C.CHECKPOINT_NOT_FOUND
+    assert f"{tmp_path}/v1-20261101/latest" in path.value.remedy
+
+
+SHARDED = {
+    "deepspeed": (
+        "global_step100/mp_rank_00_model_states.pt",
+        "python {0}/zero_to_fp32.py {0} {0} --safe_serialization",
+    ),
+    "fsdp": ("pytorch_model_fsdp_0/__0_0.distcp", "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}"),
+}
+
+
+@pytest.mark.parametrize("trainer", SHARDED)
+def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them(tmp_path, trainer):
+    part, command = SHARDED[trainer]
+    checkpoint = tmp_path / "run" / "checkpoint-100"
+    (checkpoint / part).parent.mkdir(parents=True)
+    (checkpoint / part).write_bytes(b"x")
+    (checkpoint / "rng_state_0.pth").write_bytes(b"x")
+    (checkpoint / "config.json").write_text("{}")
+    listing = list_checkpoints(tmp_path / "run")
+    one = listing.find("checkpoint-100")
+    assert (one.kind, part.split("/")[0] in one.problem) == (CheckpointKind.INCOMPLETE, True)
+    assert one.remedy == f"Consolidate them: {command.format(checkpoint)}"
+    for reference in ("latest", "checkpoint-100", str(checkpoint)):
+        with pytest.raises(PackagingError) as refused:
+            resolve_checkpoint(reference, tmp_path / "run")
+        assert command.format(checkpoint) in refused.value.remedy
+    adapter(checkpoint)  # gathered weights beside the parts are what is packaged
+    assert list_checkpoints(tmp_path / "run").latest == "checkpoint-100"
