@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         StageState,
     )
     from api_client.quant_types import QUANT_TYPES, QuantType
-    from api_client.request import ImatrixOptions, Options, PackagingRequest
+    from api_client.request import ImatrixOptions, Options, PackagingRequest, RequestValues
     from api_client.task import TaskStatus, TrainingTask
-    from api_client.templates import BUILTIN_TEMPLATES, Template
+    from api_client.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 
 _MODULES = {
     "client": ("PackagingClient",),
@@ -49,9 +49,9 @@ _MODULES = {
         "StageState",
     ),
     "quant_types": ("QUANT_TYPES", "QuantType"),
-    "request": ("ImatrixOptions", "Options", "PackagingRequest"),
+    "request": ("ImatrixOptions", "Options", "PackagingRequest", "RequestValues"),
     "task": ("TaskStatus", "TrainingTask"),
-    "templates": ("BUILTIN_TEMPLATES", "Template"),
+    "templates": ("BUILTIN_TEMPLATES", "SiteTemplate", "Template"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -77,6 +77,8 @@ __all__ = [
     "Progress",
     "QuantType",
     "QueueInfo",
+    "RequestValues",
+    "SiteTemplate",
     "Stage",
     "StageName",
     "StageState",

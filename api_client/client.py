@@ -19,7 +19,7 @@ from api_client.counts import Counts, read_counts
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event
 from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
-from api_client.job import Artifact, Job, JobState, StageName
+from api_client.job import Artifact, Job, JobState, StageName, StateName
 from api_client.keys import Keys
 from api_client.messages import MessageSender
 from api_client.queues import read_queues
@@ -102,7 +102,7 @@ class PackagingClient:
 
     def list(
         self,
-        state: JobState | str | None = None,
+        state: JobState | StateName | None = None,
         labels: dict[str, str] | None = None,
         since: datetime | None = None,
         limit: int = 50,
@@ -317,7 +317,7 @@ def _passed(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
-def _job_state(state: JobState | str | None) -> JobState | None:
+def _job_state(state: JobState | StateName | None) -> JobState | None:
     try:
         return None if state is None else JobState(state)
     except ValueError:

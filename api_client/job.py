@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -27,6 +27,10 @@ Raised when a worker of before could not run a job of now rightly. A worker runs
 ones, and leaves newer ones alone. A new field with a default, a fact more, and an artifact more of a known kind need no
 new version.
 """
+
+
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""The states' names that type checkers know."""
 
 
 class JobState(StrEnum):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpack
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     StrictBool,
     ValidationError,
     field_validator,
@@ -24,7 +25,7 @@ from api_client.locations import CheckpointRef, Location, is_remote
 from api_client.quant_types import QuantType
 from api_client.request_fields import describe
 from api_client.task import TrainingTask
-from api_client.templates import DEFAULT_TEMPLATE
+from api_client.templates import DEFAULT_TEMPLATE, BuiltinTemplate, SiteTemplate
 
 __all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error", "unknown_quant_type"]
 
@@ -40,12 +41,13 @@ def _number(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(_number)]
+GgufDtype = Literal["auto", "f32", "f16", "bf16"]
 
 
-class Options(BaseModel):
+class Options(BaseModel, frozen=True):
     """The four switches; ``None`` leaves the template's value. Only the template ``custom`` lets them be set."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe("options."))
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("options."))
 
     merge_lora: StrictBool | None = None
     export_gguf: StrictBool | None = None
@@ -57,14 +59,14 @@ class Options(BaseModel):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
-class ImatrixOptions(BaseModel):
+class ImatrixOptions(BaseModel, frozen=True):
     """Where the importance matrix comes from.
 
     ``auto`` computes one only when a quant type needs it; ``compute`` always does; ``file`` uses ``path``;
     ``off`` refuses types that need one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe("imatrix."))
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("imatrix."))
 
     mode: Literal["auto", "compute", "file", "off"] = "auto"
     path: Location | None = None
@@ -94,7 +96,35 @@ class ImatrixOptions(BaseModel):
         return self
 
 
-class PackagingRequest(BaseModel):
+class RequestValues(TypedDict, total=False):
+    """What the constructor of :class:`PackagingRequest` takes: each field's type, and what is turned into it.
+
+    Type checkers go by it; a site's own template is a :class:`~api_client.templates.SiteTemplate` to them.
+    """
+
+    template: BuiltinTemplate | SiteTemplate
+    options: Options | Mapping[str, bool | None]
+    task: TrainingTask | Mapping[str, Any] | None
+    base_model: str | Path | None
+    checkpoint: str | Path | None
+    output_dir: str | Path | None
+    model_name: str | None
+    quant_types: str | Iterable[QuantType | str] | None
+    gguf_dtype: GgufDtype
+    imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
+    keep_unquantized: bool
+    save_merged: bool
+    companions: bool
+    split_max_size_bytes: int | None
+    overwrite: bool
+    upload: bool
+    priority: int
+    labels: Mapping[str, str]
+    idempotency_key: str | None
+    callback_url: str | None
+
+
+class PackagingRequest(BaseModel, frozen=True):
     """One request to package a model. Frozen; unknown fields are refused with a suggestion.
 
     ``base_model``, ``checkpoint`` and ``output_dir`` may be local paths, ``s3://bucket/prefix`` or (inputs)
@@ -105,7 +135,7 @@ class PackagingRequest(BaseModel):
         PackagingError: ``unknown_field``, ``quant_type_unknown`` or ``request_invalid``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe(""))
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe(""))
 
     template: str = DEFAULT_TEMPLATE
     options: Options = Options()
@@ -115,7 +145,7 @@ class PackagingRequest(BaseModel):
     output_dir: Location | None = None
     model_name: str | None = Field(default=None, min_length=1, max_length=120)
     quant_types: tuple[QuantType, ...] | None = None
-    gguf_dtype: Literal["auto", "f32", "f16", "bf16"] = "auto"
+    gguf_dtype: GgufDtype = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()
     keep_unquantized: StrictBool = True
     save_merged: StrictBool = False
@@ -128,9 +158,15 @@ class PackagingRequest(BaseModel):
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
     callback_url: str | None = Field(default=None, max_length=2000)
 
-    def __init__(self, **data: Any) -> None:
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Unpack[RequestValues]) -> None: ...
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refused_in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            super().__init__(**data)
+            return handler(data)
         except ValidationError as error:
             raise request_error(error) from error
 

@@ -6,7 +6,7 @@ same form.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,10 @@ from api_client.quant_types import QuantType
 SWITCHES: Final = ("merge_lora", "export_gguf", "quantize", "export_lora")
 """The four on/off options, in the order in which the stages run."""
 
+BuiltinTemplate = Literal["merge_quantize", "merge", "quantize_base", "lora_only", "custom"]
+"""The names that type checkers know."""
+SiteTemplate = NewType("SiteTemplate", str)
+"""The name of a template of one site's own, for type checkers: ``template=SiteTemplate("ours")``."""
 DEFAULT_TEMPLATE: Final = "merge_quantize"
 CUSTOM_TEMPLATE: Final = "custom"
 

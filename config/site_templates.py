@@ -14,7 +14,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.keys import Keys
 from api_client.request import PackagingRequest, unknown_quant_type
 from api_client.rules import resolve_options
-from api_client.templates import BUILTIN_TEMPLATES, Template
+from api_client.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 from api_client.text_redis import TextRedis
 
 
@@ -40,7 +40,7 @@ def _template(source: str, name: str, table: Any) -> Template:
         raise _invalid(source, f"{name!r} stands outside a [template] table")
     try:
         template = Template.model_validate({"name": name, **table})
-        resolve_options(PackagingRequest(template=name), template)
+        resolve_options(PackagingRequest(template=SiteTemplate(name)), template)
     except ValidationError as error:
         raise _invalid(source, f"[{name}] {_reason(error)}") from error
     except PackagingError as error:

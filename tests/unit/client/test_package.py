@@ -10,7 +10,7 @@ import api_client
 NAMES = """
 BUILTIN_TEMPLATES QUANT_TYPES Artifact ArtifactKind Attempt AttemptOutcome ErrorClass ErrorCode Event EventKind
 HealthInfo ImatrixOptions Job JobState Options PackagingClient PackagingError PackagingRequest Progress QuantType
-QueueInfo Stage StageName StageState TaskStatus Template TrainingTask WorkerInfo
+QueueInfo RequestValues SiteTemplate Stage StageName StageState TaskStatus Template TrainingTask WorkerInfo
 """
 
 
