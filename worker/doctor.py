@@ -116,11 +116,11 @@ def check_gguf_conflict(_settings: Settings) -> Check:
     )
 
 
-def check_imports(_settings: Settings) -> Check:
+def check_imports(settings: Settings) -> Check:
     """Whether the heavy packages import, and which device torch finds; in a child process, within two minutes."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", "from worker.doctor import probe; probe()"],
+            [sys.executable, "-c", "from worker.doctor import probe; probe()", str(settings.llama_cpp_dir or "")],
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT_S,
@@ -253,7 +253,20 @@ def probe() -> None:
             )
             found["torch"] = module.__version__
             found["cuda"] = module.version.cuda
+    if not found["failed"]:
+        found["failed"] |= _broken_converter_modules(sys.argv[1])
     print(json.dumps(found))
+
+
+def _broken_converter_modules(llama_cpp_dir: str) -> dict[str, str]:
+    """Modules of the converter in use that do not import -> why, as a job would meet them in its middle."""
+    from worker.convert.upstream import load_upstream
+
+    try:
+        upstream = load_upstream(Path(llama_cpp_dir) if llama_cpp_dir else None)
+    except PackagingError as error:
+        return {"conversion": error.message}
+    return {f"conversion.{name}": reason[:200] for name, reason in upstream.broken.items()}
 
 
 def read_probe(found: dict[str, Any]) -> Check:

@@ -16,8 +16,6 @@ MODULES = (
     "transformers.models.auto.tokenization_auto",
     "transformers.convert_slow_tokenizer",
     "transformers.modeling_utils",
-    "conversion",
-    "gguf",
     "libgguf",
     "llvmlite",
 )
@@ -33,6 +31,10 @@ def load() -> None:
     for name in (*MODULES, *stages):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    with contextlib.suppress(Exception):
+        from worker.convert.upstream import load_upstream
+
+        load_upstream()
 
 
 load()

@@ -27,7 +27,7 @@ from worker.convert.evaluate import Evaluator, Rounding
 from worker.convert.header import encode_prepared
 from worker.convert.nextn import holds_mtp
 from worker.convert.repairs import completed_configs
-from worker.convert.upstream import Upstream
+from worker.convert.upstream import Upstream, missing_package
 from worker.convert.weights import MergedWeights, WeightEntry
 from worker.gguf.tensors import align_up
 from worker.hardening import ModelCodeRefusedError, locked_down, replaced
@@ -288,6 +288,8 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
         raise
     except ModelCodeRefusedError as error:
         raise PackagingError(ErrorCode.TOKENIZER_UNSUPPORTED, str(error)) from error
+    except ImportError as error:
+        raise missing_package(error, doing) from error
     except MemoryError as error:
         raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"{doing}: memory ran out") from error
     except SystemExit as error:  # upstream's answer of three classes to a tokenizer without this file

@@ -25,7 +25,9 @@ from worker.convert.older_form import older_config, older_files
 from worker.convert.repairs import repaired
 from worker.convert.tokenizer import (
     CONFIG,
+    JSON,
     MORE_TEMPLATES,
+    TEKKEN,
     Template,
     TokenizerChoice,
     special_token,
@@ -145,7 +147,8 @@ def merged_config(base: BaseModel, config_changes: Mapping[str, Any]) -> dict[st
 def stage_tokenizer(staged: Path, tokenizer: TokenizerChoice) -> None:
     """Write or link everything of a tokenizer, its template in both places where upstream looks for one."""
     for name, path in tokenizer.files.items():
-        if name != CONFIG:
+        # beside tokenizer.json nothing is read of tekken.json, but transformers would hand all over to mistral-common
+        if name != CONFIG and not (name == TEKKEN and JSON in tokenizer.files):
             (staged / name).symlink_to(path)
     for name, content in older_files(tokenizer).items():
         if isinstance(content, bytes):

@@ -20,13 +20,13 @@ from api_client.errors import ErrorCode, PackagingError
 from config.roots import NOWHERE_ELSE, Roots
 from worker.checkpoint.files import read_json, resolve_member
 
-JSON, CONFIG, SENTENCEPIECE = "tokenizer.json", "tokenizer_config.json", "tokenizer.model"
+JSON, CONFIG, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tekken.json"
 SENTENCEPIECES = (SENTENCEPIECE, "spiece.model", "sentencepiece.bpe.model")
 """Names of a sentencepiece model: of Llama and most others, of T5, of XLM-RoBERTa."""
 VOCABULARIES = (
     JSON,
     *SENTENCEPIECES,
-    "tekken.json",
+    TEKKEN,
     "tokenizer.jsonl",
     "tokenizer.model.v3",
     "vocab.json",

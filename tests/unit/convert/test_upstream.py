@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.checkpoint import open_base_model
 from worker.convert.upstream import (
     architectures_of,
     check_architecture,
     load_upstream,
+    missing_package,
     supported_architectures,
     upstream_version,
 )
@@ -122,6 +125,65 @@ def test_class_whose_own_architecture_is_missing_is_unsupported(architecture):
     with pytest.raises(PackagingError) as caught:
         load_upstream().model_class(architecture)
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+
+
+def test_every_module_is_there_before_a_method_asks_for_it():
+    """Methods import one another's modules; one that names what gguf lacks was found only then."""
+    upstream = load_upstream()
+    assert upstream.broken == {}
+    modules = {found.name for found in pkgutil.iter_modules(upstream.conversion.__path__)}
+    assert {f"conversion.{name}" for name in modules} <= set(sys.modules)
+    assert upstream.gguf.MODEL_TENSOR.DSPARK_MARKOV_W1
+
+
+def test_module_that_does_not_import_takes_only_its_own_architectures_away(checkout, tmp_path):
+    broken = tmp_path / "llama.cpp"
+    shutil.copytree(checkout, broken)
+    (broken / "conversion" / "xverse.py").write_text("import a_package_that_nobody_has\n")
+    try:
+        upstream = load_upstream(broken)
+        assert list(upstream.broken) == ["xverse"]
+        assert "a_package_that_nobody_has" in upstream.broken["xverse"]
+        assert upstream.model_class("LlamaForCausalLM")
+        with pytest.raises(PackagingError) as caught:
+            upstream.model_class("XverseForCausalLM")
+        assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+        assert caught.value.fields == {"package": "a-package-that-nobody-has"}
+    finally:
+        load_upstream()
+
+
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ImportError("To use MistralVocab, please install it with `pip install mistral-common`."), "mistral-common"),
+        (ImportError("Run `pip install mistral-common[image,audio]` to install it."), "mistral-common"),
+        (ImportError("X requires blobfile: pip install -U blobfile"), "blobfile"),
+        (ModuleNotFoundError("No module named 'some_codec.inner'", name="some_codec.inner"), "some-codec"),
+        (ImportError("something else"), ""),
+    ],
+)
+def test_missing_package_is_named(error, package):
+    made = missing_package(error, "reading the tokenizer")
+    assert made.code is ErrorCode.DEPENDENCY_MISSING
+    assert made.fields == {"package": package}
+    assert (package or "something else") in made.message
+
+
+def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path):
+    """And beside tokenizer.json it is no reason for anything."""
+    from worker.convert.pipeline import plan_conversion
+
+    base = tmp_path / "base"
+    shutil.copytree(run_of("mistral").base, base)
+    (base / "tekken.json").write_text('{"config": {}, "vocab": [], "special_tokens": []}')
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (base / name).unlink()
+    with pytest.raises(PackagingError) as caught:
+        plan_conversion(open_base_model(base))
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+    assert caught.value.fields == {"package": "mistral-common"}
+    assert "tokenizer.json" in caught.value.remedy
 
 
 def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
