@@ -112,6 +112,11 @@ class Keys:
         return f"{self.prefix}:broker:"
 
 
+def stage_field(stage: StageName, field: str) -> str:
+    """A field of the hash of a job's stages."""
+    return f"{stage.value}:{field}"
+
+
 def split_member(member: str) -> tuple[str, StageName]:
     """Job and stage of an ``ID|stage`` member."""
     job_id, _, stage = member.partition("|")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import SCHEMA_VERSION, Attempt, Job, JobState, Progress, Stage, StageName, StageState
+from api_client.keys import stage_field
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 
@@ -49,8 +52,31 @@ def read_options(text: str) -> ResolvedOptions:
         return ResolvedOptions.model_construct(**load(text))
 
 
-def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str]) -> Job:
-    """Put a job together from its hash, its stages' hash and its list of attempts.
+@dataclass(frozen=True)
+class JobRecord:
+    """A job's hash, its stages' hash and its list of attempts; as stored."""
+
+    job: Mapping[str, str]
+    stages: Mapping[str, str]
+    attempts: Sequence[str] = ()
+
+    @property
+    def id(self) -> str:
+        """The job's id, as far as the record says it."""
+        return self.job.get("id", "?")
+
+    def of_stage(self, stage: StageName, field: str) -> str:
+        """What is stored of a stage; empty where nothing is."""
+        return self.stages.get(stage_field(stage, field), "")
+
+    def without(self, stages: Iterable[StageName], fields: Iterable[str]) -> JobRecord:
+        """The record without some fields of some stages."""
+        gone = {stage_field(stage, field) for stage, field in product(stages, fields)}
+        return replace(self, stages={field: text for field, text in self.stages.items() if field not in gone})
+
+
+def read_job(record: JobRecord) -> Job:
+    """Put a job together from its record.
 
     Of a job that a newer version stored, what this version does not know is left out.
 
@@ -59,12 +85,12 @@ def read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequen
     """
     version = 0
     try:
-        version = int(job.get("schema_version") or 1)
-        return _read_job(job, stages, attempts, version)
+        version = int(record.job.get("schema_version") or 1)
+        return _read_job(record, version)
     except UNREADABLE as error:
         if version > SCHEMA_VERSION:
-            raise job_newer(job.get("id", "?"), version) from error
-        raise record_invalid(job.get("id", "?"), error) from error
+            raise job_newer(record.id, version) from error
+        raise record_invalid(record.id, error) from error
 
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, RecursionError)
@@ -90,10 +116,11 @@ def job_newer(job_id: str, version: int) -> PackagingError:
     )
 
 
-def _read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Sequence[str], version: int) -> Job:
+def _read_job(record: JobRecord, version: int) -> Job:
+    job = record.job
     names = [name for name in load(job["plan"]) if version <= SCHEMA_VERSION or name in _STAGES]
     plan = tuple(StageName(name) for name in names)
-    folded = fold_attempts(attempts)
+    folded = fold_attempts(record.attempts)
     return Job(
         id=job["id"],
         schema_version=version,
@@ -101,7 +128,7 @@ def _read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Seque
         request=read_request(job["request"]),
         options=read_options(job["options"]),
         plan=plan,
-        stages=tuple(read_stage(name, stages, folded.get(name, ())) for name in plan),
+        stages=tuple(read_stage(name, record, folded.get(name, ())) for name in plan),
         created_at=datetime.fromtimestamp(int(job["created_at"]) / 1000, UTC),
         started_at=time_of(job.get("started_at")),
         finished_at=time_of(job.get("finished_at")),
@@ -110,11 +137,11 @@ def _read_job(job: Mapping[str, str], stages: Mapping[str, str], attempts: Seque
     )
 
 
-def read_stage(name: StageName, stages: Mapping[str, str], attempts: Sequence[Attempt] = ()) -> Stage:
-    """One stage from the stages' hash."""
+def read_stage(name: StageName, record: JobRecord, attempts: Sequence[Attempt] = ()) -> Stage:
+    """One stage of a job's record."""
 
     def value(field: str) -> str:
-        return stages.get(f"{name.value}:{field}", "")
+        return record.of_stage(name, field)
 
     def document(field: str, default: Any) -> Any:
         return load(value(field)) if value(field) else default

@@ -26,7 +26,7 @@ from api_client.keys import Keys
 from api_client.messages import StageMessage
 from api_client.outage import is_away, ride_out
 from api_client.plan import plan_stages
-from api_client.records import job_newer, read_event, read_job
+from api_client.records import JobRecord, job_newer, read_event, read_job
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from api_client.scripts import Script
@@ -138,20 +138,20 @@ class JobStore:
         records = self._read_records([job_id]) if is_job_id(job_id) else []
         if not records:
             raise job_not_found(job_id)
-        return read_job(*records[0])
+        return read_job(records[0])
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Read jobs in one round trip; those that no longer exist, or that this version cannot read, are left out."""
         found = []
         for record in self._read_records(job_ids):
             try:
-                found.append(read_job(*record))
+                found.append(read_job(record))
             except PackagingError as error:
                 if error.code not in (ErrorCode.JOB_NEWER, ErrorCode.RECORD_INVALID):
                     raise
         return found
 
-    def _read_records(self, job_ids: Sequence[str]) -> list[tuple[dict[str, str], dict[str, str], list[str]]]:
+    def _read_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         def action() -> list[Any]:
             pipe = self.redis.pipeline(transaction=False)
             for job_id in job_ids:
@@ -162,7 +162,7 @@ class JobStore:
 
         answers = self.call(action) if job_ids else []
         triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        return [(job, stages, attempts) for job, stages, attempts in triples if job and stages]
+        return [JobRecord(job, stages, attempts) for job, stages, attempts in triples if job and stages]
 
     def state(self, job_id: str) -> JobState:
         """State of a job, cheaply.

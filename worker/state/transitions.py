@@ -17,9 +17,9 @@ from api_client.errors import PackagingError
 from api_client.events import Event
 from api_client.job import SCHEMA_VERSION, JobState, Progress, StageName
 from api_client.job_ids import is_job_id
-from api_client.keys import Keys, split_member
+from api_client.keys import Keys, split_member, stage_field
 from api_client.messages import StageMessage
-from api_client.records import record_invalid
+from api_client.records import JobRecord, record_invalid
 from api_client.scripts import Script
 from api_client.text_redis import TextRedis
 from worker.stages.context import StageResult
@@ -108,15 +108,6 @@ class RunningStage:
     lease_until: str
     worker: str
     counts: Counts
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """A job's hash, its stages' hash and its list of attempts; as stored."""
-
-    job: dict[str, str]
-    stages: dict[str, str]
-    attempts: tuple[str, ...]
 
 
 class Transitions:
@@ -262,7 +253,7 @@ class Transitions:
         job_id, stage = split_member(member)
         if not is_job_id(job_id):
             return None
-        names = [f"{stage.value}:{field}" for field in ("token", "attempt", "worker", "retries", "crashes")]
+        names = [stage_field(stage, field) for field in ("token", "attempt", "worker", "retries", "crashes")]
         token, attempt, worker, retries, crashes = self._redis.hmget(self._keys.stages(job_id), names)
         if not token or not self._redis.exists(self._keys.job(job_id)):
             return None

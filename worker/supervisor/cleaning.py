@@ -7,6 +7,7 @@ A cancelled one keeps finished artifacts and a failed one everything, for a set 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -67,7 +68,7 @@ class Cleaner:
         job = record.job
         if job.get("state") not in FINISHED_STATES:
             return None
-        read = read_job(job, record.stages, ())
+        read = read_job(replace(record, attempts=()))
         finished = frozenset(a.path for stage in read.stages for a in stage.artifacts)
         ended_s = int(seconds) - (read.finished_at.timestamp() if read.finished_at else 0)
         if job["state"] == JobState.SUCCEEDED or not finished or ended_s > self._kept_s:

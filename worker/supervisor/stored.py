@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from api_client.job import Artifact, Job, StageName, StageState
-from api_client.records import UNREADABLE, read_job, record_invalid
+from api_client.records import UNREADABLE, JobRecord, read_job, record_invalid
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from worker.stages.context import StageResult
 from worker.state.decisions import Counts
 from worker.state.seal import Seal
-from worker.state.transitions import JobRecord, Lease
+from worker.state.transitions import Lease
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def read_stored(lease: Lease, record: JobRecord, seal: Seal) -> Stored:
     try:
         ResolvedOptions.model_validate_json(record.job["options"])
         unsealed = _unsealed(lease, record, seal)
-        job = read_job(record.job, _without(record.stages, unsealed), record.attempts)
+        job = read_job(record.without(unsealed, ("artifacts", "facts")))
         rewinds = int(record.job.get("rewinds") or 0)
         previous = _previous(lease, record, seal)
         return Stored(job, request, _counts(lease, record), rewinds, previous, record, unsealed)
@@ -52,30 +51,23 @@ def read_stored(lease: Lease, record: JobRecord, seal: Seal) -> Stored:
 
 
 def _counts(lease: Lease, record: JobRecord) -> Counts:
-    values = (record.stages.get(f"{lease.stage.value}:{field}") for field in ("retries", "crashes"))
-    retries, crashes = (int(value or 0) for value in values)
+    retries, crashes = (int(record.of_stage(lease.stage, field) or 0) for field in ("retries", "crashes"))
     return Counts(retries, crashes)
 
 
 def _unsealed(lease: Lease, record: JobRecord, seal: Seal) -> tuple[StageName, ...]:
     def holds(stage: StageName) -> bool:
-        texts = {field: record.stages.get(f"{stage.value}:{field}", "") for field in ("artifacts", "facts", "seal")}
+        texts = {field: record.of_stage(stage, field) for field in ("artifacts", "facts", "seal")}
         return seal.holds(lease.job_id, stage, record.job, **texts)
 
-    done = (s for s in StageName if record.stages.get(f"{s.value}:state") == StageState.SUCCEEDED)
+    done = (s for s in StageName if record.of_stage(s, "state") == StageState.SUCCEEDED)
     return tuple(stage for stage in done if not holds(stage))
-
-
-def _without(stages: Mapping[str, str], unsealed: Collection[StageName]) -> dict[str, str]:
-    """The hash without the results of some stages."""
-    gone = {f"{stage.value}:{field}" for stage in unsealed for field in ("artifacts", "facts")}
-    return {field: value for field, value in stages.items() if field not in gone}
 
 
 def _previous(lease: Lease, record: JobRecord, seal: Seal) -> StageResult:
     """What the stage made before a replay, if a worker says so: without it more is made again, and no more."""
     fields = ("previous", "previous_facts", "previous_seal")
-    made, facts, sealed = (record.stages.get(f"{lease.stage.value}:{field}", "") for field in fields)
+    made, facts, sealed = (record.of_stage(lease.stage, field) for field in fields)
     texts = {"artifacts": made, "facts": facts, "seal": sealed}
     if not made or not seal.holds(lease.job_id, lease.stage, record.job, **texts):
         return StageResult()

@@ -12,11 +12,12 @@ from pydantic import SecretStr, ValidationError
 from api_client import Artifact, ArtifactKind, ErrorCode, PackagingError, PackagingRequest, StageName
 from api_client.job import is_plain_name
 from api_client.job_ids import is_job_id
+from api_client.records import JobRecord
 from api_client.rules import resolve_request
 from config.roots import Roots
 from config.settings import Settings, load_settings
 from worker.state.seal import Seal
-from worker.state.transitions import JobRecord, Lease
+from worker.state.transitions import Lease
 from worker.supervisor.stored import Stored, read_stored
 from worker.supervisor.vetting import disbelieved, may_write, noted_scratch, prepared_here, usable_paths
 
