@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from worker.checkpoint.mapping import torch_dtypes
-from worker.storage.atomic import fsync_directory
+from worker.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
     written each on its own; at most one is copied at a time.
 
     Raises:
-        OSError: From the file system; the temporary file is gone then.
+        PackagingError: ``disk_space_insufficient``, ``output_dir_not_writable``; the temporary file is gone then.
     """
     names = {dtype: name for name, dtype in torch_dtypes().items()}
     header: dict[str, object] = {"__metadata__": dict(metadata)}
@@ -33,19 +32,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
         offset = end
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)  # keeps the data aligned
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(raw).to_bytes(8, "little") + raw)
-            for tensor in tensors.values():
-                _write_tensor(file, tensor)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
+    with AtomicFile(path) as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for tensor in tensors.values():
+            _write_tensor(file, tensor)
     return 8 + len(raw) + offset
 
 

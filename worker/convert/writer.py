@@ -3,18 +3,17 @@
 Worker threads evaluate tensors; the calling thread takes the finished ones in file order and hashes them and the
 padding between them, while one other thread writes them to their place. (Several threads writing one file would only
 wait for its lock.) How far evaluation may run ahead of hashing is bounded in bytes, so memory stays at a few times the
-largest tensor. The file is complete under its final name or not there: ``{name}.partial`` is synced and renamed at the
-end; ``{name}.partial.journal`` lets a later attempt resume.
+largest tensor. The file is whole under its final name or not there (``worker.storage.partial``). A line of its journal
+says that its first ``end`` bytes have a sha256, which costs nothing, since the file is hashed in order anyway; a later
+attempt hashes the partial file again from its start and keeps everything up to the last line that still agrees.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,17 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from api_client.disk import write_errors
 from api_client.errors import ErrorCode, PackagingError
-from worker.convert.journal import Journal, read_journal
 from worker.convert.progress import Report
-from worker.reserve import reserve
 from worker.stop import ShouldStop, StopRequested
-from worker.storage.atomic import fsync_directory
+from worker.storage.journal import Entry
+from worker.storage.partial import PartialFile
 from worker.storage.paths import check_disk_space
 
 _AHEAD_BYTES = 256 * 1024 * 1024
-_WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory: three times as slow, measured
 _READ_BYTES = 8 * 1024 * 1024
 
 
@@ -124,47 +120,32 @@ def write_plan(
         PackagingError: ``disk_space_insufficient``, ``output_dir_not_writable``, or what evaluation raises; the partial
             file is removed.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    journal_path = path.with_name(f"{path.name}.partial.journal")
+    file = PartialFile(path, fingerprint=fingerprint)
     try:
-        with write_errors(path, plan.size_bytes):
-            known = read_journal(journal_path, fingerprint)
-            with _opened(partial, keep=bool(known)) as descriptor:
-                digest, kept = _verified_prefix(descriptor, plan, known)
-                check_disk_space({path: plan.size_bytes - kept})
-                os.ftruncate(descriptor, kept)  # what follows the good beginning is not trusted: holes read as zeros
-                reserve(descriptor, plan.size_bytes)
-                journal = Journal.start(journal_path, fingerprint)
-                try:
-                    for end, sha256 in known.items():
-                        if end <= kept:
-                            journal.add(end, sha256)
-                    _Pass(descriptor, plan, digest, journal).run(kept, threads, report, should_stop)
-                finally:
-                    journal.close()
-                os.fsync(descriptor)
-            partial.replace(path)
-            journal_path.unlink(missing_ok=True)
-            fsync_directory(path.parent)
+        known = _known_digests(file.open())
+        digest, kept = _verified_prefix(file, plan, known)
+        check_disk_space({path: plan.size_bytes - kept})
+        good = [_entry(end, sha256) for end, sha256 in known.items() if end <= kept]
+        file.claim(plan.size_bytes, kept, good)  # what follows the good beginning is not trusted
+        _Pass(file, plan, digest).run(kept, threads, report, should_stop)
+        file.finish()
     except StopRequested:
+        file.suspend()
         raise
     except MemoryError as error:
         raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"memory ran out while {path.name} was written") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        journal_path.unlink(missing_ok=True)
-        raise
+    finally:
+        file.discard()
     return WrittenFile(path, plan.size_bytes, digest.hexdigest(), kept)
 
 
 class _Pass:
     """One pass over the tensors that are still to be written."""
 
-    def __init__(self, descriptor: int, plan: FilePlan, digest: Any, journal: Journal) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: PartialFile, plan: FilePlan, digest: Any) -> None:
+        self._file = file
         self._plan = plan
         self._digest = digest
-        self._journal = journal
 
     def run(self, kept: int, threads: int, report: Report, should_stop: ShouldStop) -> None:
         """Evaluate and write on threads, hash and report here, in file order.
@@ -173,9 +154,9 @@ class _Pass:
             StopRequested: Everything that was begun is finished and in the journal.
         """
         if kept == 0:
-            _pwrite(self._descriptor, np.frombuffer(self._plan.header, np.uint8), 0)
+            self._file.write(memoryview(self._plan.header), 0)
             self._digest.update(self._plan.header)
-            self._journal.add(len(self._plan.header), self._digest.hexdigest())
+            self._file.note(_entry(len(self._plan.header), self._digest.hexdigest()))
         tensors = self._plan.tensors
         ends = [*(tensor.offset for tensor in tensors[1:]), self._plan.size_bytes]
         left = deque((tensor, end) for tensor, end in zip(tensors, ends, strict=True) if end > kept)
@@ -215,11 +196,11 @@ class _Pass:
 
     def _finish(self, tensor: Placed, end: int, data: NDArray[np.uint8], writer: ThreadPoolExecutor) -> None:
         """Write and hash a tensor at the same time; note both in the journal."""
-        writing = writer.submit(_pwrite, self._descriptor, data, tensor.offset)
+        writing = writer.submit(self._file.write, data.data, tensor.offset)
         self._digest.update(data)
         self._digest.update(bytes(end - tensor.offset - tensor.size_bytes))
         writing.result()
-        self._journal.add(end, self._digest.hexdigest())
+        self._file.note(_entry(end, self._digest.hexdigest()))
 
 
 def _cancel_waiting(running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]]) -> list[tuple[Placed, int]]:
@@ -231,17 +212,22 @@ def _cancel_waiting(running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]
     return taken
 
 
-@contextmanager
-def _opened(partial: Path, *, keep: bool) -> Iterator[int]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if keep else os.O_TRUNC)
-    descriptor = os.open(partial, flags, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _entry(end: int, sha256: str) -> Entry:
+    """The journal's line: the first ``end`` bytes of the file are written and have this digest."""
+    return {"end": end, "sha256": sha256}
 
 
-def _verified_prefix(descriptor: int, plan: FilePlan, known: dict[int, str]) -> tuple[Any, int]:
+def _known_digests(entries: Iterable[Entry]) -> dict[int, str]:
+    """Digests by end of prefix, of the lines that have the form of :func:`_entry`."""
+    known = {}
+    for entry in entries:
+        end, sha256 = entry.get("end"), entry.get("sha256")
+        if isinstance(end, int) and isinstance(sha256, str):
+            known[end] = sha256
+    return known
+
+
+def _verified_prefix(file: PartialFile, plan: FilePlan, known: dict[int, str]) -> tuple[Any, int]:
     """Hash the partial file as far as the journal vouches for it.
 
     Returns:
@@ -254,7 +240,7 @@ def _verified_prefix(descriptor: int, plan: FilePlan, known: dict[int, str]) -> 
         if end not in known:
             break
         while position < end:
-            piece = os.pread(descriptor, min(_READ_BYTES, end - position), position)
+            piece = file.read(min(_READ_BYTES, end - position), position)
             if not piece:
                 return good, length
             running.update(piece)
@@ -263,10 +249,3 @@ def _verified_prefix(descriptor: int, plan: FilePlan, known: dict[int, str]) -> 
             break
         good, length = running.copy(), end
     return good, length
-
-
-def _pwrite(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
-    view = data.data
-    written = 0
-    while written < len(view):
-        written += os.pwrite(descriptor, view[written : written + _WRITE_BYTES], offset + written)

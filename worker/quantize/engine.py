@@ -80,8 +80,7 @@ def quantize_file(
             quant_type: OutputFile(
                 outputs[quant_type],
                 plan,
-                fingerprint(opened.identity, plan, imatrix.sha256 if imatrix else None),
-                resumable=resumable,
+                fingerprint(opened.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
             )
             for quant_type, plan in preparation.plans.items()
         }

@@ -8,11 +8,7 @@ minute, belongs to no living writer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import os
-import secrets
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +17,8 @@ from typing import BinaryIO
 from api_client.disk import is_full, no_space, write_errors
 from worker.stop import ShouldStop, StopRequested
 from worker.storage.checksums import CHUNK_BYTES
-
-STALE_AFTER_S = 60.0
+from worker.storage.partial import PartialFile
+from worker.storage.temporaries import fsync_directory, remove_stale_temporaries, temporary_name
 
 
 class AtomicFile:
@@ -40,16 +36,11 @@ class AtomicFile:
 
     def __init__(self, path: Path, *, mode: int = 0o666, durable: bool = True) -> None:
         self.path = path
-        self._mode = mode
-        self._durable = durable
+        self._partial = PartialFile(path, mode=mode, durable=durable)
 
     def __enter__(self) -> BinaryIO:
-        remove_stale_temporaries(self.path)
-        self._temporary = temporary_name(self.path)
-        with write_errors(self.path):
-            descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._mode)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._file: BinaryIO = os.fdopen(descriptor, "w+b")
+        self._partial.open()
+        self._file: BinaryIO = os.fdopen(self._partial.descriptor, "w+b", closefd=False)
         return self._file
 
     def __exit__(
@@ -57,22 +48,15 @@ class AtomicFile:
     ) -> None:
         try:
             if error is None:
-                self._finish()
+                with write_errors(self.path):
+                    self._file.flush()
+                self._partial.finish()
         finally:
             with contextlib.suppress(OSError):  # closing flushes; what that could say has been said
                 self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._partial.discard()
         if isinstance(error, OSError) and is_full(error):
             raise no_space(self.path, error) from error
-
-    def _finish(self) -> None:
-        with write_errors(self.path):
-            self._file.flush()
-            if self._durable:
-                os.fsync(self._file.fileno())
-            self._temporary.replace(self.path)
-            if self._durable:
-                fsync_directory(self.path.parent)
 
 
 def atomic_write_bytes(path: Path, data: bytes, *, mode: int = 0o666, durable: bool = True) -> None:
@@ -126,33 +110,6 @@ def place_file(
         link.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing, by POSIX
     if report is not None:
         report(final.stat().st_size)
-
-
-def fsync_directory(directory: Path) -> None:
-    """Wait until a rename in ``directory`` is on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def temporary_name(final: Path) -> Path:
-    """A fresh hidden name beside ``final``."""
-    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
-
-
-def remove_stale_temporaries(final: Path) -> None:
-    """Remove what crashed writers of ``final`` left. Age is by change of the inode, which making a link renews."""
-    for path in final.parent.glob(f".{glob.escape(final.name)}.????????.tmp"):
-        with contextlib.suppress(OSError):  # gone meanwhile, held by its writer, or not ours to remove
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(descriptor).st_ctime > STALE_AFTER_S:
-                    path.unlink()
-            finally:
-                os.close(descriptor)
 
 
 def _copy(source: Path, final: Path, report: Callable[[int], None] | None, should_stop: ShouldStop | None) -> None:

@@ -1,4 +1,8 @@
-"""Locks between processes: ``flock`` on a file that is never removed. The system frees them when a holder dies."""
+"""Locks between processes: ``flock``. The system frees them when a holder dies.
+
+One rule for file systems without locks: :func:`try_lock` holds in name only there, and whoever may act only on what
+nobody holds asks :func:`is_surely_free`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,39 @@ from typing import Self
 from worker.stop import ShouldStop, StopRequested
 
 _POLL_S = 0.05
-_NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""How a file system says that it has no locks, or none for directories or files open for reading (network ones)."""
+
+
+def try_lock(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
+    """Hold an open file unless somebody else does. Where there are no locks it is held in name only.
+
+    Args:
+        descriptor: The open file; closing it gives the lock up.
+        operation: ``LOCK_EX`` or ``LOCK_SH``.
+
+    Raises:
+        OSError: the file system fails.
+    """
+    return _taken(descriptor, operation) is not False
+
+
+def is_surely_free(descriptor: int) -> bool:
+    """Whether nobody else holds an open file; it is held then. False where there are no locks, so nobody can tell."""
+    return _taken(descriptor, fcntl.LOCK_EX) is True
+
+
+def _taken(descriptor: int, operation: int) -> bool | None:
+    """Whether the lock was got; ``None`` where there are none."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
 
 
 def is_still(path: Path, descriptor: int) -> bool:
@@ -25,7 +61,7 @@ def is_still(path: Path, descriptor: int) -> bool:
 
 
 class FileLock:
-    """One hold on a lock file. ``with FileLock(path):`` waits for it.
+    """One hold on a lock file, which is never removed. ``with FileLock(path):`` waits for it.
 
     Args:
         path: The lock file; made where it is missing.
@@ -48,9 +84,7 @@ class FileLock:
         if self._descriptor is not None:
             return True
         descriptor = self._open()
-        try:
-            self._lock(descriptor)
-        except BlockingIOError:
+        if not try_lock(descriptor, self._operation):
             os.close(descriptor)
             return False
         self._descriptor = descriptor
@@ -58,9 +92,6 @@ class FileLock:
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def _lock(self, descriptor: int) -> None:
-        fcntl.flock(descriptor, self._operation | fcntl.LOCK_NB)
 
     def acquire(self, should_stop: ShouldStop | None = None) -> None:
         """Wait for the lock.
@@ -90,17 +121,7 @@ class FileLock:
 
 
 class DirectoryLock(FileLock):
-    """A hold on a directory itself, so that no lock file lies in it.
-
-    Where the file system has no locks for directories (some network ones) it is held in name only.
-    """
+    """A hold on a directory itself, so that no lock file lies in it."""
 
     def _open(self) -> int:
         return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            super()._lock(descriptor)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from api_client.disk import write_error
 from api_client.errors import ErrorCode, PackagingError
 from api_client.s3 import Request, S3Location, StorageSettings, attempt
-from worker.storage.atomic import fsync_directory
 from worker.storage.checksums import sha256_file, sha256_range
 from worker.storage.objects import ObjectInfo, expectations
 from worker.storage.parallel import run_parallel
 from worker.storage.s3_limits import Limits
+from worker.storage.temporaries import fsync_directory
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -7,8 +7,6 @@ succeeded, and some time after it failed or was cancelled. A cancelled job keeps
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import os
 import shutil
 import signal
@@ -22,6 +20,7 @@ from api_client.disk import failed_write
 from api_client.request import PackagingRequest, is_remote
 from config.roots import Roots
 from config.settings import Settings
+from worker.storage.temporaries import remove_stale_temporaries
 from worker.supervisor.scratch_lock import LOCK_FILE
 
 CREATED_FILE = ".created"
@@ -151,10 +150,7 @@ def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
     if output_dir is None or is_remote(output_dir):
         return
     for name in names:
-        for path in Path(output_dir).glob(f".{glob.escape(name)}.????????.tmp"):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+        remove_stale_temporaries(Path(output_dir) / name, age_s=0)
 
 
 def sweep_partial(path: Path, keep: Iterable[str]) -> None:

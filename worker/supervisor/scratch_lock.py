@@ -6,15 +6,13 @@ comes in the middle of the cleaning finds its directory either as it was or gone
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.storage.locks import is_still
+from worker.storage.locks import is_still, try_lock
 
 LOCK_FILE = ".lock"
 """Held with ``flock``; holds the id of the stage's process that locked it last."""
@@ -43,7 +41,7 @@ def acquire(scratch: Path, wait_s: float = 0, keep_going: Callable[[], bool] = l
     deadline = time.monotonic() + wait_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if _lock(descriptor):
+        if try_lock(descriptor):
             if is_still(path, descriptor):
                 return descriptor
             os.close(descriptor)  # The one before removed it with its directory: look again.
@@ -57,15 +55,3 @@ def acquire(scratch: Path, wait_s: float = 0, keep_going: Callable[[], bool] = l
 def still_used(scratch: Path) -> PackagingError:
     """Error of an attempt that waited in vain; another one may have more luck."""
     return PackagingError(ErrorCode.WORKER_LOST, f"another attempt still works in {scratch} after {LOCK_WAIT_S:g} s")
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        # A file system without locks; the token still guards every result.
-        if error.errno not in {errno.ENOLCK, errno.ENOSYS}:
-            raise
-    return True

@@ -175,8 +175,9 @@ def test_the_file_is_small_and_complete_or_absent(tmp_path, monkeypatch):
 
     out.unlink()
     out.mkdir()  # the rename at the end cannot succeed
-    with pytest.raises(OSError, match="overlay"):
+    with pytest.raises(PackagingError, match="overlay") as caught:
         build_overlay(adapter, base, out, precision="base")
+    assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
     assert [path.name for path in out.parent.iterdir()] == ["overlay.safetensors"]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from api_client.errors import ErrorCode, PackagingError
-from worker.convert.journal import Journal, read_journal
 from worker.convert.pipeline import convert
 from worker.convert.writer import write_plan
 from worker.stop import StopRequested
+from worker.storage.journal import Journal
 
 HEADER = b"HEADER__" * 4
 
@@ -105,7 +105,7 @@ def stopped(tmp_path):
     with pytest.raises(StopRequested):
         write(Plan(), path, Progress(stop_after=1))
     assert not path.exists()
-    return path, path.with_name("out.bin.partial"), path.with_name("out.bin.partial.journal")
+    return path, path.with_name("out.bin.partial"), path.with_name("out.bin.journal")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -188,10 +188,10 @@ def test_second_stop_keeps_what_the_first_had(tmp_path):
     path = tmp_path / "out.bin"
     with pytest.raises(StopRequested):
         write(Plan(count=400), path, Progress(stop_after=5))
-    first = len(path.with_name("out.bin.partial.journal").read_text().splitlines())
+    first = len(path.with_name("out.bin.journal").read_text().splitlines())
     with pytest.raises(StopRequested):
         write(Plan(count=400), path, Progress(stop_after=1))
-    assert len(path.with_name("out.bin.partial.journal").read_text().splitlines()) > first
+    assert len(path.with_name("out.bin.journal").read_text().splitlines()) > first
     plan = Plan(count=400)
     write(plan, path)
     assert path.read_bytes() == plan.expected()
@@ -242,13 +242,14 @@ def test_tensors_ahead_of_hashing_are_bounded(tmp_path):
 
 def test_journal_of_another_format_is_worthless(tmp_path):
     path = tmp_path / "journal"
-    journal = Journal.start(path, "f")
-    journal.add(10, "aa")
+    journal = Journal(path, "f")
+    journal.start()
+    journal.add({"end": 10, "sha256": "aa"})
     journal.close()
-    assert read_journal(path, "f") == {10: "aa"}
-    assert read_journal(path, "g") == {}
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    assert read_journal(path, "f") == {}
+    assert Journal(path, "f").load() == [{"end": 10, "sha256": "aa"}]
+    assert Journal(path, "g").load() == []
+    path.write_text(path.read_text().replace('"form": 2', '"form": 3'))
+    assert Journal(path, "f").load() == []
 
 
 def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path):

@@ -15,8 +15,8 @@ from tests.golden.record_files import RECORD, digest
 from tests.unit.quantize.sources import leftovers
 from worker.imatrix.load import load_imatrix
 from worker.quantize.engine import quantize_file
-from worker.quantize.journal import Journal
 from worker.stop import StopRequested
+from worker.storage.journal import Journal
 
 EXPECTED = json.loads(RECORD.read_text())["tied"]
 KINDS = (QuantType.Q4_K_M, QuantType.Q8_0)
@@ -188,7 +188,7 @@ def test_what_confirm_raises_ends_the_pass_without_a_file(tied, tmp_path):
 
 def test_a_journal_written_to_before_it_is_started_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="not open"):
-        Journal(tmp_path / "j", "f").add(0, (1,))
+        Journal(tmp_path / "j", "f").add({"tensor": 0})
 
 
 def test_errors_survive_the_way_to_another_process(tied, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from api_client.errors import ErrorCode, PackagingError
 from worker.stop import StopRequested
-from worker.storage import atomic
+from worker.storage import temporaries
 from worker.storage.atomic import AtomicFile, atomic_write_bytes, atomic_write_text, place_file
 
 OTHER_DISK = Path("/dev/shm")  # a second file system, where a hard link is impossible
@@ -102,7 +102,7 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_one_tidies_up(tmp_pat
     atomic_write_bytes(path, b"1")
     assert names(tmp_path) == [left, "model[1].gguf"], "too fresh to be called stale"
 
-    monkeypatch.setattr(atomic, "STALE_AFTER_S", -1.0)
+    monkeypatch.setattr(temporaries, "STALE_AFTER_S", -1.0)
     with AtomicFile(path) as held:
         held.write(b"2")
         atomic_write_bytes(path, b"3")
