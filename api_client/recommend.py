@@ -25,16 +25,10 @@ _BATCH = 512
 """Tokens that llama.cpp computes at once by default; the working buffers hold a few rows of them."""
 
 QUALITY: Final[dict[QuantType, int]] = {
-    **dict.fromkeys((_Q.F16, _Q.BF16, _Q.F32), 7),
-    _Q.Q8_0: 6,
-    _Q.Q6_K: 5,
-    **dict.fromkeys((_Q.Q5_K_M, _Q.Q5_1, _Q.Q5_K_S, _Q.Q5_0), 4),
-    **dict.fromkeys((_Q.Q4_K_M, _Q.Q4_K_S, _Q.IQ4_NL, _Q.IQ4_XS, _Q.Q4_1, _Q.Q4_0), 3),
-    **dict.fromkeys((_Q.Q3_K_L, _Q.IQ3_M, _Q.Q3_K_M, _Q.IQ3_S, _Q.IQ3_XS, _Q.Q3_K_S, _Q.IQ3_XXS), 2),
-    **dict.fromkeys((_Q.IQ2_M, _Q.Q2_K, _Q.IQ2_S, _Q.Q2_K_S, _Q.IQ2_XS, _Q.IQ2_XXS), 1),
-    **dict.fromkeys((_Q.IQ1_M, _Q.IQ1_S), 0),
+    quant_type: info.quality_rank // 10
+    for quant_type, info in sorted(QUANT_TYPES.items(), key=lambda row: row[1].quality_rank, reverse=True)
 }
-"""Expected quality class, 7 the original and 0 the worst; the best type of a class stands first."""
+"""Expected quality class of every type, 7 the original and 0 the worst; the best type stands first."""
 
 QUALITY_WORDS: Final = (
     ("broken on most models", "多数模型不可用"),
@@ -148,9 +142,9 @@ def recommend(shape: ModelShape, sizes: Mapping[QuantType, int], target: Target,
         context: Context length in tokens.
     """
     cache, buffers = shape.cache_bytes(context), shape.buffer_bytes()
-    fitting = [quant for quant, size in sizes.items() if size + cache + buffers <= target.memory_bytes]
-    best = next((quant for quant in QUALITY if quant in fitting), None)
-    usual = [quant for quant in target.preferred if quant in fitting]
+    fitting = [quant_type for quant_type, size in sizes.items() if size + cache + buffers <= target.memory_bytes]
+    best = next((quant_type for quant_type in QUALITY if quant_type in fitting), None)
+    usual = [quant_type for quant_type in target.preferred if quant_type in fitting]
     marked = usual or ([best] if best is not None else [])
     return Recommendation(
         target=target,
@@ -159,15 +153,15 @@ def recommend(shape: ModelShape, sizes: Mapping[QuantType, int], target: Target,
         buffer_bytes=buffers,
         choices=tuple(
             Choice(
-                quant_type=quant,
+                quant_type=quant_type,
                 file_bytes=size,
                 memory_bytes=size + cache + buffers,
-                fits=quant in fitting,
-                quality=QUALITY[quant],
-                needs_imatrix=QUANT_TYPES[quant].needs_imatrix,
-                recommended=quant in marked,
+                fits=quant_type in fitting,
+                quality=QUALITY[quant_type],
+                needs_imatrix=QUANT_TYPES[quant_type].needs_imatrix,
+                recommended=quant_type in marked,
             )
-            for quant, size in ((quant, sizes[quant]) for quant in QUALITY if quant in sizes)
+            for quant_type, size in ((quant_type, sizes[quant_type]) for quant_type in QUALITY if quant_type in sizes)
         ),
         best_fitting=best,
     )

@@ -127,6 +127,8 @@ class QuantTypeDocument(BaseModel):
     bits_per_weight: float
     needs_imatrix: bool
     recommended: bool
+    quality_rank: int
+    """Expected quality, the higher the better."""
     description_en: str
     description_zh: str
 

@@ -6,7 +6,7 @@ import pytest
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.recommend import GIB, QUALITY, TARGETS, Target, parse_target, recommend, shape_of
+from api_client.recommend import GIB, QUALITY, QUALITY_WORDS, TARGETS, Target, parse_target, recommend, shape_of
 
 Q = QuantType
 LLAMA_8B = {
@@ -96,6 +96,8 @@ def test_rows_add_up_and_stand_from_best_to_worst():
 
 def test_every_type_has_a_quality_and_every_target_knows_its_types():
     assert set(QUALITY) == set(QuantType)
+    assert len({info.quality_rank for info in QUANT_TYPES.values()}) == len(QuantType), "two types have one rank"
+    assert set(QUALITY.values()) == set(range(len(QUALITY_WORDS)))
     assert list(TARGETS) == ["gpu-24g", "gpu-12g", "gpu-8g", "cpu", "mobile"]
     assert parse_target("CPU", 7).memory_bytes == 7
 
