@@ -14,11 +14,30 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from api_client.artifacts import Artifact, ArtifactKind, ModelPart, is_plain_name
 from api_client.errors import Failure, failure_of
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
+from api_client.stages import StageName
+
+__all__ = [
+    "FINISHED_STATES",
+    "SCHEMA_VERSION",
+    "Artifact",
+    "ArtifactKind",
+    "Attempt",
+    "AttemptOutcome",
+    "Job",
+    "JobState",
+    "ModelPart",
+    "Progress",
+    "Stage",
+    "StageName",
+    "StageState",
+    "is_plain_name",
+]
 
 SCHEMA_VERSION = 1
 """Version of stored jobs and messages.
@@ -44,19 +63,6 @@ class JobState(StrEnum):
 
 
 FINISHED_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-
-
-class StageName(StrEnum):
-    """The stages, in the order in which a plan has them."""
-
-    PREPARE = "prepare"
-    MERGE = "merge"
-    CONVERT = "convert"
-    IMATRIX = "imatrix"
-    QUANTIZE = "quantize"
-    EXPORT_LORA = "export_lora"
-    VERIFY = "verify"
-    PUBLISH = "publish"
 
 
 class StageState(StrEnum):
@@ -87,55 +93,8 @@ class AttemptOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ArtifactKind(StrEnum):
-    """What an artifact is."""
-
-    OVERLAY = "overlay"
-    GGUF = "gguf"
-    QUANTIZED = "quantized"
-    LORA = "lora"
-    IMATRIX = "imatrix"
-    MERGED_MODEL = "merged_model"
-    COMPANION = "companion"
-    MANIFEST = "manifest"
-    CHECKSUMS = "checksums"
-
-
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name leads to no other place: a file's, or one in a directory of its own (``tuned-hf/config.json``)."""
-    parts = name.split("/")
-    return len(parts) <= 2 and all(
-        part not in ("", ".", "..") and "\0" not in part and len(part.encode("utf-8", "replace")) <= 255
-        for part in parts
-    )
-
-
-class Artifact(_Record):
-    """A file that a stage produced. Read back from Redis it is input: bounded, a plain name, a digest."""
-
-    name: str
-    """File name under which it is published; scratch files keep it too."""
-    path: str = Field(max_length=4096)
-    """Where it lies now."""
-    kind: ArtifactKind
-    size_bytes: int = Field(ge=0, lt=2**63)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    quant_type: str | None = None
-    url: str | None = None
-    """``s3://`` address after publishing."""
-    facts: dict[str, Any] = Field(default_factory=dict)
-    """What is known of it: mixture counts, bits per weight, tensor count."""
-
-    @field_validator("name")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not is_plain_name(name):
-            raise ValueError("is no plain file name")
-        return name
 
 
 class Progress(_Record):

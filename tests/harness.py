@@ -14,7 +14,8 @@ from api_client.plan import plan_stages
 from api_client.request import PackagingRequest
 from api_client.rules import resolve_request
 from config.settings import StageSettings, load_settings
-from worker.stages.context import StageContext, StageResult
+from worker.stages.context import StageContext, StageInput, StageResult
+from worker.stages.handover import checked_result, handed_over
 from worker.stages.registry import STAGES
 
 
@@ -66,21 +67,21 @@ def run_stages(
     results = dict(done or {})
     for stage in plan:
         if stage not in results:
-            context = StageContext(
+            told = StageInput(
                 job_id=job_id,
                 stage=stage,
                 attempt=1,
                 request=request,
                 options=options,
                 plan=plan,
-                done=results,
+                done=handed_over(stage, results),
                 scratch=scratch,
                 settings=settings or stage_settings(scratch / "home"),
-                report=reporter or RecordingReporter(),
             )
+            context = StageContext.of(told, reporter or RecordingReporter())
             module, function = STAGES[stage].split(":")
             started = time.monotonic()
-            result = getattr(importlib.import_module(module), function)(context)
+            result = checked_result(stage, getattr(importlib.import_module(module), function)(context))
             results = results | {stage: replace(result, duration_s=time.monotonic() - started)}
         if stage is until:
             break

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from api_client.artifacts import ArtifactKind
 from api_client.error_codes import ErrorCode
 from api_client.field_types import FieldKind, RequestField
 from api_client.field_values import value_at
+from api_client.outputs import OUTPUTS
 from api_client.quant_types import QUANT_TYPES
 from api_client.request import PackagingRequest
 from api_client.request_fields import FIELDS
+from api_client.stages import StageName
 from worker.convert.consulted import CONSULTED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,17 +81,46 @@ def _model_files() -> str:
     return _table(("file", "what is done", "what it decides"), rows)
 
 
+def _outputs(head: Iterable[str], *, chinese: bool) -> str:
+    return _table(
+        head,
+        (
+            (
+                f"`{spec.recipe}`",
+                spec.kind.title_zh if chinese else spec.kind.title_en,
+                spec.when_zh if chinese else spec.when_en,
+            )
+            for spec in OUTPUTS
+        ),
+    )
+
+
+def _stages() -> str:
+    def kinds(of: Iterable[ArtifactKind]) -> str:
+        return ", ".join(kind.value for kind in ArtifactKind if kind in set(of)) or "-"
+
+    rows = (
+        (stage.value, stage.spec.title_en, stage.spec.log_kind.value, kinds(stage.spec.reads), kinds(made))
+        for stage in StageName
+        for made in (stage.spec.makes | stage.spec.may_make,)
+    )
+    return _table(("stage", "name", "log kind", "is handed", "makes"), rows)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "quant-types": lambda: _quant_types(
             ("type", "bits per weight", "needs an imatrix", "description"), chinese=False
         ),
         "request-fields": lambda: _request_fields(("field", "flag", "default", "what it is"), chinese=False),
+        "outputs": lambda: _outputs(("file", "what it is", "when"), chinese=False),
         "error-codes": lambda: _errors(("code", "class", "cause", "remedy"), chinese=False),
     },
+    "docs/architecture.md": {"stages": _stages},
     "README.zh-CN.md": {
         "quant-types": lambda: _quant_types(("类型", "每权重比特", "需要重要性矩阵", "说明"), chinese=True),
         "request-fields": lambda: _request_fields(("字段", "参数", "默认", "说明"), chinese=True),
+        "outputs": lambda: _outputs(("文件", "内容", "条件"), chinese=True),
         "error-codes": lambda: _errors(("错误码", "类别", "原因", "解决方法"), chinese=True),
     },
     "docs/model-files.md": {"model-files": _model_files},

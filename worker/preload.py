@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 
-from api_client.job import StageName
 from worker.heap import keep_freed_memory
 from worker.stages.registry import STAGES
 
@@ -20,14 +19,11 @@ MODULES = (
     "llvmlite",
 )
 
-SELDOM = {StageName.IMATRIX}
-"""Stages that load much and run in few jobs; they pay for it themselves."""
-
 
 def load() -> None:
     """Import everything heavy and the stages; what is not installed is left for the stage that needs it to report."""
     keep_freed_memory()  # processes that are forked later inherit it
-    stages = (function.partition(":")[0] for stage, function in STAGES.items() if stage not in SELDOM)
+    stages = (function.partition(":")[0] for stage, function in STAGES.items() if stage.spec.preloaded)
     for name in (*MODULES, *stages):
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from api_client.disk import failed_write
 from api_client.errors import ErrorCode, PackagingError
+from api_client.outputs import QUANTIZED, OutputNames
 from api_client.quant_types import QuantType
 from api_client.request import unknown_quant_type
 from worker.quantize.engine import Report, quantize_file
@@ -78,7 +79,8 @@ def quantize_local(
         StopRequested: ``should_stop`` said so; the same call goes on later.
     """
     kinds = parse_quant_types(quant_types)
-    outputs = {kind: output_dir / f"{whole_stem(source)}-{kind.value}.gguf" for kind in kinds}
+    names = OutputNames(model=whole_stem(source), adapter="")
+    outputs = {kind: output_dir / names.name(QUANTIZED, kind) for kind in kinds}
     if not overwrite:
         _check_absent(outputs.values())
     with _directory(output_dir):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind
+from api_client.job import Artifact, ArtifactKind, ModelPart
+from api_client.outputs import CARD, MODELFILE
 from worker.checkpoint import open_base_model
 from worker.convert.companions import CardFile, Relation, model_card, modelfile
 from worker.convert.metadata import end_tokens
 from worker.stages.context import StageContext
 from worker.stages.inputs import job_metadata, job_tokenizer
-from worker.stages.outputs import CARD, MODELFILE, model_stem
 from worker.storage.atomic import atomic_write_text
-from worker.storage.checksums import sha256_file
-
-_LISTED = (ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA)
 
 
 def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[Artifact]:
@@ -23,14 +20,18 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     if not context.request.companions:
         return []
     prepared = context.prepared
-    listed = [artifact for artifact in files if artifact.kind in _LISTED]
-    title = model_stem(context.request, context.options, prepared.base_name)
-    texts = {CARD: model_card(title, job_metadata(context), [_card_file(a) for a in listed], _relation(context))}
-    models = [artifact for artifact in listed if artifact.kind is not ArtifactKind.LORA]
+    listed = [artifact for artifact in files if artifact.kind.is_gguf]
+    names = context.names
+    texts = {
+        names.name(CARD): model_card(
+            names.model, job_metadata(context), [_card_file(a) for a in listed], _relation(context)
+        )
+    }
+    models = [a for a in listed if a.kind.is_model and a.part is ModelPart.MODEL]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
         base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, allow_quantized=True)
-        texts[MODELFILE] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config))
+        texts[names.name(MODELFILE)] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config))
     return [_written(context.scratch / name, text) for name, text in texts.items()]
 
 
@@ -48,10 +49,4 @@ def _card_file(artifact: Artifact) -> CardFile:
 
 def _written(path: Path, text: str) -> Artifact:
     atomic_write_text(path, text)
-    return Artifact(
-        name=path.name,
-        path=str(path),
-        kind=ArtifactKind.COMPANION,
-        size_bytes=path.stat().st_size,
-        sha256=sha256_file(path),
-    )
+    return Artifact.of(path, ArtifactKind.COMPANION)

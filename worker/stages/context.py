@@ -8,12 +8,13 @@ can be called from a REPL with a :class:`StageContext` built by hand. What reach
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.job import Artifact, ArtifactKind, ModelPart, StageName
+from api_client.outputs import OutputNames
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from config.settings import StageSettings
@@ -82,9 +83,9 @@ class StageResult:
         return dict(self.facts) | (self.prepared.to_json() if self.prepared is not None else {})
 
 
-@dataclass(frozen=True)
-class StageContext:
-    """Everything a stage may use.
+@dataclass(frozen=True, kw_only=True)
+class StageInput:
+    """What a stage is told, as it travels from the supervisor to the stage's process.
 
     Attributes:
         job_id: The job.
@@ -93,13 +94,12 @@ class StageContext:
         request: The request, with the training task's paths filled in.
         options: The resolved switches and quant types.
         plan: The job's stages, in order.
-        done: Results of the stages that succeeded before this one.
+        done: Results of the stages that succeeded before this one, with the files that its row reads; see ``handover``.
         previous: What this stage made before the job was replayed or went back: files that are still whole, by size and
             sha256, wherever they lie now. A stage may take over those of the same inputs.
         scratch: The job's scratch directory on this host; created. Outlives the attempt, so that a later attempt can
             resume from a partial file and its journal.
         settings: Limits and addresses of this machine.
-        report: Way to the outside.
         retries_left: Whether a transient failure of this attempt is followed by another one.
     """
 
@@ -112,9 +112,30 @@ class StageContext:
     done: Mapping[StageName, StageResult]
     scratch: Path
     settings: StageSettings
-    report: Reporter
     previous: StageResult = StageResult()
     retries_left: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext(StageInput):
+    """Everything a stage may use: what it is told, and its way to the outside.
+
+    Attributes:
+        report: Way to the outside.
+    """
+
+    report: Reporter
+
+    @classmethod
+    def of(cls, told: StageInput, report: Reporter) -> StageContext:
+        """What a stage is told, with a way to the outside."""
+        return cls(**{each.name: getattr(told, each.name) for each in fields(StageInput)}, report=report)
+
+    @property
+    def names(self) -> OutputNames:
+        """How the job's files are called, by what ``prepare`` hands over."""
+        prepared = self.prepared
+        return OutputNames.of(self.request, self.options, prepared.base_name, prepared.checkpoint_name)
 
     @property
     def prepared(self) -> Prepared:
@@ -136,9 +157,16 @@ class StageContext:
         """Artifacts of the given kinds that earlier stages made, checked to be still there with the same size.
 
         Raises:
-            PackagingError: ``artifact_lost``.
+            PackagingError: ``artifact_lost``; ``internal_error`` for a kind that the stage's row does not read, and
+                where a stage of the plan makes one and none was handed over.
         """
+        for kind in kinds:
+            if kind not in self.stage.spec.reads:
+                raise self._fault(kind, f"{self.stage.value} asks for {kind.value}, which its row does not read")
         found = tuple(a for result in self.done.values() for a in result.artifacts if a.kind in kinds)
+        for kind in kinds:
+            if self._is_due(kind) and all(artifact.kind is not kind for artifact in found):
+                raise self._fault(kind, f"{self.stage.value} was handed no {kind.value} of a job that has one")
         for artifact in found:
             path = Path(artifact.path)
             size = path.stat().st_size if path.is_file() else None
@@ -149,6 +177,37 @@ class StageContext:
                     fields={"path": str(path), "expected_bytes": artifact.size_bytes, "found_bytes": size},
                 )
         return found
+
+    def _is_due(self, kind: ArtifactKind) -> bool:
+        """Whether a stage before this one makes such a file, and this one is handed it."""
+        given = kind is ArtifactKind.IMATRIX and self.request.imatrix.mode == "file"
+        if given and not self.stage.spec.reads_given:
+            return False
+        before = self.plan[: self.plan.index(self.stage)] if self.stage in self.plan else ()
+        return any(kind in stage.spec.makes for stage in before)
+
+    def _fault(self, kind: ArtifactKind, message: str) -> PackagingError:
+        facts = {"stage": self.stage.value, "kind": kind.value}
+        return PackagingError(ErrorCode.INTERNAL_ERROR, message, fields=facts)
+
+    def model(self) -> Artifact:
+        """The unquantized GGUF of the model itself, where a job has several.
+
+        Raises:
+            PackagingError: ``internal_error`` where none was handed over; ``artifact_lost``.
+        """
+        for artifact in self.artifacts(ArtifactKind.GGUF):
+            if artifact.part is ModelPart.MODEL and artifact.shard_of is None:
+                return artifact
+        raise self._fault(ArtifactKind.GGUF, f"{self.stage.value} was handed no unquantized model")
+
+    def matrix(self) -> Artifact | None:
+        """The importance matrix; ``None`` where the job has none.
+
+        Raises:
+            PackagingError: as :meth:`artifacts`.
+        """
+        return next(iter(self.artifacts(ArtifactKind.IMATRIX)), None)
 
     def stop_point(self) -> None:
         """Leave at a safe point when asked to.

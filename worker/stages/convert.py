@@ -8,18 +8,17 @@ from. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabula
 from __future__ import annotations
 
 from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import UNQUANTIZED
 from worker.convert.pipeline import convert
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
-from worker.stages.outputs import model_stem, unquantized_name
 from worker.verify.purpose import ENCODERS
 
 
 def run(context: StageContext) -> StageResult:
     """Convert."""
     prepared = context.prepared
-    stem = model_stem(context.request, context.options, prepared.base_name)
-    out = context.scratch / unquantized_name(stem)
+    out = context.scratch / context.names.name(UNQUANTIZED)
     result = convert(
         prepared.base_dir,
         out,
@@ -42,11 +41,9 @@ def run(context: StageContext) -> StageResult:
     )
     for note in result.notes:
         context.report.log(note, level="warning")
-    artifact = Artifact(
-        name=out.name,
-        path=str(result.path),
-        kind=ArtifactKind.GGUF,
-        size_bytes=result.size_bytes,
+    artifact = Artifact.of(
+        result.path,
+        ArtifactKind.GGUF,
         sha256=result.sha256,
         facts={"mixture": counts, "parameters": result.parameters, "file_type": result.file_type},
     )

@@ -7,13 +7,13 @@ Raises ``adapter_unsupported`` for what such a file cannot express, and as merge
 from __future__ import annotations
 
 from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import ADAPTER
 from worker.adapters.adapter import open_adapter
 from worker.adapters.export import normalise_for_export
 from worker.checkpoint import open_base_model
 from worker.convert.lora import export_lora
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata
-from worker.stages.outputs import planned_outputs
 
 
 def run(context: StageContext) -> StageResult:
@@ -22,8 +22,7 @@ def run(context: StageContext) -> StageResult:
     roots = context.settings.allowed_roots
     base = open_base_model(prepared.base_dir, allowed_roots=roots)
     pairs = normalise_for_export(open_adapter(prepared.adapter, allowed_roots=roots), base)
-    planned = planned_outputs(context.request, context.options, prepared.base_name, prepared.checkpoint_name)
-    out = context.scratch / next(output.name for output in planned if output.kind is ArtifactKind.LORA)
+    out = context.scratch / context.names.name(ADAPTER)
     result = export_lora(
         pairs,
         base,
@@ -40,11 +39,9 @@ def run(context: StageContext) -> StageResult:
     )
     ranks = sorted({pair.r for pair in pairs})
     context.report.log(f"{out.name}: {len(pairs)} adapted tensors, rank {', '.join(map(str, ranks))}", ranks=ranks)
-    artifact = Artifact(
-        name=out.name,
-        path=str(result.path),
-        kind=ArtifactKind.LORA,
-        size_bytes=result.size_bytes,
+    artifact = Artifact.of(
+        result.path,
+        ArtifactKind.LORA,
         sha256=result.sha256,
         facts={"mixture": dict(result.tensor_types), "adapted_tensors": len(pairs), "ranks": ranks},
     )

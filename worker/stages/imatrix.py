@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import MATRIX
 from worker.checkpoint import open_base_model
 from worker.gguf.reader import open_gguf
 from worker.imatrix.calibration import load_calibration
@@ -20,8 +21,6 @@ from worker.mixture.model import model_facts
 from worker.mixture.policy import choose_mixture
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
-from worker.stages.outputs import imatrix_name, model_stem
-from worker.storage.checksums import sha256_file
 
 
 def run(context: StageContext) -> StageResult:
@@ -29,14 +28,7 @@ def run(context: StageContext) -> StageResult:
     given = context.prepared.imatrix.path
     path = given if given is not None else _compute(context)
     _validate(context, path)
-    artifact = Artifact(
-        name=path.name,
-        path=str(path),
-        kind=ArtifactKind.IMATRIX,
-        size_bytes=path.stat().st_size,
-        sha256=sha256_file(path),
-        facts={"computed": given is None},
-    )
+    artifact = Artifact.of(path, ArtifactKind.IMATRIX, facts={"computed": given is None})
     return StageResult((artifact,), {"computed": given is None})
 
 
@@ -60,7 +52,7 @@ def _compute(context: StageContext) -> Path:
         report=lambda done, total: context.report.progress(done, total, "chunks"),
         should_stop=context.report.should_stop,
     )
-    path = context.scratch / imatrix_name(model_stem(context.request, context.options, prepared.base_name))
+    path = context.scratch / context.names.name(MATRIX)
     write_imatrix(path, computed.sums)
     context.report.log(
         f"Importance matrix from {computed.token_count} tokens of {text.name} on {computed.device}",
@@ -77,7 +69,7 @@ def _compute(context: StageContext) -> Path:
 
 
 def _validate(context: StageContext, path: Path) -> None:
-    (source,) = context.artifacts(ArtifactKind.GGUF)
+    source = context.model()
     matrix = load_imatrix(path)
     with open_gguf(Path(source.path)) as file:
         model = model_facts(file.metadata)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import ArtifactKind
 from api_client.locations import CHECKPOINT_WORDS
+from api_client.outputs import InputNames
 from api_client.request import PackagingRequest, is_remote
 from api_client.runs.base_models import named_base_models
 from api_client.runs.checkpoints import (
@@ -27,7 +28,6 @@ from worker.convert.metadata import ModelMetadata, describe
 from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.convert.upstream import check_architecture
 from worker.stages.context import StageContext
-from worker.stages.outputs import location_name
 from worker.stages.prepared import GivenMatrix, Prepared
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.runs import open_run
@@ -39,7 +39,7 @@ class JobInputs:
 
     Attributes:
         base: The model to convert: the base model, or a full-weights checkpoint in its place.
-        base_name: Its name, for output files and metadata.
+        names: What they are called: output files are named after them.
         adapter: The adapter, where one is merged or exported.
         checkpoint: The chosen checkpoint's directory.
         tokenizer: The tokenizer that goes into the GGUF.
@@ -47,16 +47,21 @@ class JobInputs:
     """
 
     base: BaseModel
-    base_name: str
+    names: InputNames
     adapter: Adapter | None
     checkpoint: Path | None
     tokenizer: TokenizerChoice
     architecture: str
 
     @property
+    def base_name(self) -> str:
+        """Name of the base model, for output files and metadata."""
+        return self.names.base
+
+    @property
     def checkpoint_name(self) -> str | None:
         """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
-        return self.checkpoint.name if self.checkpoint is not None else None
+        return self.names.checkpoint
 
     def handed_over(self, imatrix: GivenMatrix) -> Prepared:
         """What later stages are told of them."""
@@ -91,11 +96,12 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     assert request.base_model is not None, "rules.check_inputs has seen to it"
     uses_adapter = options.merge_lora or options.export_lora
     checkpoint = _checkpoint(context) if request.checkpoint is not None else None
+    names = InputNames.of(request, options, checkpoint.name if checkpoint is not None else None)
     if checkpoint is not None and not uses_adapter:
         base_dir = _full_weights(context, checkpoint).directory
-        base_name = f"{base_dir.parent.name}-{base_dir.name}" if _is_step_name(base_dir.name) else base_dir.name
     else:
-        base_dir, base_name = _base(context, request.base_model, checkpoint)
+        base_dir, found_as = _base(context, request.base_model, checkpoint)
+        names = replace(names, base=found_as or names.base)
     roots = context.settings.allowed_roots
     base = open_base_model(base_dir, allowed_roots=roots, allow_quantized=not options.merge_lora)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
@@ -103,7 +109,7 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     if checkpoint is not None and uses_adapter:
         adapter = open_adapter(checkpoint, allowed_roots=roots)
     tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
-    return JobInputs(base, base_name, adapter, checkpoint, tokenizer, architecture)
+    return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture)
 
 
 def job_tokenizer(context: StageContext) -> TokenizerChoice:
@@ -119,15 +125,7 @@ def job_overlay(context: StageContext) -> Overlay | None:
         PackagingError: ``internal_error`` where the job merges and the stage was handed no overlay; ``artifact_lost``.
     """
     overlays = context.artifacts(ArtifactKind.OVERLAY)
-    if overlays:
-        return Overlay.load(Path(overlays[0].path))
-    if context.options.merge_lora:
-        raise PackagingError(
-            ErrorCode.INTERNAL_ERROR,
-            f"{context.stage.value} was handed no overlay of a job that merges",
-            fields={"stage": context.stage.value, "kind": ArtifactKind.OVERLAY.value},
-        )
-    return None
+    return Overlay.load(Path(overlays[0].path)) if overlays else None
 
 
 def job_metadata(context: StageContext) -> ModelMetadata:
@@ -161,11 +159,11 @@ def fetch_imatrix(context: StageContext) -> GivenMatrix:
     )
 
 
-def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str]:
-    """The base model and its name; one that has moved is looked for where the adapter and its run say."""
+def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str | None]:
+    """The base model; one that has moved is looked for where the adapter and its run say, and has another name then."""
     directory = _fetched(context, location, "base_model")
     if checkpoint is None or directory.exists():
-        return directory, location_name(location)
+        return directory, None
     for named in named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name):
         try:
             moved = context.settings.allowed_roots.resolve(named.location)
@@ -179,7 +177,7 @@ def _base(context: StageContext, location: str, checkpoint: Path | None) -> tupl
                 named_by=named.file,
             )
             return moved, moved.name
-    return directory, location_name(location)
+    return directory, None
 
 
 def _checkpoint(context: StageContext) -> Path:
@@ -273,7 +271,3 @@ def _run_dir(request: PackagingRequest, checkpoint: Path | None) -> Path | None:
         if checkpoint is not None and checkpoint.is_relative_to(run):
             return run
     return None
-
-
-def _is_step_name(name: str) -> bool:
-    return name.startswith("checkpoint-")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from api_client.job import Artifact, StageName
+from api_client.outputs import CHECKSUMS
 from worker.stages.context import StageContext
 from worker.stages.facts import PublicFacts
-from worker.stages.outputs import CHECKSUMS
 from worker.storage.checksums import format_checksums, parse_checksums, read_checksums
 
 MANIFEST_VERSION = 1
@@ -67,7 +67,7 @@ def checksum_lines(directory: Path, files: Iterable[Artifact]) -> str:
 
     Lines of other jobs' files go when the file is gone; lines that are no checksums are the user's and stay.
     """
-    text = read_checksums(directory / CHECKSUMS)
+    text = read_checksums(directory / CHECKSUMS.recipe)
     kept = {name: digest for name, digest in parse_checksums(text).items() if (directory / name).is_file()}
     foreign = [line for line in text.split("\n") if line and not parse_checksums(line)]
     return "".join(f"{line}\n" for line in foreign) + format_checksums(kept | digests(files))

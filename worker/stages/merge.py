@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import MERGED_DIRECTORY
 from worker.adapters.adapter import open_adapter
 from worker.adapters.build import build_overlay
 from worker.adapters.overlay import Overlay
@@ -17,8 +18,6 @@ from worker.checkpoint import BaseModel, open_base_model
 from worker.convert.merged import save_merged
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_tokenizer
-from worker.stages.outputs import merged_directory, model_stem
-from worker.storage.checksums import sha256_file
 
 OVERLAY = "overlay.safetensors"
 
@@ -41,13 +40,7 @@ def run(context: StageContext) -> StageResult:
     context.report.log(
         f"The adapter changes {summary.touched} of {len(base.tensors)} tensors", steps=dict(summary.steps)
     )
-    artifact = Artifact(
-        name=OVERLAY,
-        path=str(summary.path),
-        kind=ArtifactKind.OVERLAY,
-        size_bytes=summary.size_bytes,
-        sha256=sha256_file(summary.path),
-    )
+    artifact = Artifact.of(summary.path, ArtifactKind.OVERLAY)
     merged = _save_merged(context, base, summary.path) if context.request.save_merged else ()
     return StageResult(
         (artifact, *merged),
@@ -62,8 +55,7 @@ def run(context: StageContext) -> StageResult:
 
 def _save_merged(context: StageContext, base: BaseModel, overlay: Path) -> tuple[Artifact, ...]:
     """Stream the merged Hugging Face checkpoint out, in the base dtype."""
-    stem = model_stem(context.request, context.options, context.prepared.base_name)
-    directory = context.scratch / merged_directory(stem)
+    directory = context.scratch / context.names.name(MERGED_DIRECTORY)
     save_merged(
         base,
         Overlay.load(overlay),
@@ -75,16 +67,7 @@ def _save_merged(context: StageContext, base: BaseModel, overlay: Path) -> tuple
     )
     files = sorted(path for path in directory.iterdir() if path.is_file())
     context.report.log(f"{directory.name}: the merged model in {len(files)} files")
-    return tuple(
-        Artifact(
-            name=f"{directory.name}/{path.name}",
-            path=str(path),
-            kind=ArtifactKind.MERGED_MODEL,
-            size_bytes=path.stat().st_size,
-            sha256=sha256_file(path),
-        )
-        for path in files
-    )
+    return tuple(Artifact.of(path, ArtifactKind.MERGED_MODEL, name=f"{directory.name}/{path.name}") for path in files)
 
 
 def overlay_precision(gguf_dtype: str) -> Precision:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
+from api_client.outputs import CHECKSUMS, MANIFEST, older_manifest
 from worker.stages.context import StageContext
-from worker.stages.outputs import CHECKSUMS, MANIFEST, older_manifest
 from worker.storage.checksums import parse_checksums, read_checksums
 
 
@@ -36,16 +36,16 @@ def check_records_free(context: StageContext, target: Path) -> None:
     Raises:
         PackagingError: ``output_exists``.
     """
-    for name in (MANIFEST, CHECKSUMS):
+    for name in (MANIFEST.recipe, CHECKSUMS.recipe):
         if (target / name).exists() and not (target / name).is_file():
             raise _exists(target / name, "is not a file", None)
-    if (target / MANIFEST).exists() and owner_of(target) is None and not context.request.overwrite:
-        raise _exists(target / MANIFEST, "is not a job's manifest", None)
+    if (target / MANIFEST.recipe).exists() and owner_of(target) is None and not context.request.overwrite:
+        raise _exists(target / MANIFEST.recipe, "is not a job's manifest", None)
 
 
 def owner_of(directory: Path) -> str | None:
     """Id of the job that wrote a directory's manifest; ``None`` where there is none that can be read."""
-    job_id = _read(directory / MANIFEST).get("job_id")
+    job_id = _read(directory / MANIFEST.recipe).get("job_id")
     # it becomes a part of a file name
     return job_id if isinstance(job_id, str) and re.fullmatch(r"[\w-]+", job_id) else None
 
@@ -55,12 +55,12 @@ def _is_own(context: StageContext, target: Path, name: str) -> bool:
     if made.exists() and made.samefile(target / name):
         return True
     digest = _recorded(target, context.job_id).get(name)
-    return digest is not None and parse_checksums(read_checksums(target / CHECKSUMS)).get(name, digest) == digest
+    return digest is not None and parse_checksums(read_checksums(target / CHECKSUMS.recipe)).get(name, digest) == digest
 
 
 def _recorded(directory: Path, job_id: str) -> dict[str, str]:
     """Digests of a job's files by name, from its manifest."""
-    for record in (MANIFEST, older_manifest(job_id)):
+    for record in (MANIFEST.recipe, older_manifest(job_id)):
         content = _read(directory / record)
         if content.get("job_id") == job_id:
             try:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from api_client.formatting import format_size
-from api_client.job import ArtifactKind, StageName
+from api_client.outputs import MERGED_DIRECTORY, RECORDS, UNQUANTIZED, PlannedOutput, planned_outputs
 from worker.checkpoint import BaseModel
 from worker.imatrix.calibration import load_calibration
 from worker.imatrix.load import load_imatrix
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
-from worker.stages.outputs import PlannedOutput, imatrix_name, model_stem, planned_outputs
 from worker.stages.ownership import check_free, check_records_free
 from worker.stages.prepared import GivenMatrix
 from worker.stages.publish import local_target, upload_destination
@@ -32,11 +31,13 @@ def run(context: StageContext) -> StageResult:
         check_output_dir(target, context.settings.allowed_roots)
     inputs = resolve_inputs(context)
     _describe(context, inputs)
-    outputs = planned_outputs(context.request, context.options, inputs.base_name, inputs.checkpoint_name)
+    outputs = planned_outputs(context.request, context.options, inputs.names)
     if target is not None:
         check_records_free(context, target)
-        for name in [output.name for output in outputs] + _computed_matrix(context, inputs):
-            check_free(context, target, name)
+        # publish looks at every file of a directory by itself
+        for output in outputs:
+            if output.kind not in RECORDS and output.spec is not MERGED_DIRECTORY:
+                check_free(context, target, output.name)
     context.stop_point()
     sizes = estimate_sizes(context, inputs) if context.options.export_gguf else None
     _check_space(context, inputs, sizes)
@@ -100,12 +101,6 @@ def _check_storage(context: StageContext) -> None:
         S3Storage(context.settings.storage).check_bucket(destination.bucket)
 
 
-def _computed_matrix(context: StageContext, inputs: JobInputs) -> list[str]:
-    """Name of the importance matrix, where it is computed and so published."""
-    computed = StageName.IMATRIX in context.plan and context.request.imatrix.mode != "file"
-    return [imatrix_name(model_stem(context.request, context.options, inputs.base_name))] if computed else []
-
-
 def _check_imatrix(given: GivenMatrix) -> None:
     """A file that is no matrix, or no text, is refused before the conversion, not after it."""
     if given.path is not None:
@@ -145,8 +140,5 @@ def _model_fingerprint(base: BaseModel) -> dict[str, Any]:
 def _predicted(outputs: tuple[PlannedOutput, ...], sizes: SizeEstimate | None) -> dict[str, int]:
     if sizes is None:
         return {}
-    return {
-        output.name: sizes.unquantized_bytes if output.quant_type is None else sizes.quantized_bytes[output.quant_type]
-        for output in outputs
-        if output.kind is not ArtifactKind.COMPANION
-    }
+    of_types = {o.name: sizes.quantized_bytes[o.quant_type] for o in outputs if o.quant_type is not None}
+    return {o.name: sizes.unquantized_bytes for o in outputs if o.spec is UNQUANTIZED} | of_types

@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import CHECKSUMS, MANIFEST, OutputSpec, older_manifest
 from api_client.request import is_remote
 from api_client.s3 import S3Location
 from worker.stages.companions import write_companions
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.manifest import checksum_lines, digests, manifest, manifest_text
-from worker.stages.outputs import CHECKSUMS, MANIFEST, older_manifest
 from worker.stages.ownership import check_free, check_records_free, owner_of
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
-from worker.storage.checksums import format_checksums, sha256_file
+from worker.storage.checksums import format_checksums
 from worker.storage.locks import DirectoryLock
 from worker.storage.paths import check_bucket, ensure_output_dir
 from worker.storage.s3 import S3Storage
 
-_MODEL_KINDS = (ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA)
+_PUBLISHED = (*(kind for kind in ArtifactKind if kind.is_gguf), ArtifactKind.IMATRIX, ArtifactKind.MERGED_MODEL)
 
 
 def run(context: StageContext) -> StageResult:
@@ -60,13 +60,15 @@ def run(context: StageContext) -> StageResult:
 
 
 def published_artifacts(context: StageContext) -> tuple[Artifact, ...]:
-    """The files that go out: not the unquantized GGUF where the request drops it, a matrix only if computed here."""
-    keep = context.request.keep_unquantized or not context.options.quantize
-    models = context.artifacts(*(_MODEL_KINDS if keep else _MODEL_KINDS[1:]))
-    merged = context.artifacts(ArtifactKind.MERGED_MODEL)
-    matrices = (a for a in context.artifacts(ArtifactKind.IMATRIX) if a.facts.get("computed"))
-    whole = {artifact.facts["shard_of"] for artifact in models if "shard_of" in artifact.facts}
-    return (*(a for a in models if a.name not in whole), *matrices, *merged)
+    """The files that go out: what the request keeps, a matrix only if computed, shards in place of a whole file."""
+    kept = context.request.keep_unquantized or not context.options.quantize
+    made = [artifact for artifact in context.artifacts(*_PUBLISHED) if artifact.is_computed]
+    whole = {artifact.shard_of for artifact in made}
+    return tuple(a for a in made if a.name not in whole and (kept or not _replaced_by_types(a)))
+
+
+def _replaced_by_types(artifact: Artifact) -> bool:
+    return artifact.kind is ArtifactKind.GGUF and artifact.part.is_quantized
 
 
 def local_target(context: StageContext) -> Path | None:
@@ -127,17 +129,13 @@ def _place_all(context: StageContext, files: Sequence[Artifact], target: Path, m
 def _place(context: StageContext, artifact: Artifact, target: Path, meter: _Meter, new: list[Path]) -> Artifact:
     final = target / artifact.name
     progress = meter.file(artifact)
-    if not _same(final, artifact):
+    if not artifact.is_whole(final):
         check_free(context, target, artifact.name)
         final.parent.mkdir(exist_ok=True)
         new += [] if final.exists() else [final]
         place_file(Path(artifact.path), final, report=progress, should_stop=context.report.should_stop)
     progress(artifact.size_bytes)
     return artifact.model_copy(update={"path": str(final)})
-
-
-def _same(final: Path, artifact: Artifact) -> bool:
-    return final.is_file() and final.stat().st_size == artifact.size_bytes and sha256_file(final) == artifact.sha256
 
 
 class _Uploads:
@@ -171,32 +169,28 @@ def _write_records(
 
     ``SHA256SUMS`` beside the files has the lines of all jobs of the directory, the uploaded one those of this job.
     """
-    sums = _record(context, CHECKSUMS, ArtifactKind.CHECKSUMS, format_checksums(digests(files)))
-    record = _record(context, MANIFEST, ArtifactKind.MANIFEST, manifest_text(manifest(context, files)))
+    sums = _record(context, CHECKSUMS, format_checksums(digests(files)))
+    record = _record(context, MANIFEST, manifest_text(manifest(context, files)))
     if target is not None:
         text = checksum_lines(target, files)
-        atomic_write_bytes(target / CHECKSUMS, text.encode("utf-8", "surrogateescape"))
-        sums = sums if uploads is not None else _described(target / CHECKSUMS, ArtifactKind.CHECKSUMS)
+        atomic_write_bytes(target / CHECKSUMS.recipe, text.encode("utf-8", "surrogateescape"))
+        sums = sums if uploads is not None else Artifact.of(target / CHECKSUMS.recipe, CHECKSUMS.kind)
     records = [sums, record] if uploads is None else [uploads.send(sums), uploads.send(record)]
     if target is not None:
         _keep_older_manifest(context, target)
-        atomic_write_text(target / MANIFEST, Path(record.path).read_text("utf-8"))
+        atomic_write_text(target / MANIFEST.recipe, Path(record.path).read_text("utf-8"))
         records = [each.model_copy(update={"path": str(target / each.name)}) for each in records]
     return records
 
 
-def _record(context: StageContext, name: str, kind: ArtifactKind, text: str) -> Artifact:
-    path = context.scratch / name
+def _record(context: StageContext, spec: OutputSpec, text: str) -> Artifact:
+    path = context.scratch / spec.recipe
     atomic_write_text(path, text)
-    return _described(path, kind)
-
-
-def _described(path: Path, kind: ArtifactKind) -> Artifact:
-    return Artifact(name=path.name, path=str(path), kind=kind, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+    return Artifact.of(path, spec.kind)
 
 
 def _keep_older_manifest(context: StageContext, directory: Path) -> None:
     owner = owner_of(directory)
     if owner is not None and owner != context.job_id:
-        (directory / MANIFEST).rename(directory / older_manifest(owner))
+        (directory / MANIFEST.recipe).rename(directory / older_manifest(owner))
     (directory / older_manifest(context.job_id)).unlink(missing_ok=True)

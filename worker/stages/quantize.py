@@ -10,62 +10,78 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from api_client.job import Artifact, ArtifactKind
+from api_client.job import Artifact, ArtifactKind, ModelPart
+from api_client.outputs import QUANTIZED
 from api_client.quant_types import QuantType
 from worker.imatrix.load import load_imatrix
 from worker.kernels import use_cache
 from worker.quantize.engine import quantize_file
 from worker.quantize.result import QuantizeProgress, TypeOutcome
 from worker.stages.context import StageContext, StageResult
-from worker.stages.outputs import model_stem, quantized_name
 from worker.storage.atomic import atomic_write_text
-from worker.storage.checksums import sha256_file
 
 RECORD = "quantized.json"
 
 
 def run(context: StageContext) -> StageResult:
-    """Quantize to every type that is not finished yet."""
-    (source,) = context.artifacts(ArtifactKind.GGUF)
-    matrices = context.artifacts(ArtifactKind.IMATRIX)
-    stem = model_stem(context.request, context.options, context.prepared.base_name)
-    made_from = {"source": source.sha256, "imatrix": matrices[0].sha256 if matrices else None}
+    """Quantize to every type that is not finished yet; a part such as a projector stays as it is."""
+    sources = [artifact for artifact in context.artifacts(ArtifactKind.GGUF) if artifact.part.is_quantized]
+    matrix = context.matrix()
+    made_from = {"source": "+".join(a.sha256 for a in sources), "imatrix": matrix.sha256 if matrix else None}
     record = _Record(context.scratch / RECORD, made_from)
     finished = _made_before(context, made_from) | record.finished()
-    for quant in finished:
-        context.report.log(f"{quant.value} is already made")
-    missing = [quant for quant in context.options.quant_types if quant not in finished]
-    if missing:
-        use_cache(context.settings.kernel_cache_dir)
-        result = quantize_file(
-            Path(source.path),
-            {quant: context.scratch / quantized_name(stem, quant) for quant in missing},
-            imatrix=load_imatrix(Path(matrices[0].path)) if matrices else None,
-            threads=context.settings.threads,
-            report=lambda progress: _report(context, progress),
-            should_stop=context.report.should_stop,
-        )
-        for quant, outcome in result.outcomes.items():
-            if outcome.error is None:
-                finished[quant] = _artifact(context, quant, outcome)
-                record.write(finished)
-        for error in result.failed.values():
-            raise error
-    artifacts = tuple(finished[quant] for quant in context.options.quant_types)
-    taken_over = [quant.value for quant in context.options.quant_types if quant not in missing]
-    return StageResult(
-        artifacts, {"made": [quant.value for quant in missing], "taken_over": taken_over, "made_from": made_from}
+    wanted = {_name(context, source, quant): quant for source in sources for quant in context.options.quant_types}
+    for name in finished:
+        context.report.log(f"{name} is already made")
+    missing = [name for name in wanted if name not in finished]
+    use_cache(context.settings.kernel_cache_dir)
+    for source in sources:
+        _quantize(context, source, matrix if source.part is ModelPart.MODEL else None, finished, record)
+    facts = {
+        "made": [wanted[name].value for name in missing],
+        "taken_over": [quant.value for name, quant in wanted.items() if name not in missing],
+        "made_from": made_from,
+    }
+    return StageResult(tuple(finished[name] for name in wanted), facts)
+
+
+def _quantize(
+    context: StageContext, source: Artifact, matrix: Artifact | None, finished: dict[str, Artifact], record: _Record
+) -> None:
+    """Make what is missing of one source, and add it to what is finished."""
+    names = {quant: _name(context, source, quant) for quant in context.options.quant_types}
+    missing = {quant: context.scratch / name for quant, name in names.items() if name not in finished}
+    if not missing:
+        return
+    result = quantize_file(
+        Path(source.path),
+        missing,
+        imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
+        threads=context.settings.threads,
+        report=lambda progress: _report(context, progress),
+        should_stop=context.report.should_stop,
     )
+    for quant, outcome in result.outcomes.items():
+        if outcome.error is None:
+            finished[names[quant]] = _artifact(context, source, quant, outcome)
+            record.write(finished)
+    for error in result.failed.values():
+        raise error
 
 
-def _made_before(context: StageContext, made_from: Mapping[str, str | None]) -> dict[QuantType, Artifact]:
+def _name(context: StageContext, source: Artifact, quant: QuantType) -> str:
+    return replace(context.names, model=Path(source.name).stem).name(QUANTIZED, quant)
+
+
+def _made_before(context: StageContext, made_from: Mapping[str, str | None]) -> dict[str, Artifact]:
     """Files of these inputs that are left from before a replay; the supervisor has checked their digests."""
     if context.previous.facts.get("made_from") != made_from:
         return {}
-    return {QuantType(a.quant_type): a for a in context.previous.artifacts if a.quant_type}
+    return {artifact.name: artifact for artifact in context.previous.artifacts}
 
 
 class _Record:
@@ -75,7 +91,7 @@ class _Record:
         self._path = path
         self._key = dict(made_from)
 
-    def finished(self) -> dict[QuantType, Artifact]:
+    def finished(self) -> dict[str, Artifact]:
         """Artifacts whose files are there with the recorded size and digest."""
         try:
             content = json.loads(self._path.read_text("utf-8"))
@@ -84,9 +100,9 @@ class _Record:
             artifacts = [Artifact.model_validate(item) for item in content["artifacts"]]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
-        return {QuantType(a.quant_type): a for a in artifacts if a.quant_type and _is_whole(a)}
+        return {artifact.name: artifact for artifact in artifacts if artifact.is_whole()}
 
-    def write(self, finished: Mapping[QuantType, Artifact]) -> None:
+    def write(self, finished: Mapping[str, Artifact]) -> None:
         """Replace the record."""
         content: dict[str, Any] = {
             "key": self._key,
@@ -95,16 +111,11 @@ class _Record:
         atomic_write_text(self._path, json.dumps(content))
 
 
-def _is_whole(artifact: Artifact) -> bool:
-    path = Path(artifact.path)
-    return path.is_file() and path.stat().st_size == artifact.size_bytes and sha256_file(path) == artifact.sha256
-
-
 def _report(context: StageContext, progress: QuantizeProgress) -> None:
     context.report.progress(progress.elements_done, progress.elements_total, "weights", progress.tensor)
 
 
-def _artifact(context: StageContext, quant: QuantType, outcome: TypeOutcome) -> Artifact:
+def _artifact(context: StageContext, source: Artifact, quant: QuantType, outcome: TypeOutcome) -> Artifact:
     mixture = dict(outcome.mixture_counts)
     note = (
         f", {outcome.fallback_count} tensors fell back to a type that fits their rows" if outcome.fallback_count else ""
@@ -114,13 +125,12 @@ def _artifact(context: StageContext, quant: QuantType, outcome: TypeOutcome) -> 
         quant_type=quant.value,
         mixture=mixture,
     )
-    return Artifact(
-        name=outcome.path.name,
-        path=str(outcome.path),
-        kind=ArtifactKind.QUANTIZED,
-        size_bytes=outcome.size_bytes,
+    return Artifact.of(
+        outcome.path,
+        ArtifactKind.QUANTIZED,
         sha256=outcome.sha256,
         quant_type=quant.value,
+        part=source.part,
         facts={
             "mixture": mixture,
             "bits_per_weight": outcome.bits_per_weight,

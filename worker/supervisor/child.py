@@ -24,11 +24,8 @@ from typing import Any
 
 from api_client.disk import is_full, no_space
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
-from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions
-from config.settings import StageSettings
-from worker.stages.context import LeaseLost, StageContext, StageResult
+from worker.stages.context import LeaseLost, StageContext, StageInput, StageResult
+from worker.stages.handover import checked_result
 from worker.stop import StopRequested
 from worker.supervisor.channel import Channel
 from worker.supervisor.forkserver import leave_forkserver
@@ -46,22 +43,12 @@ OWN_PACKAGES = {"api_client", "config", "worker"}
 class StageStart:
     """Everything a stage's process is given."""
 
-    job_id: str
-    stage: StageName
-    attempt: int
-    request: PackagingRequest
-    options: ResolvedOptions
-    plan: tuple[StageName, ...]
-    done: Mapping[StageName, StageResult]
-    previous: StageResult
-    scratch: Path
-    settings: StageSettings
+    told: StageInput
     registry: str
     """``module:name`` of the mapping from stage to ``module:function``."""
     environment: Mapping[str, str]
     """Variables to set before the stage runs, such as the GPU of its slot."""
     log_level: str = "info"
-    retries_left: bool = False
 
 
 class ChannelReporter:
@@ -138,8 +125,9 @@ def main(connection: socket.socket, output: socket.socket, start: StageStart) ->
 def _answer(start: StageStart, reporter: ChannelReporter) -> tuple[str, dict[str, Any]]:
     """Run the stage; the last message, which says what came of it."""
     try:
-        lock = _lock(start.scratch)
-        result = _stage_function(start)(_context(start, reporter))
+        lock = _lock(start.told.scratch)
+        result = _stage_function(start)(StageContext.of(start.told, reporter))
+        result = checked_result(start.told.stage, result)
         artifacts = [artifact.model_dump(mode="json") for artifact in result.artifacts]
         facts = result.stored_facts()
         os.close(lock)
@@ -179,13 +167,14 @@ def _lock(scratch: Path) -> int:
 
 def _stage_function(start: StageStart) -> Callable[[StageContext], StageResult]:
     functions = load_object(start.registry)
-    if start.stage not in functions:
+    stage = start.told.stage
+    if stage not in functions:
         raise PackagingError(
             ErrorCode.DEPENDENCY_MISSING,
-            f"this worker has no stage {start.stage.value!r}",
-            fields={"stage": start.stage.value},
+            f"this worker has no stage {stage.value!r}",
+            fields={"stage": stage.value},
         )
-    function: Callable[[StageContext], StageResult] = load_object(functions[start.stage])
+    function: Callable[[StageContext], StageResult] = load_object(functions[stage])
     return function
 
 
@@ -193,23 +182,6 @@ def load_object(name: str) -> Any:
     """Import ``module:attribute``."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _context(start: StageStart, reporter: ChannelReporter) -> StageContext:
-    return StageContext(
-        job_id=start.job_id,
-        stage=start.stage,
-        attempt=start.attempt,
-        request=start.request,
-        options=start.options,
-        plan=start.plan,
-        done=start.done,
-        previous=start.previous,
-        retries_left=start.retries_left,
-        scratch=start.scratch,
-        settings=start.settings,
-        report=reporter,
-    )
 
 
 def as_packaging_error(error: BaseException) -> PackagingError:

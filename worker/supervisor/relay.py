@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from redis.exceptions import RedisError
 
-from api_client.events import STAGE_KINDS, Event, EventKind
+from api_client.events import Event, EventKind
 from api_client.job import Progress
 from api_client.outage import is_away, ride_out
 from config.log_events import LogEvent
@@ -75,7 +75,7 @@ class Relay:
 
     def log(self, message: str, level: str = "info", **fields: Any) -> None:
         """Add an entry of the stage's own kind."""
-        self._add(STAGE_KINDS[self._lease.stage], message, level, fields)
+        self._add(self._lease.stage.spec.log_kind, message, level, fields)
 
     def progress(self, done: float, total: float, unit: str, detail: str = "") -> None:
         """Note how far the stage is."""

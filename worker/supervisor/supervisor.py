@@ -20,12 +20,13 @@ from api_client.job import Artifact, JobState, StageName
 from api_client.keys import Keys
 from api_client.messages import MessageSender
 from api_client.outage import ride_out
+from api_client.outputs import CHECKSUMS, MANIFEST
 from api_client.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.metrics.observer import Observer
-from worker.stages.context import StageResult
-from worker.stages.outputs import CHECKSUMS, MANIFEST
+from worker.stages.context import StageInput, StageResult
+from worker.stages.handover import handed_over
 from worker.state import decisions
 from worker.state.decisions import Counts, Decision, RetryPolicy
 from worker.state.seal import Seal
@@ -256,20 +257,10 @@ class Supervisor:
         relay = Relay(self._transitions, lease, holding.lost.set)
         try:
             start = StageStart(
-                job_id=lease.job_id,
-                stage=lease.stage,
-                attempt=lease.attempt,
-                request=stored.request,
-                options=stored.job.options,
-                plan=stored.job.plan,
-                done=inputs.done,
-                previous=inputs.previous,
-                scratch=inputs.scratch,
-                settings=self._settings.for_stages(),
+                told=self._told(stored, lease, inputs),
                 registry=self._settings.stage_registry,
                 environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
                 log_level=self._settings.log_level,
-                retries_left=stored.counts.retries < self._policy.max_retries,
             )
             try:
                 process = StageProcess(self._context, start, name=f"stage-{lease.stage.value}")
@@ -285,6 +276,21 @@ class Supervisor:
                 process.close()
         finally:
             relay.close(0 if holding.lost.is_set() else self._settings.outage_s, self._gave_up)
+
+    def _told(self, stored: Stored, lease: Lease, inputs: Inputs) -> StageInput:
+        return StageInput(
+            job_id=lease.job_id,
+            stage=lease.stage,
+            attempt=lease.attempt,
+            request=stored.request,
+            options=stored.job.options,
+            plan=stored.job.plan,
+            done=handed_over(lease.stage, inputs.done),
+            previous=inputs.previous,
+            scratch=inputs.scratch,
+            settings=self._settings.for_stages(),
+            retries_left=stored.counts.retries < self._policy.max_retries,
+        )
 
     def _ride_out(self, action: Callable[[], T]) -> T:
         """Run ``action`` through an outage of Redis, as long as the worker may."""
@@ -325,7 +331,7 @@ class Supervisor:
     def _sweep_output(self, stored: Stored, lease: Lease) -> None:
         if lease.stage is StageName.PUBLISH and may_write(stored.request, self._settings):
             names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
-            sweep_output(stored.request.output_dir, names | {MANIFEST, CHECKSUMS})
+            sweep_output(stored.request.output_dir, names | {MANIFEST.recipe, CHECKSUMS.recipe})
 
     def _decide(self, outcome: Outcome, counts: Counts) -> Decision:
         if outcome.ending is Ending.CANCELLED:

@@ -6,29 +6,14 @@ count: a file that lies in the output directory with the same size and digest st
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, Job, StageName
+from api_client.job import Artifact, Job, StageName
 from api_client.request import is_remote
+from api_client.stages import needed_by
 from worker.stages.context import StageResult
-
-_CHUNK_BYTES = 4 * 2**20
-_FILES = frozenset({ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA})
-
-NEEDS: dict[StageName, frozenset[ArtifactKind]] = {
-    StageName.PREPARE: frozenset(),
-    StageName.MERGE: frozenset(),
-    StageName.CONVERT: frozenset({ArtifactKind.OVERLAY}),
-    StageName.IMATRIX: frozenset({ArtifactKind.GGUF, ArtifactKind.OVERLAY}),
-    StageName.QUANTIZE: frozenset({ArtifactKind.GGUF, ArtifactKind.IMATRIX}),
-    StageName.EXPORT_LORA: frozenset(),
-    StageName.VERIFY: _FILES,
-    StageName.PUBLISH: _FILES | {ArtifactKind.MERGED_MODEL, ArtifactKind.IMATRIX},
-}
-"""Kinds of files each stage reads. A file that no stage still to run reads is not missed."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +51,13 @@ def check_upstream(
     """
     position = job.plan.index(stage)
     published = {artifact.name: artifact for artifact in job.outputs if StageName.PUBLISH not in refused}
-    needed = {kind for later in job.plan[position:] for kind in NEEDS[later]}
+    to_run = list(job.plan[position:])
     done: dict[StageName, StageResult] = {}
     missing: list[str] = []
     reset: list[StageName] = []
     for name in reversed(job.plan[:position]):
         record = job.stage(name)
-        wanted = [artifact for artifact in record.artifacts if artifact.kind in needed]
+        wanted = [artifact for artifact in record.artifacts if needed_by(to_run, artifact)]
         places = [
             _locate(
                 a, published.get(a.name), job.request.output_dir, digests=digests, keep_going=keep_going, usable=usable
@@ -83,7 +68,7 @@ def check_upstream(
         if lost or name in refused or (moved and name is job.plan[0]):
             missing += lost
             reset.append(name)
-            needed |= NEEDS[name]
+            to_run.append(name)
         found = tuple(place for place in places if place is not None)
         if name not in refused:
             done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
@@ -121,28 +106,6 @@ def _locate(
     for place in filter(usable, dict.fromkeys(places)):
         # A file that only has the right name in the output directory may be anyone's: its digest is always read.
         in_full = digests or place not in places[:1]
-        if _same(Path(place), artifact, in_full, keep_going):
+        if artifact.is_whole(Path(place), in_full=in_full, keep_going=keep_going):
             return artifact.model_copy(update={"path": place})
     return None
-
-
-def _same(path: Path, artifact: Artifact, in_full: bool, keep_going: Callable[[], bool]) -> bool:
-    try:
-        if path.is_dir():
-            return not artifact.sha256 or not in_full
-        if path.stat().st_size != artifact.size_bytes:
-            return False
-        return not in_full or not artifact.sha256 or file_sha256(path, keep_going) == artifact.sha256
-    except OSError:
-        return False
-
-
-def file_sha256(path: Path, keep_going: Callable[[], bool] = lambda: True) -> str:
-    """Digest of a file; empty if told to stop before its end. Reads 4 MiB at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK_BYTES):
-            if not keep_going():
-                return ""
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
-from api_client.console.pages.form import NewJobForm
+from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import Found
 from api_client.errors import PackagingError
-from api_client.job import StageName
+from api_client.field_values import typed, value_of
+from api_client.job import ArtifactKind, StageName
 from api_client.language import Language
+from api_client.outputs import (
+    ADAPTER,
+    MERGED_DIRECTORY,
+    QUANTIZED,
+    RECORDS,
+    UNQUANTIZED,
+    InputNames,
+    PlannedOutput,
+    planned_outputs,
+)
 from api_client.plan import plan_stages
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.recommend import Recommendation, parse_target, recommend
@@ -19,6 +31,10 @@ from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 
 _SIXTEEN_BIT = QuantType.BF16
+_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX})
+"""Kinds whose sizes nobody knows beforehand, and that hardly count in the total."""
+_DECISIVE = ("model_name", "gguf_dtype", "keep_unquantized", "save_merged", "companions")
+"""Plain fields that decide which files there are and how they are called."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ def type_groups(
 def foresee(
     form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], found: Found
 ) -> Prospect:
-    """The files of a job with these choices.
+    """The files of a job with these choices, by the names that the job itself gives them.
 
     Args:
         form: What was filled in.
@@ -102,42 +118,63 @@ def foresee(
         types: Chosen quant types.
         found: What workers said.
     """
-    files = [*_model_files(form, base_model, switches, types, found), *_adapter_file(form, switches, found)]
-    known = [file.size_bytes for file in files]
-    total = sum(size for size in known if size is not None) if files and None not in known else None
+    options = _options(switches, types)
+    request = _sketch(form, base_model, options)
+    inputs = InputNames.of(request, options, chosen_name(PurePosixPath(form.checkpoint).name, found))
+    planned = [each for each in planned_outputs(request, options, inputs) if each.kind not in RECORDS]
+    rows = [(each, _row(each, request, options, found)) for each in planned]
+    files = [row for _, row in rows]
+    known = [row.size_bytes for each, row in rows if each.kind not in _SMALL]
+    total = sum(size for size in known if size is not None) if known and None not in known else None
     room = found.space.free_bytes if found.space else None
     return Prospect(files, total, total is not None and room is not None and total > room)
 
 
-def _model_files(
-    form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], found: Found
-) -> list[FileRow]:
-    if not switches["export_gguf"]:
-        return []
-    name = form.says("model_name") or (
-        "merged_model" if switches["merge_lora"] else PurePosixPath(base_model).name or "model"
-    )
+def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, found: Found) -> FileRow:
     sizes = found.sizes.sizes if found.sizes else {}
-    exact = not switches["merge_lora"]  # a merged file says more of itself, and its vocabulary may have grown
-    files = [
-        FileRow(f"{name}-{quant}.gguf", sizes.get(QuantType(quant)), exact) for quant in types if quant in QUANT_TYPES
-    ]
-    if form.plain["keep_unquantized"] or not switches["quantize"]:
+    exact = not options.merge_lora  # a merged file says more of itself, and its vocabulary may have grown
+    if output.spec is QUANTIZED and output.quant_type is not None:
+        return FileRow(output.name, sizes.get(output.quant_type), exact)
+    if output.spec in (UNQUANTIZED, MERGED_DIRECTORY):
         # as the base model is hardly ever anything but a 16-bit float
-        asked = form.plain["gguf_dtype"]
-        dtype = _SIXTEEN_BIT if asked == "auto" else asked.upper()
-        size = sizes.get(QuantType(dtype)) if dtype in QUANT_TYPES else None
-        files.insert(0, FileRow(f"{name}.gguf", size, exact and asked != "auto"))
-    return files
+        auto = request.gguf_dtype == "auto" or output.spec is MERGED_DIRECTORY
+        dtype = _SIXTEEN_BIT if auto else QuantType(request.gguf_dtype.upper())
+        return FileRow(output.name, sizes.get(dtype), exact and not auto)
+    if output.spec is ADAPTER:
+        name = InputNames.of(request, options, None).checkpoint or ""
+        checkpoint = found.run.listing.find(chosen_name(name, found)) if found.run else None
+        return FileRow(output.name, checkpoint.weights_bytes if checkpoint else None, exact=False)
+    return FileRow(output.name, None, exact=False)
 
 
-def _adapter_file(form: NewJobForm, switches: Mapping[str, bool], found: Found) -> list[FileRow]:
-    if not switches["export_lora"]:
-        return []
-    name = PurePosixPath(form.checkpoint).name or "checkpoint"
-    checkpoint = found.run.listing.find(chosen_name(name, found)) if found.run else None
-    label = checkpoint.name if checkpoint else name
-    return [FileRow(f"{label}-lora.gguf", checkpoint.weights_bytes if checkpoint else None, exact=False)]
+def _sketch(form: NewJobForm, base_model: str, options: ResolvedOptions) -> PackagingRequest:
+    """The request as far as the form makes one; what cannot be read is left out, and said when the form is sent."""
+    values: dict[str, Any] = {
+        "base_model": base_model,
+        "checkpoint": typed(form.checkpoint if options.merge_lora or options.export_lora else form.weights),
+        "output_dir": typed(form.run or form.output_dir),  # where a bare checkpoint name is looked up
+        "imatrix": _imatrix(form),
+        **{name: value_of(PLAIN[name].kind, form.plain[name]) for name in _DECISIVE},
+    }
+    values = {name: value for name, value in values.items() if value not in (None, "", {})}
+    while True:
+        try:
+            return PackagingRequest(**values)
+        except PackagingError as error:
+            if values.pop(str(error.fields.get("field", "")).partition(".")[0], None) is None:
+                return PackagingRequest()
+
+
+def _imatrix(form: NewJobForm) -> dict[str, Any]:
+    try:
+        return imatrix_of(form)
+    except PackagingError:
+        return {}
+
+
+def _options(switches: Mapping[str, bool], types: Sequence[str]) -> ResolvedOptions:
+    known = tuple(QuantType(quant) for quant in types if quant in QUANT_TYPES) if switches["quantize"] else ()
+    return ResolvedOptions(**switches, quant_types=known)
 
 
 def chosen_name(reference: str, found: Found) -> str:
@@ -149,9 +186,5 @@ def chosen_name(reference: str, found: Found) -> str:
 
 def stages_of(form: NewJobForm, switches: Mapping[str, bool], types: Sequence[str]) -> tuple[StageName, ...]:
     """The stages that the job would have."""
-    known = tuple(QuantType(quant) for quant in types if quant in QUANT_TYPES)
-    try:
-        request = PackagingRequest(imatrix=imatrix_of(form))
-    except PackagingError:
-        request = PackagingRequest()
-    return plan_stages(request, ResolvedOptions(**switches, quant_types=known))
+    options = _options(switches, types)
+    return plan_stages(_sketch(form, form.base_model, options), options)

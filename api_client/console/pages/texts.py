@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from api_client.artifacts import ArtifactKind
 from api_client.cli.language import PHRASES
 from api_client.field_types import Bilingual
 from api_client.language import Language
 from api_client.request_fields import FIELDS
+from api_client.stages import StageName
 
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     # frame
@@ -254,25 +256,8 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "The console did not answer, so this is not up to date. Press “Look it up” to try again.",
         "控制台未响应，此处不是最新内容。请点击“读取”重试。",
     ),
-    # stages
-    "stage.prepare": ("Prepare", "准备"),
-    "stage.merge": ("Merge LoRA", "合并 LoRA"),
-    "stage.convert": ("Convert to GGUF", "转换 GGUF"),
-    "stage.imatrix": ("Importance matrix", "重要性矩阵"),
-    "stage.quantize": ("Quantize", "量化"),
-    "stage.export_lora": ("Export LoRA", "导出 LoRA"),
-    "stage.verify": ("Verify", "校验"),
-    "stage.publish": ("Publish", "发布"),
-    # artifact kinds
-    "artifact.gguf": ("unquantized", "未量化"),
-    "artifact.quantized": ("quantized", "量化"),
-    "artifact.lora": ("LoRA", "LoRA"),
-    "artifact.imatrix": ("importance matrix", "重要性矩阵"),
-    "artifact.merged_model": ("merged model", "合并后的模型"),
-    "artifact.companion": ("companion", "附属文件"),
-    "artifact.manifest": ("manifest", "清单"),
-    "artifact.checksums": ("checksums", "校验和"),
-    "artifact.overlay": ("overlay", "更新层"),
+    **{f"stage.{stage.value}": (stage.spec.title_en, stage.spec.title_zh) for stage in StageName},
+    **{f"artifact.{kind.value}": (kind.title_en, kind.title_zh) for kind in ArtifactKind},
     # log levels
     "level.warning": ("warning", "警告"),
     "level.error": ("error", "错误"),

@@ -206,14 +206,14 @@ def test_a_python_command_prints_what_the_page_says(command: Shown) -> None:
 
 
 def test_outputs_are_checked_as_the_page_says(tmp_path: Path) -> None:
+    from api_client.outputs import CHECKSUMS
     from worker.stages.manifest import checksum_lines
-    from worker.stages.outputs import CHECKSUMS
 
     made = tmp_path / "merged_model.gguf"
     made.write_bytes(b"GGUF")
     digest = hashlib.sha256(b"GGUF").hexdigest()
     found = Artifact(name=made.name, path=str(made), kind=ArtifactKind.GGUF, size_bytes=4, sha256=digest)
-    (tmp_path / CHECKSUMS).write_text(checksum_lines(tmp_path, [found]))
+    (tmp_path / CHECKSUMS.recipe).write_text(checksum_lines(tmp_path, [found]))
     for command in shown():
         if command.words[0] == "sha256sum":
             done = subprocess.run(command.words, capture_output=True, text=True, cwd=tmp_path, check=False)

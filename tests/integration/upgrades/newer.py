@@ -11,23 +11,15 @@ from pathlib import Path
 from tests.integration.harness import ROOT, Installation
 
 CHANGES = {
-    "api_client/job.py": [
-        ("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n"),
-        ('    PUBLISH = "publish"\n', '    SIGN = "sign"\n    PUBLISH = "publish"\n'),
-    ],
-    "api_client/plan.py": [
-        ("        StageName.VERIFY: True,\n", "        StageName.VERIFY: True,\n        StageName.SIGN: True,\n")
-    ],
-    "api_client/events.py": [
-        ('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n'),
+    "api_client/job.py": [("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n")],
+    "api_client/stages.py": [
         (
-            "    StageName.VERIFY: EventKind.VERIFY,\n",
-            "    StageName.VERIFY: EventKind.VERIFY,\n    StageName.SIGN: EventKind.SIGN,\n",
-        ),
+            "    PUBLISH = (\n",
+            '    SIGN = ("sign", StageSpec(EventKind.SIGN, "Sign", "签名", lambda *_: True, reads=_GGUFS))\n'
+            "    PUBLISH = (\n",
+        )
     ],
-    "worker/supervisor/upstream.py": [
-        ("    StageName.VERIFY: _FILES,\n", "    StageName.VERIFY: _FILES,\n    StageName.SIGN: _FILES,\n")
-    ],
+    "api_client/event_kinds.py": [('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n')],
     "api_client/request.py": [
         ("    priority: ", '    signer: str = "nobody"\n    priority: '),
     ],
