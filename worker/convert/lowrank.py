@@ -86,12 +86,20 @@ class LowRank:
 
     # shape
 
-    def reshape(self, *shape: Any) -> LowRank:
-        """Cut or join rows; the columns stay."""
+    def reshape(self, *shape: Any) -> Any:
+        """Cut or join rows, or cut columns (which gives a ``SplitColumns``), not both."""
         wanted = list(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else list(shape)
         if -1 in wanted:
             known = math.prod(extent for extent in wanted if extent != -1)
             wanted[wanted.index(-1)] = self.numel() // known
+        if (
+            len(wanted) > self.ndim
+            and wanted[-1] != self.shape[-1]
+            and wanted[: self.ndim - 1] == list(self.shape[:-1])
+        ):
+            from worker.convert.split_columns import SplitColumns
+
+            return SplitColumns(self.a.reshape(*self.a.shape[:-1], *wanted[self.ndim - 1 :]), self.b)
         if len(wanted) < 2 or wanted[-1] != self.shape[-1]:
             raise NotImplementedError("a reshape that joins or cuts the input axis")
         kept = self._leading_kept(wanted)
@@ -101,11 +109,11 @@ class LowRank:
 
     view = reshape
 
-    def reshape_as(self, other: Any) -> LowRank:
+    def reshape_as(self, other: Any) -> Any:
         """Reshape to another tensor's shape."""
         return self.reshape(*other.shape)
 
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> LowRank:
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Any:
         """Join neighbouring axes."""
         start, end = start_dim % self.ndim, end_dim % self.ndim
         return self.reshape(*self.shape[:start], math.prod(self.shape[start : end + 1]), *self.shape[end + 1 :])

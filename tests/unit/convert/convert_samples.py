@@ -70,6 +70,18 @@ WITHOUT_MTP: dict[str, tuple[str, dict[str, Any]]] = {
         {**_BPE, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
          "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
     ),
+    "qwen3.5-moe": (
+        "Qwen3_5MoeTextConfig",
+        {**_BPE, **_MOE, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+         "linear_key_head_dim": 8, "linear_value_head_dim": 4, "num_experts": 4,
+         "shared_expert_intermediate_size": 32, "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "qwen3-next": (
+        "Qwen3NextConfig",
+        {**_BPE, **_MOE, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+         "linear_key_head_dim": 8, "linear_value_head_dim": 8, "num_experts": 4,
+         "shared_expert_intermediate_size": 32, "layer_types": ["linear_attention", "full_attention"]},
+    ),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from convert_samples import (
     ARCHITECTURES,
+    WITHOUT_MTP,
     read_gguf,
     save_adapter,
     save_model,
@@ -57,7 +58,7 @@ def test_merge_of_every_architecture(name, run_of, tmp_path):
 
 
 # llama.cpp applies no adapter to compressed attention, so DeepSeek is among the refusals
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("deepseek")])
+@pytest.mark.parametrize("name", [*(name for name in ARCHITECTURES if not name.startswith("deepseek")), *WITHOUT_MTP])
 def test_lora_file_is_what_merging_adds(name, run_of, tmp_path):
     """``alpha / r * (B @ A)`` as llama.cpp computes it, added to the base's GGUF, is the merged model's GGUF."""
     run = run_of(name)

@@ -58,6 +58,14 @@ TWO = {
     "scale rows": lambda w: w * torch.arange(8.0).reshape(8, 1),
     "scale columns": lambda w: w * torch.arange(8.0),
     "join parts of one": lambda w: torch.cat([w[4:], w[:4]], dim=0),
+    "columns in another order": lambda w: w.reshape(8, 2, 2, 2).permute(0, 2, 1, 3).contiguous().reshape(8, 8),
+    "columns in another order, by torch": lambda w: torch.reshape(
+        torch.permute(torch.reshape(w, (8, 2, 2, 2)), (0, 2, 1, 3)), (8, 8)
+    ),
+    "columns cut twice": lambda w: w.view(8, 2, 4).view(8, 4, 2).swapaxes(1, 2).reshape(8, -1),
+    "columns cut, parted and joined": lambda w: torch.cat(
+        [part.contiguous().view(8, -1) for part in torch.split(w.permute(1, 0).view(-1, 2, 4), [1, 3], dim=-1)], dim=-1
+    ).permute(1, 0),
     "stack": lambda w: torch.stack([w, w * 2, w[torch.arange(7, -1, -1)]]),
 }
 
@@ -82,6 +90,7 @@ EXPERTS = {
     "experts split": lambda w: w.split([1, 3], dim=0)[1],
     "experts joined": lambda w: torch.cat([w, w[:2]], dim=0),
     "reshaped inside": lambda w: w.reshape(4, 2, 3, 5),
+    "columns of all in another order": lambda w: w[..., :4].reshape(4, 6, 2, 2).permute(0, 1, 3, 2).reshape(4, 6, 4),
 }
 
 
@@ -132,6 +141,10 @@ def test_joining_along_columns():
         lambda w: w.unsqueeze(-1),
         lambda w: torch.stack([w, w], dim=1),
         lambda w: w.reshape(4, 2, 8).permute(2, 0, 1),
+        lambda w: w.reshape(8, 2, 4).permute(1, 0, 2),
+        lambda w: w.reshape(8, 2, 4).reshape(16, 4),
+        lambda w: w.reshape(8, 2, 4).split(4, dim=0),
+        lambda w: torch.exp(w.reshape(8, 2, 4)),
     ],
 )
 def test_what_is_no_movement_of_rows_or_columns_is_refused(operation):
