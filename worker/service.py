@@ -9,23 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import sys
-import warnings
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from celery import Celery, signals
-from celery.platforms import SecurityWarning
+from celery import Celery
 from redis.exceptions import RedisError
 
 from api_client.address import connect, masked_url, unreachable
 from api_client.client import PackagingClient
 from api_client.errors import ErrorCode, PackagingError
-from api_client.fleet import WorkerInfo
 from api_client.keys import Keys
 from api_client.messages import MessageSender
 from config.celery import worker_queues
@@ -38,8 +32,10 @@ from worker.callbacks.courier import Courier
 from worker.metrics.machine import MachineCollector, WorkerFacts, scratch_disks
 from worker.metrics.observer import Observer
 from worker.metrics.server import MetricsServer
+from worker.presence import Presence, package_version
 from worker.questions import QuestionListener
 from worker.reaper import Reaper
+from worker.serving import serve
 from worker.state.seal import Seal
 from worker.state.transitions import Transitions
 from worker.supervisor.drain import Drain
@@ -97,6 +93,8 @@ class Service:
         self._sender = MessageSender(settings.redis_url, self._keys, self._timeout_s)
         self._reader = PackagingClient(settings.redis_url, key_prefix=settings.key_prefix, timeout_s=self._timeout_s)
         self._observer = Observer()
+        self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
+        self._presence = Presence(settings, self._identity, self._redis, self._device)
         self._heart = Heart(
             self._transitions, settings.heartbeat_s, settings.outage_s, self._beat, observer=self._observer
         )
@@ -108,8 +106,6 @@ class Service:
             self._sender,
             observer=self._observer,
         )
-        self._started_at = datetime.now(UTC)
-        self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
 
     def run(self) -> int:
         """Start, serve, stop.
@@ -133,7 +129,8 @@ class Service:
         )
         with contextlib.ExitStack() as parts:
             parts.callback(self._leave)
-            return self._serve(self._start(parts))
+            app = self._start(parts)
+            return EXIT_DONE if serve(app, settings, identity.worker, self._drain) else EXIT_FAILED
 
     def _start(self, parts: contextlib.ExitStack) -> Celery:
         """Start every part, and have each stopped with ``parts``, the newest first; also where a later one fails."""
@@ -187,6 +184,9 @@ class Service:
     def _device(self) -> str:
         return f"cuda x{len(self._gpus)}" if self._gpus else "cpu"
 
+    def _beat(self) -> None:
+        self._presence.beat(running=self._heart.running, draining=self._drain.requested)
+
     def _check_redis(self) -> None:
         try:
             self._redis.ping()
@@ -208,83 +208,9 @@ class Service:
         for warning in self._reader.ping().warnings:
             _log.warning(LogEvent.REDIS_WARNING, warning=warning)
 
-    def _serve(self, app: Celery) -> int:
-        # It warns root of pickled messages while the worker is made; only JSON is accepted here.
-        warnings.simplefilter("ignore", SecurityWarning)
-        drain = self._drain
-
-        class DrainingWorker(app.Worker):  # type: ignore[misc]
-            """One that the broker's consumer may end as well, with an error: it must not wait for its stages then."""
-
-            def stop(self, *arguments: Any, **options: Any) -> None:
-                if not drain.requested:
-                    drain.request()
-                super().stop(*arguments, **options)
-
-        worker = DrainingWorker(
-            pool="threads",
-            concurrency=self._settings.slots,
-            hostname=f"trainpack@{self._identity.worker}",
-            loglevel=self._settings.log_level.upper(),
-            without_gossip=True,
-            without_mingle=True,
-            quiet=True,
-        )
-
-        def handle_signal(number: int, _frame: Any) -> None:
-            from celery.worker import state
-
-            self._drain.request()
-            state.should_stop = EXIT_DONE
-            os.write(2, f"worker: {signal.Signals(number).name}, draining\n".encode())
-
-        def ready(**_: Any) -> None:
-            _log.info(LogEvent.WORKER_READY, worker=self._identity.worker)
-
-        def take_over_signals(**_: Any) -> None:
-            # Celery installs its own handlers when it starts; SIGTERM and Ctrl-C must drain the stages as well.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                signal.signal(number, handle_signal)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
-            ready()
-
-        signals.worker_ready.connect(take_over_signals, weak=False)
-        worker.start()
-        return EXIT_FAILED if worker.exitcode else EXIT_DONE
-
-    def _beat(self) -> None:
-        """Write what this worker says of itself."""
-        name, host = self._identity.worker, self._identity.host
-        seconds, micros = self._redis.time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
-        info = WorkerInfo(
-            name=name,
-            host=host,
-            pid=os.getpid(),
-            version=package_version(),
-            device=self._device,
-            slots=self._settings.slots,
-            queues=worker_queues(self._settings),
-            running=self._heart.running,
-            draining=self._drain.requested,
-            torch_loaded="torch" in sys.modules,
-            started_at=self._started_at,
-            last_heartbeat_at=datetime.fromtimestamp(now_ms / 1000, UTC),
-        )
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hset(self._keys.worker(name), "info", info.model_dump_json())
-        pipe.pexpire(self._keys.worker(name), int(self._settings.lease_s * 1000))
-        pipe.zadd(self._keys.named("workers"), {name: now_ms})
-        pipe.zadd(self._keys.named("hosts"), {host: now_ms})
-        pipe.execute()
-
     def _leave(self) -> None:
         """What comes after all threads have stopped."""
-        try:
-            self._redis.delete(self._keys.worker(self._identity.worker))
-            self._redis.zrem(self._keys.named("workers"), self._identity.worker)
-        except RedisError as error:
-            _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
+        self._presence.forget()
         self._sender.close()
         self._reader.close()
         self._redis.close()
@@ -298,11 +224,3 @@ def find_gpus() -> tuple[str, ...]:
         return tuple(part for part in visible.split(",") if part and part != "-1")
     listed = Path("/proc/driver/nvidia/gpus")
     return tuple(str(number) for number in range(len(list(listed.iterdir())))) if listed.is_dir() else ()
-
-
-def package_version() -> str:
-    """Version of the installed distribution."""
-    try:
-        return version("trainpack")
-    except PackageNotFoundError:
-        return "0"

@@ -31,7 +31,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Spent:
     """What a stage has spent since it was submitted or replayed."""
 
     retries: int = 0
@@ -44,7 +44,7 @@ class Decision:
 
     next: Literal["queue", "fail", "cancel"]
     outcome: AttemptOutcome
-    counts: Counts
+    counts: Spent
     error: PackagingError | None = None
     delay_s: float = 0.0
 
@@ -57,7 +57,7 @@ class Decision:
         return f"Attempt {self.outcome.value.replace('_', ' ')}{reason}"
 
 
-def after_error(error: PackagingError, counts: Counts, policy: RetryPolicy, jitter: float) -> Decision:
+def after_error(error: PackagingError, counts: Spent, policy: RetryPolicy, jitter: float) -> Decision:
     """A stage raised an error.
 
     Args:
@@ -69,7 +69,7 @@ def after_error(error: PackagingError, counts: Counts, policy: RetryPolicy, jitt
     bound = min(policy.max_retries, RETRIES_BY_CODE.get(error.code, policy.max_retries))
     if error.error_class is not ErrorClass.TRANSIENT or counts.retries >= bound:
         return Decision("fail", AttemptOutcome.FAILED, counts, error)
-    spent = Counts(counts.retries + 1, counts.crashes)
+    spent = Spent(counts.retries + 1, counts.crashes)
     return Decision("queue", AttemptOutcome.RETRIED, spent, error, backoff_s(counts.retries, policy, jitter))
 
 
@@ -79,7 +79,7 @@ def backoff_s(retries: int, policy: RetryPolicy, jitter: float) -> float:
     return full * (0.5 + jitter / 2)
 
 
-def after_crash(death: str, last_lines: tuple[str, ...], counts: Counts, policy: RetryPolicy) -> Decision:
+def after_crash(death: str, last_lines: tuple[str, ...], counts: Spent, policy: RetryPolicy) -> Decision:
     """A stage's process died without an answer.
 
     Args:
@@ -88,7 +88,7 @@ def after_crash(death: str, last_lines: tuple[str, ...], counts: Counts, policy:
         counts: Spent so far.
         policy: Bounds.
     """
-    spent = Counts(counts.retries, counts.crashes + 1)
+    spent = Spent(counts.retries, counts.crashes + 1)
     tail = f"; last lines: {' | '.join(last_lines[-3:])}" if last_lines else ""
     error = PackagingError(
         ErrorCode.STAGE_CRASHED,
@@ -100,9 +100,9 @@ def after_crash(death: str, last_lines: tuple[str, ...], counts: Counts, policy:
     return Decision("queue", AttemptOutcome.CRASHED, spent, error)
 
 
-def after_rescue(worker: str, counts: Counts, policy: RetryPolicy) -> Decision:
+def after_rescue(worker: str, counts: Spent, policy: RetryPolicy) -> Decision:
     """A lease ran out. It counts as a crash: a stage that takes its whole worker down must not do so for ever."""
-    spent = Counts(counts.retries, counts.crashes + 1)
+    spent = Spent(counts.retries, counts.crashes + 1)
     if spent.crashes >= policy.max_crashes:
         error = PackagingError(
             ErrorCode.STAGE_CRASHED,
@@ -114,11 +114,11 @@ def after_rescue(worker: str, counts: Counts, policy: RetryPolicy) -> Decision:
     return Decision("queue", AttemptOutcome.RESCUED, spent, error)
 
 
-def handed_back(counts: Counts) -> Decision:
+def handed_back(counts: Spent) -> Decision:
     """The worker drains; nothing is spent."""
     return Decision("queue", AttemptOutcome.HANDED_BACK, counts)
 
 
-def cancelled(counts: Counts) -> Decision:
+def cancelled(counts: Spent) -> Decision:
     """The job was cancelled."""
     return Decision("cancel", AttemptOutcome.CANCELLED, counts)

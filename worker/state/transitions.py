@@ -23,7 +23,7 @@ from api_client.records import JobRecord, record_invalid
 from api_client.scripts import Script
 from api_client.text_redis import TextRedis
 from worker.stages.context import StageResult
-from worker.state.decisions import Counts, Decision
+from worker.state.decisions import Decision, Spent
 from worker.state.seal import Seal
 
 _SCRIPTS = (
@@ -107,7 +107,7 @@ class RunningStage:
     lease: Lease
     lease_until: str
     worker: str
-    counts: Counts
+    counts: Spent
 
 
 class Transitions:
@@ -258,7 +258,7 @@ class Transitions:
         if not token or not self._redis.exists(self._keys.job(job_id)):
             return None
         lease = Lease(job_id, stage, int(attempt or 0), token)
-        return RunningStage(lease, lease_until, worker or "?", Counts(int(retries or 0), int(crashes or 0)))
+        return RunningStage(lease, lease_until, worker or "?", Spent(int(retries or 0), int(crashes or 0)))
 
     def forget_running(self, member: str) -> None:
         """Drop an entry whose job no longer exists."""

@@ -10,7 +10,7 @@ from api_client.records import UNREADABLE, JobRecord, read_job, record_invalid
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
 from worker.stages.context import StageResult
-from worker.state.decisions import Counts
+from worker.state.decisions import Spent
 from worker.state.seal import Seal
 from worker.state.transitions import Lease
 
@@ -21,7 +21,7 @@ class Stored:
 
     job: Job
     request: PackagingRequest
-    counts: Counts
+    counts: Spent
     rewinds: int
     """How often the job went back for missing files."""
     previous: StageResult
@@ -50,9 +50,9 @@ def read_stored(lease: Lease, record: JobRecord, seal: Seal) -> Stored:
         raise record_invalid(lease.job_id, error) from error
 
 
-def _counts(lease: Lease, record: JobRecord) -> Counts:
+def _counts(lease: Lease, record: JobRecord) -> Spent:
     retries, crashes = (int(record.of_stage(lease.stage, field) or 0) for field in ("retries", "crashes"))
-    return Counts(retries, crashes)
+    return Spent(retries, crashes)
 
 
 def _unsealed(lease: Lease, record: JobRecord, seal: Seal) -> tuple[StageName, ...]:

@@ -28,7 +28,7 @@ from worker.metrics.observer import Observer
 from worker.stages.context import StageInput, StageResult
 from worker.stages.handover import handed_over
 from worker.state import decisions
-from worker.state.decisions import Counts, Decision, RetryPolicy
+from worker.state.decisions import Decision, RetryPolicy, Spent
 from worker.state.seal import Seal
 from worker.state.transitions import Begun, Ignored, Lease, Settled, Transitions, new_token
 from worker.supervisor.child import StageStart, as_packaging_error
@@ -171,7 +171,7 @@ class Supervisor:
 
     def _failed(self, lease: Lease, error: PackagingError, stored: Stored | None) -> Settled | None:
         try:
-            return self._end(lease, self._after_error(error, stored.counts if stored else Counts()))
+            return self._end(lease, self._after_error(error, stored.counts if stored else Spent()))
         except RedisError as away:
             _log.warning(LogEvent.RESULT_NOT_RECORDED, error=str(away))
             return None
@@ -333,7 +333,7 @@ class Supervisor:
             names = {artifact.name for stage in stored.job.stages for artifact in stage.artifacts}
             sweep_output(stored.request.output_dir, names | {MANIFEST.recipe, CHECKSUMS.recipe})
 
-    def _decide(self, outcome: Outcome, counts: Counts) -> Decision:
+    def _decide(self, outcome: Outcome, counts: Spent) -> Decision:
         if outcome.ending is Ending.CANCELLED:
             return decisions.cancelled(counts)
         if outcome.ending is Ending.HANDED_BACK:
@@ -343,7 +343,7 @@ class Supervisor:
         error = outcome.error or PackagingError(ErrorCode.INTERNAL_ERROR, "the stage ended without an answer")
         return self._after_error(error, counts)
 
-    def _after_error(self, error: PackagingError, counts: Counts) -> Decision:
+    def _after_error(self, error: PackagingError, counts: Spent) -> Decision:
         return decisions.after_error(error, counts, self._policy, random.random())
 
     def _end(self, lease: Lease, decision: Decision) -> Settled | None:

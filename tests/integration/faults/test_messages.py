@@ -12,7 +12,7 @@ from api_client import AttemptOutcome, JobState, PackagingError, StageName
 from api_client.messages import MessageSender, StageMessage, queue_keys, waiting_task_ids
 from tests.integration.harness import BOUND_S, Installation, eventually, outcomes
 from worker.stages.context import StageResult
-from worker.state.decisions import Counts, RetryPolicy, after_rescue
+from worker.state.decisions import RetryPolicy, Spent, after_rescue
 from worker.state.transitions import Begun, Ignored, Transitions
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
@@ -135,7 +135,7 @@ def test_two_reapers_rescue_once(service: Installation) -> None:
     [(member, until)] = hands[0].running().items()
     running = hands[0].running_stage(member, until)
     assert running is not None
-    decision = after_rescue("w", Counts(), RetryPolicy(5, 3, 1, 2))
+    decision = after_rescue("w", Spent(), RetryPolicy(5, 3, 1, 2))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda hand: hand.end_attempt(running.lease, decision, until), hands))
     assert {answer.message.attempt for answer in answers if answer and answer.message} == {2}
@@ -152,7 +152,7 @@ def test_a_lease_that_moved_is_not_rescued(service: Installation) -> None:
     assert isinstance(begun, Begun)
     [(member, until)] = hand.running().items()
     eventually(lambda: hand.renew(begun.lease) == "ok" and hand.running()[member] != until, "the lease moves")
-    decision = after_rescue("w", Counts(), RetryPolicy(5, 3, 1, 2))
+    decision = after_rescue("w", Spent(), RetryPolicy(5, 3, 1, 2))
     assert hand.end_attempt(begun.lease, decision, until) is None
     again = hand.begin(job.id, StageName.PREPARE, 2, worker="x", host="h", pin=False, limits={})
     assert isinstance(again, Ignored)
@@ -186,7 +186,7 @@ def test_an_old_token_writes_nothing(service: Installation) -> None:
     hand = Transitions(service.redis, service.keys, 1.5)
     begun = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=False, limits={})
     assert isinstance(begun, Begun)
-    hand.end_attempt(begun.lease, after_rescue("w", Counts(), RetryPolicy(5, 3, 1, 2)))
+    hand.end_attempt(begun.lease, after_rescue("w", Spent(), RetryPolicy(5, 3, 1, 2)))
     newer = hand.begin(job.id, StageName.PREPARE, 2, worker="x", host="h", pin=False, limits={})
     assert isinstance(newer, Begun)
     before = service.client.get(job.id)

@@ -11,7 +11,7 @@ from tests.integration.harness import Installation, eventually, outcomes
 from worker.metrics.observer import Observer
 from worker.reaper import Reaper
 from worker.stages.context import StageResult
-from worker.state.decisions import Counts, RetryPolicy, after_error
+from worker.state.decisions import RetryPolicy, Spent, after_error
 from worker.state.transitions import Begun, Lease, Transitions
 from worker.supervisor.heart import Heart
 
@@ -77,7 +77,7 @@ def test_a_server_whose_clock_is_set_back_makes_nothing_wait(service: Installati
     labels = {"prepare": "noisy:1"}
     lost, delayed = service.submit("lost", labels=labels), service.submit("delayed", labels=labels)
     error = PackagingError(ErrorCode.UPLOAD_FAILED, "no answer")
-    decision = after_error(error, Counts(), RetryPolicy(5, 3, base_s=0.1, max_s=0.1), jitter=1)
+    decision = after_error(error, Spent(), RetryPolicy(5, 3, base_s=0.1, max_s=0.1), jitter=1)
     hand = Transitions(service.redis, service.keys, 1.5)
     assert hand.set_clock() == 0
     assert hand.end_attempt(begun(service, delayed), decision) is not None

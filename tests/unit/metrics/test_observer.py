@@ -7,7 +7,7 @@ import pytest
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, ArtifactKind, AttemptOutcome, JobState, StageName
 from worker.metrics.observer import Observer
-from worker.state.decisions import Counts, Decision
+from worker.state.decisions import Decision, Spent
 from worker.state.transitions import Lease
 
 LEASE = Lease("20260101-000000-aaaaaa", StageName.PUBLISH, 1, "token")
@@ -47,8 +47,8 @@ def test_a_later_attempt_says_nothing_of_the_rate(observer: Observer) -> None:
 def test_retries_and_failures_count_by_code(observer: Observer) -> None:
     failed = error(ErrorCode.UPLOAD_FAILED)
     observer.began(LEASE)
-    observer.unsuccessful(LEASE, Decision("queue", AttemptOutcome.RETRIED, Counts(), failed), None)
-    observer.unsuccessful(LEASE, Decision("fail", AttemptOutcome.FAILED, Counts(), failed), JobState.FAILED)
+    observer.unsuccessful(LEASE, Decision("queue", AttemptOutcome.RETRIED, Spent(), failed), None)
+    observer.unsuccessful(LEASE, Decision("fail", AttemptOutcome.FAILED, Spent(), failed), JobState.FAILED)
     assert value(observer, "stage_retries_total", stage="publish", code="upload_failed") == 1
     assert value(observer, "stage_failures_total", stage="publish", code="upload_failed") == 1
     assert value(observer, "upload_errors_total", code="upload_failed") == 2
@@ -56,14 +56,14 @@ def test_retries_and_failures_count_by_code(observer: Observer) -> None:
 
 def test_a_cancelled_attempt_is_no_failure(observer: Observer) -> None:
     observer.began(LEASE)
-    decision = Decision("queue", AttemptOutcome.RETRIED, Counts(), error(ErrorCode.UPLOAD_FAILED))
+    decision = Decision("queue", AttemptOutcome.RETRIED, Spent(), error(ErrorCode.UPLOAD_FAILED))
     observer.unsuccessful(LEASE, decision, JobState.CANCELLED)
     assert value(observer, "stage_duration_seconds_count", stage="publish", outcome="cancelled") == 1
     assert value(observer, "upload_errors_total", code="upload_failed") == 0
 
 
 def test_a_rescue_is_a_retry_of_a_lost_worker(observer: Observer) -> None:
-    decision = Decision("queue", AttemptOutcome.RESCUED, Counts(), error(ErrorCode.WORKER_LOST))
+    decision = Decision("queue", AttemptOutcome.RESCUED, Spent(), error(ErrorCode.WORKER_LOST))
     observer.rescued(LEASE, decision, None)
     assert value(observer, "rescues_total", stage="publish") == 1
     assert value(observer, "stage_retries_total", stage="publish", code="worker_lost") == 1
