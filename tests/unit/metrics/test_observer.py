@@ -11,7 +11,7 @@ from worker.state.decisions import Decision, Spent
 from worker.state.transitions import Lease
 
 LEASE = Lease("20260101-000000-aaaaaa", StageName.PUBLISH, 1, "token")
-FILE = Artifact(name="a.gguf", path="/a", kind=ArtifactKind.GGUF, size_bytes=1000, sha256="", url="s3://b/a")
+FILE = Artifact(name="a.gguf", path="/a", kind=ArtifactKind.GGUF, size_bytes=1000, sha256="0" * 64, url="s3://b/a")
 
 
 @pytest.fixture
