@@ -14,6 +14,7 @@ from tests.any_request import requests
 from tests.html_form import controls
 from tests.integration.console.running import RunningConsole
 from tests.integration.harness import Installation
+from tests.tiny import tiny_base, tiny_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +80,29 @@ def test_the_stored_request_is_the_same(browser: httpx.Client, service: Installa
     assert second.id != first.id
     assert differences(second, first) == {}
     assert second.options == first.options
+
+
+def test_the_checkpoint_stays_where_a_worker_lists_the_run(browser: httpx.Client, service: Installation) -> None:
+    """The page chooses for a person who said nothing; what was said it leaves alone."""
+    base = tiny_base(service.directory / "base")
+    for step in (10, 20):
+        tiny_checkpoint(base, service.directory / "run", step=step)
+    elsewhere = tiny_checkpoint(base, service.directory / "elsewhere", step=10)
+    service.start_worker()
+    task = TASK | {"base_model": str(base), "output_dir": str(service.directory / "run")}
+    for reference in ("latest", "best", "checkpoint-10", str(elsewhere)):
+        first = service.submit(task=task, base_model=str(base), checkpoint=reference)
+        page = browser.get(f"/new?like={first.id}", follow_redirects=True).text
+        assert ("checkpoint-20" in page) == (reference != str(elsewhere)), "the worker has listed the run"
+        assert differences(again(browser, service, first), first) == {}, reference
+
+
+def test_full_weights_of_a_run_can_be_packaged(browser: httpx.Client, service: Installation) -> None:
+    form = {"source": "run", "run": "/runs/1", "base_model": "/models/base", "template": "quantize_base", "form": "f"}
+    answer = browser.post("/new", data=form | {"weights": "best", "checkpoint": "checkpoint-of-an-adapter"})
+    assert answer.status_code == 303, answer.text
+    [job] = service.client.list()
+    assert job.request.checkpoint == "/runs/1/best"
 
 
 @settings(
