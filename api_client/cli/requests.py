@@ -264,8 +264,10 @@ def _check_checkpoint(filled: PackagingRequest, output: Output, sees_files: bool
         raise error if is_path or filled.task else _not_in_output_dir(reference, error) from error
     _check_kind(filled, path)
     if Path(reference).name in CHECKPOINT_WORDS:
-        for one in passed_over(list_checkpoints(path.parent), path.name):
-            output.say(output.text("passed_over", name=one.name, chosen=path.name, problem=one.problem), style="yellow")
+        for saved in passed_over(list_checkpoints(path.parent), path.name):
+            output.say(
+                output.text("passed_over", name=saved.name, chosen=path.name, problem=saved.problem), style="yellow"
+            )
     return str(path) if is_path and not Path(reference).exists() else reference
 
 

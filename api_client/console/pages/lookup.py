@@ -21,7 +21,7 @@ _MOST_KEPT: Final = 200
 
 
 @dataclass(frozen=True)
-class Found:
+class PathAnswers:
     """Answers, each with the error that stands in its place; both ``None`` where nothing was asked."""
 
     run: RunAnswer | None = None
@@ -46,7 +46,7 @@ class Answers:
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
 
-    def look(self, form: NewJobForm, questions: Questions, *, anyone: bool) -> Found:
+    def look(self, form: NewJobForm, questions: Questions, *, anyone: bool) -> PathAnswers:
         """Everything that the page shows about the paths of a form.
 
         Args:
@@ -61,7 +61,7 @@ class Answers:
             space = pool.submit(self._ask, "space", "" if is_remote(output) else output, questions.space, anyone)
             base = form.own_base_model or form.told_base_model or base_of(listing.result()[0]) or form.base_model
             sizes = pool.submit(self._ask, "sizes", base, questions.sizes, anyone)
-            return Found(*listing.result(), *sizes.result(), *space.result())
+            return PathAnswers(*listing.result(), *sizes.result(), *space.result())
 
     def _ask(
         self, kind: str, subject: str, question: Callable[[str], Any], anyone: bool

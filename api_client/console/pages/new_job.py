@@ -22,7 +22,7 @@ from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
-from api_client.console.pages.lookup import Answers, Found, base_of
+from api_client.console.pages.lookup import Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
 from api_client.console.pages.view import render
 from api_client.errors import ErrorClass, ErrorCode, PackagingError
@@ -65,9 +65,9 @@ def start_job(request: Request, client: Client, questions: AskWorkers, _: Submit
     """Make the job, or show the form again with what is wrong at its field."""
     form = NewJobForm.read(sent)
     try:
-        found = _answers(request).look(form, questions, anyone=bool(client.workers()))
-        wanted = build_request(_filled_in(form, found), client.templates().get(form.template))
-        _refuse_what_workers_refuse(found)
+        answers = _answers(request).look(form, questions, anyone=bool(client.workers()))
+        wanted = build_request(_filled_in(form, answers), client.templates().get(form.template))
+        _refuse_what_workers_refuse(answers)
         job = client.submit(wanted)
     except PackagingError as error:
         if error.error_class is ErrorClass.TRANSIENT:
@@ -86,9 +86,9 @@ def _answers(request: Request) -> Answers:
     return answers
 
 
-def _refuse_what_workers_refuse(found: Found) -> None:
+def _refuse_what_workers_refuse(answers: PathAnswers) -> None:
     """A path that a worker refuses now would only fail the job later; what it could not tell is left to the job."""
-    for field, error in found.errors:
+    for field, error in answers.errors:
         if error.error_class is ErrorClass.REFUSE:
             error.fields.setdefault("field", field)
             raise error
@@ -103,12 +103,12 @@ def _page(
 ) -> Response:
     language, templates = page_language(request), client.templates()
     template = templates.get(form.template) or templates[DEFAULT_TEMPLATE]
-    found = _answers(request).look(form, questions, anyone=bool(client.workers()))
-    form = _filled_in(form, found)
+    answers = _answers(request).look(form, questions, anyone=bool(client.workers()))
+    form = _filled_in(form, answers)
     switches = form.chosen_switches(template)
     types = form.chosen_types(template, switches)
     needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
-    judged = judge(form, found)
+    judged = judge(form, answers)
     context: dict[str, Any] = {
         "form": form,
         "sources": SOURCES,
@@ -121,43 +121,43 @@ def _page(
         "template_name": template_title(template.name, language, templates),
         "switches": switches,
         "needs_checkpoint": needs_checkpoint,
-        "found": found,
-        "chosen_checkpoint": chosen_name(form.checkpoint, found) if needs_checkpoint else "",
+        "answers": answers,
+        "chosen_checkpoint": chosen_name(form.checkpoint, answers) if needs_checkpoint else "",
         "targets": [*TARGETS],
         "contexts": CONTEXTS,
         "judged": judged,
-        "groups": type_groups(types, found, language, judged),
+        "groups": type_groups(types, answers, language, judged),
         "types": types,
         "stages": stages_of(form, switches, types),
-        "prospect": foresee(form, form.base_model, switches, types, found),
+        "prospect": foresee(form, form.base_model, switches, types, answers),
         "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
         "problem": refused.told(language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
-        "asked_errors": {field: error.told(language) for field, error in _known_problems(form, found)},
+        "asked_errors": {field: error.told(language) for field, error in _known_problems(form, answers)},
     }
     return render(request, "new.html", context, 422 if refused else 200)
 
 
-def _known_problems(form: NewJobForm, found: Found) -> Iterator[tuple[str, PackagingError]]:
+def _known_problems(form: NewJobForm, answers: PathAnswers) -> Iterator[tuple[str, PackagingError]]:
     """What is wrong before the form is sent, with the field."""
-    yield from found.errors
+    yield from answers.errors
     status = form.plain["task_status"]
     if form.source == "task" and status not in PACKAGEABLE:
         message = f"{status}: only completed, stopped or failed tasks can be packaged"
         yield "task_status", PackagingError(ErrorCode.TASK_NOT_PACKAGEABLE, message)
 
 
-def _filled_in(form: NewJobForm, found: Found) -> NewJobForm:
+def _filled_in(form: NewJobForm, answers: PathAnswers) -> NewJobForm:
     """What a run says of itself, where the form leaves it open: base model and checkpoint."""
     if form.source == "paths":
         return form
-    listing = found.run.listing if found.run else None
+    listing = answers.run.listing if answers.run else None
     checkpoint = form.checkpoint
     kept = form.source == "task" and "/" in checkpoint
-    if listing and not kept and not listing.find(chosen_name(checkpoint, found)):
+    if listing and not kept and not listing.find(chosen_name(checkpoint, answers)):
         checkpoint = listing.best or listing.latest or ""
     named = form.own_base_model
-    filled = "" if named else form.told_base_model or base_of(found.run) or form.base_filled
+    filled = "" if named else form.told_base_model or base_of(answers.run) or form.base_filled
     return replace(form, base_model=named or filled, base_filled=filled, checkpoint=checkpoint)
 
 
@@ -192,9 +192,9 @@ def _sorted(templates: dict[str, Template]) -> Sequence[Template]:
 
 def _recent_tasks(jobs: Sequence[Job]) -> list[tuple[TrainingTask, str]]:
     """Training tasks of recent jobs, the newest first, each with the address of a form for it."""
-    found: dict[str, tuple[TrainingTask, str]] = {}
+    known: dict[str, tuple[TrainingTask, str]] = {}
     for job in jobs:
         task = job.request.task
-        if task is not None and task.task_id not in found:
-            found[task.task_id] = (task, NewJobForm.of_task(task).address())
-    return [*found.values()][:RECENT_SHOWN]
+        if task is not None and task.task_id not in known:
+            known[task.task_id] = (task, NewJobForm.of_task(task).address())
+    return [*known.values()][:RECENT_SHOWN]

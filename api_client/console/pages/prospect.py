@@ -9,7 +9,7 @@ from typing import Any
 
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import imatrix_of
-from api_client.console.pages.lookup import Found
+from api_client.console.pages.lookup import PathAnswers
 from api_client.errors import PackagingError
 from api_client.field_values import typed, value_of
 from api_client.job import ArtifactKind, StageName
@@ -74,19 +74,19 @@ class Prospect:
     too_little: bool
 
 
-def judge(form: NewJobForm, found: Found) -> Recommendation | None:
+def judge(form: NewJobForm, answers: PathAnswers) -> Recommendation | None:
     """Every type at the place that the form names; ``None`` without one, or while the model was not measured."""
-    if not form.target or found.sizes is None:
+    if not form.target or answers.sizes is None:
         return None
-    target = parse_target(form.target, found.sizes.memory_bytes)
-    return recommend(found.sizes.shape, found.sizes.sizes, target, int(form.context))
+    target = parse_target(form.target, answers.sizes.memory_bytes)
+    return recommend(answers.sizes.shape, answers.sizes.sizes, target, int(form.context))
 
 
 def type_groups(
-    chosen: Sequence[str], found: Found, language: Language, judged: Recommendation | None = None
+    chosen: Sequence[str], answers: PathAnswers, language: Language, judged: Recommendation | None = None
 ) -> dict[str, list[TypeRow]]:
     """Quant types by family, each with its size for the model that was measured, and what ``judge`` says of it."""
-    sizes = found.sizes.sizes if found.sizes else {}
+    sizes = answers.sizes.sizes if answers.sizes else {}
     choices = {choice.quant_type: choice for choice in judged.choices} if judged else {}
     groups: dict[str, list[TypeRow]] = {}
     for quant, info in QUANT_TYPES.items():
@@ -107,7 +107,7 @@ def type_groups(
 
 
 def foresee(
-    form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], found: Found
+    form: NewJobForm, base_model: str, switches: Mapping[str, bool], types: Sequence[str], answers: PathAnswers
 ) -> Prospect:
     """The files of a job with these choices, by the names that the job itself gives them.
 
@@ -116,22 +116,22 @@ def foresee(
         base_model: Path of the base model; its name is the files' where nothing is merged.
         switches: The four switches.
         types: Chosen quant types.
-        found: What workers said.
+        answers: What workers said.
     """
     options = _options(switches, types)
     request = _sketch(form, base_model, options)
-    inputs = InputNames.of(request, options, chosen_name(PurePosixPath(form.checkpoint).name, found))
-    planned = [each for each in planned_outputs(request, options, inputs) if each.kind not in RECORDS]
-    rows = [(each, _row(each, request, options, found)) for each in planned]
+    inputs = InputNames.of(request, options, chosen_name(PurePosixPath(form.checkpoint).name, answers))
+    planned = [output for output in planned_outputs(request, options, inputs) if output.kind not in RECORDS]
+    rows = [(output, _row(output, request, options, answers)) for output in planned]
     files = [row for _, row in rows]
-    known = [row.size_bytes for each, row in rows if each.kind not in _SMALL]
+    known = [row.size_bytes for output, row in rows if output.kind not in _SMALL]
     total = sum(size for size in known if size is not None) if known and None not in known else None
-    room = found.space.free_bytes if found.space else None
+    room = answers.space.free_bytes if answers.space else None
     return Prospect(files, total, total is not None and room is not None and total > room)
 
 
-def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, found: Found) -> FileRow:
-    sizes = found.sizes.sizes if found.sizes else {}
+def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers) -> FileRow:
+    sizes = answers.sizes.sizes if answers.sizes else {}
     exact = not options.merge_lora  # a merged file says more of itself, and its vocabulary may have grown
     if output.spec is QUANTIZED and output.quant_type is not None:
         return FileRow(output.name, sizes.get(output.quant_type), exact)
@@ -142,7 +142,7 @@ def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOpti
         return FileRow(output.name, sizes.get(dtype), exact and not auto)
     if output.spec is ADAPTER:
         name = InputNames.of(request, options, None).checkpoint or ""
-        checkpoint = found.run.listing.find(chosen_name(name, found)) if found.run else None
+        checkpoint = answers.run.listing.find(chosen_name(name, answers)) if answers.run else None
         return FileRow(output.name, checkpoint.weights_bytes if checkpoint else None, exact=False)
     return FileRow(output.name, None, exact=False)
 
@@ -177,9 +177,9 @@ def _options(switches: Mapping[str, bool], types: Sequence[str]) -> ResolvedOpti
     return ResolvedOptions(**switches, quant_types=known)
 
 
-def chosen_name(reference: str, found: Found) -> str:
+def chosen_name(reference: str, answers: PathAnswers) -> str:
     """The checkpoint's name that ``latest`` or ``best`` means, where the run is known."""
-    listing = found.run.listing if found.run else None
+    listing = answers.run.listing if answers.run else None
     words = {"latest": listing.latest, "best": listing.best} if listing else {}
     return words.get(reference) or reference
 

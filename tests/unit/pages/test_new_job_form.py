@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
-from api_client.console.pages.lookup import KEPT_S, Answers, Found, base_of
+from api_client.console.pages.lookup import KEPT_S, Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
 from api_client.errors import ErrorCode, PackagingError
 from api_client.language import Language
@@ -136,22 +136,22 @@ def test_errors_find_their_field() -> None:
 
 def test_files_and_room() -> None:
     space = SpaceAnswer(host="h", path="/o", exists=True, free_bytes=2500, total_bytes=9000)
-    found, switches = Found(sizes=SIZES, space=space), NewJobForm().chosen_switches(DEFAULT)
+    found, switches = PathAnswers(sizes=SIZES, space=space), NewJobForm().chosen_switches(DEFAULT)
     small = foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), found)
     assert [file.name for file in small.files] == ["merged_model.gguf", "merged_model-Q4_K_M.gguf"]
     assert (small.total_bytes, small.too_little) == (2000, False)
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M", "Q8_0"), found).too_little
-    assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), Found()).total_bytes is None
+    assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers()).total_bytes is None
     base_only = filled(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
     alone = foresee(filled(keep_unquantized=""), "/models/My-7B", base_only, ("Q8_0",), found)
     assert [file.name for file in alone.files] == ["My-7B-Q8_0.gguf"]
     lora = NewJobForm(checkpoint="latest").chosen_switches(BUILTIN_TEMPLATES["lora_only"])
-    [adapter] = foresee(NewJobForm(checkpoint="latest"), "/b", lora, (), Found(run=listing("c-1", "c-2"))).files
+    [adapter] = foresee(NewJobForm(checkpoint="latest"), "/b", lora, (), PathAnswers(run=listing("c-1", "c-2"))).files
     assert (adapter.name, adapter.size_bytes) == ("c-2-lora.gguf", 7)
 
 
 def test_types_in_groups_with_sizes() -> None:
-    groups = type_groups(("Q8_0",), Found(sizes=SIZES), Language.ZH)
+    groups = type_groups(("Q8_0",), PathAnswers(sizes=SIZES), Language.ZH)
     rows = [row for group in groups.values() for row in group]
     assert len(rows) == len(QUANT_TYPES)
     assert [row.name for row in rows if row.chosen] == ["Q8_0"]
@@ -163,7 +163,7 @@ def test_types_in_groups_with_sizes() -> None:
 
 def test_types_are_marked_for_the_place_to_run() -> None:
     sizes = {quant: round(info.bits_per_weight * 10**9) for quant, info in QUANT_TYPES.items()}  # 8B weights
-    found = Found(sizes=SIZES.model_copy(update={"sizes": sizes}))
+    found = PathAnswers(sizes=SIZES.model_copy(update={"sizes": sizes}))
 
     def marked(**form: str) -> tuple[list[str], list[str]]:
         judged = judge(NewJobForm(**form), found)
@@ -173,7 +173,7 @@ def test_types_are_marked_for_the_place_to_run() -> None:
     assert marked() == (["Q4_K_M", "Q5_K_M", "Q8_0"], [])
     assert marked(target="gpu-12g") == (["Q5_K_M"], ["F32", "F16", "BF16"])
     assert marked(target="gpu-24g") == (["Q8_0", "F16"], ["F32"])
-    assert judge(NewJobForm(target="gpu-12g"), Found()) is None
+    assert judge(NewJobForm(target="gpu-12g"), PathAnswers()) is None
 
 
 def test_a_place_to_run_that_nobody_knows_is_none() -> None:
@@ -221,6 +221,6 @@ def test_answers_are_kept_for_a_while_and_errors_are_not() -> None:
     now[0] = KEPT_S["checkpoints"] + 1
     answers.look(form, worker, anyone=True)  # type: ignore[arg-type]
     assert sorted(worker.asked) == ["/b", "/o", "/o", "/o", "/r", "/r"]
-    assert answers.look(NewJobForm(run="relative"), worker, anyone=True) == Found()  # type: ignore[arg-type]
+    assert answers.look(NewJobForm(run="relative"), worker, anyone=True) == PathAnswers()  # type: ignore[arg-type]
     nobody = answers.look(NewJobForm(source="paths", base_model="/x"), worker, anyone=False)  # type: ignore[arg-type]
     assert [error.code for _, error in nobody.errors] == [ErrorCode.QUESTION_UNANSWERED]

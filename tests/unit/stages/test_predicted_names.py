@@ -10,7 +10,7 @@ import pytest
 
 from api_client.console.pages import prospect
 from api_client.console.pages.form import NewJobForm
-from api_client.console.pages.lookup import Found
+from api_client.console.pages.lookup import PathAnswers
 from api_client.outputs import RECORDS, InputNames, planned_outputs
 from api_client.request import Options, PackagingRequest
 from api_client.rules import resolve_request
@@ -74,7 +74,7 @@ def test_the_console_shows_the_names_of_the_contract(tiny: TinyRun, case: str) -
     form = NewJobForm.of_request(request, BUILTIN_TEMPLATES[request.template])
     switches = options.model_dump(exclude={"quant_types"})
     types = [quant.value for quant in options.quant_types]
-    shown = prospect.foresee(form, form.base_model, switches, types, Found())
+    shown = prospect.foresee(form, form.base_model, switches, types, PathAnswers())
     planned = planned_outputs(request, options, InputNames.of(request, options))
     assert [file.name for file in shown.files] == [output.name for output in planned if output.kind not in RECORDS]
 
