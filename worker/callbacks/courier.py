@@ -12,7 +12,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_client.callbacks import DELIVERY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, shown_url, sign
-from api_client.errors import PackagingError
+from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Job
 from api_client.keys import Keys
 from api_client.outage import is_away
@@ -35,6 +35,8 @@ _LONGEST_DELAY_S = 3600.0
 _CLAIM_BEYOND_TRY_S = 30.0
 """Time for looking the host up, which no time-out bounds, and for recording."""
 _STOP_S = 1.0
+_REASON = 300
+"""Longest reason that a job's log is told, in characters."""
 
 
 class Courier:
@@ -119,12 +121,11 @@ class Courier:
         """The job. A record that cannot be read spends a try: it is given up as a receiver that never answers."""
         try:
             return self._read(job_id)
-        except PackagingError:
-            raise
         except Exception as error:
-            if isinstance(error, RedisError) and is_away(error):
-                raise
-            raise CallbackFailed(f"the job cannot be read: {type(error).__name__}: {error}") from error
+            elsewhere = isinstance(error, PackagingError) and error.code is not ErrorCode.RECORD_INVALID
+            if elsewhere or (isinstance(error, RedisError) and is_away(error)):
+                raise  # Redis stays away, the job has expired, or a newer worker reads it.
+            raise CallbackFailed(f"the job cannot be read: {type(error).__name__}: {error}"[:_REASON]) from error
 
     def _post(self, delivery: Delivery, job: Job) -> int:
         body, timestamp = callback_body(job, delivery.id), int(time.time())
