@@ -17,6 +17,8 @@ from worker.checkpoint.base_model import BaseModel
 if TYPE_CHECKING:
     import torch
 
+    from worker.adapters.one_expert import OneExpert
+
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -31,6 +33,7 @@ class Draft:
         steps: In the order in which they apply to each target.
         unmatched: Adapter tensors without a place in the base.
         notes: Sentences for the user.
+        one_experts: Experts trained one by one, by tensor, rank, orientation and rows, until all are known.
     """
 
     adapter: Adapter
@@ -39,6 +42,7 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     unmatched: list[AdapterKey] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    one_experts: dict[tuple[Place, int, bool, tuple[int, int] | None], list[OneExpert]] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def shape(self, key: AdapterKey) -> tuple[int, ...]:

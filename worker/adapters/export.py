@@ -13,6 +13,7 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.adapters.adapter import Adapter
 from worker.adapters.build import read_draft
 from worker.adapters.config import lora_settings
+from worker.adapters.expert_linears import ExpertLinearsUpdate
 from worker.adapters.low_rank import ExpertsUpdate, LoraUpdate
 from worker.adapters.overlay import Step
 from worker.adapters.tying import Tying
@@ -63,7 +64,7 @@ def normalise_for_export(adapter: Adapter, base: BaseModel) -> list[LoraPair]:
     alpha = lora_settings(adapter.config, str(adapter.directory)).lora_alpha if adapter.peft_type == "LORA" else 0.0
     if alpha <= 0:
         alpha = 1.0  # llama.cpp takes 0 for "no alpha", that is a scale of 1
-    pairs = []
+    pairs: list[LoraPair] = []
     for step in draft.steps:
         feature = _inexpressible(step, adapter, tying)
         if feature is not None:
@@ -73,9 +74,30 @@ def normalise_for_export(adapter: Adapter, base: BaseModel) -> list[LoraPair]:
                 remedy=_REMEDY,
                 fields={"feature": feature, "tensor": step.target},
             )
+        if isinstance(step.update, ExpertLinearsUpdate):
+            _add_linears(pairs, step.source, step.update, base.tensors[step.source].shape, alpha)
+            continue
         assert isinstance(step.update, LoraUpdate | ExpertsUpdate), "anything else is inexpressible"
         pairs.append(_pair(step.source, step.update, alpha))
     return pairs
+
+
+def _add_linears(
+    pairs: list[LoraPair], name: str, update: ExpertLinearsUpdate, shape: tuple[int, ...], alpha: float
+) -> None:
+    """Add experts trained one by one; those of a tensor that has a pair already are joined to it along the rank."""
+    import torch
+
+    a, b = update.of_all(shape[0], shape[2] if update.transposed else shape[1], alpha)
+    before = next((pair for pair in pairs if pair.name == name), None)
+    rank = a.shape[1]
+    if before is not None:
+        pairs.remove(before)
+        total = rank + before.r
+        # what each is worth is alpha / rank of the tensor, so a larger rank takes a larger B
+        b = torch.cat([before.b * (total / before.r), b * (total / rank)], dim=-1)
+        a, rank = torch.cat([before.a, a], dim=-2), total
+    pairs.append(LoraPair(name, a, b, rank, alpha, update.transposed))
 
 
 def _inexpressible(step: Step, adapter: Adapter, tying: Tying | None) -> str | None:

@@ -13,6 +13,7 @@ from worker.adapters.experts import plan_parameter, targeted_parameter
 from worker.adapters.keys import LORA_PARTS, TOKENS_PART, AdapterKey
 from worker.adapters.low_rank import LoraStyle, LoraUpdate
 from worker.adapters.names import CONV1D_MODEL_TYPES, is_head
+from worker.adapters.one_expert import add_one_experts, plan_one_expert
 from worker.adapters.places import Place
 from worker.adapters.replacements import plan_replacement, plan_token_rows
 from worker.adapters.updates import BiasUpdate, TruncateUpdate
@@ -42,6 +43,7 @@ def plan_lora(draft: Draft, settings: LoraSettings, report: Report | None = None
         _plan_module(draft, settings, path, depth, parts)
         if report is not None:
             report(done, len(modules))
+    add_one_experts(draft)
 
 
 def _modules(adapter: Adapter) -> dict[tuple[str, int], dict[str, AdapterKey]]:
@@ -110,8 +112,9 @@ def _plan_low_rank(
 ) -> None:
     key_a, key_b = pair
     places = draft.locator.places(f"{path}.weight")
-    if not places:
+    if not places and not plan_one_expert(draft, settings, path, pair, parts):
         draft.miss(key_a, key_b)
+    if not places:
         return
     _check_factors(draft, path, key_a, key_b)
     a, b = draft.read(key_a), draft.read(key_b)

@@ -39,6 +39,7 @@ class Parameter:
         shape: Its shape.
         kind: Kind of the owning module.
         experts_transposed: A fused parameter stored (e, i, o) instead of (e, o, i).
+        gate_then_up: A fused ``gate_up_proj`` holds the gate's rows first, then up's; else they take turns.
         family: transformers' package that the owning module comes from, e.g. ``qwen3_moe``.
     """
 
@@ -46,6 +47,7 @@ class Parameter:
     kind: ParameterKind
     experts_transposed: bool
     family: str = ""
+    gate_then_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,10 @@ def _parameters(model: Any) -> dict[str, Parameter]:
             kind = ParameterKind.EMBEDDING
         transposed = bool(getattr(module, "is_transposed", False))
         family = type(module).__module__.split(".")[2:3] or [""]
+        concatenated = bool(getattr(module, "is_concatenated", False))
         for name, value in module.named_parameters(recurse=False):
-            found[f"{path}.{name}".lstrip(".")] = Parameter(tuple(value.shape), kind, transposed, family[0])
+            shape = tuple(value.shape)
+            found[f"{path}.{name}".lstrip(".")] = Parameter(shape, kind, transposed, family[0], concatenated)
     return found
 
 

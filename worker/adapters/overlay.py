@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.errors import ErrorCode, PackagingError
+from worker.adapters.expert_linears import ExpertLinearsUpdate
 from worker.adapters.low_rank import ExpertsUpdate, LoraUpdate
 from worker.adapters.peft_update import PeftUpdate
 from worker.adapters.updates import (
@@ -42,6 +43,7 @@ _FORMAT_KEY = "trainpack.overlay"
 _KINDS: Mapping[str, type[Any]] = {
     "lora": LoraUpdate,
     "experts": ExpertsUpdate,
+    "expert_linears": ExpertLinearsUpdate,
     "bias": BiasUpdate,
     "replace": ReplaceUpdate,
     "rows": RowsUpdate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from api_client.request import PackagingRequest
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import HIDDEN, VOCABULARY, tiny_checkpoint, tiny_tokenizer
 from tests.unit.stages.conftest import TinyRun
+from worker.adapters import Overlay
 from worker.gguf.reader import open_gguf
 
 EXPERTS, RANK = 4, 2
+BPE_TOKENIZER = Path(__file__).parents[1] / "convert" / "data" / "bpe_tokenizer.json"
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +131,44 @@ def test_a_classifier_s_head_is_named_with_what_to_do(tiny: TinyRun, tmp_path: P
     assert "'score'" in refused.value.message
     assert "LlamaForCausalLM does not have" in refused.value.message
     assert "AutoModelForSequenceClassification" in (refused.value.remedy or "")
+
+
+def test_experts_trained_one_by_one_are_merged_into_the_stack(tmp_path: Path) -> None:
+    """As Unsloth trains 4-bit gpt-oss; every expert of both layers, and nothing else, changes."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    config = GptOssConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=HIDDEN,  # square experts, as the real ones are
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=49152,
+        num_local_experts=EXPERTS,
+        num_experts_per_tok=2,
+    )
+    base, checkpoint = tmp_path / "base", tmp_path / "run" / "checkpoint-10"
+    GptOssForCausalLM(config).to(torch.bfloat16).save_pretrained(base)
+    shutil.copy(BPE_TOKENIZER, base / "tokenizer.json")  # the converter knows gpt-oss with such a one only
+    (base / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    checkpoint.mkdir(parents=True)
+    tensors, sizes = {}, {"gate_up_projs": 2 * HIDDEN, "down_projs": HIDDEN}
+    for path in (f"model.layers.{n}.mlp.experts.{leaf}.{e}" for n in (0, 1) for leaf in sizes for e in range(EXPERTS)):
+        out = sizes[path.split(".")[-2]]
+        tensors[f"base_model.model.{path}.lora_A.weight"] = torch.randn(RANK, HIDDEN)
+        tensors[f"base_model.model.{path}.lora_B.weight"] = torch.randn(out, RANK)
+    save_file(tensors, checkpoint / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 4, "auto_mapping": {"unsloth_fixed": True}}
+    (checkpoint / "adapter_config.json").write_text(json.dumps(settings))
+    request = PackagingRequest(base_model=base, checkpoint=checkpoint, output_dir=tmp_path / "out", template="merge")
+    done = run_stages(request, tmp_path / "scratch", until=StageName.MERGE)
+    overlay = Overlay.load(Path(done[StageName.MERGE].artifacts[0].path))
+    stacks = {name for name in load_file(base / "model.safetensors") if name.endswith(("gate_up_proj", "down_proj"))}
+    assert overlay.names() == stacks
+    name = "model.layers.1.mlp.experts.down_proj"
+    before = load_file(base / "model.safetensors")[name]
+    for expert, now in enumerate(overlay.apply(name, before)):
+        path = f"base_model.model.{name}s.{expert}"
+        delta = 2 * tensors[f"{path}.lora_B.weight"] @ tensors[f"{path}.lora_A.weight"]
+        assert torch.equal(now, (before[expert].float() + delta.T).bfloat16())
