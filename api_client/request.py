@@ -257,7 +257,7 @@ def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
 
 def unknown_quant_type(name: str) -> PackagingError:
     """Error for a quant type that does not exist, naming the nearest one."""
-    close = difflib.get_close_matches(name.upper(), [quant.value for quant in QuantType], n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name.upper(), [quant_type.value for quant_type in QuantType], n=1, cutoff=0.4)
     return PackagingError(
         ErrorCode.QUANT_TYPE_UNKNOWN,
         f"unknown quant type {name!r}" + (f"; did you mean {close[0]}?" if close else ""),

@@ -117,7 +117,7 @@ def check_inputs(request: PackagingRequest, options: ResolvedOptions) -> None:
         raise PackagingError(ErrorCode.BASE_MODEL_REQUIRED, "no base model is given")
     if request.output_dir is None:
         raise PackagingError(ErrorCode.OUTPUT_DIR_REQUIRED, "no output directory is given")
-    needing = [quant.value for quant in options.quant_types if QUANT_TYPES[quant].needs_imatrix]
+    needing = [quant_type.value for quant_type in options.quant_types if QUANT_TYPES[quant_type].needs_imatrix]
     if request.imatrix.mode == "off" and needing:
         raise PackagingError(
             ErrorCode.IMATRIX_REQUIRED,
@@ -133,7 +133,7 @@ def needs_imatrix_stage(request: PackagingRequest, options: ResolvedOptions) -> 
         return False
     if request.imatrix.mode in ("compute", "file"):
         return True
-    return any(QUANT_TYPES[quant].needs_imatrix for quant in options.quant_types)
+    return any(QUANT_TYPES[quant_type].needs_imatrix for quant_type in options.quant_types)
 
 
 def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
@@ -174,7 +174,7 @@ def _quant_types(request: PackagingRequest, template: Template, quantize: bool) 
     types = template.quant_types if request.quant_types is None else request.quant_types
     if not types:
         raise PackagingError(ErrorCode.QUANT_TYPES_EMPTY, "quantize is on and quant_types is empty")
-    repeated = sorted({quant.value for quant in types if types.count(quant) > 1})
+    repeated = sorted({quant_type.value for quant_type in types if types.count(quant_type) > 1})
     if repeated:
         raise PackagingError(
             ErrorCode.QUANT_TYPE_DUPLICATE,

@@ -28,9 +28,9 @@ def complete_template(incomplete: str) -> Iterator[tuple[str, str]]:
 
 def complete_quant_type(incomplete: str) -> Iterator[tuple[str, str]]:
     """Quant type names for the shell."""
-    for quant in QuantType:
-        if quant.value.startswith(incomplete):
-            yield quant.value, QUANT_TYPES[quant].description_en
+    for quant_type in QuantType:
+        if quant_type.value.startswith(incomplete):
+            yield quant_type.value, QUANT_TYPES[quant_type].description_en
 
 
 _COMPLETIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -78,9 +78,9 @@ def quant_types(
 
     The recommended ones are marked *. Bits per weight are those of an 8B Llama.
     """
-    types = [quant for quant in QuantType if not recommended or QUANT_TYPES[quant].recommended]
+    types = [quant_type for quant_type in QuantType if not recommended or QUANT_TYPES[quant_type].recommended]
     if output.as_json:
-        rows = [{"name": quant.value, **QUANT_TYPES[quant]._asdict()} for quant in types]
+        rows = [{"name": quant_type.value, **QUANT_TYPES[quant_type]._asdict()} for quant_type in types]
         output.document({"quant_types": rows})
     else:
         output.show(quant_types_table(output, types, output.results.width))

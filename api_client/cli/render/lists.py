@@ -86,10 +86,10 @@ def templates_table(output: Output, templates: Sequence[Template], width: int) -
 def quant_types_table(output: Output, types: Sequence[QuantType], width: int) -> RenderableType:
     """Quant types with what helps to choose among them; the recommended ones stand out."""
     chinese = output.language is Language.ZH
-    infos = [QUANT_TYPES[quant] for quant in types]
+    infos = [QUANT_TYPES[quant_type] for quant_type in types]
     names = [
-        Text(f"{quant.value} *", style="bold") if info.recommended else Text(quant.value)
-        for quant, info in zip(types, infos, strict=True)
+        Text(f"{quant_type.value} *", style="bold") if info.recommended else Text(quant_type.value)
+        for quant_type, info in zip(types, infos, strict=True)
     ]
     return fit_table(
         [

@@ -36,7 +36,7 @@ def templates(client: Client, _: Reader) -> TemplateList:
 @router.get("/quant-types")
 def quant_types(_: Reader) -> QuantTypeList:
     """List the quant types. Bits per weight are those of an 8B Llama."""
-    rows = (QuantTypeDocument(name=quant, **QUANT_TYPES[quant]._asdict()) for quant in QuantType)
+    rows = (QuantTypeDocument(name=quant_type, **QUANT_TYPES[quant_type]._asdict()) for quant_type in QuantType)
     return QuantTypeList(quant_types=tuple(rows))
 
 

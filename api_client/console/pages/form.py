@@ -113,7 +113,7 @@ class NewJobForm:
             switches=() if template.locked else tuple(name for name, on in switches.items() if on),
             switches_shown="" if template.locked else "1",
             switches_given=",".join(chosen),
-            quant_types=tuple(quant.value for quant in types or ()),
+            quant_types=tuple(quant_type.value for quant_type in types or ()),
             types_shown="1" if types else "",
             types_given="" if types is None else ",".join(types) or NO_TYPES,
             output_dir=_exact(request.output_dir),
@@ -184,7 +184,7 @@ class NewJobForm:
         """The ticked quant types; the template's where nobody was asked yet."""
         if not switches["quantize"]:
             return ()
-        return self.quant_types if self.types_shown else tuple(quant.value for quant in template.quant_types)
+        return self.quant_types if self.types_shown else tuple(quant_type.value for quant_type in template.quant_types)
 
 
 def _exact(text: str | None) -> str:

@@ -104,7 +104,7 @@ def _types(form: NewJobForm, template: Template | None) -> tuple[str, ...] | Non
         return () if form.types_given == NO_TYPES else None
     if not form.types_shown:
         return None
-    usual = {quant.value for quant in template.quant_types} if template else None
+    usual = {quant_type.value for quant_type in template.quant_types} if template else None
     if not form.types_given and set(form.quant_types) == usual:
         return None
     return tuple(sorted(form.quant_types, key=lambda name: given.index(name) if name in given else len(given)))

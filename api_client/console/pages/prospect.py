@@ -89,16 +89,16 @@ def type_groups(
     sizes = answers.sizes.sizes if answers.sizes else {}
     choices = {choice.quant_type: choice for choice in judged.choices} if judged else {}
     groups: dict[str, list[TypeRow]] = {}
-    for quant, info in QUANT_TYPES.items():
-        choice = choices.get(quant)
+    for quant_type, info in QUANT_TYPES.items():
+        choice = choices.get(quant_type)
         row = TypeRow(
-            name=quant.value,
+            name=quant_type.value,
             bits_per_weight=info.bits_per_weight,
-            size_bytes=sizes.get(quant),
+            size_bytes=sizes.get(quant_type),
             needs_imatrix=info.needs_imatrix,
             recommended=choice.recommended if choice else info.recommended,
             description=info.description_zh if language is Language.ZH else info.description_en,
-            chosen=quant.value in chosen,
+            chosen=quant_type.value in chosen,
             memory_bytes=choice.memory_bytes if choice else None,
             fits=choice.fits if choice else True,
         )
@@ -173,7 +173,11 @@ def _imatrix(form: NewJobForm) -> dict[str, Any]:
 
 
 def _options(switches: Mapping[str, bool], types: Sequence[str]) -> ResolvedOptions:
-    known = tuple(QuantType(quant) for quant in types if quant in QUANT_TYPES) if switches["quantize"] else ()
+    known = (
+        tuple(QuantType(quant_type) for quant_type in types if quant_type in QUANT_TYPES)
+        if switches["quantize"]
+        else ()
+    )
     return ResolvedOptions(**switches, quant_types=known)
 
 
