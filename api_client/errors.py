@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from api_client.byte_bounds import FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.error_codes import ErrorClass, ErrorCode
 from api_client.language import Language
 
@@ -58,6 +59,13 @@ class Failure:
     """Facts for machines; JSON values only."""
     stage: str | None = None
     """Stage that failed, of a job's failure."""
+
+    def __post_init__(self) -> None:
+        """Keep it short: its texts may come from a file, and it is stored several times."""
+        object.__setattr__(self, "message", cut(self.message, MESSAGE_BYTES))
+        object.__setattr__(self, "fields", cut_fields(self.fields, FIELDS_BYTES))
+        if self.remedy is not None:
+            object.__setattr__(self, "remedy", cut(self.remedy, MESSAGE_BYTES))
 
     @property
     def error_class(self) -> ErrorClass:
@@ -125,10 +133,10 @@ class PackagingError(Exception):
         remedy: str | None = None,
         fields: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(message)
         # A foreign code stands in no list, so it cannot be looked up.
         known = code if isinstance(code, ErrorCode) else ErrorCode(code)
         self.failure = Failure(known, message, remedy, dict(fields or {}))
+        super().__init__(self.failure.message)
 
     @classmethod
     def of(cls, failure: Failure) -> Self:

@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from api_client.address import connect, unreachable
+from api_client.byte_bounds import REQUEST_BYTES
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import SCHEMA_VERSION, Job, JobState, StageName
-from api_client.job_ids import is_job_id, new_job_id
+from api_client.job_ids import new_job_id
 from api_client.keys import Keys
 from api_client.messages import StageMessage
 from api_client.outage import is_away, ride_out
@@ -97,15 +98,18 @@ class JobStore:
             The first stage's message, or the id of the job that the same key made before.
 
         Raises:
-            PackagingError: ``idempotency_conflict``, ``callbacks_off``.
+            PackagingError: ``idempotency_conflict``, ``callbacks_off``, ``request_invalid`` where it is too long.
         """
+        # What is not set is left out, so that a worker without a new field can run what does not use it.
+        text = request.model_dump_json(exclude_unset=True)
+        if len(text.encode()) > REQUEST_BYTES:
+            raise request_too_long(len(text.encode()))
         arguments = {
             "nonce": secrets.token_hex(8),
             "digest": request_digest(sent),
             "idempotency_key": request.idempotency_key or "",
             "schema_version": str(SCHEMA_VERSION),
-            # What is not set is left out, so that a worker without a new field can run what does not use it.
-            "request": request.model_dump_json(exclude_unset=True),
+            "request": text,
             "options": options.model_dump_json(exclude_defaults=True),
             "plan": json.dumps([stage.value for stage in plan_stages(request, options)]),
             "labels": json.dumps(request.labels),
@@ -135,7 +139,7 @@ class JobStore:
         Raises:
             PackagingError: ``job_not_found``, ``job_newer``, ``record_invalid``.
         """
-        records = self._read_records([job_id]) if is_job_id(job_id) else []
+        records = self._read_records([job_id])
         if not records:
             raise job_not_found(job_id)
         return read_job(records[0])
@@ -318,6 +322,15 @@ def _flat(entries: Any) -> Iterator[tuple[str, dict[str, str]]]:
 def job_not_found(job_id: str) -> PackagingError:
     """Error for an id that names no job."""
     return PackagingError(ErrorCode.JOB_NOT_FOUND, f"no job {job_id!r}", fields={"job_id": job_id})
+
+
+def request_too_long(size_bytes: int) -> PackagingError:
+    """Error for a request that would take too much of Redis."""
+    return PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"the request has {size_bytes} bytes; at most {REQUEST_BYTES} are stored",
+        fields={"size_bytes": size_bytes, "max_bytes": REQUEST_BYTES},
+    )
 
 
 def stage_not_in_plan(job_id: str, stage: str, plan: Sequence[StageName]) -> PackagingError:

@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     """After this Redis delivers an unacknowledged message again; harmless, since messages are only wake-ups."""
     events_max: int = Field(default=10_000, ge=100)
     """Entries kept of one job's log."""
+    events_bytes: int = Field(default=4 * 2**20, ge=2**16)
+    """Memory of Redis that one job's log may take, about; beyond it the older half goes. Low: logs lose their start."""
     job_ttl_s: float = Field(default=14 * 86400.0, gt=0)
     """How long finished jobs stay in Redis."""
     failed_scratch_ttl_s: float = Field(default=2 * 86400.0, ge=0)

@@ -30,6 +30,7 @@ _log = structlog.stdlib.get_logger(__name__)
 LIMIT_S = QUESTION_TIMEOUT_S
 """Longest search for one answer; nobody waits longer by default."""
 _REDIS_TIMEOUT_S = 5.0
+_ANSWER_BYTES = 2 * 2**20
 _WAIT_S = 1.0
 _POLL_S = 0.2
 
@@ -80,7 +81,7 @@ class QuestionListener:
         started = time.monotonic()
         try:
             kind, parameters = _read(text)
-            answer = {"result": self._find(kind, parameters)}
+            answer = {"result": _short_enough(kind, self._find(kind, parameters))}
         except PackagingError as error:
             answer = {"error": error.failure.to_record()}
         code = answer.get("error", {}).get("code")
@@ -136,6 +137,14 @@ def _read(text: str) -> tuple[QuestionKind, dict[str, str]]:
             ErrorCode.REQUEST_INVALID, f"this worker does not understand questions of version {version}"
         )
     return kind, parameters
+
+
+def _short_enough(kind: QuestionKind, result: dict[str, Any]) -> dict[str, Any]:
+    """An answer that may enter Redis: it is made of names and numbers from someone's files."""
+    size = len(json.dumps(result))
+    if size > _ANSWER_BYTES:
+        raise _unanswered(kind, f"the answer has {size} bytes, at most {_ANSWER_BYTES} are given")
+    return result
 
 
 def _unanswered(kind: QuestionKind, reason: str, last_lines: list[str] | None = None) -> PackagingError:

@@ -194,6 +194,7 @@ class Service:
             config = {
                 "job_ttl_ms": int(self._settings.job_ttl_s * 1000),
                 "events_max": self._settings.events_max,
+                "events_bytes": self._settings.events_bytes,
                 "callbacks": int(self._settings.callback_secret is not None),
             }
             self._redis.hset(self._keys.named("config"), mapping=config)

@@ -36,10 +36,25 @@ local function config(name, default) return tonumber(redis.call('HGET', key('con
 
 local function finished(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 
+-- A job's log is bounded by its entries and by their bytes (as Redis estimates them); the oldest half gives way.
+local function log_entry(id, text)
+  local log = events_key(id)
+  redis.call('XADD', log, 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+  if (redis.call('MEMORY', 'USAGE', log) or 0) > config('events_bytes', 4194304) then
+    redis.call('XTRIM', log, 'MAXLEN', math.floor(redis.call('XLEN', log) / 2))
+  end
+end
+
+-- An attempt started or ended; a job that is replayed without end keeps the newest of them.
+local function note_attempt(id, record)
+  redis.call('RPUSH', attempts_key(id), cjson.encode(record))
+  redis.call('LTRIM', attempts_key(id), -400, -1)
+end
+
 -- One entry of the job's log. `e`: message, and optionally kind, level, stage, attempt, fields.
 local function event(id, e)
   e.time, e.job_id, e.kind = now, id, e.kind or 'Job'
-  redis.call('XADD', events_key(id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', cjson.encode(e))
+  log_entry(id, cjson.encode(e))
 end
 
 local function template_index(state, template) return key('jobs:state:' .. state .. ':' .. template) end
@@ -138,7 +153,7 @@ end
 local function note_attempt_end(id, stage, outcome, failure)
   local record = {stage = stage, number = number(id, stage, 'attempt'), outcome = outcome, finished_at = now}
   if failure ~= '' then record.error = failure end
-  redis.call('RPUSH', attempts_key(id), cjson.encode(record))
+  note_attempt(id, record)
 end
 
 local function first_open_stage(id)

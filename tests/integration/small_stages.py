@@ -157,6 +157,19 @@ def noisy(context: StageContext, output: Path, argument: str) -> None:
         context.report.log(f"line {number}")
 
 
+def shout(context: StageContext, output: Path, argument: str) -> None:
+    """Lines, fields and progress of a million letters each."""
+    for number in range(int(argument)):
+        context.report.log("m" * 10**6, number=number, field="f" * 10**6)
+        context.report.progress(number, int(argument), "tensors", "d" * 10**6)
+
+
+def tell(context: StageContext, output: Path, argument: str) -> None:
+    """Fail for a while with an error of many letters."""
+    if context.attempt <= 2:
+        raise PackagingError(ErrorCode.UPLOAD_FAILED, "e" * 10**7, remedy="r" * 10**7, fields={"n": ["x" * 10**7]})
+
+
 def foreign(context: StageContext, output: Path, argument: str) -> None:
     """Say the name of a file that is no UTF-8, in the log and, once, as an error."""
     name = os.fsdecode(b"weights-\xff.bin")
@@ -195,6 +208,8 @@ BEHAVIOURS = {
     "children": children,
     "noisy": noisy,
     "foreign": foreign,
+    "shout": shout,
+    "tell": tell,
     "once": once,
     "die": die_first,
 }

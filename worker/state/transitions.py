@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from api_client.byte_bounds import DETAIL_BYTES, FACTS_BYTES, FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.errors import PackagingError
 from api_client.events import Event
-from api_client.job import SCHEMA_VERSION, JobState, Progress, StageName
+from api_client.job import SCHEMA_VERSION, Artifact, JobState, Progress, StageName
 from api_client.job_ids import is_job_id
 from api_client.keys import Keys, split_member, stage_field
 from api_client.messages import StageMessage
@@ -176,7 +177,8 @@ class Transitions:
         worker plays no part in the order of a log.
         """
         texts = [(int(age_s * 1000), event_text(event)) for age_s, event in events]
-        progress_text = progress.model_dump_json() if progress else ""
+        short = progress and progress.model_copy(update={"detail": cut(progress.detail, DETAIL_BYTES)})
+        progress_text = short.model_dump_json() if short else ""
         answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text)
         return bool(answer[0] == "ok")
 
@@ -184,8 +186,8 @@ class Transitions:
         self, lease: Lease, result: StageResult, message: str, job: Mapping[str, str] = MappingProxyType({})
     ) -> Settled | None:
         """Record a success, sealed for the job's hash as it was read; ``None`` when the lease is lost."""
-        artifacts = json.dumps([artifact.model_dump(mode="json") for artifact in result.artifacts])
-        facts = json.dumps(result.stored_facts())
+        artifacts = json.dumps([_artifact_record(artifact) for artifact in result.artifacts])
+        facts = json.dumps(cut_fields(result.stored_facts(), FACTS_BYTES))
         seal = self._seal.make(lease.job_id, lease.stage, job, artifacts=artifacts, facts=facts)
         answer = self._run["complete"](**lease.arguments, artifacts=artifacts, facts=facts, seal=seal, message=message)
         return _settled(answer)
@@ -201,7 +203,7 @@ class Transitions:
             retries=str(decision.counts.retries),
             crashes=str(decision.counts.crashes),
             level="error" if decision.next == "fail" else "warning",
-            message=decision.message,
+            message=cut(decision.message, MESSAGE_BYTES),
             lease_until=lease_until,
         )
         return _settled(answer)
@@ -209,7 +211,8 @@ class Transitions:
     def rewind(self, lease: Lease, reset: Sequence[StageName], message: str) -> Settled | None:
         """Give the stage back and have earlier ones run again; ``None`` when the lease is lost."""
         names = [stage.value for stage in reset]
-        return _settled(self._run["rewind"](**lease.arguments, reset=names, message=message))
+        said = cut(message, MESSAGE_BYTES)
+        return _settled(self._run["rewind"](**lease.arguments, reset=names, message=said))
 
     def due(self, limit: int = 100) -> list[StageMessage]:
         """Messages of stages whose delay is over; the caller must send them."""
@@ -273,11 +276,17 @@ def new_token(attempt: int) -> str:
 def event_text(event: Event) -> str:
     """An event as the stream stores it, but for the time, which the script adds: no id, nothing unset."""
     data = event.model_dump(mode="json", exclude={"id", "time"}, exclude_none=True)
+    data |= {"message": cut(event.message, MESSAGE_BYTES), "fields": cut_fields(data.get("fields", {}), FIELDS_BYTES)}
     return json.dumps(data, ensure_ascii=False)
 
 
 def _failure_text(error: PackagingError | None, stage: StageName) -> str:
     return json.dumps(error.failure.at(stage.value).to_record(), ensure_ascii=False) if error else ""
+
+
+def _artifact_record(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.model_dump(mode="json")
+    return record | {"facts": cut_fields(record["facts"], FACTS_BYTES)}
 
 
 def _times(entries: Sequence[tuple[str, float]]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api_client.byte_bounds import DETAIL_BYTES, FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.disk import is_full, no_space
 from api_client.errors import ErrorCode, PackagingError
 from worker.stages.context import LeaseLost, StageContext, StageInput, StageResult
@@ -74,7 +75,8 @@ class ChannelReporter:
 
     def log(self, message: str, *, level: str = "info", **fields: Any) -> None:
         """Write one line to the job's log."""
-        self._channel.send("log", message=message, level=level, fields=fields)
+        kept = cut_fields(fields, FIELDS_BYTES)
+        self._channel.send("log", message=cut(message, MESSAGE_BYTES), level=level, fields=kept)
 
     def progress(self, done: float, total: float, unit: str, detail: str = "") -> None:
         """Say how far the stage is."""
@@ -82,7 +84,7 @@ class ChannelReporter:
         if done < total and now - self._reported_at < _PROGRESS_EVERY_S:
             return
         self._reported_at = now
-        self._channel.send("progress", done=done, total=total, unit=unit, detail=detail)
+        self._channel.send("progress", done=done, total=total, unit=unit, detail=cut(detail, DETAIL_BYTES))
         if now - self._used_at >= _USAGE_EVERY_S:
             self.usage()
 

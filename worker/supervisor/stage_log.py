@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from api_client.byte_bounds import FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from config.log_events import LogEvent
 
 _OWN = ("api_client", "config", "worker")
@@ -31,8 +32,9 @@ class ChannelHandler(logging.Handler):
             fields = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.getMessage()}
             if record.exc_info and "exception" not in fields:
                 fields["exception"] = logging.Formatter().formatException(record.exc_info)
-            event = str(fields.pop("event", ""))
-            self._send("record", logger=record.name, level=record.levelname.lower(), event=event, fields=fields)
+            event = cut(str(fields.pop("event", "")), MESSAGE_BYTES)
+            kept = cut_fields(fields, FIELDS_BYTES)
+            self._send("record", logger=record.name, level=record.levelname.lower(), event=event, fields=kept)
         except Exception:  # A record that cannot be sent must not end a stage.
             self.handleError(record)
 

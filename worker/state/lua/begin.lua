@@ -53,8 +53,7 @@ local values = {state = 'running', attempt = tostring(a.attempt), token = a.toke
   came_from = previous, check = check, due_since = ''}
 if read(id, stage, 'started_at') == '' then values.started_at = ms(now) end
 write(id, stage, values)
-redis.call('RPUSH', attempts_key(id),
-  cjson.encode({stage = stage, number = a.attempt, worker = a.worker, started_at = now}))
+note_attempt(id, {stage = stage, number = a.attempt, worker = a.worker, started_at = now})
 event(id, {stage = stage, attempt = a.attempt, message = 'Attempt ' .. a.attempt .. ' started',
   fields = {worker = a.worker, host = a.host}})
 return {'begun', previous, check}

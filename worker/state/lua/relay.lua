@@ -4,7 +4,7 @@
 if read(a.job_id, a.stage, 'token') ~= a.token then return {'lost'} end
 for _, entry in ipairs(a.events) do
   local text = '{"time": ' .. ms(now - entry[1]) .. ', ' .. string.sub(entry[2], 2)
-  redis.call('XADD', events_key(a.job_id), 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+  log_entry(a.job_id, text)
 end
 if a.progress ~= '' then write(a.job_id, a.stage, {progress = a.progress}) end
 return {'ok'}
