@@ -16,7 +16,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 Scores = Mapping[str, float | None]
-"""DecidingMetric name to value; ``None`` for one that is not finite."""
+"""Metric name to value; ``None`` for one that is not finite."""
 
 _NOT_A_SCORE = re.compile(r"_(runtime|per_second|preparation_time|num_tokens|samples|steps)$|^eval_epoch$")
 _LOWER_IS_BETTER = re.compile(r"loss|perplexity|ppl|error|_wer$|_cer$|_mse$|_mae$|_rmse$|nll|bpb")

@@ -58,7 +58,7 @@ class Upload:
 
     Attributes:
         client: The S3 client.
-        settings: UploadPart size, threads, names for messages.
+        settings: Part size, threads, names for messages.
         path: The file; must not change meanwhile.
         size_bytes: Its size.
         sha256: Its SHA-256, in hexadecimal.
