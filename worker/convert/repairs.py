@@ -56,6 +56,10 @@ def _of_kind(config: _Config, kind: str) -> _Config:
     return next((layers[at] for at in layers if int(at) < len(kinds) and kinds[int(at)] == kind), {})
 
 
+def _rotary_part(config: _Config) -> float:
+    return float((config.get("rope_parameters") or {}).get("partial_rotary_factor") or 1.0)
+
+
 def _hybrid_kinds(config: _Config) -> dict[str, Any]:
     """Granite 4's kinds of layers by the Hub's names, which upstream compares with."""
     kinds = config.get("layer_types")
@@ -98,7 +102,24 @@ _REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
     "modernbert": lambda config: (
         {"layer_norm_eps": config["norm_eps"]} if "norm_eps" in config and "layer_norm_eps" not in config else {}
     ),
+    # where a trainer left it out: T5's decoder begins with the token for padding, as its class has it
+    **dict.fromkeys(
+        ("t5", "mt5", "umt5"),
+        lambda config: (
+            {"decoder_start_token_id": config.get("pad_token_id", 0)}
+            if config.get("decoder_start_token_id") is None and config.get("is_encoder_decoder", True)
+            else {}
+        ),
+    ),
+    # Cohere2Config and MiniMaxM2Config keep the part of a head that turns in rope_parameters alone
+    "cohere2": lambda config: {"rotary_pct": _rotary_part(config)} if "rotary_pct" not in config else {},
+    "minimax_m2": lambda config: (
+        {"rotary_dim": int(_rotary_part(config) * config["head_dim"])}
+        if "rotary_dim" not in config and "head_dim" in config
+        else {}
+    ),
     "gemma4_text": _gemma4,
+    "gemma4_unified_text": _gemma4,
     "granitemoehybrid": _hybrid_kinds,
     "nemotron_h": _nemotron_h,
 }

@@ -137,3 +137,22 @@ def test_repairs_reach_the_text_part_of_a_larger_model():
     outer = repaired({"model_type": "gemma4", "text_config": text})
     assert outer["text_config"]["global_head_dim"] == 32
     assert outer["text_config"]["num_global_key_value_heads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value"),
+    [
+        ({"model_type": "cohere2", "rope_parameters": {"rope_theta": 1e4}}, "rotary_pct", 1.0),
+        ({"model_type": "cohere2", "rotary_pct": 0.5}, "rotary_pct", 0.5),
+        (
+            {"model_type": "minimax_m2", "head_dim": 8, "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rotary_dim",
+            4,
+        ),
+        ({"model_type": "t5", "pad_token_id": 0}, "decoder_start_token_id", 0),
+        ({"model_type": "t5", "decoder_start_token_id": 3}, "decoder_start_token_id", 3),
+        ({"model_type": "modernbert", "norm_eps": 1e-6}, "layer_norm_eps", 1e-6),
+    ],
+)
+def test_keys_that_transformers_5_says_otherwise_are_said_again(config, key, value):
+    assert repaired(config)[key] == value

@@ -1,0 +1,218 @@
+"""The smallest model of every architecture that the conversion package knows and transformers can build.
+
+Sizes follow from the names of a config's keys, so a new architecture needs no entry here; ``OWN`` holds what is left.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from api_client.errors import ErrorCode, PackagingError
+from tests.field.vocabularies import FAMILIES
+from worker.convert.pipeline import convert
+from worker.convert.upstream import supported_architectures
+
+_SIZES: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "text_hidden_size"), 64),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size"), 96),
+    "intermediate_size_mlp": 96,
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depth"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "n_kv_heads", "num_kv_heads", "num_query_groups"), 2),
+    **dict.fromkeys(("head_dim", "d_kv", "attention_head_dim", "kv_channels", "v_head_dim", "qk_nope_head_dim"), 16),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"), 512),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "ffn_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "top_k", "moe_top_k", "top_k_experts", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("num_experts_per_token",), 2),
+    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("moe_shared_expert_intermediate_size", "share_expert_dim", "shared_intermediate_size"), 32),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace", "mamba_n_groups"), 1),
+    **dict.fromkeys(("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_kv_shared_layers"), 0),
+    **dict.fromkeys(("mamba_d_state", "ssm_state_size", "state_size", "mamba_d_head", "mamba_head_dim"), 16),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads"), 8),
+    **dict.fromkeys(("linear_num_key_heads", "qk_rope_head_dim", "time_step_rank", "mamba_dt_rank"), 8),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "kv_lora_rank", "o_lora_rank"), 16),
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "q_lora_rank": 24, "sliding_window": 16,
+    "hidden_size_per_layer_input": 16, "global_head_dim": 32, "attention_hidden_size": 64, "rotary_dim": 8,
+    "decoder_start_token_id": 0, "n_groups": 1, "conv_kernel": 4, "index_head_dim": 16, "index_n_heads": 2,
+    "image_size": 28, "patch_size": 14, "laurel_rank": 8, "altup_num_inputs": 2, "mamba_d_ssm": 64,
+}  # fmt: skip
+_VOCABULARY_KEYS = ("vocab_size", "vocab_size_per_layer_input", "padded_vocab_size")
+_USUAL_FAMILIES = ("llama", "gpt2", "gemma4", "t5", "xlm-roberta")
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
+
+MOST_PARAMETERS = 40_000_000
+
+# by class of the config; what the names of its keys do not say
+OWN: dict[str, dict[str, Any]] = {
+    "ApertusConfig": {"head_dim": None},
+    **{name: {"num_key_value_heads": 4} for name in (
+        "DeepseekV2Config", "DeepseekV3Config", "DeepseekV32Config", "Glm4MoeLiteConfig", "GlmMoeDsaConfig",
+        "YoutuConfig",
+    )},
+    "MambaConfig": {"intermediate_size": 128, "time_step_rank": 4},
+    "FalconMambaConfig": {"intermediate_size": 128, "time_step_rank": 4},
+    "HunYuanDenseV1Config": {"head_dim": 16},
+    "HunYuanMoEV1Config": {"head_dim": 16},
+    "NemotronConfig": {"head_dim": 16, "num_key_value_heads": 2},
+    "BambaConfig": {**_MAMBA, "attn_layer_indices": [1]},
+    "DbrxConfig": {"ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 64},
+                   "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0}},
+    "FalconH1Config": {"mamba_d_ssm": 128, "head_dim": 16, **_MAMBA},
+    "FalconConfig": {"multi_query": True, "new_decoder_architecture": False, "num_kv_heads": None},
+    "Gemma3nTextConfig": {"intermediate_size": [96, 96], "activation_sparsity_pattern": [0.0, 0.0],
+                          "layer_types": ["sliding_attention", "full_attention"]},
+    "GraniteMoeHybridConfig": {**_MAMBA, "intermediate_size": 48, "shared_intermediate_size": 48,
+                               "layer_types": ["mamba", "attention"], "position_embedding_type": "rope"},
+    "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
+                    "expert_layer_offset": 1},
+    "Lfm2Config": {"layer_types": ["conv", "full_attention"]},
+    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "Mamba2Config": {"num_heads": 8, "head_dim": 16},
+    "NemotronHConfig": {"layers_block_type": ["mamba", "attention", "moe"]},
+    "XLMRobertaConfig": {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "max_position_embeddings": 514},
+    "RobertaConfig": {"max_position_embeddings": 514},
+    "MptConfig": {"expansion_ratio": 2},
+}  # fmt: skip
+_LAYER_KINDS = {
+    "Qwen3_5TextConfig": ["linear_attention", "full_attention"],
+    "Qwen3_5MoeTextConfig": ["linear_attention", "full_attention"],
+    "Qwen3NextConfig": ["linear_attention", "full_attention"],
+    "Gemma4TextConfig": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+_OTHER_TOKENIZER = {ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.VOCABULARY_MISMATCH}
+# the family of the tokenizer, where it is not told by trying
+_FAMILIES = {
+    "bert": ("bert",), "roberta": ("gpt2",), "xlm-roberta": ("xlm-roberta",), "t5": ("t5",), "umt5": ("t5",),
+    "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "jamba": ("llama",),
+}  # fmt: skip
+
+
+class NotBuiltError(Exception):
+    """Why no model of an architecture is built here."""
+
+
+def all_architectures() -> tuple[str, ...]:
+    """Every architecture of the conversion package, in order."""
+    return tuple(sorted(supported_architectures()))
+
+
+def model_class(architecture: str) -> type[Any]:
+    """The class of transformers.
+
+    Raises:
+        NotBuiltError: It has none.
+    """
+    found = getattr(transformers, architecture, None)
+    if found is None or getattr(found, "config_class", None) is None:
+        raise NotBuiltError("transformers has no such class: its makers' code would have to be run")
+    return found  # type: ignore[no-any-return]  # transformers' classes are loaded by name
+
+
+def small_settings(config_class: type[Any], tokens: int) -> dict[str, Any]:
+    """Settings for a config class, small by the names of its keys, parts of it included."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        usual = config_class().to_dict()
+    own = OWN.get(config_class.__name__, {})
+    settings: dict[str, Any] = {}
+    parts: Mapping[str, Any] = getattr(config_class, "sub_configs", {}) or {}
+    for key, value in usual.items():
+        if key in parts:
+            part = parts[key]
+            if isinstance(part, type) and part.__name__ != "AutoConfig":
+                settings[key] = small_settings(part, tokens)
+        elif key in _VOCABULARY_KEYS:
+            settings[key] = tokens
+        elif key in _SIZES and value is not None and not isinstance(value, dict | list):
+            settings[key] = _SIZES[key]
+    for key, token in (("bos_token_id", 1), ("eos_token_id", 2), ("pad_token_id", 0)):
+        if key in usual:
+            settings[key] = token
+    if config_class.__name__ in _LAYER_KINDS:
+        settings["layer_types"] = _LAYER_KINDS[config_class.__name__]
+    settings.update(own)
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def save_small(architecture: str, directory: Path, family: str) -> Path:
+    """Build and save a model of random weights, with a tokenizer of a family.
+
+    Raises:
+        NotBuiltError: transformers does not accept the config, with its reason.
+    """
+    found = model_class(architecture)
+    directory.mkdir(parents=True)
+    tokens = FAMILIES[family](directory)
+    torch.manual_seed(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            config = found.config_class(**small_settings(found.config_class, tokens))
+            config.architectures = [architecture]
+            with torch.device("meta"):
+                size = sum(parameter.numel() for parameter in found(config).parameters())
+            if size > MOST_PARAMETERS:
+                raise NotBuiltError(f"the smallest config found has {size / 1e6:.0f}M parameters")
+            model = found(config)
+        except NotBuiltError:
+            raise
+        except Exception as error:
+            raise NotBuiltError(f"transformers: {type(error).__name__}: {str(error).splitlines()[0][:160]}") from error
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.02)
+        model.to(torch.float32).save_pretrained(directory)
+    return directory
+
+
+def families_of(architecture: str) -> tuple[str, ...]:
+    """Tokenizers to try with an architecture."""
+    model_type = str(getattr(model_class(architecture).config_class, "model_type", ""))
+    return _FAMILIES.get(model_type, _USUAL_FAMILIES)
+
+
+def save_convertible(architecture: str, directory: Path) -> Path:
+    """A small model with the first tokenizer that its converter takes.
+
+    Raises:
+        NotBuiltError: transformers builds none.
+        PackagingError: The converter takes none of them, or refuses the model itself.
+    """
+    refusal: PackagingError | None = None
+    for family in families_of(architecture):
+        base = directory / "base"
+        shutil.rmtree(base, ignore_errors=True)
+        save_small(architecture, base, family)
+        try:
+            convert(base, directory / "base.gguf", gguf_dtype="f32")
+        except PackagingError as error:
+            refusal = error
+            if error.code in _OTHER_TOKENIZER or "token" in error.message:
+                continue
+            raise
+        return base
+    assert refusal is not None
+    raise refusal
+
+
+def chosen(day: str, part: int = 10) -> tuple[str, ...]:
+    """The architectures of a day: every ``part``-th, another set each day, the same for the same day.
+
+    Args:
+        day: ISO date, or ``all``.
+        part: One in how many.
+    """
+    if day == "all":
+        return all_architectures()
+    first = date.fromisoformat(day).toordinal() % part
+    return all_architectures()[first::part]
