@@ -55,3 +55,26 @@ def test_the_published_matrix_is_the_merged_model_s_and_not_the_base_s(
     of_base = service.submit("base", base_model=model["base_model"], **alone)
     assert merged != published(service, of_base, "base.imatrix.gguf")
     assert (service.path("merged_model-IQ2_M.gguf", "merged")).is_file()
+
+
+def test_a_matrix_that_was_given_is_used_as_it_is_and_not_published(
+    service: Installation, model: dict[str, str], tmp_path: Path
+) -> None:
+    service.start_worker(**REAL)
+    base = {
+        "template": "quantize_base",
+        "checkpoint": None,
+        "base_model": model["base_model"],
+        "quant_types": ["IQ2_M"],
+    }
+    computed = service.submit("computed", imatrix={"chunks": 1}, **base)
+    matrix = tmp_path / "elsewhere" / "mine.gguf"
+    matrix.parent.mkdir()
+    matrix.write_bytes(published(service, computed, "base.imatrix.gguf"))
+    job = service.wait(service.submit("given", imatrix=str(matrix), **base), 180)
+    assert job.error is None
+    assert [artifact.name for artifact in job.outputs if artifact.kind is ArtifactKind.IMATRIX] == []
+    assert matrix.is_file()
+    assert service.path("base-IQ2_M.gguf", "given").read_bytes() == (
+        service.path("base-IQ2_M.gguf", "computed").read_bytes()
+    )

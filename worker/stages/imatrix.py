@@ -1,7 +1,8 @@
 """Importance matrix: compute it from calibration text, or check the one that was given.
 
 Reads the base model, the overlay and the header of the unquantized GGUF; writes ``{stem}.imatrix.gguf`` to scratch
-where it computes. Raises ``imatrix_invalid``, ``imatrix_mismatch``, ``imatrix_required``, ``calibration_too_short``.
+where it computes, else a copy of the given file. Raises ``imatrix_invalid``, ``imatrix_mismatch``,
+``imatrix_required``, ``calibration_too_short``.
 """
 
 from __future__ import annotations
@@ -21,15 +22,30 @@ from worker.mixture.model import model_facts
 from worker.mixture.policy import choose_mixture
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
+from worker.storage.atomic import atomic_write_bytes
+
+GIVEN = "given"
+"""Directory for what the user gave; apart, so that it takes no name of the job's own files."""
 
 
 def run(context: StageContext) -> StageResult:
     """Compute or check the matrix."""
     given = context.prepared.imatrix.path
-    path = given if given is not None else _compute(context)
+    path = _kept(context, given) if given is not None else _compute(context)
     _validate(context, path)
     artifact = Artifact.of(path, ArtifactKind.IMATRIX, facts={"computed": given is None})
     return StageResult((artifact,), {"computed": given is None})
+
+
+def _kept(context: StageContext, given: Path) -> Path:
+    """A copy of the given file among the job's own, under its name, which quantized files say.
+
+    A job reads back only what lies in its own directories, and the user may do with theirs what they like.
+    """
+    path = context.scratch / GIVEN / given.name
+    path.parent.mkdir(exist_ok=True)
+    atomic_write_bytes(path, given.read_bytes())
+    return path
 
 
 def _compute(context: StageContext) -> Path:

@@ -21,7 +21,7 @@ CHANGES = {
     ],
     "api_client/event_kinds.py": [('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n')],
     "api_client/request.py": [
-        ("    priority: ", '    signer: str = "nobody"\n    priority: '),
+        ("    priority: Count = ", '    signer: str = "nobody"\n    priority: Count = '),
     ],
 }
 """File, and what is put in place of what."""

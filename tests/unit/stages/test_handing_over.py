@@ -116,3 +116,20 @@ def test_several_unquantized_files_are_quantized_as_what_they_are(tiny: TinyRun,
         "projector-merged_model.gguf",
     }
     assert sorted(a.part for a in results[StageName.QUANTIZE].artifacts) == ["draft", "model"]
+
+
+def test_a_given_matrix_is_handed_on_from_the_job_s_own_directory(tiny: TinyRun, tmp_path: Path) -> None:
+    """Where it lies with the user, no record is believed; and who quantizes says the name that the user gave it."""
+    computed = run_stages(
+        tiny.request(quant_types=["IQ2_M"], imatrix={"chunks": 1}), tmp_path / "computed", until=StageName.IMATRIX
+    )
+    given = tmp_path / "mine" / "merged_model.gguf"  # the name of one of the job's own files
+    given.parent.mkdir()
+    shutil.copyfile(computed[StageName.IMATRIX].artifacts[0].path, given)
+    request, scratch = tiny.request(quant_types=["IQ2_M"], imatrix=str(given)), tmp_path / "scratch"
+    settings = stage_settings(tmp_path / "home", verify_load=False)
+    results = run_stages(request, scratch, settings=settings)
+    (matrix,) = results[StageName.IMATRIX].artifacts
+    assert Path(matrix.path).is_relative_to(scratch)
+    assert (matrix.name, matrix.is_whole(given)) == ("merged_model.gguf", True)
+    assert {path.name for path in tiny.output.glob("*.gguf")} == {"merged_model.gguf", "merged_model-IQ2_M.gguf"}
