@@ -68,7 +68,7 @@ def test_a_matrix_that_was_given_is_used_as_it_is_and_not_published(
         "quant_types": ["IQ2_M"],
     }
     computed = service.submit("computed", imatrix={"chunks": 1}, **base)
-    matrix = tmp_path / "elsewhere" / "mine.gguf"
+    matrix = tmp_path / "elsewhere" / "base.imatrix.gguf"  # quantized files say its name
     matrix.parent.mkdir()
     matrix.write_bytes(published(service, computed, "base.imatrix.gguf"))
     job = service.wait(service.submit("given", imatrix=str(matrix), **base), 180)
