@@ -36,6 +36,7 @@ _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 # quantization methods whose weights upstream's converter turns back into floats by itself
 DEQUANTIZED_BY_CONVERTER = frozenset({"fp8", "mxfp4", "compressed-tensors", "modelopt", "bitnet"})
 # tensors that only a quantized checkpoint has, also where config.json does not say so
+_SCALE = re.compile(r"(?<=\.weight)_scale(_inv|_2)?$")
 _QUANTIZED_SUFFIXES = (".SCB", ".absmax", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".qzeros")
 
 
@@ -218,8 +219,29 @@ def _quant_method(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry])
             return "bitsandbytes" if "load_in_4bit" in quantization or "load_in_8bit" in quantization else "unknown"
     suspicious = next((name for name in tensors if name.endswith(_QUANTIZED_SUFFIXES)), None)
     if suspicious is None:
+        _refuse_left_scales(tensors)
         return None
     return "gptq or awq" if suspicious.endswith(".qzeros") else "bitsandbytes"
+
+
+def _refuse_left_scales(tensors: Mapping[str, TensorEntry]) -> None:
+    """Refuse weights beside scales that no config explains, as a "16-bit" save of an FP8 model leaves them.
+
+    Raises:
+        PackagingError: ``base_model_quantized``, naming weight and scale.
+    """
+    scale = next((name for name in tensors if _SCALE.search(name) and _SCALE.sub("", name) in tensors), None)
+    if scale is None:
+        return
+    weight = tensors[_SCALE.sub("", scale)]
+    raise PackagingError(
+        ErrorCode.BASE_MODEL_QUANTIZED,
+        f"{weight.file.parent}: {weight.name} is stored as {weight.dtype} with its scale {scale} beside it, but "
+        "config.json has no quantization_config: read as they are, the weights would be wrong by the scale",
+        remedy="Use the 16-bit model; or put the quantization_config that the weights were saved with back into "
+        "config.json; or, if they are multiplied out already, save them without the scales.",
+        fields={"quant_method": "unknown", "tensor": weight.name, "dtype": weight.dtype},
+    )
 
 
 def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str:

@@ -265,6 +265,24 @@ def test_quantized_by_its_tensors_alone(name, tmp_path):
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_QUANTIZED
 
 
+@pytest.mark.parametrize("suffix", ["_scale", "_scale_inv", "_scale_2"])
+def test_scales_that_no_config_explains(suffix, tmp_path):
+    """A "16-bit" save of an FP8 model: weights, scales, and nothing that says how to read them."""
+    names = ("model.norm.weight", "model.layers.0.q_proj.weight", f"model.layers.0.q_proj.weight{suffix}")
+    write_model(tmp_path, names=names)
+    for allowed in (False, True):
+        error = _refusal(tmp_path, allow_quantized=allowed)
+        assert error.code is ErrorCode.BASE_MODEL_QUANTIZED
+        assert names[2] in error.message
+        assert "no quantization_config" in error.message
+        assert "quantization_config that the weights were saved with" in error.remedy
+    # a scale of another thing's, or one that the config explains
+    write_model(tmp_path, names=("model.norm.weight", f"model.layers.0.q_proj.weight{suffix}", "x.weight_scales"))
+    assert open_base_model(tmp_path).quant_method is None
+    write_model(tmp_path, names=names, config={"quantization_config": {"quant_method": "fp8"}})
+    assert open_base_model(tmp_path, allow_quantized=True).quant_method == "fp8"
+
+
 def test_cut_short(tmp_path):
     write_model(tmp_path)
     path = tmp_path / "model.safetensors"
