@@ -14,9 +14,9 @@ from pathlib import Path
 from api_client.errors import ErrorCode
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
+from api_client.runs.state_files import VALUE_HEAD, is_state, may_hold_weights, pickled_beside
 from config.roots import Roots
 from worker.checkpoint.files import resolve_member
-from worker.checkpoint.state_files import VALUE_HEAD, is_state, may_hold_weights, pickled_beside
 
 _OTHER_WEIGHTS = (".gguf", ".h5", ".npz", ".onnx", ".distcp")
 

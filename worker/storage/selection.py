@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from api_client.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
-from worker.checkpoint.state_files import pickled_beside, unread_weights
+from api_client.runs.state_files import pickled_beside, unread_weights
 
 WANTED_SUFFIXES = (
     ".json", ".safetensors", ".model", ".jinja", ".md", ".txt", ".bpe", ".spm", ".tiktoken", ".vocab",
