@@ -39,7 +39,15 @@ def older_config(tokenizer: TokenizerChoice) -> dict[str, Any]:
         pieces = dict(enumerate(sentencepiece_pieces(tokenizer.files[file])))
         lost = {str(number): flags for number, flags in added.items() if pieces.get(number) != flags["content"]}
         config |= {DECODER: lost} if lost else {}
+    if is_new_form(tokenizer) and tokenizer.chat_template is not None and _marks_only_the_start(tokenizer):
+        # llama.cpp would put a space after every control token, where this tokenizer puts one before the text at most
+        config["add_prefix_space"] = False
     return config
+
+
+def _marks_only_the_start(tokenizer: TokenizerChoice) -> bool:
+    step = read_json(tokenizer.files[JSON], ErrorCode.TOKENIZER_UNSUPPORTED).get("pre_tokenizer")
+    return isinstance(step, dict) and step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first"
 
 
 def older_files(tokenizer: TokenizerChoice) -> dict[str, bytes | dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Reads the artifacts of convert, quantize and export_lora; writes nothing but the shards of files above the
 request's size limit. Safe to repeat.
-Raises ``gguf_invalid``, ``weights_not_finite`` and ``output_does_not_load``.
+Raises ``gguf_invalid``, ``weights_not_finite``, ``output_does_not_load`` and, where llama.cpp reads a chat otherwise
+than training did, ``tokenizer_unsupported``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from worker.checkpoint import open_base_model
 from worker.convert.pipeline import plan_conversion
 from worker.gguf.check import check_gguf
 from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import job_tokenizer
 from worker.stages.splitting import must_split, split
 from worker.verify.adapter import check_adapter
 from worker.verify.ask import Question
 from worker.verify.load import loader_installed, prove
+from worker.verify.tokens import Rendered, rendered_chat
 
 
 def run(context: StageContext) -> StageResult:
@@ -28,11 +31,12 @@ def run(context: StageContext) -> StageResult:
     if not load:
         context.report.log("llama.cpp is not used here: structure is checked, loading is not", level="warning")
     loaded: list[str] = []
+    chat = rendered_chat(job_tokenizer(context)) if load and any(map(_runs, files)) else None
     shards: list[Artifact] = []
     for index, artifact in enumerate(files):
         context.report.progress(index, len(files), "files", artifact.name)
         context.stop_point()
-        loaded += [artifact.name] if _check(context, artifact, load=load) else []
+        loaded += [artifact.name] if _check(context, artifact, chat, load=load) else []
         if must_split(context, artifact):
             made = split(context, artifact)
             _check_shards(context, made, load=load)
@@ -41,17 +45,22 @@ def run(context: StageContext) -> StageResult:
     return StageResult(tuple(shards), {"loaded": sorted(loaded), "checked": [artifact.name for artifact in files]})
 
 
-def _check(context: StageContext, artifact: Artifact, *, load: bool) -> bool:
+def _runs(artifact: Artifact) -> bool:
+    """Whether a file stands alone: an adapter does not, nor does a part."""
+    return artifact.kind is not ArtifactKind.LORA and artifact.part is ModelPart.MODEL
+
+
+def _check(context: StageContext, artifact: Artifact, chat: Rendered | None, *, load: bool) -> bool:
     """Check one file; whether it was loaded, which a part that cannot stand alone is not."""
     check_gguf(Path(artifact.path))
     if artifact.kind is ArtifactKind.LORA:
         count = check_adapter(Path(artifact.path), _base_shapes(context))
         context.report.log(f"{artifact.name} fits {count} tensors of its base model", file=artifact.name)
         return False
-    if not load or artifact.part is not ModelPart.MODEL:
+    if not load or not _runs(artifact):
         context.report.log(f"{artifact.name} is well formed", file=artifact.name)
         return False
-    context.report.log(f"{artifact.name} loads and {_answer(context, artifact)}", file=artifact.name)
+    context.report.log(f"{artifact.name} loads and {_answer(context, artifact, chat)}", file=artifact.name)
     return True
 
 
@@ -74,5 +83,5 @@ def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor in plan.tensors}
 
 
-def _answer(context: StageContext, artifact: Artifact) -> str:
-    return prove(Question(artifact.path, threads=context.settings.threads))
+def _answer(context: StageContext, artifact: Artifact, chat: Rendered | None = None) -> str:
+    return prove(Question(artifact.path, threads=context.settings.threads), chat)

@@ -13,6 +13,7 @@ import secrets
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
 
 from worker.verify.purpose import Purpose
 
@@ -20,6 +21,7 @@ NO_LLAMA_CPP = 69
 """Exit code where llama.cpp's Python package cannot be imported: sysexits' EX_UNAVAILABLE."""
 
 
+_CUT_TIMEOUT_S = 60.0
 OTHER_TEXT = "The sun rises in the east, and 345 birds sing."
 """Embedded or ranked beside the prompt; the two must not come out the same."""
 
@@ -38,6 +40,7 @@ class Question:
         context_tokens: Context length to load with.
         purpose: What the file is for, a value of :class:`~worker.verify.purpose.Purpose`.
         pooled: The file says itself how to pool; otherwise the mean is taken.
+        cut: A text to cut into tokens beside; its ids are ``ids`` of the answer.
     """
 
     model: str
@@ -49,6 +52,7 @@ class Question:
     context_tokens: int = 256
     purpose: str = Purpose.WRITE
     pooled: bool = False
+    cut: str = ""
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -86,7 +90,18 @@ def ask(question: Question) -> dict[str, Any]:
         return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
     if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
-    return _written(server, question)
+    ids = {"ids": _cut(server.listening_address, params.api_keys[0], question.cut)} if question.cut else {}
+    return _written(server, question) | ids
+
+
+def _cut(address: str, key: str, text: str) -> list[int]:
+    """Ids of a text in which control tokens are meant, with nothing put before or after; the server's own endpoint."""
+    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    direct = build_opener(ProxyHandler({}))
+    with direct.open(Request(f"{address}/tokenize", body, headers), timeout=_CUT_TIMEOUT_S) as reply:
+        ids: list[int] = json.load(reply)["tokens"]
+    return ids
 
 
 def _vectors(server: Any, question: Question) -> list[list[float | None]]:

@@ -20,6 +20,7 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.verify.ask import NO_LLAMA_CPP, Question
 from worker.verify.purpose import Purpose, pooling_is_set, purpose_of
 from worker.verify.reason import NOT_RUN, last_lines, reason_of
+from worker.verify.tokens import Rendered, check_tokens
 
 _SECONDS_PER_GB = 60.0
 _BASE_TIMEOUT_S = 120.0
@@ -30,22 +31,26 @@ def loader_installed() -> bool:
     return find_spec("xllamacpp") is not None
 
 
-def prove(question: Question) -> str:
+def prove(question: Question, chat: Rendered | None = None) -> str:
     """Load a file and have it do what its header says that it is for.
 
     Args:
-        question: Its ``purpose`` and ``pooled`` are taken from the file.
+        question: Its ``purpose``, ``pooled`` and ``cut`` are taken from the file and from ``chat``.
+        chat: A chat that a file which writes must cut into the same tokens.
 
     Returns:
         What it did, as the end of a sentence that begins with its name.
 
     Raises:
         PackagingError: as :func:`generate`; ``output_does_not_load`` also where vectors are not finite, or are the same
-            for two texts or throughout.
+            for two texts or throughout; ``tokenizer_unsupported`` as :func:`~worker.verify.tokens.check_tokens`.
     """
     path = Path(question.model)
     purpose = purpose_of(path)
-    answer = _answered(replace(question, purpose=purpose, pooled=pooling_is_set(path)))
+    text = chat.text if chat is not None and purpose is Purpose.WRITE else ""
+    answer = _answered(replace(question, purpose=purpose, pooled=pooling_is_set(path), cut=text))
+    if chat is not None and text:
+        check_tokens(path.name, chat, answer["ids"])
     if purpose is Purpose.WRITE:
         return f"generates {answer['text']!r}"
     if purpose is Purpose.LOAD:

@@ -1,0 +1,106 @@
+"""llama.cpp cuts a rendered chat into the tokens of transformers, or the file is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from convert_samples import teach_pre_tokenizers
+from test_tokenizer_forms import assemble, save_weights
+from tokenizer_families import FAMILIES, save_forms
+from transformers import AutoTokenizer
+
+from api_client.errors import ErrorCode, PackagingError
+from worker.convert.pipeline import convert
+from worker.convert.tokenizer import find_tokenizer
+from worker.verify.ask import Question
+from worker.verify.load import prove
+from worker.verify.tokens import Rendered, check_tokens, rendered_chat
+
+CHATS = [name for name, family in FAMILIES.items() if family.template is not None]
+REFUSED = {
+    # upstream's file has llama.cpp put a space after every control token, and these tokenizers put none
+    ("llama-spm", "older"), ("mistral-spm", "older"), ("phi3-spm", "older"), ("phi3-spm", "newer"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _known_pre_tokenizers(monkeypatch):
+    teach_pre_tokenizers(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    made = {}
+
+    def make(name, form):
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            older, newer = save_forms(FAMILIES[name], root / "tokenizer")
+            added = json.loads((newer / "tokenizer.json").read_text())["added_tokens"]
+            save_weights(FAMILIES[name].model, root / "weights", max(token["id"] for token in added) + 4)
+            made[name] = {
+                "older": assemble(root / "older", root / "weights", older),
+                "newer": assemble(root / "newer", root / "weights", newer),
+            }
+        return made[name][form]
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["older", "newer"])
+@pytest.mark.parametrize("name", CHATS)
+def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form, forms, tmp_path):
+    model = forms(name, form)
+    convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
+    chat = rendered_chat(find_tokenizer(None, model))
+    assert chat is not None
+    assert list(chat.ids) == AutoTokenizer.from_pretrained(model).encode(chat.text, add_special_tokens=False)
+    question = Question(str(tmp_path / "out.gguf"), max_tokens=1, context_tokens=64)
+    if (name, form) not in REFUSED:
+        assert prove(question, chat).startswith("generates")
+        return
+    with pytest.raises(PackagingError) as caught:
+        prove(question, chat)
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+    assert caught.value.fields["file"] == "out.gguf"
+
+
+def test_control_token_that_arrives_as_letters_is_refused(forms, tmp_path):
+    """The fault that this is for: what tokenizer.json says of a token is not in the file."""
+    model = forms("qwen2-bpe", "newer")
+    convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
+    other = assemble(tmp_path / "other", model)
+    description = json.loads((other / "tokenizer.json").read_text())
+    description["added_tokens"] = [one for one in description["added_tokens"] if one["content"] != "<|im_end|>"]
+    (other / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(PackagingError) as caught:
+        prove(Question(str(tmp_path / "out.gguf"), max_tokens=1), rendered_chat(find_tokenizer(None, other)))
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+    assert caught.value.fields["read"] != caught.value.fields["trained"]
+
+
+def test_first_difference_is_named():
+    chat = Rendered("text", (1, 2, 3, 4))
+    check_tokens("m.gguf", chat, [1, 2, 3, 4])
+    for found, at, read in (([1, 2, 9, 4], 2, [9, 4]), ([1, 2], 2, []), ([1, 2, 3, 4, 5], 4, [5])):
+        with pytest.raises(PackagingError) as caught:
+            check_tokens("m.gguf", chat, found)
+        assert (caught.value.fields["at"], caught.value.fields["read"]) == (at, read)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ raise_exception('no') }}", "{% for", "{{ ''.__class__.mro() }}"]
+)
+def test_template_that_cannot_be_rendered_is_no_trouble(template, forms, tmp_path):
+    model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
+    (model / "chat_template.jinja").write_text(template)
+    assert rendered_chat(find_tokenizer(None, model)) is None
+
+
+def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path):
+    model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
+    (model / "chat_template.jinja").write_text(
+        "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
+    )
+    assert rendered_chat(find_tokenizer(None, model)).text == "Hello, how are you? 2026"
