@@ -41,16 +41,28 @@ def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
     """The tokens of a short chat; None where the tokenizer has no template, no ``tokenizer.json`` or no use for one.
 
     A template that refuses an answer before a question is given a question alone.
+
+    Raises:
+        PackagingError: ``tokenizer_unsupported`` where ``tokenizer.json`` is one that transformers could not open.
     """
     template = _default_template(choice)
     if template is None or JSON not in choice.files:
         return None
-    tokenizer = Tokenizer.from_file(str(choice.files[JSON]))
+    tokenizer = _opened(choice)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     names = {f"{kind}_token": special_token(choice, kind) or "" for kind in _NAMED}
     text = _render(template, _CHAT, names) or _render(template, _CHAT[:1], names)
     return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids)) if text else None
+
+
+def _opened(choice: TokenizerChoice) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(choice.files[JSON]))
+    except Exception as error:  # the package has no class of its own for a file that it cannot read
+        raise PackagingError(
+            ErrorCode.TOKENIZER_UNSUPPORTED, f"{JSON} in {choice.directory} cannot be opened: {str(error)[:200]}"
+        ) from error
 
 
 def check_tokens(name: str, expected: Rendered, found: Sequence[int]) -> None:

@@ -104,3 +104,13 @@ def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path):
         "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
     )
     assert rendered_chat(find_tokenizer(None, model)).text == "Hello, how are you? 2026"
+
+
+def test_tokenizer_that_transformers_cannot_open_is_refused(forms, tmp_path):
+    model = assemble(tmp_path / "model", forms("llama-spm", "newer"))
+    description = json.loads((model / "tokenizer.json").read_text())
+    del description["model"]["vocab"]["in"]  # merges make it
+    (model / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(PackagingError) as caught:
+        rendered_chat(find_tokenizer(None, model))
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
