@@ -60,6 +60,6 @@ def test_file_that_reads_a_chat_otherwise_is_not_published(service: Installation
     service.start_worker(**REAL)
     job = service.wait(service.submit("older", base_model=str(older), **PLAIN), 240)
     assert job.error is not None
-    assert job.error.code is ErrorCode.TOKENIZER_UNSUPPORTED
-    assert job.error.fields["trained"] != job.error.fields["read"]
+    assert job.error["code"] == ErrorCode.TOKENIZER_UNSUPPORTED
+    assert job.error["fields"]["trained"] != job.error["fields"]["read"]
     assert not service.path("base-Q8_0.gguf", "older").exists()
