@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind
+from api_client.job import Artifact, ArtifactKind, StageName
 from api_client.outputs import CHECKSUMS, MANIFEST, OutputSpec, older_manifest
 from api_client.request import is_remote
 from api_client.s3 import S3Location
@@ -25,8 +25,6 @@ from worker.storage.checksums import format_checksums
 from worker.storage.locks import DirectoryLock
 from worker.storage.paths import check_bucket, ensure_output_dir
 from worker.storage.s3 import S3Storage
-
-_PUBLISHED = (*(kind for kind in ArtifactKind if kind.is_gguf), ArtifactKind.IMATRIX, ArtifactKind.MERGED_MODEL)
 
 
 def run(context: StageContext) -> StageResult:
@@ -62,7 +60,7 @@ def run(context: StageContext) -> StageResult:
 def published_artifacts(context: StageContext) -> tuple[Artifact, ...]:
     """The files that go out: what the request keeps, a matrix only if computed, shards in place of a whole file."""
     kept = context.request.keep_unquantized or not context.options.quantize
-    made = [artifact for artifact in context.artifacts(*_PUBLISHED) if artifact.is_computed]
+    made = [artifact for artifact in context.artifacts(*StageName.PUBLISH.spec.reads) if artifact.is_computed]
     whole = {artifact.shard_of for artifact in made}
     return tuple(a for a in made if a.name not in whole and (kept or not _replaced_by_types(a)))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, ModelPart
+from api_client.job import Artifact, ArtifactKind, ModelPart, StageName
 from worker.checkpoint import open_base_model
 from worker.convert.pipeline import plan_conversion
 from worker.gguf.check import check_gguf
@@ -26,7 +26,7 @@ from worker.verify.tokens import Rendered, rendered_chat
 
 def run(context: StageContext) -> StageResult:
     """Check every GGUF artifact of the job, and the shards of those that are split."""
-    files = context.artifacts(*(kind for kind in ArtifactKind if kind.is_gguf))
+    files = context.artifacts(*StageName.VERIFY.spec.reads)
     load = context.settings.verify_load and loader_installed()
     if not load:
         context.report.log("llama.cpp is not used here: structure is checked, loading is not", level="warning")
