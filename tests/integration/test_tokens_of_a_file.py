@@ -53,13 +53,13 @@ def test_file_that_reads_a_chat_otherwise_is_not_published(service: Installation
     decoder = {
         str(token["id"]): {key: token[key] for key in token if key != "id"} for token in description["added_tokens"]
     }
-    older = tiny_base(tmp_path / "base")
+    older = tiny_base(tmp_path / "base", vocab_size=VOCABULARY + len(ADDED))
     for name in ("tokenizer.json", "chat_template.jinja"):
         (older / name).write_bytes((base / name).read_bytes())
     (older / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": decoder}))
     service.start_worker(**REAL)
     job = service.wait(service.submit("older", base_model=str(older), **PLAIN), 240)
     assert job.error is not None
-    assert job.error["code"] == ErrorCode.TOKENIZER_UNSUPPORTED
+    assert job.error["code"] == ErrorCode.TOKENIZER_UNSUPPORTED, job.error["message"]
     assert job.error["fields"]["trained"] != job.error["fields"]["read"]
     assert not service.path("base-Q8_0.gguf", "older").exists()
