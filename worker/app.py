@@ -9,6 +9,7 @@ from config.celery import celery_settings, worker_queues
 from config.settings import Settings
 from worker.supervisor.supervisor import Supervisor
 from worker.tasks import register
+from worker.unreadable import drop_unreadable, obey_nobody
 
 
 def create_app(settings: Settings, supervisor: Supervisor) -> Celery:
@@ -18,6 +19,8 @@ def create_app(settings: Settings, supervisor: Supervisor) -> Celery:
         settings: This worker's.
         supervisor: Runs the stages.
     """
+    drop_unreadable()
+    obey_nobody()
     app = Celery("trainpack", set_as_current=False)
     app.conf.update(celery_settings(settings))
     app.conf.task_queues = [Queue(name, routing_key=name) for name in worker_queues(settings)]
