@@ -1,0 +1,48 @@
+"""The architectures of the conversion package, saved by transformers 5, convert and work in llama.cpp, or are refused.
+
+A tenth of them each day; ``TRAINPACK_FIELD_DAY`` sets the day (an ISO date, or ``all``).
+``python -m tests.bench field`` takes every one through a whole job.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from api_client.errors import PackagingError
+from tests.field.architectures import NotBuiltError, chosen, save_convertible
+from tests.field.proven import PROVEN
+from worker.verify.ask import Question
+from worker.verify.load import prove
+
+DAY = os.environ.get("TRAINPACK_FIELD_DAY") or datetime.now(UTC).date().isoformat()
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
+
+
+@pytest.mark.parametrize("architecture", chosen(DAY))
+def test_an_architecture_converts_and_works_or_is_refused_by_name(tmp_path: Path, architecture: str) -> None:
+    print(f"{architecture}, chosen for TRAINPACK_FIELD_DAY={DAY}")
+    outcome = _outcome(architecture, tmp_path)
+    print(outcome)
+    assert architecture not in PROVEN or outcome.startswith("works"), outcome
+    if outcome.startswith("not built"):
+        pytest.skip(f"{architecture} is {outcome}")
+
+
+def _outcome(architecture: str, directory: Path) -> str:
+    try:
+        save_convertible(architecture, directory)
+        return f"works: it {prove(Question(str(directory / 'base.gguf'), max_tokens=2))}"
+    except NotBuiltError as error:
+        return f"not built here: {error}"
+    except PackagingError as error:
+        return f"refused: {error.code}: {error.message}"
+
+
+def test_the_days_take_turns_and_a_day_is_the_same_again() -> None:
+    days = [chosen(f"2026-11-{day:02}") for day in range(1, 11)]
+    assert sorted(name for names in days for name in names) == list(chosen("all"))
+    assert chosen("2026-11-11") == days[0]
