@@ -12,77 +12,41 @@ method).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import exp, nan, sqrt
+from collections.abc import Sequence
+from math import exp, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api_client.quality import Divergence, Figure
 from worker.evaluate.scores import TokenScores
 
 NOTHING_LEARNT_KLD = 1e-5
 """Mean KLD in nats between tune and base below which the adapter changes nothing that can be measured in a file."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its standard error, both in the figure's own unit."""
-
-    value: float
-    error: float
-
-
-@dataclass(frozen=True)
-class Figures:
-    """How far one model is from the reference.
-
-    Attributes:
-        tokens: Scored tokens.
-        mean_kld: Nats.
-        median_kld: Nats; half of the tokens are below it.
-        kld_99: Nats; 99 % of the tokens are below it.
-        kld_999: Nats; 99.9 % of the tokens are below it.
-        max_kld: Nats.
-        same_top: Share of tokens, 0 to 1.
-        perplexity_ratio: Perplexity of the model divided by the reference's.
-        rms_probability_change: 0 to 1.
-    """
-
-    tokens: int
-    mean_kld: Estimate
-    median_kld: float
-    kld_99: float
-    kld_999: float
-    max_kld: float
-    same_top: Estimate
-    perplexity_ratio: Estimate
-    rms_probability_change: Estimate
-
-
-def figures(reference: TokenScores, scores: TokenScores) -> Figures:
+def figures(reference: TokenScores, scores: TokenScores) -> Divergence:
     """Figures of a model's scores against the reference's; both over the same tokens, at least one."""
     kld = scores.kld.astype(np.float64)
-    change = np.exp(scores.log_probability.astype(np.float64)) - np.exp(reference.log_probability.astype(np.float64))
+    own, other = (scored.log_probability.astype(np.float64) for scored in (reference, scores))
     median, high, higher = (float(value) for value in np.quantile(kld, [0.5, 0.99, 0.999]))
-    ratio = _mean(reference.log_probability.astype(np.float64) - scores.log_probability)
-    squares = _mean(change**2)
+    ratio, squares = _mean(own - other), _mean((np.exp(other) - np.exp(own)) ** 2)
     agree = float(scores.same_top.mean())
     rms = sqrt(squares.value)
-    return Figures(
+    return Divergence(
         tokens=len(kld),
         mean_kld=_mean(kld),
         median_kld=median,
         kld_99=high,
         kld_999=higher,
         max_kld=float(kld.max()),
-        same_top=Estimate(agree, sqrt(agree * (1 - agree) / max(len(kld) - 1, 1))),
-        perplexity_ratio=Estimate(exp(ratio.value), exp(ratio.value) * ratio.error),
-        rms_probability_change=Estimate(rms, squares.error / (2 * rms) if rms > 0 else 0.0),
+        same_top=Figure(value=agree, error=sqrt(agree * (1 - agree) / max(len(kld) - 1, 1))),
+        perplexity_ratio=_scaled(Figure(value=exp(ratio.value), error=ratio.error), exp(ratio.value)),
+        rms_probability_change=_scaled(Figure(value=rms, error=squares.error), 1 / (2 * rms) if rms > 0 else 0.0),
     )
 
 
-def by_part(reference: TokenScores, scores: TokenScores, parts: Sequence[str]) -> dict[str, Figures]:
+def by_part(reference: TokenScores, scores: TokenScores, parts: Sequence[str]) -> dict[str, Divergence]:
     """Figures of each part of the text."""
     labels = np.asarray(parts)
     return {
@@ -96,7 +60,7 @@ def select(scores: TokenScores, mask: NDArray[np.bool_]) -> TokenScores:
     return TokenScores(scores.log_probability[mask], scores.kld[mask], scores.same_top[mask])
 
 
-def retention(file: TokenScores, base: TokenScores) -> Estimate | None:
+def retention(file: TokenScores, base: TokenScores) -> Figure | None:
     """Share of the training that is in the file; None where the adapter changes nothing measurable.
 
     Args:
@@ -105,19 +69,28 @@ def retention(file: TokenScores, base: TokenScores) -> Estimate | None:
     """
     lost, learnt = file.kld.astype(np.float64), base.kld.astype(np.float64)
     whole = _mean(learnt)
-    if whole.value < NOTHING_LEARNT_KLD or whole.value < 2 * whole.error:
+    if not measurable(whole):
         return None
     ratio = float(lost.mean()) / whole.value
-    return Estimate(1 - ratio, _mean(lost - ratio * learnt).error / whole.value)
+    return _scaled(Figure(value=1 - ratio, error=_mean(lost - ratio * learnt).error), 1 / whole.value)
 
 
-def summary(reference: TokenScores) -> Mapping[str, Estimate]:
-    """What is known of the reference by itself: its perplexity."""
+def measurable(training: Figure) -> bool:
+    """Whether the divergence between tune and base is more than noise."""
+    return training.value >= NOTHING_LEARNT_KLD and training.value >= 2 * (training.error or 0.0)
+
+
+def perplexity(reference: TokenScores) -> Figure:
+    """Perplexity of the reference by itself."""
     surprise = _mean(-reference.log_probability.astype(np.float64))
-    return {"perplexity": Estimate(exp(surprise.value), exp(surprise.value) * surprise.error)}
+    return _scaled(Figure(value=exp(surprise.value), error=surprise.error), exp(surprise.value))
 
 
-def _mean(values: NDArray[np.float64]) -> Estimate:
-    if len(values) < 2:
-        return Estimate(float(values.mean()), nan)
-    return Estimate(float(values.mean()), float(values.std(ddof=1)) / sqrt(len(values)))
+def _scaled(figure: Figure, factor: float) -> Figure:
+    """The figure with its error in another unit."""
+    return figure if figure.error is None else Figure(value=figure.value, error=figure.error * factor)
+
+
+def _mean(values: NDArray[np.float64]) -> Figure:
+    error = float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else None
+    return Figure(value=float(values.mean()), error=error)

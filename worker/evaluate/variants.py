@@ -89,13 +89,19 @@ class Checkpoint:
 class QuantizedFile:
     """A GGUF file made of the model, whole or in shards."""
 
-    def __init__(self, name: str, paths: Iterable[Path]) -> None:
+    def __init__(self, name: str, paths: Iterable[Path], quant_type: str | None = None) -> None:
         """Open the file.
+
+        Args:
+            name: Its name among the scores.
+            paths: Its shards in order; one where it is not split.
+            quant_type: What it is called, for the report.
 
         Raises:
             PackagingError: ``gguf_invalid``.
         """
         self.name = name
+        self.quant_type = quant_type
         self._files = [open_gguf(path) for path in paths]
         self._tensors: dict[str, tuple[GGUFFile, TensorInfo]] = {
             tensor.name: (file, tensor) for file in self._files for tensor in file.tensors

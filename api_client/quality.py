@@ -1,0 +1,106 @@
+"""``quality.json``: how good each file of a job is, and what that was measured on. Data only.
+
+Every figure comes with its standard error, and every mean with the number of tokens behind it, so that means over
+several parts or reports can be made again. Divergences are in nats. ``schema_version`` is raised when a field changes
+its meaning; readers of a version ignore fields that they do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+FILE_NAME = "quality.json"
+BASE = "base"
+"""Name of the base model without its adapter among what is compared."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Figure(_Record):
+    """A figure and its standard error, both in the figure's own unit; no error where it is not known."""
+
+    value: float
+    error: float | None = None
+
+
+class Divergence(_Record):
+    """How far one model is from the reference, over the same tokens."""
+
+    tokens: int
+    """Scored tokens."""
+    mean_kld: Figure
+    """Mean of ``KL(reference || model)``, nats a token."""
+    median_kld: float
+    kld_99: float
+    """99 % of the tokens are below it, nats."""
+    kld_999: float
+    """99.9 % of the tokens are below it, nats."""
+    max_kld: float
+    same_top: Figure
+    """Share of tokens whose most probable continuation is the reference's, 0 to 1."""
+    perplexity_ratio: Figure
+    """Perplexity of the model divided by the reference's."""
+    rms_probability_change: Figure
+    """Root of the mean squared change of the probability of the token that follows, 0 to 1."""
+
+
+class FileQuality(_Record):
+    """One file."""
+
+    name: str
+    size_bytes: int
+    bits_per_weight: float
+    quant_type: str | None = None
+    overall: Divergence | None = None
+    """None where the file could not be judged."""
+    parts: Mapping[str, Divergence] = Field(default_factory=dict)
+    """By part of the text."""
+    retention: Figure | None = None
+    """Share of the training that is in the file, ``1 - KL(tune || file) / KL(tune || base)``."""
+    not_judged: str | None = None
+    """Why it could not be judged."""
+
+
+class TextSource(_Record):
+    """What the figures were measured on."""
+
+    kind: str
+    """``shipped``, ``text`` or ``dataset``."""
+    name: str
+    sha256: str
+    samples: int
+    """Chunks of a text or samples of a data set that were run."""
+    left_out: int = 0
+    """Samples that could not be used."""
+    left_out_reason: str | None = None
+
+
+class QualityReport(_Record):
+    """The whole of ``quality.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    reference: str
+    """What the files were compared with."""
+    source: TextSource
+    tokens: int
+    """Tokens that were run, those that only give context included."""
+    scored: Mapping[str, int]
+    """Scored tokens by part of the text."""
+    seconds: float
+    perplexity: Figure
+    """Of the reference."""
+    training: Divergence | None = None
+    """The base model without the adapter against the tuned one: what the training changed. None without an adapter."""
+    training_measurable: bool = False
+    """Whether that change is large enough to tell how much of it a file keeps."""
+    files: tuple[FileQuality, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def file(self, name: str) -> FileQuality | None:
+        """Look a file up by name."""
+        return next((file for file in self.files if file.name == name), None)
