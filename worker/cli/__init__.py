@@ -1,4 +1,4 @@
-"""Commands that need the worker: ``package demo quantize recommend up worker doctor``; found by entry point.
+"""Commands that need the worker: ``package demo quantize evaluate recommend up worker doctor``; found by entry point.
 
 Light to import: what a command needs is loaded when it runs.
 """
@@ -9,6 +9,7 @@ import typer
 
 from api_client.cli.app import PANEL_CHOICES, PANEL_RUN, PANEL_SERVICE
 from api_client.cli.command import add_command
+from worker.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from worker.cli.local import PACKAGE_EXAMPLES, demo, package, up
 from worker.cli.machine import doctor, run_worker
 from worker.cli.quantize import QUANTIZE_EXAMPLES, quantize
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     add_command(app, package, panel=PANEL_RUN, examples=PACKAGE_EXAMPLES)
     add_command(app, demo, panel=PANEL_RUN)
     add_command(app, quantize, panel=PANEL_RUN, examples=QUANTIZE_EXAMPLES)
+    add_command(app, evaluate, panel=PANEL_RUN, examples=EVALUATE_EXAMPLES)
     add_command(app, recommend_types, name="recommend", panel=PANEL_CHOICES, examples=RECOMMEND_EXAMPLES)
     add_command(app, up, panel=PANEL_SERVICE)
     add_command(app, run_worker, name="worker", panel=PANEL_SERVICE)

@@ -85,15 +85,14 @@ def read_samples(path: Path) -> Samples:
             shape; ``dependency_missing`` for Parquet without pyarrow.
     """
     samples: list[Sample] = []
-    left_out, reason, seen = 0, None, 0
-    for record in _records(path):
-        seen += 1
+    left_out, reason = 0, None
+    for number, record in enumerate(_records(path), 1):
         sample = _sample(record)
         if sample is not None:
             samples.append(sample)
         else:
             left_out += 1
-            reason = reason or f"record {seen} has {_described(record)}"
+            reason = reason or f"record {number} has {_described(record)}"
         if len(samples) == MAX_SAMPLES:
             break
     if not samples:
