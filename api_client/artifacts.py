@@ -45,6 +45,7 @@ class ArtifactKind(StrEnum):
     LORA = "lora", "LoRA", "LoRA", _Trait.GGUF
     IMATRIX = "imatrix", "importance matrix", "重要性矩阵"
     MERGED_MODEL = "merged_model", "merged model", "合并后的模型"
+    QUALITY = "quality", "quality report", "质量报告"
     COMPANION = "companion", "companion", "附属文件"
     MANIFEST = "manifest", "manifest", "清单"
     CHECKSUMS = "checksums", "checksums", "校验和"

@@ -522,6 +522,14 @@ class ErrorCode(StrEnum):
         "校准文本不足以构成一个块。",
         "提供更长的文本。",
     )
+    DATASET_INVALID = ErrorRow(
+        "dataset_invalid",
+        _R,
+        "The evaluation data cannot be read, is empty, or has records of no known shape.",
+        "Give JSON Lines with messages, conversations, prompt and completion, instruction and output, or text.",
+        "评估数据无法读取、为空，或记录格式无法识别。",
+        "请提供 JSON Lines，字段为 messages、conversations、prompt 与 completion、instruction 与 output 或 text。",
+    )
     GGUF_INVALID = ErrorRow(
         "gguf_invalid",
         _R,
@@ -562,6 +570,15 @@ class ErrorCode(StrEnum):
         "Read the loader's reason in the message; often config.json names layers the weights lack.",
         "生成的 GGUF 无法在 llama.cpp 中加载或应答。",
         "查看提示中的加载原因；常见原因是 config.json 声明了权重中不存在的层。",
+    )
+    QUALITY_BELOW_THRESHOLD = ErrorRow(
+        "quality_below_threshold",
+        _R,
+        "A file is further from the model than the request allows.",
+        "Replay from quantize with larger types or an importance matrix, or from evaluate with another bound.",
+        "文件与来源模型的差距超过请求允许的界限。",
+        "改用更大的量化类型或重要性矩阵后从 quantize 重放，或放宽界限后从 evaluate 重放。",
+        exit_code=ExitCode.JOB_FAILED,
     )
     # the machine
     DISK_SPACE_INSUFFICIENT = ErrorRow(

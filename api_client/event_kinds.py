@@ -16,6 +16,7 @@ class EventKind(StrEnum):
     IMPORTANCE_MATRIX = "Importance matrix"
     LORA_EXPORT = "LoRA export"
     VERIFY = "Verify"
+    EVALUATION = "Evaluation"
     PUBLISH = "Publish"
     PROGRESS = "Progress"
     JOB = "Job"

@@ -13,9 +13,10 @@ from pathlib import PurePosixPath
 
 from api_client.artifacts import ArtifactKind
 from api_client.locations import CHECKPOINT_WORDS, is_remote
+from api_client.quality import FILE_NAME as QUALITY_FILE
 from api_client.quant_types import QuantType
 from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions, needs_imatrix_stage
+from api_client.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -83,6 +84,13 @@ MERGED_DIRECTORY = OutputSpec(
     "`save_merged` is on",
     "开启 `save_merged`",
 )
+QUALITY = OutputSpec(
+    ArtifactKind.QUALITY,
+    QUALITY_FILE,
+    wants_evaluation,
+    "`evaluation.level` is not `off`",
+    "`evaluation.level` 不为 `off`",
+)
 CARD = OutputSpec(
     ArtifactKind.COMPANION,
     "README.md",
@@ -100,7 +108,7 @@ MODELFILE = OutputSpec(
 CHECKSUMS = OutputSpec(ArtifactKind.CHECKSUMS, "SHA256SUMS", lambda *_: True, "always", "总是")
 MANIFEST = OutputSpec(ArtifactKind.MANIFEST, "manifest.json", lambda *_: True, "always", "总是")
 
-OUTPUTS = (UNQUANTIZED, QUANTIZED, ADAPTER, MATRIX, MERGED_DIRECTORY, CARD, MODELFILE, CHECKSUMS, MANIFEST)
+OUTPUTS = (UNQUANTIZED, QUANTIZED, ADAPTER, MATRIX, MERGED_DIRECTORY, QUALITY, CARD, MODELFILE, CHECKSUMS, MANIFEST)
 """Every row, in the order in which files are listed."""
 RECORDS = frozenset({CHECKSUMS.kind, MANIFEST.kind})
 """Kinds of what several jobs of one directory share; who may replace them is a question of its own."""

@@ -86,13 +86,13 @@ class QualityReport(_Record):
     schema_version: int = SCHEMA_VERSION
     reference: str
     """What the files were compared with."""
-    source: TextSource
-    tokens: int
+    source: TextSource | None = None
+    tokens: int = 0
     """Tokens that were run, those that only give context included."""
-    scored: Mapping[str, int]
+    scored: Mapping[str, int] = Field(default_factory=dict)
     """Scored tokens by part of the text."""
-    seconds: float
-    perplexity: Figure
+    seconds: float = 0.0
+    perplexity: Figure | None = None
     """Of the reference."""
     training: Divergence | None = None
     """The base model without the adapter against the tuned one: what the training changed. None without an adapter."""

@@ -42,6 +42,7 @@ def _number(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(_number)]
 GgufDtype = Literal["auto", "f32", "f16", "bf16"]
+EvaluationLevel = Literal["off", "quick", "full"]
 
 
 class Options(BaseModel, frozen=True):
@@ -96,6 +97,41 @@ class ImatrixOptions(BaseModel, frozen=True):
         return self
 
 
+class EvaluationOptions(BaseModel, frozen=True):
+    """How the files are compared with the model they were made from, before anything is published.
+
+    ``quick`` takes as many tokens as fit in a quarter of the job's time so far or a minute, whichever is more; ``full``
+    takes the whole text. Bounds that a file does not keep end the job, or are only said, as ``on_fail`` has it.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("evaluation."))
+
+    level: EvaluationLevel = "off"
+    text: Location | None = None
+    dataset: Location | None = None
+    max_mean_kld: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    min_retention: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    on_fail: Literal["fail", "warn"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"level": data}
+        if isinstance(data, Mapping) and "level" not in data and any(value is not None for value in data.values()):
+            return {**data, "level": "quick"}
+        return data
+
+    @model_validator(mode="after")
+    def _fields_fit_level(self) -> Self:
+        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention)
+        if self.level == "off" and any(value is not None for value in asked):
+            raise ValueError("text, dataset, max_mean_kld and min_retention go with level 'quick' or 'full'")
+        if self.text is not None and self.dataset is not None:
+            raise ValueError("text and dataset exclude each other")
+        return self
+
+
 class RequestValues(TypedDict, total=False):
     """What the constructor of :class:`PackagingRequest` takes: each field's type, and what is turned into it.
 
@@ -112,6 +148,7 @@ class RequestValues(TypedDict, total=False):
     quant_types: str | Iterable[QuantType | str] | None
     gguf_dtype: GgufDtype
     imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
+    evaluation: EvaluationOptions | Mapping[str, Any] | EvaluationLevel
     keep_unquantized: bool
     save_merged: bool
     companions: bool
@@ -147,6 +184,7 @@ class PackagingRequest(BaseModel, frozen=True):
     quant_types: tuple[QuantType, ...] | None = None
     gguf_dtype: GgufDtype = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
     keep_unquantized: StrictBool = True
     save_merged: StrictBool = False
     companions: StrictBool = False
@@ -243,7 +281,12 @@ def request_error(error: ValidationError) -> PackagingError:
 
 def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
     name = str(location[-1])
-    models: dict[str, type[BaseModel]] = {"options": Options, "task": TrainingTask, "imatrix": ImatrixOptions}
+    models: dict[str, type[BaseModel]] = {
+        "options": Options,
+        "task": TrainingTask,
+        "imatrix": ImatrixOptions,
+        "evaluation": EvaluationOptions,
+    }
     owner = models.get(str(location[-2]), PackagingRequest) if len(location) > 1 else PackagingRequest
     close = difflib.get_close_matches(name, owner.model_fields, n=1, cutoff=0.5)
     where = ".".join(str(part) for part in location)

@@ -127,6 +127,11 @@ def check_inputs(request: PackagingRequest, options: ResolvedOptions) -> None:
     _refuse_unused(request, options)
 
 
+def wants_evaluation(request: PackagingRequest, options: ResolvedOptions) -> bool:
+    """Whether the job's model files are compared with the model they were made from."""
+    return options.export_gguf and request.evaluation.level != "off"
+
+
 def needs_imatrix_stage(request: PackagingRequest, options: ResolvedOptions) -> bool:
     """Whether the job computes or checks an importance matrix."""
     if not options.quantize or request.imatrix.mode == "off":

@@ -16,13 +16,13 @@ from typing import Self
 from api_client.artifacts import Artifact, ArtifactKind
 from api_client.event_kinds import EventKind
 from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions, needs_imatrix_stage
+from api_client.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
 
 _K = ArtifactKind
 _NONE: frozenset[ArtifactKind] = frozenset()
 _GGUFS = frozenset(kind for kind in ArtifactKind if kind.is_gguf)
 _MODELS = frozenset(kind for kind in ArtifactKind if kind.is_model)
-_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX}
+_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX, _K.QUALITY}
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,17 @@ class StageName(StrEnum):
     VERIFY = (
         "verify",
         StageSpec(EventKind.VERIFY, "Verify", "校验", lambda *_: True, reads=_GGUFS, may_make=_MODELS),
+    )
+    EVALUATE = (
+        "evaluate",
+        StageSpec(
+            EventKind.EVALUATION,
+            "Evaluate",
+            "评估",
+            wants_evaluation,
+            reads=_MODELS | {_K.OVERLAY},
+            makes=frozenset({_K.QUALITY}),
+        ),
     )
     PUBLISH = (
         "publish",

@@ -92,7 +92,12 @@ def show_quality(output: Output, quality: QualityReport) -> None:
     output.show(quality_table(output, quality))
     parts = ", ".join(f"{part} {count}" for part, count in quality.scored.items())
     output.notes.print(
-        output.text("quality_measured", reference=quality.reference, source=quality.source.name, parts=parts),
+        output.text(
+            "quality_measured",
+            reference=quality.reference,
+            source=quality.source.name if quality.source else "-",
+            parts=parts,
+        ),
         markup=False,
     )
     if quality.training is not None and not quality.training_measurable:

@@ -23,6 +23,7 @@ class CardFile:
         size_bytes: Size.
         sha256: Hex digest.
         bits_per_weight: Over the whole file; None where the file is an adapter.
+        quality: What was measured of it; None where nothing was.
     """
 
     name: str

@@ -81,7 +81,7 @@ def read_samples(path: Path) -> Samples:
     """Read a data set.
 
     Raises:
-        PackagingError: ``request_invalid`` for a file that cannot be read, is empty, or whose records are of no known
+        PackagingError: ``dataset_invalid`` for a file that cannot be read, is empty, or whose records are of no known
             shape; ``dependency_missing`` for Parquet without pyarrow.
     """
     samples: list[Sample] = []
@@ -238,8 +238,7 @@ def _sha256(path: Path) -> str:
 
 def _invalid(path: Path, fact: str) -> PackagingError:
     return PackagingError(
-        ErrorCode.REQUEST_INVALID,
+        ErrorCode.DATASET_INVALID,
         f"data set {path.name}: {fact}",
-        remedy="Give JSON Lines with messages, conversations, prompt and completion, instruction and output, or text.",
         fields={"path": str(path)},
     )

@@ -18,7 +18,7 @@ from worker.checkpoint import open_base_model
 from worker.convert.tokenizer import find_tokenizer
 from worker.evaluate.report import make_report
 from worker.evaluate.run import Budget, Report, evaluate_files
-from worker.evaluate.texts import data_set, shipped_text, text_file
+from worker.evaluate.texts import chosen_text
 from worker.evaluate.tokenizer import load_tokenizer
 from worker.evaluate.variants import QuantizedFile
 from worker.stop import ShouldStop
@@ -62,13 +62,7 @@ def evaluate_local(
             adapter_base = adapter.base_name
             overlay = Overlay.load(build_overlay(adapter, base, scratch / "overlay.safetensors", precision="base").path)
         choice = find_tokenizer(compared.checkpoint, compared.model, adapter_base, allowed_roots=anywhere)
-        tokenizer = load_tokenizer(choice, base.config)
-        if compared.dataset is not None:
-            text = data_set(compared.dataset, tokenizer)
-        elif compared.text is not None:
-            text = text_file(compared.text, tokenizer)
-        else:
-            text = shipped_text(tokenizer)
+        text = chosen_text(load_tokenizer(choice, base.config), compared.text, compared.dataset)
         files = [QuantizedFile(path.name, shards_of(path)) for path in paths]
         for file in files:
             stack.callback(file.close)

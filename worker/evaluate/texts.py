@@ -32,6 +32,17 @@ class EvaluationText:
     source: TextSource
 
 
+def chosen_text(tokenizer: Any, text: Path | None, dataset: Path | None) -> EvaluationText:
+    """The data set or the text that is given, else the shipped one.
+
+    Raises:
+        PackagingError: as :func:`text_file` and :func:`data_set`.
+    """
+    if dataset is not None:
+        return data_set(dataset, tokenizer)
+    return text_file(text, tokenizer) if text is not None else shipped_text(tokenizer)
+
+
 def shipped_text(tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:
     """The text shipped with the project, in its parts."""
     text = resources.files(__package__).joinpath("evaluation.txt").read_text(encoding="utf-8")
@@ -56,7 +67,7 @@ def data_set(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Evalu
     """Samples of a data set, each a sequence; chat samples through the tokenizer's own template.
 
     Raises:
-        PackagingError: ``request_invalid`` for a file or shape that cannot be read; ``calibration_too_short`` where no
+        PackagingError: ``dataset_invalid`` for a file or shape that cannot be read; ``calibration_too_short`` where no
             sample can be used.
     """
     samples = read_samples(path)

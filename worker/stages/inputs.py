@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind
+from api_client.job import ArtifactKind, StageName
 from api_client.locations import CHECKPOINT_WORDS
 from api_client.outputs import InputNames
 from api_client.request import PackagingRequest, is_remote
@@ -28,7 +28,7 @@ from worker.convert.metadata import ModelMetadata, describe
 from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.convert.upstream import check_architecture
 from worker.stages.context import StageContext
-from worker.stages.prepared import GivenMatrix, Prepared
+from worker.stages.prepared import GivenMatrix, GivenText, Prepared
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.runs import open_run
 
@@ -63,7 +63,7 @@ class JobInputs:
         """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
         return self.names.checkpoint
 
-    def handed_over(self, imatrix: GivenMatrix) -> Prepared:
+    def handed_over(self, imatrix: GivenMatrix, evaluation: GivenText) -> Prepared:
         """What later stages are told of them."""
         return Prepared(
             base_dir=self.base.directory,
@@ -75,6 +75,7 @@ class JobInputs:
             checkpoint_name=self.checkpoint_name,
             tokenizer_dir=self.tokenizer.directory,
             imatrix=imatrix,
+            evaluation=evaluation,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -155,6 +156,20 @@ def fetch_imatrix(context: StageContext) -> GivenMatrix:
             name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
             for name, location in named.items()
             if location is not None and context.options.quantize
+        }
+    )
+
+
+def fetch_evaluation(context: StageContext) -> GivenText:
+    """Fetch the text or data that the files are to be measured on."""
+    if StageName.EVALUATE not in context.plan:
+        return GivenText()
+    named = {"text": context.request.evaluation.text, "dataset": context.request.evaluation.dataset}
+    return GivenText(
+        **{
+            name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
+            for name, location in named.items()
+            if location is not None
         }
     )
 

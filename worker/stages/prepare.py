@@ -15,7 +15,7 @@ from worker.imatrix.calibration import load_calibration
 from worker.imatrix.load import load_imatrix
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
-from worker.stages.inputs import JobInputs, fetch_imatrix, resolve_inputs
+from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, resolve_inputs
 from worker.stages.ownership import check_free, check_records_free
 from worker.stages.prepared import GivenMatrix
 from worker.stages.publish import local_target, upload_destination
@@ -48,7 +48,7 @@ def run(context: StageContext) -> StageResult:
         "inputs": _fingerprints(inputs),
         "predicted_bytes": _predicted(outputs, sizes),
     }
-    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix))
+    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix, fetch_evaluation(context)))
 
 
 def _describe(context: StageContext, inputs: JobInputs) -> None:

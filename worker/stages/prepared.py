@@ -30,6 +30,15 @@ class GivenMatrix(BaseModel):
     """Text to compute one from."""
 
 
+class GivenText(BaseModel):
+    """Files that the request's ``evaluation`` names, fetched."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    text: Path | None = None
+    dataset: Path | None = None
+
+
 class Prepared(BaseModel):
     """The inputs of a job, resolved."""
 
@@ -46,6 +55,7 @@ class Prepared(BaseModel):
     checkpoint_name: str | None = None
     tokenizer_dir: Path
     imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
+    evaluation: GivenText = Field(default_factory=GivenText)
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Prepared | None:
@@ -86,6 +96,8 @@ class Prepared(BaseModel):
             "tokenizer": self.tokenizer_dir,
             "importance matrix": self.imatrix.path,
             "calibration text": self.imatrix.calibration,
+            "evaluation text": self.evaluation.text,
+            "evaluation data": self.evaluation.dataset,
             "adapter's base model": Path(named) if (named := self.adapter_base or "").startswith("/") else None,
         }
         return {name: place for name, place in places.items() if place is not None}

@@ -1,0 +1,192 @@
+"""Evaluate: how close each model file is to the model it was made from, and whether it may be published.
+
+Reads the model files, the overlay and the base model; writes ``quality.json`` to scratch, and the scores of finished
+rounds, from which an attempt after a stop continues. A replay with another bound reads them again and runs nothing.
+Where the model cannot be run here, the report says why and the job goes on, unless it asks for a bound.
+Raises ``quality_below_threshold``, ``dataset_invalid``, ``calibration_too_short``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import Artifact, ArtifactKind
+from api_client.outputs import QUALITY
+from api_client.quality import FileQuality, QualityReport
+from worker.checkpoint import open_base_model
+from worker.evaluate.report import make_report
+from worker.evaluate.run import Budget, evaluate_files
+from worker.evaluate.texts import chosen_text
+from worker.evaluate.tokenizer import load_tokenizer
+from worker.evaluate.variants import QuantizedFile
+from worker.stages.context import StageContext, StageResult
+from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.storage.atomic import atomic_write_text
+
+QUICK_SHARE = 0.25
+"""Part of the job's time so far that ``quick`` may take."""
+QUICK_SECONDS = 60.0
+"""What it may take in any case."""
+_SCORES = "evaluation.npz"
+_CANNOT_RUN = frozenset(
+    {
+        ErrorCode.UNSUPPORTED_ARCHITECTURE,
+        ErrorCode.BASE_MODEL_QUANTIZED,
+        ErrorCode.VOCABULARY_MISMATCH,
+        ErrorCode.TOKENIZER_UNSUPPORTED,
+    }
+)
+"""What keeps a sound file from being measured here."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Measure, report and judge."""
+    files = [a for a in context.artifacts(ArtifactKind.GGUF, ArtifactKind.QUANTIZED) if a.shard_of is None]
+    try:
+        report = _measure(context, files)
+    except PackagingError as error:
+        if error.code not in _CANNOT_RUN:
+            raise
+        context.report.log(f"The files cannot be measured: {error.message}", level="warning")
+        report = _unmeasured(context, files, error.message)
+    path = context.scratch / context.names.name(QUALITY)
+    atomic_write_text(path, report.model_dump_json(indent=1) + "\n")
+    for file in report.files:
+        context.report.log(_sentence(file), file=file.name)
+    _judge(context, report)
+    return StageResult((Artifact.of(path, ArtifactKind.QUALITY),), {"files": _facts(report)})
+
+
+def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
+    prepared, roots = context.prepared, context.settings.allowed_roots
+    base = open_base_model(prepared.base_dir, allowed_roots=roots)
+    tokenizer = load_tokenizer(job_tokenizer(context), base.config)
+    text = chosen_text(tokenizer, prepared.evaluation.text, prepared.evaluation.dataset)
+    with ExitStack() as stack:
+        opened = [QuantizedFile(a.name, [Path(a.path)], a.quant_type) for a in files]
+        for file in opened:
+            stack.callback(file.close)
+        scores = evaluate_files(
+            base,
+            job_overlay(context),
+            opened,
+            text.sequences,
+            Budget(_seconds(context)),
+            kept=context.scratch / _SCORES,
+            roots=roots,
+            llama_cpp_dir=context.settings.llama_cpp_dir,
+            report=lambda done, total: context.report.progress(done, total, "tokens"),
+            should_stop=context.report.should_stop,
+        )
+        report = make_report(scores, opened, text.source, _reference(context))
+    context.report.log(
+        f"Compared over {scores.tokens} tokens of {text.source.name} in {scores.seconds:.0f} s, "
+        f"{len(scores.parts)} of them scored",
+        parts=dict(report.scored),
+        left_out=text.source.left_out,
+    )
+    if text.source.left_out:
+        context.report.log(
+            f"{text.source.left_out} samples were left out: {text.source.left_out_reason}", level="warning"
+        )
+    return report
+
+
+def _seconds(context: StageContext) -> float | None:
+    if context.request.evaluation.level == "full":
+        return None
+    return max(QUICK_SECONDS, QUICK_SHARE * sum(result.duration_s for result in context.done.values()))
+
+
+def _reference(context: StageContext) -> str:
+    prepared = context.prepared
+    merged = f" with {prepared.checkpoint_name}" if context.options.merge_lora else ""
+    return prepared.base_name + merged
+
+
+def _unmeasured(context: StageContext, files: Sequence[Artifact], reason: str) -> QualityReport:
+    return QualityReport(
+        reference=_reference(context),
+        files=tuple(
+            FileQuality(
+                name=file.name,
+                size_bytes=file.size_bytes,
+                bits_per_weight=file.facts.get("bits_per_weight") or 0.0,
+                quant_type=file.quant_type,
+                not_judged=reason,
+            )
+            for file in files
+        ),
+    )
+
+
+def _sentence(file: FileQuality) -> str:
+    """What a person reads in the log of one file."""
+    if file.overall is None:
+        return f"{file.name} could not be measured: {file.not_judged}"
+    kld = file.overall.mean_kld
+    error = f" ± {kld.error:.5f}" if kld.error is not None else ""
+    kept = f", {100 * file.retention.value:.1f} % of the training kept" if file.retention is not None else ""
+    return (
+        f"{file.name}: mean KLD {kld.value:.5f}{error}, same most probable token in "
+        f"{100 * file.overall.same_top.value:.1f} %{kept}"
+    )
+
+
+def _facts(report: QualityReport) -> dict[str, Any]:
+    """The figures that the manifest and the list of outputs show."""
+    return {
+        file.name: {
+            "mean_kld": file.overall.mean_kld.model_dump(),
+            "kld_999": file.overall.kld_999,
+            "same_top": file.overall.same_top.model_dump(),
+            "retention": file.retention.model_dump() if file.retention is not None else None,
+        }
+        for file in report.files
+        if file.overall is not None
+    }
+
+
+def _judge(context: StageContext, report: QualityReport) -> None:
+    """End the job, or warn, where a file does not keep the request's bounds."""
+    wanted = context.request.evaluation
+    for file in report.files:
+        fault = _fault(file, wanted.max_mean_kld, wanted.min_retention, report)
+        if fault is None:
+            continue
+        message, fields = fault
+        if wanted.on_fail == "warn":
+            context.report.log(message, level="warning")
+        else:
+            raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields={"file": file.name, **fields})
+
+
+def _fault(
+    file: FileQuality, max_mean_kld: float | None, min_retention: float | None, report: QualityReport
+) -> tuple[str, dict[str, Any]] | None:
+    """Which bound a file does not keep: the sentence, and the numbers."""
+    if max_mean_kld is None and min_retention is None:
+        return None
+    if file.overall is None:
+        return f"{file.name} could not be measured, and a bound is asked for: {file.not_judged}", {}
+    if max_mean_kld is not None and file.overall.mean_kld.value > max_mean_kld:
+        value = file.overall.mean_kld.value
+        return (
+            f"{file.name} has a mean KLD of {value:.5f}, and at most {max_mean_kld:g} is asked for",
+            {"figure": "mean_kld", "value": value, "bound": max_mean_kld},
+        )
+    if min_retention is None or (report.training is not None and not report.training_measurable):
+        return None
+    if file.retention is None:
+        return f"{file.name} has no retention, since no adapter was merged", {"figure": "retention"}
+    if file.retention.value < min_retention:
+        return (
+            f"{file.name} keeps {100 * file.retention.value:.1f} % of the training, "
+            f"and at least {100 * min_retention:g} % is asked for",
+            {"figure": "retention", "value": file.retention.value, "bound": min_retention},
+        )
+    return None
