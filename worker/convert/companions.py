@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from api_client.quality import FileQuality
 from worker.convert.metadata import ModelMetadata, languages_of, packager
 
 Relation = Literal["quantized", "finetune", "adapter"]
@@ -31,6 +32,7 @@ class CardFile:
     size_bytes: int
     sha256: str
     bits_per_weight: float | None = None
+    quality: FileQuality | None = None
 
 
 def model_card(title: str, metadata: ModelMetadata, files: Sequence[CardFile], relation: Relation) -> str:
@@ -91,13 +93,31 @@ def _body(title: str, metadata: ModelMetadata, files: Sequence[CardFile], relati
         "finetune": f"GGUF files of a fine-tune of {base}, adapter merged.",
         "adapter": f"LoRA adapter for {base}, as GGUF.",
     }
-    yield from (f"# {title}", "", made[relation], "", "| file | type | bits per weight | size | sha256 |")
-    yield "| --- | --- | --- | --- | --- |"
+    yield from (f"# {title}", "", made[relation], "")
+    measured = any(file.quality is not None and file.quality.overall is not None for file in files)
+    heads = ["file", "type", "bits per weight", "size", *(_QUALITY_HEADS if measured else ()), "sha256"]
+    yield f"| {' | '.join(heads)} |"
+    yield f"| {' | '.join('---' for _ in heads)} |"
     for file in files:
         bits = f"{file.bits_per_weight:.2f}" if file.bits_per_weight is not None else "-"
-        yield f"| {file.name} | {file.type} | {bits} | {file.size_bytes / 1e9:.3f} GB | `{file.sha256}` |"
+        cells = [file.name, file.type, bits, f"{file.size_bytes / 1e9:.3f} GB"]
+        cells += [*(_quality_cells(file.quality) if measured else ()), f"`{file.sha256}`"]
+        yield f"| {' | '.join(cells)} |"
     yield ""
     if relation == "adapter" and files:
         yield f"Apply it to a GGUF of the base model: `llama-cli -m BASE.gguf --lora {files[0].name}`"
     elif files:
         yield f"Run it: `llama-cli -m {files[0].name}`"
+
+
+_QUALITY_HEADS = ("mean KLD", "99.9 % KLD", "same top token", "training kept")
+
+
+def _quality_cells(quality: FileQuality | None) -> list[str]:
+    """What was measured of a file, in the order of the headings."""
+    if quality is None or quality.overall is None:
+        return ["-"] * len(_QUALITY_HEADS)
+    kld, top = quality.overall.mean_kld, quality.overall.same_top
+    error = f" ± {kld.error:.4f}" if kld.error is not None else ""
+    kept = f"{100 * quality.retention.value:.1f} %" if quality.retention is not None else "-"
+    return [f"{kld.value:.4f}{error}", f"{quality.overall.kld_999:.3f}", f"{100 * top.value:.1f} %", kept]

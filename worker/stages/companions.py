@@ -7,6 +7,7 @@ from pathlib import Path
 
 from api_client.job import Artifact, ArtifactKind, ModelPart
 from api_client.outputs import CARD, MODELFILE
+from api_client.quality import QualityReport
 from worker.checkpoint import open_base_model
 from worker.convert.companions import CardFile, Relation, model_card, modelfile
 from worker.convert.metadata import end_tokens
@@ -21,10 +22,11 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
         return []
     prepared = context.prepared
     listed = [artifact for artifact in files if artifact.kind.is_gguf]
+    quality = _quality(files)
     names = context.names
     texts = {
         names.name(CARD): model_card(
-            names.model, job_metadata(context), [_card_file(a) for a in listed], _relation(context)
+            names.model, job_metadata(context), [_card_file(a, quality) for a in listed], _relation(context)
         )
     }
     models = [a for a in listed if a.kind.is_model and a.part is ModelPart.MODEL]
@@ -41,10 +43,18 @@ def _relation(context: StageContext) -> Relation:
     return "finetune" if context.options.merge_lora else "quantized"
 
 
-def _card_file(artifact: Artifact) -> CardFile:
+def _quality(files: Sequence[Artifact]) -> QualityReport | None:
+    """The report among the files, where the job has measured them."""
+    report = next((artifact for artifact in files if artifact.kind is ArtifactKind.QUALITY), None)
+    return QualityReport.model_validate_json(Path(report.path).read_bytes()) if report is not None else None
+
+
+def _card_file(artifact: Artifact, quality: QualityReport | None) -> CardFile:
     mixture = artifact.facts["mixture"]
     kind = artifact.quant_type or max(mixture, key=mixture.__getitem__)
-    return CardFile(artifact.name, kind, artifact.size_bytes, artifact.sha256, artifact.facts.get("bits_per_weight"))
+    measured = quality.file(artifact.shard_of or artifact.name) if quality is not None else None
+    bits = artifact.facts.get("bits_per_weight")
+    return CardFile(artifact.name, kind, artifact.size_bytes, artifact.sha256, bits, measured)
 
 
 def _written(path: Path, text: str) -> Artifact:

@@ -8,7 +8,7 @@ Raises ``quality_below_threshold``, ``dataset_invalid``, ``calibration_too_short
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Artifact, ArtifactKind
 from api_client.outputs import QUALITY
 from api_client.quality import FileQuality, QualityReport
+from api_client.request import EvaluationOptions
 from worker.checkpoint import open_base_model
 from worker.evaluate.report import make_report
 from worker.evaluate.run import Budget, evaluate_files
@@ -155,38 +156,34 @@ def _judge(context: StageContext, report: QualityReport) -> None:
     """End the job, or warn, where a file does not keep the request's bounds."""
     wanted = context.request.evaluation
     for file in report.files:
-        fault = _fault(file, wanted.max_mean_kld, wanted.min_retention, report)
-        if fault is None:
-            continue
-        message, fields = fault
-        if wanted.on_fail == "warn":
+        for message, fields in _faults(file, wanted, report):
+            if wanted.on_fail == "fail":
+                raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields={"file": file.name, **fields})
             context.report.log(message, level="warning")
-        else:
-            raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields={"file": file.name, **fields})
 
 
-def _fault(
-    file: FileQuality, max_mean_kld: float | None, min_retention: float | None, report: QualityReport
-) -> tuple[str, dict[str, Any]] | None:
-    """Which bound a file does not keep: the sentence, and the numbers."""
-    if max_mean_kld is None and min_retention is None:
-        return None
+def _faults(
+    file: FileQuality, wanted: EvaluationOptions, report: QualityReport
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Bounds that a file does not keep: the sentence, and the numbers."""
+    highest, lowest = wanted.max_mean_kld, wanted.min_retention
     if file.overall is None:
-        return f"{file.name} could not be measured, and a bound is asked for: {file.not_judged}", {}
-    if max_mean_kld is not None and file.overall.mean_kld.value > max_mean_kld:
-        value = file.overall.mean_kld.value
-        return (
-            f"{file.name} has a mean KLD of {value:.5f}, and at most {max_mean_kld:g} is asked for",
-            {"figure": "mean_kld", "value": value, "bound": max_mean_kld},
+        if highest is not None or lowest is not None:
+            yield f"{file.name} could not be measured, and a bound is asked for: {file.not_judged}", {}
+        return
+    kld = file.overall.mean_kld.value
+    if highest is not None and kld > highest:
+        yield (
+            f"{file.name} has a mean KLD of {kld:.5f}, and at most {highest:g} is asked for",
+            {"figure": "mean_kld", "value": kld, "bound": highest},
         )
-    if min_retention is None or (report.training is not None and not report.training_measurable):
-        return None
+    if lowest is None or (report.training is not None and not report.training_measurable):
+        return
     if file.retention is None:
-        return f"{file.name} has no retention, since no adapter was merged", {"figure": "retention"}
-    if file.retention.value < min_retention:
-        return (
+        yield f"{file.name} has no retention, since no adapter was merged", {"figure": "retention"}
+    elif file.retention.value < lowest:
+        yield (
             f"{file.name} keeps {100 * file.retention.value:.1f} % of the training, "
-            f"and at least {100 * min_retention:g} % is asked for",
-            {"figure": "retention", "value": file.retention.value, "bound": min_retention},
+            f"and at least {100 * lowest:g} % is asked for",
+            {"figure": "retention", "value": file.retention.value, "bound": lowest},
         )
-    return None
