@@ -124,9 +124,9 @@ def evaluate_files(
         started = time.monotonic()
         told = partial(_tell, report, before, size, total)
         scores = runner.run(chosen, told, should_stop)
-        rounds.add(chosen, scores, time.monotonic() - started)
+        rounds.add(chosen, scores, time.monotonic() - started, runner.refused())
         rounds.keep(kept)
-    return rounds.result(runner)
+    return rounds.result()
 
 
 def _tell(report: Report, before: int, size: int, total: int, part: float) -> None:
@@ -183,7 +183,7 @@ class _Runner:
             )
 
     def refused(self) -> dict[str, str]:
-        """Files that cannot be judged: part of them has no place in the model."""
+        """Files that cannot be judged, known once any sequence has run: part of them has no place in the model."""
         reasons = {}
         for file in self._files:
             try:
@@ -204,6 +204,7 @@ class _Rounds:
         self.sequences = 0
         self.tokens = 0
         self.seconds = 0.0
+        self.refused: dict[str, str] = {}
 
     @classmethod
     def take_up(cls, kept: Path | None, identity: str, names: Sequence[str]) -> _Rounds:
@@ -224,6 +225,7 @@ class _Rounds:
         rounds._pieces = pieces
         rounds.parts = list(state["parts"])
         rounds.sequences, rounds.tokens, rounds.seconds = state["sequences"], state["tokens"], state["seconds"]
+        rounds.refused = dict(state["refused"])
         return rounds
 
     def next(self, sequences: Sequence[TokenSequence], budget: Budget) -> list[TokenSequence]:
@@ -243,8 +245,15 @@ class _Rounds:
             chosen.append(sequence)
         return chosen
 
-    def add(self, sequences: Sequence[TokenSequence], scores: Sequence[TokenScores], seconds: float) -> None:
+    def add(
+        self,
+        sequences: Sequence[TokenSequence],
+        scores: Sequence[TokenScores],
+        seconds: float,
+        refused: Mapping[str, str],
+    ) -> None:
         """One more round."""
+        self.refused = dict(refused)
         for pieces, piece in zip(self._pieces, scores, strict=True):
             pieces.append(piece)
         for batch in batches(sequences, BATCH_TOKENS):
@@ -264,6 +273,7 @@ class _Rounds:
             "sequences": self.sequences,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "refused": self.refused,
         }
         arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
         for index, pieces in enumerate(self._pieces):
@@ -280,10 +290,10 @@ class _Rounds:
             os.fsync(file.fileno())
         partial.replace(path)
 
-    def result(self, runner: _Runner) -> Scores:
+    def result(self) -> Scores:
         """All rounds together."""
+        refused = self.refused
         joined = [TokenScores.joined(pieces) for pieces in self._pieces]
-        refused = runner.refused()
         others = {name: scores for name, scores in zip(self._names[1:], joined[1:], strict=True) if name not in refused}
         return Scores(joined[0], others, tuple(self.parts), self.tokens, self.seconds, refused)
 

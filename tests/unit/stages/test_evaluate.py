@@ -1,0 +1,144 @@
+"""The evaluate stage on a tiny model: what it reports, what it refuses, and that a replay runs nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api_client.errors import ErrorCode, PackagingError
+from api_client.job import ArtifactKind, StageName
+from api_client.quality import QualityReport
+from tests.harness import RecordingReporter, run_stages
+from tests.tiny import TEXT
+from tests.unit.stages.conftest import TinyRun
+from worker.gguf.reader import open_gguf
+from worker.storage.checksums import parse_checksums
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Enough of the text that the tokenizer was made of for a few chunks."""
+    path = tmp_path / "text.txt"
+    path.write_text("=== first\n" + "\n".join(TEXT * 60) + "\n=== second\n" + "\n".join(reversed(TEXT * 60)))
+    return path
+
+
+def test_every_file_is_measured_and_the_report_published(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
+    reporter = RecordingReporter()
+    request = tiny.request(quant_types=["Q8_0", "Q4_0"], evaluation={"text": text}, companions=True)
+    results = run_stages(request, tmp_path / "scratch", reporter=reporter)
+
+    report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+    assert [file.name for file in report.files] == [
+        "merged_model.gguf", "merged_model-Q8_0.gguf", "merged_model-Q4_0.gguf"
+    ]  # fmt: skip
+    whole, q8, q4 = (file.overall for file in report.files)
+    assert whole is not None
+    assert q8 is not None
+    assert q4 is not None
+    assert whole.mean_kld.value < 1e-7 < q8.mean_kld.value < q4.mean_kld.value
+    assert whole.same_top.value == 1.0
+    assert set(report.scored) == set(report.files[1].parts) == {"first", "second"}
+    assert q8.tokens == sum(report.scored.values()) == sum(part.tokens for part in report.files[1].parts.values())
+    # the mean over all can be made again from the parts
+    parts = report.files[2].parts.values()
+    again = sum(part.mean_kld.value * part.tokens for part in parts) / q4.tokens
+    assert again == pytest.approx(q4.mean_kld.value)
+    assert report.training_measurable
+    kept = [file.retention.value for file in report.files if file.retention is not None]
+    assert 1.0 >= kept[0] > kept[1] > kept[2]
+    assert "quality.json" in parse_checksums((tiny.output / "SHA256SUMS").read_text())
+    manifest = json.loads((tiny.output / "manifest.json").read_text())
+    told = manifest["stages"]["evaluate"]["facts"]["files"]["merged_model-Q4_0.gguf"]
+    assert told["mean_kld"]["value"] == q4.mean_kld.value
+    card = (tiny.output / "README.md").read_text()
+    assert f"{q4.mean_kld.value:.4f} ±" in card
+    assert any("of the training kept" in line for _, line in reporter.lines)
+    assert results[StageName.EVALUATE].artifacts[0].kind is ArtifactKind.QUALITY
+
+
+def test_a_damaged_weight_is_seen(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
+    """One layer's projection halved on its way: what verify lets pass, since the file loads and answers."""
+    request = tiny.request(template="merge", evaluation={"text": text, "max_mean_kld": 0.001}, gguf_dtype="f32")
+    done = run_stages(request, tmp_path / "scratch", until=StageName.VERIFY)
+    (model,) = done[StageName.CONVERT].artifacts
+    with open_gguf(Path(model.path)) as file:
+        tensor = file.by_name["blk.1.ffn_down.weight"]
+        start, size = file.data_offset + tensor.offset, tensor.size_bytes
+    import numpy as np
+
+    data = np.memmap(model.path, np.float32, "r+", start, (size // 4,))
+    data[:] *= 0.5
+    data.flush()
+    with pytest.raises(PackagingError) as caught:
+        run_stages(request, tmp_path / "scratch", done=done)
+    assert caught.value.code is ErrorCode.QUALITY_BELOW_THRESHOLD
+    assert caught.value.fields["file"] == "merged_model.gguf"
+    assert caught.value.fields["bound"] == 0.001
+    assert not (tiny.output / "merged_model.gguf").exists()
+
+
+def test_below_a_bound_nothing_is_published_and_a_replay_measures_nothing_again(
+    tiny: TinyRun, text: Path, tmp_path: Path
+) -> None:
+    def request(bound: float, **more: object):
+        return tiny.request(quant_types=["Q4_0"], evaluation={"text": text, "min_retention": bound, **more})
+
+    with pytest.raises(PackagingError) as caught:
+        run_stages(request(0.999999), tmp_path / "scratch")
+    assert caught.value.code is ErrorCode.QUALITY_BELOW_THRESHOLD
+    assert "merged_model-Q4_0.gguf keeps" in caught.value.message
+    assert not list(tiny.output.glob("*.gguf"))
+
+    scores = tmp_path / "scratch" / "evaluation.npz"
+    written = scores.stat().st_mtime_ns
+    again = RecordingReporter()
+    run_stages(request(0.1), tmp_path / "scratch", reporter=again)
+    assert scores.stat().st_mtime_ns == written
+    assert (tiny.output / "merged_model-Q4_0.gguf").exists()
+
+    warned = RecordingReporter()
+    run_stages(request(0.999999, on_fail="warn").model_copy(update={"overwrite": True}), tmp_path / "scratch",
+               reporter=warned)  # fmt: skip
+    assert any(level == "warning" and "keeps" in line for level, line in warned.lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "fact"),
+    [
+        ("", ErrorCode.DATASET_INVALID, "holds no record"),
+        ('{"question": "a", "answer": "b"}\n', ErrorCode.DATASET_INVALID, "the keys question, answer"),
+        ('{"messages": [}\n', ErrorCode.DATASET_INVALID, "line 1 is no JSON"),
+    ],
+    ids=["empty", "unknown shape", "no JSON"],
+)
+def test_data_that_cannot_be_used_is_refused_by_its_fact(
+    tiny: TinyRun, tmp_path: Path, content: str, code: ErrorCode, fact: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(content)
+    with pytest.raises(PackagingError) as caught:
+        run_stages(tiny.request(evaluation={"dataset": data}), tmp_path / "scratch")
+    assert caught.value.code is code
+    assert fact in caught.value.message
+
+
+def test_chat_samples_go_through_the_packaged_template(tiny: TinyRun, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    records = [
+        {"messages": [{"role": "user", "content": TEXT[0]}, {"role": "assistant", "content": TEXT[1]}]},
+        {"conversations": [{"from": "human", "value": TEXT[0]}, {"from": "gpt", "value": TEXT[2]}]},
+        {"instruction": TEXT[1], "input": "", "output": TEXT[3]},
+        {"prompt": TEXT[2], "completion": TEXT[0]},
+        {"text": TEXT[3]},
+        {"unknown": 1},
+    ]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    run_stages(tiny.request(quant_types=["Q8_0"], evaluation={"dataset": data}), tmp_path / "scratch")
+    report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+    assert report.source is not None
+    assert (report.source.samples, report.source.left_out) == (5, 1)
+    assert report.source.left_out_reason == "record 6 has the keys unknown"
+    assert set(report.scored) == {"chat", "text"}
