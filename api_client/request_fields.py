@@ -337,7 +337,6 @@ FIELDS: Final = (
         _B("Smallest share of the training that a file keeps, 0 to 1.", "文件至少保留的训练比例，0 到 1。"),
         Flag("--min-retention", metavar="SHARE"),
         Control("evaluation_min_retention", "more", _B("Smallest share of the training kept", "最低训练保留率")),
-        codes=(_C.QUALITY_BELOW_THRESHOLD,),
     ),
     _F(
         "evaluation.on_fail",

@@ -63,7 +63,7 @@ def build_app() -> typer.Typer:
 
 
 _ORDER = (
-    *("package", "submit", "quantize", "demo"),
+    *("package", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
     *("up", "worker", "console", "doctor"),

@@ -32,6 +32,20 @@ HELP_ZH = {
     "trainpack up          [dim]# in another terminal: trainpack submit ..., trainpack watch[/dim]": (
         "trainpack up          [dim]# 在另一个终端：trainpack submit ...、trainpack watch[/dim]"
     ),
+    # evaluate
+    "Measure how far GGUF files are from the model they were made from.": "测量 GGUF 文件与其来源模型的差距。",
+    "Mean Kullback-Leibler divergence with its error, the tail of it, how often the most probable token is the same; "
+    "with an adapter also how much of the training each file keeps. Nothing is written.": (
+        "给出平均 KL 散度及其误差、尾部分位数、首选 token 一致率；有适配器时还给出每个文件保留的训练比例。"
+        "不写入任何文件。"
+    ),
+    "GGUF files; of a split one the first.": "GGUF 文件；分片文件给出第一个。",
+    "Directory of the model; of its base with --checkpoint.": "模型目录；配合 --checkpoint 时为基础模型目录。",
+    "The adapter that was merged.": "已合并的适配器。",
+    "Text to measure on.": "用于测量的文本。",
+    "Training or evaluation data to measure on: JSONL, JSON.": "用于测量的训练或评估数据：JSONL、JSON。",
+    "Time to spend, about.": "大致用时（秒）。",
+    "Measure on all of the text.": "使用全部文本测量。",
     # trainpack
     "Turns finished training runs into GGUF files: merge, convert, quantize, export.": (
         "将训练完成的模型打包为 GGUF 文件：合并、转换、量化、导出。"

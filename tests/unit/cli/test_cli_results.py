@@ -10,7 +10,7 @@ from api_client.quant_types import QuantType
 from api_client.templates import BUILTIN_TEMPLATES
 
 COMMANDS = [
-    *("package", "submit", "quantize", "demo"),
+    *("package", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
     *("up", "worker", "console", "doctor"),
