@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import format_size
+from api_client.words.formatting import format_size
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No space, no quota, or a file larger than the file system or a limit allows."""

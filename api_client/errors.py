@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from api_client.byte_bounds import FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.error_codes import ErrorClass, ErrorCode
-from api_client.language import Language
+from api_client.words.language import Language
 
 __all__ = ["ErrorClass", "ErrorCode", "Failure", "PackagingError", "Told", "failure_of"]
 
@@ -75,9 +75,8 @@ class Failure:
     def told(self, language: Language) -> Told:
         """Explain it: the one place where an error becomes text for a reader."""
         row = self.code.row
-        chinese = language is Language.ZH
-        remedy = self.remedy or (row.remedy_zh if chinese else row.remedy_en)
-        return Told(self, language, row.cause_zh if chinese else row.cause_en, remedy)
+        remedy = self.remedy or language.choose(row.remedy_en, row.remedy_zh)
+        return Told(self, language, language.choose(row.cause_en, row.cause_zh), remedy)
 
     def at(self, stage: str) -> Failure:
         """The same, of a job's stage. Versions before this one look for the stage among the fields."""

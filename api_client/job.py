@@ -10,7 +10,7 @@ States::
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -162,6 +162,12 @@ class Stage(_Record):
             return None
         return (self.finished_at - self.started_at).total_seconds()
 
+    def seconds(self, now: datetime | None = None) -> float | None:
+        """Seconds from the first start to the end, or to now while it runs."""
+        if self.duration_s is not None or self.started_at is None or self.state is not StageState.RUNNING:
+            return self.duration_s
+        return ((now or datetime.now(UTC)) - self.started_at).total_seconds()
+
 
 class Job(_Record):
     """One accepted request, as clients see it."""
@@ -189,6 +195,17 @@ class Job(_Record):
     def finished(self) -> bool:
         """Whether the job has ended, well or not."""
         return self.state in FINISHED_STATES
+
+    @property
+    def shown_state(self) -> str:
+        """The state that people are shown: ``cancelling`` for a job that was asked to stop and has not yet."""
+        return "cancelling" if self.cancel_requested and not self.finished else self.state.value
+
+    def seconds(self, now: datetime | None = None) -> float | None:
+        """Seconds from the start to the end, or to now; ``None`` before the start."""
+        if self.started_at is None:
+            return None
+        return ((self.finished_at or now or datetime.now(UTC)) - self.started_at).total_seconds()
 
     @property
     def newer(self) -> bool:

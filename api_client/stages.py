@@ -17,6 +17,7 @@ from api_client.artifacts import Artifact, ArtifactKind
 from api_client.event_kinds import EventKind
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
+from api_client.words.language import Language
 
 _K = ArtifactKind
 _NONE: frozenset[ArtifactKind] = frozenset()
@@ -50,6 +51,10 @@ class StageSpec:
     may_make: frozenset[ArtifactKind] = _NONE
     reads_given: bool = True
     preloaded: bool = True
+
+    def title(self, language: Language) -> str:
+        """Its name for people."""
+        return language.choose(self.title_en, self.title_zh)
 
     def takes(self, artifact: Artifact) -> bool:
         """Whether the stage is handed an artifact."""

@@ -27,8 +27,8 @@ from api_client.address import masked_url
 from api_client.client import PackagingClient
 from api_client.disk import free_bytes
 from api_client.errors import PackagingError
-from api_client.formatting import format_size
 from api_client.s3 import S3Location, S3Retry, plain_endpoint
+from api_client.words.formatting import format_size
 from config.roots import Roots
 from config.settings import Settings
 from worker.storage.paths import check_output_dir

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from api_client.cli.connection import open_client
+from api_client.connection import open_client
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import JobState, StageName
+from api_client.words.language import Language
+from api_client.words.spans import read_since
 
-_SPAN_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _COMPLETION_TIMEOUT_S = 0.5
 
 
@@ -58,20 +58,15 @@ def parse_since(text: str, now: datetime | None = None) -> datetime:
     Raises:
         PackagingError: ``request_invalid``.
     """
-    now = now or datetime.now(UTC)
-    span = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
     try:
-        if span:
-            return now - timedelta(seconds=float(span[1]) * _SPAN_UNITS[span[2]])
-        when = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
+        return read_since(text, now)
+    except ValueError:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
             f"--since {text!r} is no span of time or date",
             remedy="Write e.g. 30m, 24h, 7d or 2025-11-23T08:00.",
             fields={"field": "since"},
         ) from None
-    return when.astimezone() if when.tzinfo is None else when
 
 
 def parse_state(text: str | None) -> JobState | None:
@@ -84,12 +79,16 @@ def parse_state(text: str | None) -> JobState | None:
 
 
 def parse_stage(text: str | None) -> StageName | None:
-    """A stage's name.
+    """A stage, by its name or by its title in either language.
 
     Raises:
         PackagingError: ``request_invalid`` with the nearest one.
     """
-    return None if text is None else StageName(_one_of(text.replace("-", "_"), [s.value for s in StageName], "stage"))
+    if text is None:
+        return None
+    titles = {stage.spec.title(language).lower(): stage for language in Language for stage in StageName}
+    titled = titles.get(text.strip().lower())
+    return titled or StageName(_one_of(text.replace("-", "_"), [stage.value for stage in StageName], "stage"))
 
 
 def parse_code(text: str | None) -> ErrorCode | None:

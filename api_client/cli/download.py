@@ -14,9 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from api_client.cli.output import Output
 from api_client.disk import write_errors
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import one_line
 from api_client.job import Artifact, Job
 from api_client.s3 import Request, S3Location, make_client, settings_from_here, storage_errors
+from api_client.words.formatting import one_line
 
 _BLOCK_BYTES = 4 * 2**20
 Advance = Callable[[int], None]

@@ -16,7 +16,7 @@ from api_client.address import stack_file
 from api_client.cli.output import Output
 from api_client.error_codes import ExitCode
 from api_client.errors import ErrorCode, Failure, PackagingError
-from api_client.formatting import clean
+from api_client.words.formatting import clean
 
 DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE, INTERRUPTED = ExitCode
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from api_client.cli.language import phrase
-from api_client.formatting import clean
-from api_client.language import Language, language_of
+from api_client.words.formatting import clean
+from api_client.words.language import Language, language_of
+from api_client.words.phrases import phrase
 
 PIPE_WIDTH = 240
 """Line length where no terminal says otherwise, so that tables in a pipe are not cut."""

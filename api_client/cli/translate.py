@@ -9,7 +9,7 @@ from typing import Any
 from typer import rich_utils
 
 from api_client.cli.help_zh import HELP_ZH
-from api_client.language import Language
+from api_client.words.language import Language
 
 _TEXTS = ("help", "short_help", "epilog", "rich_help_panel")
 _TITLES = {"ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Commands", "OPTIONS_PANEL_TITLE": "Options"}

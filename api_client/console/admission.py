@@ -11,7 +11,7 @@ from api_client.console.identity import LOCAL, Identities, Principal
 from api_client.console.limits import RateLimit
 from api_client.console.settings import ConsoleSettings
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import one_line
+from api_client.words.formatting import one_line
 
 SESSION_COOKIE = "trainpack_session"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")

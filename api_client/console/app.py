@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from api_client.client import PackagingClient
+from api_client.connection import open_client
 from api_client.console import api, login, metrics
 from api_client.console.admission import Admission
 from api_client.console.api.fleet import open_router
@@ -40,8 +41,6 @@ ClientFactory = Callable[[ConsoleSettings], PackagingClient]
 
 def open_console_client(settings: ConsoleSettings) -> PackagingClient:
     """The client of a console: the service that the environment names, else the running embedded stack."""
-    from api_client.cli.connection import open_client
-
     return open_client(timeout_s=settings.redis_timeout_s)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api_client.language import Language
+from api_client.words.language import Language
 
 
 def accepted_language(header: str) -> Language:

@@ -7,7 +7,7 @@ import logging
 import logging.config
 from datetime import UTC, datetime
 
-from api_client.formatting import clean, one_line
+from api_client.words.formatting import clean, one_line
 
 LOGGERS = ("uvicorn", "asyncio", "api_client")
 

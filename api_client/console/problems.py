@@ -16,8 +16,8 @@ from starlette.routing import Match
 
 from api_client.console.language import accepted_language
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import one_line
-from api_client.language import Language
+from api_client.words.formatting import one_line
+from api_client.words.language import Language
 
 _log = logging.getLogger(__name__)
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from api_client.job import Artifact, Job
-from api_client.language import Language
+from api_client.words.language import Language
 
 EVENT = "job.finished"
 _ERROR_FIELDS = ("code", "class", "message", "remedy", "stage")

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from api_client.address import masked_url
 from api_client.cli.commands.follow import end_of, report_end
-from api_client.cli.connection import open_client
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
@@ -22,6 +21,7 @@ from api_client.cli.requests import build_request, check_paths, check_rules
 from api_client.cli.run_base import fill_base_model
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
+from api_client.connection import open_client
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import Job
 from api_client.rules import find_template

@@ -15,7 +15,7 @@ from api_client.cli.failures import DONE, JOB_FAILED
 from api_client.cli.output import Output
 from api_client.cli.render.states import mark
 from api_client.client import PackagingClient
-from api_client.formatting import one_line
+from api_client.words.formatting import one_line
 
 if TYPE_CHECKING:
     from worker.doctor import Check

@@ -16,8 +16,6 @@ from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.formatting import format_size
-from api_client.language import Language
 from api_client.recommend import (
     DEFAULT_CONTEXT,
     QUALITY_WORDS,
@@ -28,6 +26,8 @@ from api_client.recommend import (
     recommend,
     shape_of,
 )
+from api_client.words.formatting import format_size
+from api_client.words.language import Language
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 

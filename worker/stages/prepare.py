@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from api_client.formatting import format_size
 from api_client.outputs import MERGED_DIRECTORY, RECORDS, UNQUANTIZED, PlannedOutput, planned_outputs
+from api_client.words.formatting import format_size
 from worker.checkpoint import BaseModel
 from worker.imatrix.calibration import load_calibration
 from worker.imatrix.load import load_imatrix

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from api_client.disk import existing, failed_write, free_bytes
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import format_size
+from api_client.words.formatting import format_size
 from config.roots import Roots
 
 

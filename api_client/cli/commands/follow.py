@@ -18,7 +18,6 @@ from api_client.cli.arguments import (
     parse_state,
 )
 from api_client.cli.command import add_command
-from api_client.cli.connection import open_client
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, outputs_table
@@ -26,6 +25,7 @@ from api_client.cli.render.log import log_line
 from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
+from api_client.connection import open_client
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import Job, JobState

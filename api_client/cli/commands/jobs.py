@@ -19,12 +19,12 @@ from api_client.cli.arguments import (
     parse_state,
 )
 from api_client.cli.command import add_command
-from api_client.cli.connection import open_client
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
 from api_client.cli.requests import parse_labels
+from api_client.connection import open_client
 from api_client.errors import ErrorCode, PackagingError
 from api_client.job import StageName
 

@@ -9,11 +9,11 @@ import typer
 
 from api_client.cli.arguments import JobId
 from api_client.cli.command import add_command
-from api_client.cli.connection import open_client
 from api_client.cli.download import fetch_all
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.job import outputs_table
+from api_client.connection import open_client
 
 
 def register(app: typer.Typer, panel: str) -> None:

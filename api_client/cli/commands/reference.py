@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from api_client.cli.command import add_command
-from api_client.cli.connection import open_client
 from api_client.cli.failures import BAD_REQUEST, DONE
 from api_client.cli.output import Output
 from api_client.cli.render.lists import checkpoints_view, quant_types_table, templates_table
+from api_client.connection import open_client
 from api_client.errors import ErrorCode, PackagingError
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.runs.checkpoints import empty_error, list_checkpoints

@@ -8,12 +8,12 @@ import typer
 
 from api_client.cli.command import add_command
 from api_client.cli.commands.follow import end_of, watch_and_report
-from api_client.cli.connection import open_client, service_is_local
 from api_client.cli.flags import RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.cli.requests import build_request, check_paths, check_rules
 from api_client.cli.run_base import fill_base_model
+from api_client.connection import open_client, service_is_local
 
 EXAMPLES = """[bold]Examples[/bold]
 

@@ -11,9 +11,11 @@ from rich.text import Text
 
 from api_client.cli.failures import error_text
 from api_client.cli.output import Output
-from api_client.cli.render.states import job_seconds, job_state, mark, stage_seconds, state_text
+from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.formatting import (
+from api_client.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.records import job_newer
+from api_client.words.formatting import (
     clean,
     format_duration,
     format_progress,
@@ -21,8 +23,6 @@ from api_client.formatting import (
     format_time,
     one_line,
 )
-from api_client.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
-from api_client.records import job_newer
 
 _QUIET_OUTCOMES = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
 
@@ -49,8 +49,10 @@ def job_view(output: Output, job: Job, width: int, now: datetime | None = None) 
 
 def headline(output: Output, job: Job, now: datetime | None = None) -> Text:
     """Id, state, template and time of a job on one line."""
-    line = Text.assemble((job.id, "bold"), "  ", job_state(output.language, job), "  ", one_line(job.request.template))
-    seconds = job_seconds(job, now)
+    line = Text.assemble(
+        (job.id, "bold"), "  ", state_text(output.language, job.shown_state), "  ", one_line(job.request.template)
+    )
+    seconds = job.seconds(now)
     if seconds is not None:
         line.append(f"  {format_duration(seconds)}", style="dim")
     return line
@@ -78,12 +80,12 @@ def _facts(output: Output, job: Job) -> Text:
 def stage_table(output: Output, job: Job, width: int, now: datetime | None = None) -> RenderableType:
     """The stages with state, duration, attempts and how far each is."""
     stages = job.stages
-    durations = [stage_seconds(stage, now) for stage in stages]
+    durations = [stage.seconds(now) for stage in stages]
     ascii_only = output.results.options.ascii_only
     return fit_table(
         [
             Column("", [mark(stage.state.value, ascii_only=ascii_only) for stage in stages], ALWAYS),
-            Column(output.text("stage"), [stage.name.value for stage in stages], ALWAYS),
+            Column(output.text("stage"), [stage_name(output.language, stage.name) for stage in stages], ALWAYS),
             Column(output.text("state"), [state_text(output.language, stage.state.value) for stage in stages], 8),
             Column(
                 output.text("duration"),
@@ -115,7 +117,7 @@ def _attempts(output: Output, stage: Stage) -> Iterator[Text]:
 
 def _attempt_line(output: Output, stage: Stage, attempt: Attempt) -> Text:
     seconds = (attempt.finished_at - attempt.started_at).total_seconds() if attempt.finished_at else None
-    line = Text(f"  {stage.name.value} {output.text('attempt')} {attempt.number}: ")
+    line = Text(f"  {stage_name(output.language, stage.name)} {output.text('attempt')} {attempt.number}: ")
     line.append_text(state_text(output.language, attempt.outcome.value))
     if seconds is not None:
         line.append(f" ({format_duration(seconds)})", style="dim")

@@ -9,10 +9,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from api_client.cli.output import Output
-from api_client.cli.render.states import job_seconds, job_state, state_text
+from api_client.cli.render.states import stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.fleet import QueueInfo, WorkerInfo
-from api_client.formatting import (
+from api_client.job import Job, JobState
+from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.runs.checkpoints import CheckpointList
+from api_client.templates import SWITCHES, Template
+from api_client.words.formatting import (
     format_age,
     format_duration,
     format_score,
@@ -21,23 +25,18 @@ from api_client.formatting import (
     format_time,
     one_line,
 )
-from api_client.job import Job, JobState
-from api_client.language import Language
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.runs.checkpoints import CheckpointList
-from api_client.templates import SWITCHES, Template
 
 MAX_SCORE_COLUMNS = 4
 
 
 def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | None = None) -> RenderableType:
     """One line per job, newest first."""
-    seconds = [job_seconds(job, now) for job in jobs]
+    seconds = [job.seconds(now) for job in jobs]
     return fit_table(
         [
             Column(output.text("job"), [job.id for job in jobs], ALWAYS),
-            Column(output.text("state"), [job_state(output.language, job) for job in jobs], ALWAYS),
-            Column(output.text("stage"), [_where(job) for job in jobs], 8),
+            Column(output.text("state"), [state_text(output.language, job.shown_state) for job in jobs], ALWAYS),
+            Column(output.text("stage"), [_where(output, job) for job in jobs], 8),
             Column(output.text("template"), [job.request.template for job in jobs], 7),
             Column(output.text("age"), [format_age(job.created_at, now) for job in jobs], 6, right=True),
             Column(output.text("duration"), ["" if s is None else format_duration(s) for s in seconds], 5, right=True),
@@ -49,14 +48,15 @@ def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | 
     )
 
 
-def _where(job: Job) -> str:
+def _where(output: Output, job: Job) -> str:
     """The stage a job is at, how far it is, or the code of what ended it."""
     if job.state is JobState.FAILED and (failure := job.failure) is not None:
         return failure.code.value
     stage = job.current_stage
     if stage is None:
         return ""
-    return f"{stage.name.value} {stage.progress.fraction:.0%}" if stage.progress else stage.name.value
+    name = stage_name(output.language, stage.name)
+    return f"{name} {stage.progress.fraction:.0%}" if stage.progress else name
 
 
 def _labels(job: Job) -> str:
@@ -65,19 +65,17 @@ def _labels(job: Job) -> str:
 
 def templates_table(output: Output, templates: Sequence[Template], width: int) -> RenderableType:
     """Templates with their switches; a locked one cannot be changed by a request."""
-    chinese = output.language is Language.ZH
+    choose = output.language.choose
     switches = [
         Column(name, [format_switch(getattr(template, name)) for template in templates], 7) for name in SWITCHES
     ]
     return fit_table(
         [
             Column(output.text("template"), [template.name for template in templates], ALWAYS),
-            Column(output.text("title"), [t.title_zh if chinese else t.title_en for t in templates], 5),
+            Column(output.text("title"), [choose(t.title_en, t.title_zh) for t in templates], 5),
             *switches,
             Column(output.text("quant_types"), [",".join(template.quant_types) for template in templates], 8),
-            Column(
-                output.text("description"), [t.description_zh if chinese else t.description_en for t in templates], 3
-            ),
+            Column(output.text("description"), [choose(t.description_en, t.description_zh) for t in templates], 3),
         ],
         width,
     )
@@ -85,7 +83,7 @@ def templates_table(output: Output, templates: Sequence[Template], width: int) -
 
 def quant_types_table(output: Output, types: Sequence[QuantType], width: int) -> RenderableType:
     """Quant types with what helps to choose among them; the recommended ones stand out."""
-    chinese = output.language is Language.ZH
+    choose = output.language.choose
     infos = [QUANT_TYPES[quant_type] for quant_type in types]
     names = [
         Text(f"{quant_type.value} *", style="bold") if info.recommended else Text(quant_type.value)
@@ -97,7 +95,7 @@ def quant_types_table(output: Output, types: Sequence[QuantType], width: int) ->
             Column(output.text("bits_per_weight"), [f"{info.bits_per_weight:.2f}" for info in infos], 7, right=True),
             Column(output.text("family"), [info.family for info in infos], 4),
             Column(output.text("imatrix"), [output.text("needs_matrix") if i.needs_imatrix else "" for i in infos], 6),
-            Column(output.text("description"), [i.description_zh if chinese else i.description_en for i in infos], 5),
+            Column(output.text("description"), [choose(i.description_en, i.description_zh) for i in infos], 5),
         ],
         width,
     )

@@ -1,14 +1,12 @@
-"""Marks and colours of states, the same in every view."""
+"""Marks and colours of states and names of stages, the same in every view."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from rich.text import Text
 
-from api_client.cli.language import phrase, state_word
-from api_client.job import Job, Stage, StageState
-from api_client.language import Language
+from api_client.job import StageName
+from api_client.words.language import Language
+from api_client.words.states import state_word
 
 STYLES = {
     "queued": "blue",
@@ -17,6 +15,7 @@ STYLES = {
     "succeeded": "green",
     "failed": "bold red",
     "cancelled": "yellow",
+    "cancelling": "yellow",
     "retried": "yellow",
     "rescued": "yellow",
     "crashed": "red",
@@ -44,22 +43,6 @@ def state_text(language: Language, state: str) -> Text:
     return Text(state_word(language, state), style=STYLES.get(state, ""))
 
 
-def job_state(language: Language, job: Job) -> Text:
-    """A job's state; a running one that was asked to stop says so."""
-    if job.cancel_requested and not job.finished:
-        return Text(phrase(language, "cancelling"), style=STYLES["cancelled"])
-    return state_text(language, job.state.value)
-
-
-def job_seconds(job: Job, now: datetime | None = None) -> float | None:
-    """Seconds from a job's start to its end, or to now."""
-    if job.started_at is None:
-        return None
-    return ((job.finished_at or now or datetime.now(UTC)) - job.started_at).total_seconds()
-
-
-def stage_seconds(stage: Stage, now: datetime | None = None) -> float | None:
-    """Seconds from a stage's first start to its end, or to now while it runs."""
-    if stage.duration_s is not None or stage.started_at is None or stage.state is not StageState.RUNNING:
-        return stage.duration_s
-    return ((now or datetime.now(UTC)) - stage.started_at).total_seconds()
+def stage_name(language: Language, stage: StageName) -> str:
+    """A stage's name: in English as ``--from-stage`` takes it, in Chinese its title."""
+    return language.choose(stage.value, stage.spec.title(language))

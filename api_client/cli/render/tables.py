@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from api_client.formatting import one_line
+from api_client.words.formatting import one_line
 
 _GAP = 2
 ALWAYS = 9

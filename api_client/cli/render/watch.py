@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from api_client.cli.language import phrase
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.cli.render.log import log_line
-from api_client.cli.render.states import job_seconds, job_state, mark, stage_seconds, state_text
+from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.events import Event
-from api_client.formatting import format_amount, format_duration, format_progress, format_rate, one_line
 from api_client.job import Job, JobState, Progress, Stage, StageName, StageState
+from api_client.words.formatting import format_amount, format_duration, format_progress, format_rate, one_line
+from api_client.words.phrases import phrase
 
-_NAME_WIDTH = max(len(name.value) for name in StageName)
 _BAR_MIN, _BAR_MAX, _BAR_PART = 8, 40, 0.28
 _GAP = "  "
 MAX_TAIL = 8
@@ -100,14 +100,14 @@ def _job_line(output: Output, job: Job, frame: Frame) -> Text:
     line = mark(job.state.value, ascii_only=frame.ascii_only) + Text(f" {job.id}  ")
     stage = job.current_stage
     if job.finished or stage is None:
-        line.append_text(job_state(output.language, job))
-        seconds = job_seconds(job, frame.now)
+        line.append_text(state_text(output.language, job.shown_state))
+        seconds = job.seconds(frame.now)
         if seconds is not None:
             line.append(f"{_GAP}{format_duration(seconds)}", style="dim")
         if (failure := job.failure) is not None:
             line.append(f"{_GAP}{failure.code.value}", style="red")
         return line
-    line.append(f"{stage.name.value:<{_NAME_WIDTH}} ")
+    line.append(_padded_name(output, stage) + " ")
     line.append_text(_activity(output, stage, frame, frame.width - line.cell_len))
     return line
 
@@ -115,13 +115,19 @@ def _job_line(output: Output, job: Job, frame: Frame) -> Text:
 def stage_line(output: Output, stage: Stage, frame: Frame) -> Text:
     """One stage: mark, name, then a bar while it runs, its duration once it has ended."""
     line = mark(stage.state.value, ascii_only=frame.ascii_only)
-    line.append(f" {stage.name.value:<{_NAME_WIDTH}} ", style="dim" if stage.state is StageState.PENDING else "")
+    line.append(f" {_padded_name(output, stage)} ", style="dim" if stage.state is StageState.PENDING else "")
     line.append_text(_activity(output, stage, frame, frame.width - line.cell_len))
     return line
 
 
+def _padded_name(output: Output, stage: Stage) -> str:
+    """A stage's name, with blanks up to the cells of the longest one; a Chinese character takes two."""
+    width = max(cell_len(stage_name(output.language, name)) for name in StageName)
+    return set_cell_size(stage_name(output.language, stage.name), width)
+
+
 def _activity(output: Output, stage: Stage, frame: Frame, width: int) -> Text:
-    seconds = stage_seconds(stage, frame.now)
+    seconds = stage.seconds(frame.now)
     elapsed = "" if seconds is None else format_duration(seconds)
     if stage.state is StageState.RUNNING:
         again = f"#{stage.attempt}" if stage.attempt > 1 else ""

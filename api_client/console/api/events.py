@@ -33,7 +33,7 @@ from api_client.console.problems import plain
 from api_client.errors import PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import FINISHED_STATES, JobState
-from api_client.language import Language
+from api_client.words.language import Language
 
 router = APIRouter(tags=["events"])
 

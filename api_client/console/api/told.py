@@ -8,7 +8,7 @@ from fastapi import Depends, Request, Response
 
 from api_client.console.language import accepted_language
 from api_client.job import Attempt, Job, Stage
-from api_client.language import Language
+from api_client.words.language import Language
 
 MayFail = TypeVar("MayFail", Job, Stage, Attempt)
 

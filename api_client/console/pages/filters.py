@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from api_client.cli.arguments import parse_since
-from api_client.errors import PackagingError
 from api_client.field_values import read_pair
 from api_client.job import JobState
+from api_client.words.spans import read_since
 
 SPANS: Final = (("1h", "last_hour"), ("24h", "last_day"), ("7d", "last_week"))
 """Spans to choose from, and the key of each one's text."""
@@ -87,6 +86,6 @@ def read_labels(parts: list[str]) -> tuple[dict[str, str], str | None]:
 
 def _since(text: str) -> datetime | None:
     try:
-        return parse_since(text) if text else None
-    except PackagingError:
+        return read_since(text) if text else None
+    except ValueError:
         return None

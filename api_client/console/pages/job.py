@@ -18,7 +18,6 @@ from api_client.console.links import find_output
 from api_client.console.pages.job_view import (
     LOG_KINDS,
     OTHER_KINDS,
-    job_state,
     kind_group,
     shown_events,
     stage_lines,
@@ -31,6 +30,7 @@ from api_client.console.roles import Role
 from api_client.errors import PackagingError
 from api_client.events import Event, EventKind
 from api_client.job import StageState
+from api_client.words.states import state_word
 
 SHOWN_ENTRIES = 500
 Submitter = Annotated[Principal, Depends(require(Role.SUBMIT))]
@@ -92,13 +92,12 @@ def _page(
     groups = frozenset(kinds or (*(kind.value for kind in LOG_KINDS), OTHER_KINDS))
     events = [*client.events(job_id)] if with_log else []
     entries = shown_events(events, groups)
-    state, word = job_state(job, language)
     failed = job.failure
     context = {
         "job": job,
         "address": _address(job_id),
-        "state_kind": state,
-        "state_name": word,
+        "state_kind": job.shown_state,
+        "state_name": state_word(language, job.shown_state),
         "template": template_title(job.request.template, language, client.templates()),
         "lines": stage_lines(job, language),
         "problem": failed.told(language) if failed else None,

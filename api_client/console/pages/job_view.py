@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from api_client.cli.language import state_word
-from api_client.cli.render.states import job_seconds, stage_seconds
-from api_client.console.pages.texts import text
 from api_client.errors import Failure
 from api_client.events import Event, EventKind
 from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
-from api_client.language import Language
 from api_client.templates import Template
+from api_client.words.language import Language
+from api_client.words.states import state_word
 
 LOG_KINDS: Final = (
     EventKind.MERGE_LORA,
@@ -54,24 +52,16 @@ class StageLine:
 
 def job_row(job: Job, language: Language, templates: Mapping[str, Template]) -> JobRow:
     """One job as a row."""
-    state, word = job_state(job, language)
     failure = job.failure
     return JobRow(
         job=job,
-        state=state,
-        state_word=word,
+        state=job.shown_state,
+        state_word=state_word(language, job.shown_state),
         template=template_title(job.request.template, language, templates),
         stage=job.current_stage,
         code=failure.code.value if failure and job.state is JobState.FAILED else "",
-        seconds=job_seconds(job),
+        seconds=job.seconds(),
     )
-
-
-def job_state(job: Job, language: Language) -> tuple[str, str]:
-    """A job's state and its word; a running one that was asked to stop says so."""
-    if job.cancel_requested and not job.finished:
-        return "cancelling", text(language, "cancelling")
-    return job.state.value, state_word(language, job.state.value)
 
 
 def template_title(name: str, language: Language, templates: Mapping[str, Template]) -> str:
@@ -79,7 +69,7 @@ def template_title(name: str, language: Language, templates: Mapping[str, Templa
     template = templates.get(name)
     if template is None:
         return name
-    return template.title_zh if language is Language.ZH else template.title_en
+    return language.choose(template.title_en, template.title_zh)
 
 
 def stage_lines(job: Job, language: Language, now: datetime | None = None) -> list[StageLine]:
@@ -87,9 +77,9 @@ def stage_lines(job: Job, language: Language, now: datetime | None = None) -> li
     return [
         StageLine(
             stage=stage,
-            title=text(language, f"stage.{stage.name.value}"),
+            title=stage.name.spec.title(language),
             state_word=state_word(language, stage.state.value),
-            seconds=stage_seconds(stage, now),
+            seconds=stage.seconds(now),
             progress=stage.progress if stage.state is StageState.RUNNING else None,
             attempts=[
                 (one, state_word(language, one.outcome.value), one.failure)

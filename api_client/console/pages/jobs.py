@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 
-from api_client.cli.language import state_word
 from api_client.console.auth import require
 from api_client.console.context import Client
 from api_client.console.identity import Principal
@@ -17,6 +16,7 @@ from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
 from api_client.console.roles import Role
 from api_client.job import JobState
+from api_client.words.states import state_word
 
 PAGE = 50
 Reader = Annotated[Principal, Depends(require(Role.READ))]

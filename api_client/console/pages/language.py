@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from api_client.console.language import accepted_language
 from api_client.console.pages.address import page_address
-from api_client.language import Language
+from api_client.words.language import Language
 
 COOKIE = "trainpack_lang"
 _YEAR_S = 365 * 86400

@@ -13,7 +13,6 @@ from api_client.console.pages.lookup import PathAnswers
 from api_client.errors import PackagingError
 from api_client.field_values import typed, value_of
 from api_client.job import ArtifactKind, StageName
-from api_client.language import Language
 from api_client.outputs import (
     ADAPTER,
     MERGED_DIRECTORY,
@@ -29,6 +28,7 @@ from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.recommend import Recommendation, parse_target, recommend
 from api_client.request import PackagingRequest
 from api_client.rules import ResolvedOptions
+from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16
 _SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX})
@@ -97,7 +97,7 @@ def type_groups(
             size_bytes=sizes.get(quant_type),
             needs_imatrix=info.needs_imatrix,
             recommended=choice.recommended if choice else info.recommended,
-            description=info.description_zh if language is Language.ZH else info.description_en,
+            description=language.choose(info.description_en, info.description_zh),
             chosen=quant_type.value in chosen,
             memory_bytes=choice.memory_bytes if choice else None,
             fits=choice.fits if choice else True,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from api_client.artifacts import ArtifactKind
-from api_client.cli.language import PHRASES
 from api_client.field_types import Bilingual
-from api_client.language import Language
 from api_client.request_fields import FIELDS
 from api_client.stages import StageName
+from api_client.words.language import Language
+from api_client.words.phrases import PHRASES
 
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     # frame
@@ -123,7 +123,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "device": ("Device", "设备"),
     "runs": ("Running now", "正在运行"),
     "idle": ("idle", "空闲"),
-    "draining": ("draining", "正在排空"),
     "serving": ("serving", "服务中"),
     "heartbeat": ("Last heartbeat", "最近心跳"),
     "ago": ("{age} ago", "{age} 前"),
@@ -276,5 +275,5 @@ FIELD_TEXTS: Final[dict[str, Bilingual]] = {
 def text(language: Language, key: str, **values: object) -> str:
     """A text with its placeholders filled in; ``KeyError`` for a key that no table has."""
     english, chinese = TEXTS.get(key) or FIELD_TEXTS.get(key) or PHRASES[key]
-    template = chinese if language is Language.ZH else english
+    template = language.choose(english, chinese)
     return template.format(**values) if values else template

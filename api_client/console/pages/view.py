@@ -14,13 +14,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from api_client.cli.language import state_word
 from api_client.console.auth import known_principal
 from api_client.console.pages.address import page_address
 from api_client.console.pages.language import other_language, page_language, remember_language, switch_address
 from api_client.console.pages.texts import text
 from api_client.console.roles import Role
-from api_client.formatting import (
+from api_client.words.formatting import (
     clean,
     format_age,
     format_amount,
@@ -32,7 +31,8 @@ from api_client.formatting import (
     format_time,
     one_line,
 )
-from api_client.language import Language
+from api_client.words.language import Language
+from api_client.words.states import state_word
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

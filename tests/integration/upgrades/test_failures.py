@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from api_client import ErrorClass, ErrorCode, Job, JobState
-from api_client.language import Language
+from api_client.words.language import Language
 from tests.integration.console.running import RunningConsole, running_console
 from tests.integration.harness import Installation
 from tests.integration.upgrades.newer import NEW_CODE, make_newer

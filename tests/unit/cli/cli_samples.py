@@ -23,10 +23,10 @@ from api_client.job import (
     StageName,
     StageState,
 )
-from api_client.language import Language
 from api_client.plan import plan_stages
 from api_client.request import PackagingRequest
 from api_client.rules import resolve_request
+from api_client.words.language import Language
 
 START = datetime(2025, 11, 23, 12, 0, 0, tzinfo=UTC)
 NOW = START + timedelta(seconds=95)

@@ -7,8 +7,8 @@ import typer.main
 
 from api_client.cli.app import build_app
 from api_client.cli.help_zh import HELP_ZH
-from api_client.cli.language import PHRASES
 from api_client.cli.translate import exchange, untranslated
+from api_client.words.phrases import PHRASES
 
 
 def test_every_help_text_has_a_translation() -> None:

@@ -9,20 +9,22 @@ import pytest
 from cli_samples import FAILURE, HOSTILE, NOW, OUTPUTS, START, failed_job, make_event, make_job, make_output, printed
 from rich.cells import cell_len
 
+from api_client.cli.arguments import parse_stage
 from api_client.cli.failures import error_text
 from api_client.cli.output import Output, make_console
 from api_client.cli.render.job import job_view, outputs_table, stage_table
 from api_client.cli.render.lists import checkpoints_view, jobs_table, quant_types_table, service_view, templates_table
 from api_client.cli.render.log import log_line
+from api_client.console.pages.job_view import stage_lines
 from api_client.errors import ErrorCode, PackagingError
 from api_client.events import EventKind
 from api_client.fleet import QueueInfo, WorkerInfo
-from api_client.job import JobState
-from api_client.language import Language, language_of
+from api_client.job import JobState, StageName
 from api_client.quant_types import QuantType
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES
+from api_client.words.language import Language, language_of
 
 WIDTHS = [40, 80, 160]
 WORKER = WorkerInfo(
@@ -130,6 +132,20 @@ def test_status_shows_stages_attempts_error_with_remedy_and_outputs():
     assert "merged_model-Q4_K_M.gguf  610.0 MB" in done
     assert "ab" * 32 in done
     assert "s3://trainpack/20251123-120000-abc123/merged_model.gguf" in done
+
+
+def test_stages_are_called_in_chinese_as_on_the_pages() -> None:
+    output, job = make_output(160, language=Language.ZH), make_job("quantize")
+    shown = printed(output, *job_view(output, job, 160, NOW), *job_view(output, failed_job(), 160, NOW))
+    for line in stage_lines(job, Language.ZH):
+        assert f" {line.title} " in shown
+    assert "  转换 GGUF 尝试 1: 崩溃" in shown
+    assert " 量化 60%" in printed(output, jobs_table(output, [job], 160, NOW))
+
+
+@pytest.mark.parametrize("name", ["export-lora", "export_lora", "导出 LoRA", "export lora", " Export LoRA "])
+def test_a_stage_is_named_as_it_is_shown(name: str) -> None:
+    assert parse_stage(name) is StageName.EXPORT_LORA
 
 
 def test_the_marks_of_stages_are_ascii_where_the_stream_is():

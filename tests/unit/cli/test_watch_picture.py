@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from cli_samples import FAILURE, HOSTILE, NOW, PROGRESS, failed_job, make_event, make_job, make_output
+from rich.cells import cell_len
 
 from api_client.cli.render.watch import Frame, bar, watch_lines
+from api_client.console.pages.job_view import stage_lines
 from api_client.events import EventKind
 from api_client.job import JobState, Progress
-from api_client.language import Language
+from api_client.words.language import Language
 
 TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))
 
@@ -88,6 +90,17 @@ def test_a_failed_stage_names_its_error_and_a_cancelled_job_says_so():
     asked = make_job().model_copy(update={"cancel_requested": True})
     assert "cancelling" in draw(asked)[0]
     assert "正在取消" in draw(asked, language=Language.ZH)[0]
+
+
+def test_stages_are_called_in_chinese_as_on_the_pages_and_stay_in_line():
+    job = make_job("quantize")
+    lines = draw(job, language=Language.ZH, width=120)[1:]
+    titles = [line.title for line in stage_lines(job, Language.ZH)]
+    assert "量化" in titles
+    assert all(line[2:].startswith(title) for line, title in zip(lines, titles, strict=True))
+    ended = [line for line in lines if line.startswith("✔")]
+    assert len({cell_len(line[: line.index("1.2 s")]) for line in ended}) == 1, "durations stay in one column"
+    assert " 量化 " in draw(job, make_job(), language=Language.ZH)[0]
 
 
 def test_many_jobs_take_a_line_each_and_those_that_do_not_fit_are_counted():

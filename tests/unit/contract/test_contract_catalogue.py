@@ -8,8 +8,8 @@ import re
 import pytest
 
 from api_client.errors import ErrorClass, ErrorCode, Failure, PackagingError
-from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.words.language import Language
 
 HAN = re.compile(r"[\u4e00-\u9fff]")
 

@@ -14,7 +14,6 @@ from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
 from api_client.errors import ErrorCode, PackagingError
-from api_client.language import Language
 from api_client.quant_types import QUANT_TYPES, QuantType
 from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.recommend import ModelShape
@@ -22,6 +21,7 @@ from api_client.request import PackagingRequest
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
 from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
+from api_client.words.language import Language
 from tests.any_request import requests
 
 DEFAULT, CUSTOM = BUILTIN_TEMPLATES["merge_quantize"], BUILTIN_TEMPLATES["custom"]

@@ -1,8 +1,8 @@
-"""Which language the command line speaks, and its phrases. JSON output is the same in both."""
+"""Phrases of the command line, some of which the pages use too. JSON output is the same in both languages."""
 
 from __future__ import annotations
 
-from api_client.language import Language
+from api_client.words.language import Language
 
 PHRASES: dict[str, tuple[str, str]] = {
     "age": ("age", "时间"),
@@ -18,7 +18,6 @@ PHRASES: dict[str, tuple[str, str]] = {
     "bits_per_weight": ("bits/weight", "位/权重"),
     "before_stop": ("last before early stopping", "早停前最后一个"),
     "cancel_hint": ("stop it: trainpack cancel {id}", "停止作业：trainpack cancel {id}"),
-    "cancelling": ("cancelling", "正在取消"),
     "cause": ("Cause", "原因"),
     "cancelling_job": ("Cancelling job {id}", "正在取消作业 {id}"),
     "checking": ("Looking at this machine", "正在检查本机"),
@@ -133,30 +132,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "yes": ("yes", "是"),
 }
 
-STATES_ZH = {
-    "queued": "排队",
-    "running": "运行中",
-    "succeeded": "成功",
-    "failed": "失败",
-    "cancelled": "已取消",
-    "pending": "等待",
-    "retried": "已重试",
-    "rescued": "已救回",
-    "crashed": "崩溃",
-    "handed_back": "已交还",
-    "adapter": "适配器",
-    "full": "完整权重",
-    "incomplete": "不完整",
-}
-
 
 def phrase(language: Language, key: str, **values: object) -> str:
     """A phrase, with its placeholders filled in."""
-    english, chinese = PHRASES[key]
-    return (chinese if language is Language.ZH else english).format(**values)
-
-
-def state_word(language: Language, state: str) -> str:
-    """A state, outcome or kind as a word."""
-    word = state.replace("_", " ")
-    return STATES_ZH.get(state, word) if language is Language.ZH else word
+    return language.choose(*PHRASES[key]).format(**values)

@@ -12,6 +12,10 @@ class Language(StrEnum):
     EN = "en"
     ZH = "zh"
 
+    def choose(self, english: str, chinese: str) -> str:
+        """The text of the two that is in this language."""
+        return chinese if self is Language.ZH else english
+
 
 def language_of(environment: Mapping[str, str]) -> Language:
     """The language of a locale: Chinese for ``zh*``, English for everything else."""

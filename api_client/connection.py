@@ -1,4 +1,4 @@
-"""The client that commands use, and whether the service shares this machine's files."""
+"""The client that commands and pages use, and whether the service shares this machine's files."""
 
 from __future__ import annotations
 
