@@ -15,7 +15,7 @@ from api_client.cli.failures import DONE, INTERRUPTED
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.errors import ErrorCode, PackagingError
-from api_client.formatting import format_size
+from api_client.words.formatting import format_size
 from worker.cli.signals import stop_on_signals
 from worker.stop import StopRequested
 
