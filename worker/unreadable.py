@@ -34,18 +34,24 @@ class _Dropping:
             return True
 
 
+class _RedisChannel(_Dropping, redis.Channel):  # type: ignore[misc]
+    """The channel of Redis by one address."""
+
+
+class _SentinelChannel(_Dropping, redis.SentinelChannel):  # type: ignore[misc]
+    """The channel of Redis behind Sentinel."""
+
+
 class Transport(redis.Transport):  # type: ignore[misc]
     """Redis by one address."""
 
-    class Channel(_Dropping, redis.Channel):  # type: ignore[misc]
-        """Its channel."""
+    Channel = _RedisChannel
 
 
 class SentinelTransport(redis.SentinelTransport):  # type: ignore[misc]
     """Redis behind Sentinel."""
 
-    class Channel(_Dropping, redis.SentinelChannel):  # type: ignore[misc]
-        """Its channel."""
+    Channel = _SentinelChannel
 
 
 def obey_nobody() -> None:

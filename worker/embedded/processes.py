@@ -41,7 +41,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class Service:
+class StackProcess:
     """A process of the stack.
 
     Attributes:
@@ -93,7 +93,7 @@ class Processes:
 
     def __init__(self, lock_descriptor: int, logs: Path) -> None:
         self._logs = logs
-        self._services: dict[str, Service] = {}
+        self._services: dict[str, StackProcess] = {}
         self._wards: list[guard.Ward] = []
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__],
@@ -105,7 +105,7 @@ class Processes:
         )
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[StackProcess, ...]:
         """All services started and not yet ended, in the order of their start."""
         return tuple(self._services.values())
 
@@ -118,7 +118,7 @@ class Processes:
         environment: Mapping[str, str],
         order: int,
         grace_s: float,
-    ) -> Service:
+    ) -> StackProcess:
         """Start a service in a session of its own, so that Ctrl-C does not reach it, and tell the guard.
 
         Args:
@@ -152,7 +152,7 @@ class Processes:
                     f"{name}: {command[0]} cannot be run: {error.strerror}",
                     fields={"service": name, "program": command[0]},
                 ) from error
-        service = Service(name, process, ProcessId(process.pid, start_ticks(process.pid) or 0), log)
+        service = StackProcess(name, process, ProcessId(process.pid, start_ticks(process.pid) or 0), log)
         self._services[name] = service
         self._watch(order, process.pid, grace_s)
         return service

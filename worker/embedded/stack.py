@@ -19,7 +19,7 @@ from api_client.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from worker.embedded import guard, seaweedfs, valkey, workers
 from worker.embedded.ports import LOOPBACK, choose_ports, is_free
-from worker.embedded.processes import Processes, ProcessId, Service, start_ticks
+from worker.embedded.processes import Processes, ProcessId, StackProcess, start_ticks
 from worker.embedded.state import StackInfo, StackSecrets, last_stack, read_stack, remove_stack, write_stack
 from worker.storage.locks import FileLock
 from worker.storage.paths import ensure_output_dir
@@ -85,7 +85,7 @@ class Stack:
         """Variables that point a client or worker to it; after :meth:`start`."""
         return self.info.environment()
 
-    def ended(self) -> tuple[Service, ...]:
+    def ended(self) -> tuple[StackProcess, ...]:
         """Own services that have ended though nobody stopped them."""
         services = self._processes.services if self._processes is not None else ()
         return tuple(service for service in services if service.exit_status() is not None)
@@ -222,7 +222,7 @@ class Stack:
             self._await(worker, functools.partial(self._serves, worker, info.redis_url), self._worker_timeout_s)
         return replace(info, services={service.name: service.identity for service in processes.services})
 
-    def _start_valkey(self, processes: Processes, port: int, secrets: StackSecrets) -> Service:
+    def _start_valkey(self, processes: Processes, port: int, secrets: StackSecrets) -> StackProcess:
         directory = _private(self.home / "valkey")
         configuration = valkey.write_configuration(directory, port, secrets.redis_password)
         return processes.start(
@@ -234,7 +234,7 @@ class Stack:
             grace_s=valkey.GRACE_S,
         )
 
-    def _start_seaweedfs(self, processes: Processes, info: StackInfo) -> Service:
+    def _start_seaweedfs(self, processes: Processes, info: StackInfo) -> StackProcess:
         directory = _private(self.home / "seaweedfs")
         program = seaweedfs.find_program()
         return processes.start(
@@ -246,7 +246,7 @@ class Stack:
             grace_s=seaweedfs.GRACE_S,
         )
 
-    def _start_worker(self, processes: Processes, number: int, info: StackInfo) -> Service:
+    def _start_worker(self, processes: Processes, number: int, info: StackInfo) -> StackProcess:
         return processes.start(
             f"worker-{number}",
             self._worker_command,
@@ -256,10 +256,10 @@ class Stack:
             grace_s=self._worker_grace_s,
         )
 
-    def _serves(self, worker: Service, redis_url: str) -> bool:
+    def _serves(self, worker: StackProcess, redis_url: str) -> bool:
         return worker.identity.pid in self._serving_pids(redis_url)
 
-    def _await(self, service: Service, ready: Callable[[], bool], timeout_s: float) -> None:
+    def _await(self, service: StackProcess, ready: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if service.exit_status() is not None:

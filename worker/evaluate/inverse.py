@@ -42,7 +42,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Target:
+class MatrixTarget:
     """Where a GGUF tensor's values go.
 
     Attributes:
@@ -62,7 +62,7 @@ class BlockMap:
     """The matrices of a block, and where each GGUF tensor's values go among them."""
 
     spans: Sequence[Span]
-    targets: Mapping[str, Target]
+    targets: Mapping[str, MatrixTarget]
 
     def place(self, name: str, values: torch.Tensor, into: Mapping[str, torch.Tensor]) -> None:
         """Write a GGUF tensor's values into the parameters.
@@ -181,7 +181,7 @@ def _converted(
     return converted
 
 
-def _target(rows: torch.Tensor, columns: torch.Tensor, end: int) -> Target | None:
+def _target(rows: torch.Tensor, columns: torch.Tensor, end: int) -> MatrixTarget | None:
     """Rows and columns of a GGUF tensor; None where part of it comes from no matrix."""
     if rows.shape != columns.shape or rows.numel() == 0:
         return None
@@ -189,7 +189,7 @@ def _target(rows: torch.Tensor, columns: torch.Tensor, end: int) -> Target | Non
     if int(rows.min()) <= _OUTSIDE or int(rows.max()) >= end or int(columns.min()) <= _OUTSIDE:
         return None
     shape = (int(rows.shape[0]), int(rows.shape[1]))
-    return Target(_thin(rows).long(), _thin(columns).long() - 1, shape)
+    return MatrixTarget(_thin(rows).long(), _thin(columns).long() - 1, shape)
 
 
 def _flat(numbers: torch.Tensor) -> torch.Tensor:

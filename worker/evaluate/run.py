@@ -29,7 +29,7 @@ from worker.evaluate.base_weights import base_tensors
 from worker.evaluate.scores import TokenScores
 from worker.evaluate.sequences import TokenSequence, batches
 from worker.evaluate.side_by_side import SideBySide
-from worker.evaluate.variants import Checkpoint, QuantizedFile, Reference, Variant
+from worker.evaluate.variants import BaseWeights, QuantizedFile, Reference, Variant
 from worker.imatrix.compute import running_model
 from worker.imatrix.converter import open_converter
 from worker.imatrix.model import Skeleton
@@ -158,7 +158,7 @@ class _Runner:
         skeleton = Skeleton(base.directory, tensors, device, weights.config_changes())
         variants: list[Variant] = [Reference()]
         if overlay is not None:
-            variants.append(Checkpoint(BASE, base_tensors(base, weights)))
+            variants.append(BaseWeights(BASE, base_tensors(base, weights)))
         variants += files
         side_by_side = SideBySide(skeleton, converter, variants)
         return cls(side_by_side, files, type(skeleton.model).__name__, skeleton.embedding_rows)

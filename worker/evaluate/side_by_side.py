@@ -22,7 +22,7 @@ from api_client.errors import ErrorCode, PackagingError
 from worker.evaluate.inverse import BlockMap, map_block
 from worker.evaluate.scores import ReferenceBatch, TokenScores
 from worker.evaluate.sequences import Batch
-from worker.evaluate.variants import Place, Variant
+from worker.evaluate.variants import Destination, Variant
 from worker.imatrix.lockstep import Door, Lockstep, find_doors
 from worker.imatrix.model import Skeleton
 from worker.imatrix.names import Converter
@@ -205,4 +205,4 @@ class SideBySide:
         if name not in self._maps:
             shapes = {name: tensor.shape for name, tensor in own.items()}
             self._maps[name] = map_block(shapes, self.skeleton.to_checkpoint, self.converter)
-        return self.variants[variant].weights(Place(own, self._maps[name], self.skeleton))
+        return self.variants[variant].weights(Destination(own, self._maps[name], self.skeleton))

@@ -30,7 +30,7 @@ _SLAB_VALUES = 1 << 24
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """One of the places where weights are put: a layer, the embedding, the head, or what lies outside them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Variant(Protocol):
     def name(self) -> str:
         """Its name among the scores."""
 
-    def weights(self, place: Place) -> dict[str, torch.Tensor]:
+    def weights(self, place: Destination) -> dict[str, torch.Tensor]:
         """Its parameters at a place, by name; those that are as in the reference may be left out."""
 
 
@@ -61,13 +61,13 @@ class Reference:
 
     name: str = "reference"
 
-    def weights(self, _place: Place) -> dict[str, torch.Tensor]:
+    def weights(self, _place: Destination) -> dict[str, torch.Tensor]:
         """Nothing differs."""
         return {}
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class BaseWeights:
     """The same architecture with other weights, from safetensors: the base model without its adapter.
 
     Attributes:
@@ -78,7 +78,7 @@ class Checkpoint:
     name: str
     tensors: Mapping[str, LazyTensor]
 
-    def weights(self, place: Place) -> dict[str, torch.Tensor]:
+    def weights(self, place: Destination) -> dict[str, torch.Tensor]:
         """All parameters, read through transformers' own loading."""
         loaded: dict[str, torch.Tensor] = {}
         for prefix in {name.rpartition(".")[0] + "." for name in place.own}:
@@ -133,7 +133,7 @@ class QuantizedFile:
         """Metadata of the first shard."""
         return self._files[0].metadata
 
-    def weights(self, place: Place) -> dict[str, torch.Tensor]:
+    def weights(self, place: Destination) -> dict[str, torch.Tensor]:
         """The place's matrices as the file holds them."""
         changed: dict[str, torch.Tensor] = {}
         for gguf_name in place.block.targets.keys() & self._tensors.keys():

@@ -65,7 +65,7 @@ class GGMLType(IntEnum):
         return self not in PLAIN_TYPES
 
 
-class Block(NamedTuple):
+class BlockSize(NamedTuple):
     """Size of one block of a type."""
 
     length: int
@@ -74,42 +74,42 @@ class Block(NamedTuple):
 
 _T = GGMLType
 
-BLOCKS: dict[GGMLType, Block] = {
-    _T.F32: Block(1, 4),
-    _T.F16: Block(1, 2),
-    _T.BF16: Block(1, 2),
-    _T.F64: Block(1, 8),
-    _T.I8: Block(1, 1),
-    _T.I16: Block(1, 2),
-    _T.I32: Block(1, 4),
-    _T.I64: Block(1, 8),
-    _T.Q4_0: Block(32, 18),
-    _T.Q4_1: Block(32, 20),
-    _T.Q5_0: Block(32, 22),
-    _T.Q5_1: Block(32, 24),
-    _T.Q8_0: Block(32, 34),
-    _T.Q8_1: Block(32, 36),
-    _T.Q2_K: Block(256, 84),
-    _T.Q3_K: Block(256, 110),
-    _T.Q4_K: Block(256, 144),
-    _T.Q5_K: Block(256, 176),
-    _T.Q6_K: Block(256, 210),
-    _T.Q8_K: Block(256, 292),
-    _T.IQ2_XXS: Block(256, 66),
-    _T.IQ2_XS: Block(256, 74),
-    _T.IQ2_S: Block(256, 82),
-    _T.IQ3_XXS: Block(256, 98),
-    _T.IQ3_S: Block(256, 110),
-    _T.IQ1_S: Block(256, 50),
-    _T.IQ1_M: Block(256, 56),
-    _T.IQ4_NL: Block(32, 18),
-    _T.IQ4_XS: Block(256, 136),
-    _T.TQ1_0: Block(256, 54),
-    _T.TQ2_0: Block(256, 66),
-    _T.MXFP4: Block(32, 17),
-    _T.NVFP4: Block(64, 36),
-    _T.Q1_0: Block(128, 18),
-    _T.Q2_0: Block(64, 18),
+BLOCKS: dict[GGMLType, BlockSize] = {
+    _T.F32: BlockSize(1, 4),
+    _T.F16: BlockSize(1, 2),
+    _T.BF16: BlockSize(1, 2),
+    _T.F64: BlockSize(1, 8),
+    _T.I8: BlockSize(1, 1),
+    _T.I16: BlockSize(1, 2),
+    _T.I32: BlockSize(1, 4),
+    _T.I64: BlockSize(1, 8),
+    _T.Q4_0: BlockSize(32, 18),
+    _T.Q4_1: BlockSize(32, 20),
+    _T.Q5_0: BlockSize(32, 22),
+    _T.Q5_1: BlockSize(32, 24),
+    _T.Q8_0: BlockSize(32, 34),
+    _T.Q8_1: BlockSize(32, 36),
+    _T.Q2_K: BlockSize(256, 84),
+    _T.Q3_K: BlockSize(256, 110),
+    _T.Q4_K: BlockSize(256, 144),
+    _T.Q5_K: BlockSize(256, 176),
+    _T.Q6_K: BlockSize(256, 210),
+    _T.Q8_K: BlockSize(256, 292),
+    _T.IQ2_XXS: BlockSize(256, 66),
+    _T.IQ2_XS: BlockSize(256, 74),
+    _T.IQ2_S: BlockSize(256, 82),
+    _T.IQ3_XXS: BlockSize(256, 98),
+    _T.IQ3_S: BlockSize(256, 110),
+    _T.IQ1_S: BlockSize(256, 50),
+    _T.IQ1_M: BlockSize(256, 56),
+    _T.IQ4_NL: BlockSize(32, 18),
+    _T.IQ4_XS: BlockSize(256, 136),
+    _T.TQ1_0: BlockSize(256, 54),
+    _T.TQ2_0: BlockSize(256, 66),
+    _T.MXFP4: BlockSize(32, 17),
+    _T.NVFP4: BlockSize(64, 36),
+    _T.Q1_0: BlockSize(128, 18),
+    _T.Q2_0: BlockSize(64, 18),
 }
 
 PLAIN_TYPES = frozenset({_T.F32, _T.F16, _T.BF16, _T.F64, _T.I8, _T.I16, _T.I32, _T.I64})

@@ -18,7 +18,7 @@ from worker.kernels.machine import Machine
 from worker.kernels.rounding import nearest_level
 
 
-class Search(NamedTuple):
+class SearchRange(NamedTuple):
     """How the scale and the minimum of a sub-block are searched."""
 
     top: int
@@ -65,12 +65,12 @@ def squared(difference: Float) -> Float:
     return difference * difference
 
 
-def fit_affine(m: Machine, elements: Elements, search: Search, distance: Distance) -> Affine:
+def fit_affine(m: Machine, elements: Elements, search: SearchRange, distance: Distance) -> Affine:
     """Fit ``x = scale * level - minimum``: ``make_qkx2_quants``."""
     return _fit_affine(m, elements, search, _Style(distance, round_then_limit))
 
 
-def fit_affine_weighted(m: Machine, elements: Elements, search: Search) -> Affine:
+def fit_affine_weighted(m: Machine, elements: Elements, search: SearchRange) -> Affine:
     """Fit ``x = scale * level - minimum``: ``make_qkx3_quants``."""
     return _fit_affine(m, elements, search, _Style(squared, limit_then_round))
 
@@ -118,7 +118,7 @@ def _moments(m: Machine, elements: Elements) -> _Moments:
     return moments._replace(low=select(moments.low > 0, m.f32(0), moments.low))
 
 
-def _fit_affine(m: Machine, elements: Elements, search: Search, style: _Style) -> Affine:
+def _fit_affine(m: Machine, elements: Elements, search: SearchRange, style: _Style) -> Affine:
     x, w, n = elements
     moments = _moments(m, elements)
     low, high = moments.low, moments.high

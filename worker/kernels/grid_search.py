@@ -118,7 +118,7 @@ def _sums(m: Machine, shape: GridShape, part: SubBlock, points: Array[Int]) -> t
     return qx, q2
 
 
-class Placed(NamedTuple):
+class FinishedSubBlock(NamedTuple):
     """A finished sub-block; points are in ``Search.points``."""
 
     scale: Float
@@ -219,7 +219,7 @@ class Search:
         qx, q2 = _sums(m, shape, self.part, self.points)
         return select(redo & (q2 > 0), qx / q2, scale)
 
-    def positive(self, scale: Float, zero: Mask) -> Placed:
+    def positive(self, scale: Float, zero: Mask) -> FinishedSubBlock:
         """Move the sign of a negative scale into the signs; blank what is zero."""
         mask = 127 if self.shape.even_signs else 255
         negative = scale < 0
@@ -234,7 +234,7 @@ class Search:
 
         self.m.fold(self.shape.length // 8, turn)
         self.m.fold(self.shape.groups, blank)
-        return Placed(select(zero, self.m.f32(0), select(negative, -scale, scale)), zero)
+        return FinishedSubBlock(select(zero, self.m.f32(0), select(negative, -scale, scale)), zero)
 
     def index(self, group: Index) -> Int:
         """Index of a group's point."""
@@ -256,7 +256,7 @@ def _made_even(m: Machine, signs: Int, magnitudes: list[Float], costs: list[Floa
     return signs, [select(turned[i], -magnitudes[i], magnitudes[i]) for i in range(8)]
 
 
-def search_around(search: Search, j: Index, weigh: Callable[[Elements], object]) -> Placed:
+def search_around(search: Search, j: Index, weigh: Callable[[Elements], object]) -> FinishedSubBlock:
     """What IQ2_XS, IQ2_S and IQ3_XXS share: around the scale that maps the largest to the top level."""
     shape = search.shape
     largest = search.load(j * shape.length, weigh)

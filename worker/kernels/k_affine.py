@@ -11,7 +11,7 @@ from worker.kernels.error_weights import by_importance, sum_of_squares
 from worker.kernels.fit_affine import (
     Affine,
     Rounding,
-    Search,
+    SearchRange,
     affine_level,
     fit_affine,
     fit_affine_weighted,
@@ -74,19 +74,19 @@ def larger(fitted: Affine, max_scale: Float, max_minimum: Float) -> tuple[Float,
 def quantize_q4_k(m: Machine, block: Block) -> None:
     """Q4_K without importance weights."""
     fits = Fits(m, 32, 15, round_then_limit)
-    _search_by_magnitude(m, block, fits, Search(15, -1.0, 0.1, 20))
+    _search_by_magnitude(m, block, fits, SearchRange(15, -1.0, 0.1, 20))
     put_nibbles(m, block, 16, fits.levels)
 
 
 def quantize_q5_k(m: Machine, block: Block) -> None:
     """Q5_K without importance weights."""
     fits = Fits(m, 32, 31, round_then_limit)
-    _search_by_magnitude(m, block, fits, Search(31, -0.5, 0.1, 15))
+    _search_by_magnitude(m, block, fits, SearchRange(31, -0.5, 0.1, 15))
     put_bit_planes(m, block, 16, fits.levels, 4)
     put_nibbles(m, block, 48, fits.levels)
 
 
-def _search_by_magnitude(m: Machine, block: Block, fits: Fits, search: Search) -> None:
+def _search_by_magnitude(m: Machine, block: Block, fits: Fits, search: SearchRange) -> None:
     """Elements weigh by their own and the sub-block's magnitude."""
     weights = m.floats(32)
 
@@ -132,7 +132,7 @@ def _search_by_importance(m: Machine, block: Block, fits: Fits, top_scale: int) 
     def fit(j: Index) -> None:
         elements = Elements(block.x.part(j * 32), weights, 32)
         sum_weights[j] = by_importance(m, block, j * 32, sigma2, elements)
-        fits.keep(j, fit_affine_weighted(m, elements, Search(fits.top, -0.9, 0.05, 36)))
+        fits.keep(j, fit_affine_weighted(m, elements, SearchRange(fits.top, -0.9, 0.05, 36)))
 
     m.fold(8, fit)
     scales, minima = m.ints(8), m.ints(8)
@@ -165,7 +165,7 @@ def quantize_q2_k(m: Machine, block: Block) -> None:
             weights[i] = abs(x[i])
 
         m.fold(16, weigh)
-        fitted = fits.keep(j, fit_affine(m, Elements(x, weights, 16), Search(3, -0.5, 0.1, 15), abs))
+        fitted = fits.keep(j, fit_affine(m, Elements(x, weights, 16), SearchRange(3, -0.5, 0.1, 15), abs))
         return larger(fitted, max_scale, max_minimum)
 
     max_scale, max_minimum = m.fold(16, fit, m.f32(0), m.f32(0))
@@ -191,7 +191,7 @@ def quantize_q2_k_weighted(m: Machine, block: Block) -> None:
     def fit(j: Index) -> None:
         elements = Elements(block.x.part(j * 16), weights, 16)
         sum_weights[j] = by_importance(m, block, j * 16, sigma2, elements)
-        fits.keep(j, fit_affine_weighted(m, elements, Search(3, -0.9, 0.05, 36)))
+        fits.keep(j, fit_affine_weighted(m, elements, SearchRange(3, -0.9, 0.05, 36)))
 
     m.fold(16, fit)
     scales, minima = m.ints(16), m.ints(16)

@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 
 from worker.kernels.lanes import Array, Element, Float, Index, Int, Mask, Raw, Scratch, Table
-from worker.kernels.machine import Machine, Output
+from worker.kernels.machine import Machine, OutputBytes
 from worker.kernels.point_search import Permutes, emit_search
 
 LANES = 16
@@ -123,7 +123,7 @@ class LlvmConstants(Array[Float]):
         raise TypeError("constants cannot be stored to")
 
 
-class LlvmOutput(Output):
+class LlvmOutput(OutputBytes):
     """Bytes of 16 blocks, one block after the other."""
 
     def __init__(self, machine: LlvmMachine, buffer: ir.Value, block_bytes: int) -> None:

@@ -7,7 +7,7 @@ elements also weigh by how they compare to the mean square of their whole row. Q
 from __future__ import annotations
 
 from worker.kernels.error_weights import by_importance
-from worker.kernels.fit_affine import Search, affine_level, fit_affine_weighted, limit_then_round
+from worker.kernels.fit_affine import SearchRange, affine_level, fit_affine_weighted, limit_then_round
 from worker.kernels.fit_scale import Elements, fit_symmetric, largest_magnitude, symmetric_level
 from worker.kernels.lanes import Array, Float, Index, Int, select
 from worker.kernels.machine import Block, Machine
@@ -137,7 +137,7 @@ def _search_symmetric(m: Machine, block: Block, top: int) -> None:
 
 
 def _search_affine(m: Machine, block: Block, top: int) -> None:
-    fitted = fit_affine_weighted(m, _weighted(m, block), Search(top, -0.9, 0.05, 36))
+    fitted = fit_affine_weighted(m, _weighted(m, block), SearchRange(top, -0.9, 0.05, 36))
     levels = m.ints(LENGTH)
 
     def level(i: Index) -> None:

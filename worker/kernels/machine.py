@@ -140,7 +140,7 @@ def _picked(by_level: list[Float], level: Int) -> Float:
     return chosen
 
 
-class Output(ABC):
+class OutputBytes(ABC):
     """Where a kernel writes the bytes of its block."""
 
     @abstractmethod
@@ -151,7 +151,7 @@ class Output(ABC):
 class Block:
     """What a kernel is given: one block's numbers and the place for its bytes."""
 
-    def __init__(self, x: Array[Float], out: Output, extras: Extras) -> None:
+    def __init__(self, x: Array[Float], out: OutputBytes, extras: Extras) -> None:
         self.x = x
         self.out = out
         self._extras = extras

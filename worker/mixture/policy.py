@@ -36,7 +36,7 @@ from worker.mixture.tables import (
     RULES,
     SMALLEST,
     TOKEN_EMBEDDING_TYPE,
-    Place,
+    TensorPosition,
 )
 
 _FFN = (Category.FFN_DOWN, Category.FFN_GATE, Category.FFN_UP)
@@ -153,14 +153,14 @@ class _Decision:
             return GGMLType.Q8_0
         return MORE_BITS_IN_70B.get(chosen, chosen) if self.model.is_70b else chosen
 
-    def _place(self, name: str, category: Category) -> Place:
+    def _place(self, name: str, category: Category) -> TensorPosition:
         """Count the tensor in. Feed-forward tensors of models with experts go by the layer number in their name."""
         index = self.seen[category]
         self.seen[category] += 1
         total = self.values_total if category is Category.ATTENTION_V else self.model.block_count
         if category in _FFN and self.model.expert_count > 1 and self.quant_type not in SMALLEST:
             index = self._layer(name)
-        return Place(self.model, self.has_imatrix, index, total)
+        return TensorPosition(self.model, self.has_imatrix, index, total)
 
     def _layer(self, name: str) -> int:
         number = block_number(name)

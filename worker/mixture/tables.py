@@ -1,7 +1,7 @@
 """The mixture rules of llama.cpp b11434 (``llama-quant.cpp``), as data.
 
 A rule is a type and the condition under which it is taken; of a list of rules the first that holds wins, and where none
-holds the quant type's default type stays. Conditions are small functions of a :class:`Place`.
+holds the quant type's default type stays. Conditions are small functions of a :class:`TensorPosition`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Q, _T, _C = QuantType, GGMLType, Category
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorPosition:
     """What a condition may look at.
 
     ``index`` of ``total`` is the tensor's place among those of its kind: the running count of such tensors, or the
@@ -32,7 +32,7 @@ class Place:
     total: int
 
 
-Condition = Callable[[Place], bool]
+Condition = Callable[[TensorPosition], bool]
 
 
 class Rule(NamedTuple):
@@ -42,52 +42,52 @@ class Rule(NamedTuple):
     condition: Condition
 
 
-def always(_: Place) -> bool:
+def always(_: TensorPosition) -> bool:
     """No condition."""
     return True
 
 
-def grouped(place: Place) -> bool:
+def grouped(place: TensorPosition) -> bool:
     """Four or more query heads share a KV head: value projections are small, bits for them are cheap."""
     return place.model.heads_per_kv_head >= 4
 
 
-def grouped_or_experts(place: Place) -> bool:
+def grouped_or_experts(place: TensorPosition) -> bool:
     """As :func:`grouped`, or four or more experts: attention is a small part of such a model."""
     return grouped(place) or place.model.expert_count >= 4
 
 
-def eight_experts(place: Place) -> bool:
+def eight_experts(place: TensorPosition) -> bool:
     """Exactly eight experts (Mixtral and its like)."""
     return place.model.expert_count == 8
 
 
-def falcon(place: Place) -> bool:
+def falcon(place: TensorPosition) -> bool:
     """The architecture is Falcon, whose feed-forward layers bear fewer bits."""
     return place.model.architecture == "falcon"
 
 
-def without_imatrix(place: Place) -> bool:
+def without_imatrix(place: TensorPosition) -> bool:
     """No importance matrix is given."""
     return not place.has_imatrix
 
 
-def first_eighth(place: Place) -> bool:
+def first_eighth(place: TensorPosition) -> bool:
     """Among the first eighth of its kind."""
     return place.index < place.total // 8
 
 
-def first_sixteenth(place: Place) -> bool:
+def first_sixteenth(place: TensorPosition) -> bool:
     """Among the first sixteenth of its kind."""
     return place.index < place.total // 16
 
 
-def middle(place: Place) -> bool:
+def middle(place: TensorPosition) -> bool:
     """Neither in the first nor in the last eighth of its kind."""
     return place.total // 8 <= place.index < 7 * place.total // 8
 
 
-def more_bits(place: Place) -> bool:
+def more_bits(place: TensorPosition) -> bool:
     """First eighth, last eighth, and every third in between: where quality is won most cheaply."""
     eighth = place.total // 8
     return place.index < eighth or place.index >= 7 * place.total // 8 or (place.index - eighth) % 3 == 2

@@ -17,7 +17,7 @@ from worker.stages.context import StageResult
 
 
 @dataclass(frozen=True)
-class Upstream:
+class EarlierResults:
     """Results of earlier stages with paths that hold, or the stages to run again."""
 
     done: Mapping[StageName, StageResult]
@@ -34,7 +34,7 @@ def check_upstream(
     keep_going: Callable[[], bool] = lambda: True,
     usable: Callable[[str], bool] = lambda _: True,
     refused: Collection[StageName] = (),
-) -> Upstream:
+) -> EarlierResults:
     """Check the artifacts that earlier stages of ``job`` recorded.
 
     Args:
@@ -72,7 +72,7 @@ def check_upstream(
         found = tuple(place for place in places if place is not None)
         if name not in refused:
             done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
-    return Upstream(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
+    return EarlierResults(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
 
 
 def still_whole(

@@ -97,7 +97,7 @@ class ReplayedJobs(BaseModel):
     job_ids: tuple[str, ...]
 
 
-class Output(Artifact):
+class PublishedFile(Artifact):
     """A published file, and where it can be fetched."""
 
     link: str | None = None
@@ -109,7 +109,7 @@ class Outputs(BaseModel):
 
     job_id: str
     state: JobState
-    outputs: tuple[Output, ...]
+    outputs: tuple[PublishedFile, ...]
 
 
 class TemplateList(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse
 
-from api_client.console.api.documents import NO_JOB, Output, Outputs, errors
+from api_client.console.api.documents import NO_JOB, Outputs, PublishedFile, errors
 from api_client.console.api.parameters import JobId, Reader
 from api_client.console.context import Client, DownloadLinks
 from api_client.console.links import find_output
@@ -19,7 +19,7 @@ _C = ErrorCode
 def list_outputs(job_id: JobId, client: Client, links: DownloadLinks, _: Reader) -> Outputs:
     """List a job's outputs, with links for those that were uploaded."""
     job = client.get(job_id)
-    outputs = tuple(Output(**artifact.model_dump(), link=links.try_sign(artifact)) for artifact in job.outputs)
+    outputs = tuple(PublishedFile(**artifact.model_dump(), link=links.try_sign(artifact)) for artifact in job.outputs)
     return Outputs(job_id=job.id, state=job.state, outputs=outputs)
 
 
