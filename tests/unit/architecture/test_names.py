@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import api_client
+from api_client.job import StageName
 
 ROOT = Path(api_client.__file__).parent.parent
 PACKAGES = ("api_client", "config", "worker")
@@ -27,3 +29,10 @@ def test_a_public_class_name_is_used_once() -> None:
                 used[name].append(path.relative_to(ROOT).as_posix())
     assert len(used) > 300, "the source was read"
     assert {name: places for name, places in used.items() if len(places) > 1} == {}
+
+
+def test_the_glossary_has_every_word_once_and_every_stage() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    meanings = {word: meaning for word, meaning in rows if word not in ("word", "---")}
+    assert [word for word, count in Counter(word for word, _ in rows).items() if count > 1 and word in meanings] == []
+    assert re.findall(r"`(\w+)`", meanings["stage"]) == [stage.value for stage in StageName]
