@@ -1,7 +1,7 @@
 """The contract and the client of trainpack: requests, jobs, events, errors, and ``PackagingClient``.
 
 Light to import: nothing of Celery, Redis or the worker is loaded before it is used. Reading order: ``request`` ->
-``rules`` -> ``plan`` -> ``client`` -> ``store``; the worker's side begins in ``worker.tasks``.
+``rules`` -> ``plan`` -> ``client`` -> ``store``; the worker's side begins in ``worker.service.tasks``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from api_client.client import PackagingClient
-    from api_client.errors import ErrorClass, ErrorCode, PackagingError
-    from api_client.events import Event, EventKind
-    from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
-    from api_client.job import (
+    from api_client.contract.errors import ErrorClass, ErrorCode, PackagingError
+    from api_client.contract.events import Event, EventKind
+    from api_client.contract.fleet import HealthInfo, QueueInfo, WorkerInfo
+    from api_client.contract.job import (
         Artifact,
         ArtifactKind,
         Attempt,
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
         StageName,
         StageState,
     )
-    from api_client.quant_types import QUANT_TYPES, QuantType
-    from api_client.request import ImatrixOptions, Options, PackagingRequest, RequestValues
-    from api_client.task import TaskStatus, TrainingTask
-    from api_client.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
+    from api_client.contract.quant_types import QUANT_TYPES, QuantType
+    from api_client.contract.request import ImatrixOptions, Options, PackagingRequest, RequestValues
+    from api_client.contract.task import TaskStatus, TrainingTask
+    from api_client.contract.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 
 _MODULES = {
     "client": ("PackagingClient",),
-    "errors": ("ErrorClass", "ErrorCode", "PackagingError"),
-    "events": ("Event", "EventKind"),
-    "fleet": ("HealthInfo", "QueueInfo", "WorkerInfo"),
-    "job": (
+    "contract.errors": ("ErrorClass", "ErrorCode", "PackagingError"),
+    "contract.events": ("Event", "EventKind"),
+    "contract.fleet": ("HealthInfo", "QueueInfo", "WorkerInfo"),
+    "contract.job": (
         "Artifact",
         "ArtifactKind",
         "Attempt",
@@ -48,10 +48,10 @@ _MODULES = {
         "StageName",
         "StageState",
     ),
-    "quant_types": ("QUANT_TYPES", "QuantType"),
-    "request": ("ImatrixOptions", "Options", "PackagingRequest", "RequestValues"),
-    "task": ("TaskStatus", "TrainingTask"),
-    "templates": ("BUILTIN_TEMPLATES", "SiteTemplate", "Template"),
+    "contract.quant_types": ("QUANT_TYPES", "QuantType"),
+    "contract.request": ("ImatrixOptions", "Options", "PackagingRequest", "RequestValues"),
+    "contract.task": ("TaskStatus", "TrainingTask"),
+    "contract.templates": ("BUILTIN_TEMPLATES", "SiteTemplate", "Template"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,21 +12,21 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from api_client import durability
-from api_client.address import find_redis_url, masked_url
-from api_client.asking import QuestionKind, ask, no_worker
-from api_client.counts import Counts, read_counts
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import Event
-from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
-from api_client.job import Artifact, Job, JobState, StageName, StateName
-from api_client.keys import Keys
-from api_client.messages import MessageSender
-from api_client.queues import read_queues
-from api_client.request import PackagingRequest
-from api_client.rules import resolve_request
-from api_client.store import JobStore, stage_not_in_plan
-from api_client.templates import BUILTIN_TEMPLATES, Template
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event
+from api_client.contract.fleet import HealthInfo, QueueInfo, WorkerInfo
+from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
+from api_client.contract.templates import BUILTIN_TEMPLATES, Template
+from api_client.ledger import durability
+from api_client.ledger.address import find_redis_url, masked_url
+from api_client.ledger.asking import QuestionKind, ask, no_worker
+from api_client.ledger.counts import Counts, read_counts
+from api_client.ledger.keys import Keys
+from api_client.ledger.messages import MessageSender
+from api_client.ledger.queues import read_queues
+from api_client.ledger.store import JobStore, stage_not_in_plan
 
 _BLOCK_MS = 1000
 _ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from api_client.address import find_redis_url
 from api_client.client import PackagingClient
+from api_client.ledger.address import find_redis_url
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1", None}
 

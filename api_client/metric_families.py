@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 
-from api_client.metric_names import Metric
+from api_client.contract.metric_names import Metric
 
 
 def gauge(row: Metric, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:

@@ -11,9 +11,9 @@ from typing import Any
 
 from kombu.utils.scheduling import priority_cycle
 
-from api_client.address import broker_address
-from api_client.keys import Keys
-from api_client.messages import QUEUE_HEAVY, QUEUE_IO, host_queue, transport_options
+from api_client.ledger.address import broker_address
+from api_client.ledger.keys import Keys
+from api_client.ledger.messages import QUEUE_HEAVY, QUEUE_IO, host_queue, transport_options
 from config.settings import Settings
 
 BROKER_TIMEOUT_S = 10.0

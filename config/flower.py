@@ -13,7 +13,7 @@ from celery import Celery
 from kombu import Queue
 from redis.connection import parse_url
 
-from api_client.messages import QUEUE_HEAVY, QUEUE_IO
+from api_client.ledger.messages import QUEUE_HEAVY, QUEUE_IO
 from config.celery import celery_settings
 from config.settings import Settings, load_settings
 

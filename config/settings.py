@@ -17,7 +17,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3.settings import StorageSettings
 from config.roots import Roots
 
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     """Site templates, TOML. Unset: the shipped file, which has none."""
     stage_registry: str = "worker.stages.registry:STAGES"
     """``module:name`` of the mapping from stage to ``module:function``."""
-    preload: str = "worker.preload"
+    preload: str = "worker.service.preload"
     """Module that the fork server imports once, so that stages start fast. Empty: each stage imports for itself."""
     home: Path = Path.home() / ".trainpack"
     """State of the embedded stack, caches, scratch of remote outputs."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.keys import Keys
-from api_client.request import PackagingRequest, unknown_quant_type
-from api_client.rules import resolve_options
-from api_client.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
-from api_client.text_redis import TextRedis
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.request import PackagingRequest, unknown_quant_type
+from api_client.contract.rules import resolve_options
+from api_client.contract.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
+from api_client.ledger.keys import Keys
+from api_client.ledger.text_redis import TextRedis
 
 
 def load_site_templates(path: Path | None) -> dict[str, Template]:

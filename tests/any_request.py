@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from api_client.errors import PackagingError
-from api_client.quant_types import QuantType
-from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions, resolve_options
-from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
+from api_client.contract.errors import PackagingError
+from api_client.contract.quant_types import QuantType
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions, resolve_options
+from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES
 
 # Everything but what UTF-8 cannot say; the odd ones are named so that they come up.
 _CHARACTERS = st.sampled_from(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from api_client.job import StageName
-from api_client.plan import plan_stages
-from api_client.request import PackagingRequest
-from api_client.rules import resolve_request
+from api_client.contract.job import StageName
+from api_client.contract.plan import plan_stages
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
 from config.settings import StageSettings, load_settings
 from worker.stages.context import StageContext, StageInput, StageResult
 from worker.stages.handover import checked_result, handed_over

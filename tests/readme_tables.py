@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from api_client.artifacts import ArtifactKind
-from api_client.error_codes import ErrorCode
-from api_client.field_types import FieldKind, RequestField
-from api_client.field_values import value_at
-from api_client.outputs import OUTPUTS
-from api_client.quant_types import QUANT_TYPES
-from api_client.request import PackagingRequest
-from api_client.request_fields import FIELDS
-from api_client.stages import StageName
-from worker.convert.consulted import CONSULTED
+from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.error_codes import ErrorCode
+from api_client.contract.field_types import FieldKind, RequestField
+from api_client.contract.field_values import value_at
+from api_client.contract.outputs import OUTPUTS
+from api_client.contract.quant_types import QUANT_TYPES
+from api_client.contract.request import PackagingRequest
+from api_client.contract.request_fields import FIELDS
+from api_client.contract.stages import StageName
+from worker.models.convert.consulted import CONSULTED
 
 ROOT = Path(__file__).resolve().parents[1]
 

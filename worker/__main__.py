@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
-from api_client.address import find_redis_url
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
+from api_client.ledger.address import find_redis_url
 from config.settings import load_settings
 
 
@@ -19,7 +19,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    from worker import service
+    from worker.service import program as service
 
     try:
         settings = load_settings(redis_url=find_redis_url())

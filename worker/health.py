@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from api_client.address import find_redis_url
 from api_client.client import PackagingClient
-from api_client.errors import ErrorCode, PackagingError
-from api_client.fleet import WorkerInfo
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fleet import WorkerInfo
+from api_client.ledger.address import find_redis_url
 from config.settings import Settings, load_settings
-from worker.embedded.processes import start_ticks
+from worker.local.embedded.processes import start_ticks
 
 HEALTHY, UNHEALTHY, EXIT_SETTINGS = 0, 1, 2
 

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     from api_client.cli.failures import INTERRUPTED, exit_code, report, unexpected, usage_error
     from api_client.cli.output import standard_output
     from api_client.cli.translate import translate_help
-    from api_client.errors import PackagingError
+    from api_client.contract.errors import PackagingError
 
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     output = standard_output(as_json="--json" in own)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from api_client.cli.commands import console, follow, jobs, outputs, reference, submit
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 ENTRY_POINTS = "trainpack.commands"
 PANEL_RUN, PANEL_JOBS, PANEL_CHOICES, PANEL_SERVICE = "Package", "Jobs", "Choices", "This machine"

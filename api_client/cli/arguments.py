@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from api_client.connection import open_client
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import JobState, StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import JobState, StageName
 from api_client.words.language import Language
 from api_client.words.spans import read_since
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from api_client.cli.output import Output
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, Job
 from api_client.disk import write_errors
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, Job
 from api_client.s3 import Request, S3Location, make_client, settings_from_here, storage_errors
 from api_client.words.formatting import one_line
 

@@ -12,10 +12,10 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from api_client.address import stack_file
 from api_client.cli.output import Output
-from api_client.error_codes import ExitCode
-from api_client.errors import ErrorCode, Failure, PackagingError
+from api_client.contract.error_codes import ExitCode
+from api_client.contract.errors import ErrorCode, Failure, PackagingError
+from api_client.ledger.address import stack_file
 from api_client.words.formatting import clean
 
 DONE, JOB_FAILED, BAD_REQUEST, NOT_REACHABLE, INTERRUPTED = ExitCode

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from api_client.field_types import FieldKind, Flag, RequestField
-from api_client.field_values import value_at
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.request import PackagingRequest
-from api_client.request_fields import FIELDS
-from api_client.templates import BUILTIN_TEMPLATES
+from api_client.contract.field_types import FieldKind, Flag, RequestField
+from api_client.contract.field_values import value_at
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.request import PackagingRequest
+from api_client.contract.request_fields import FIELDS
+from api_client.contract.templates import BUILTIN_TEMPLATES
 
 _REPEATED: Final = (FieldKind.LIST, FieldKind.PAIRS)
 _DEFAULTS: Final = PackagingRequest()

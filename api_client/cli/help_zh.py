@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api_client.field_types import FieldGroup
-from api_client.request_fields import FIELDS
+from api_client.contract.field_types import FieldGroup
+from api_client.contract.request_fields import FIELDS
 
 _REQUEST_ZH = {
     text.en: text.zh

@@ -16,16 +16,16 @@ from typing import Any, Final
 from api_client.cli.flags import SET_PATH, RequestFlags
 from api_client.cli.output import Output
 from api_client.cli.run_base import checkpoint_from_here, named_by_run
-from api_client.errors import ErrorCode, PackagingError
-from api_client.field_types import FieldGroup, FieldKind, RequestField
-from api_client.field_values import nested, read_pair, read_size, value_at
-from api_client.locations import CHECKPOINT_WORDS, is_remote
-from api_client.request import PackagingRequest
-from api_client.request_fields import FIELD_OF, FIELDS
-from api_client.rules import check_inputs, fill_from_task, find_template, resolve_options
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.field_types import FieldGroup, FieldKind, RequestField
+from api_client.contract.field_values import nested, read_pair, read_size, value_at
+from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
+from api_client.contract.request import PackagingRequest
+from api_client.contract.request_fields import FIELD_OF, FIELDS
+from api_client.contract.rules import check_inputs, fill_from_task, find_template, resolve_options
+from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.runs.kinds import CheckpointKind
-from api_client.templates import BUILTIN_TEMPLATES
 
 _SETTABLE: Final = {
     row.path.rpartition(".")[2]: row

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from api_client.cli.output import Output
-from api_client.errors import PackagingError
-from api_client.locations import CHECKPOINT_WORDS, is_remote
-from api_client.request import PackagingRequest
+from api_client.contract.errors import PackagingError
+from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
+from api_client.contract.request import PackagingRequest
 from api_client.runs.base_models import NamedBase, base_location, named_base_models
 from api_client.runs.checkpoints import resolve_checkpoint
 from api_client.runs.files import LocalRunFiles

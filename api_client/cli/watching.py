@@ -18,9 +18,9 @@ from api_client.cli.output import Output
 from api_client.cli.render.log import log_line, progress_fraction
 from api_client.cli.render.watch import MAX_TAIL, Frame, watch_lines
 from api_client.client import PackagingClient
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import Event, EventKind
-from api_client.job import Job
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import Job
 
 POLL_S = 0.25
 REDIS_PATIENCE_S = 60.0

@@ -10,7 +10,7 @@ from api_client.console.auth import SAFE_METHODS
 from api_client.console.identity import LOCAL, Identities, Principal
 from api_client.console.limits import RateLimit
 from api_client.console.settings import ConsoleSettings
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.words.formatting import one_line
 
 SESSION_COOKIE = "trainpack_session"

@@ -23,7 +23,7 @@ from api_client.console.context import open_context
 from api_client.console.gate import Gate
 from api_client.console.problems import on_error
 from api_client.console.settings import ConsoleSettings
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 
 PAGES = "api_client.console.pages"
 STATIC = Path(__file__).parent / "pages" / "static"

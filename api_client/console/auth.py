@@ -13,7 +13,7 @@ from fastapi import Request
 
 from api_client.console.identity import Principal
 from api_client.console.roles import Role
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_FIELD = "csrf_token"

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Depends, FastAPI, Request
 
-from api_client.asking import QuestionKind
 from api_client.client import PackagingClient
 from api_client.console.limits import StreamLimit
 from api_client.console.links import Links
 from api_client.console.settings import ConsoleSettings
-from api_client.errors import ErrorCode, PackagingError
-from api_client.questions import Questions
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.ledger.asking import QuestionKind
+from api_client.ledger.questions import Questions
 
 QUESTIONS_AT_ONCE = 8
 """Each waits for a worker in a thread of its own, of the forty that routes share."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_client.console.admission import Admission
 from api_client.console.problems import on_error
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 HEADERS = {
     "Content-Security-Policy": (

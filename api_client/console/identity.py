@@ -16,7 +16,7 @@ from typing import Literal
 
 from api_client.console.roles import Role
 from api_client.console.settings import Token
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 _FINGERPRINT_CHARACTERS = 16
 

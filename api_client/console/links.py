@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, Job
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, Job
 from api_client.s3 import Request, S3Location, StorageSettings, make_client, settings_from_here, storage_errors
 
 if TYPE_CHECKING:

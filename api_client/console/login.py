@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from api_client.console.admission import SESSION_COOKIE, Admission, address_of
 from api_client.console.auth import known_principal
 from api_client.console.context import Settings
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 
 router = APIRouter(include_in_schema=False)
 _log = logging.getLogger(__name__)

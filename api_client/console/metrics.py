@@ -15,14 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCol
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from api_client import metric_names as names
 from api_client.client import PackagingClient
 from api_client.console.auth import require
 from api_client.console.context import Client
 from api_client.console.identity import Principal
 from api_client.console.roles import Role
-from api_client.errors import ErrorCode, PackagingError
-from api_client.fleet import WorkerInfo
+from api_client.contract import metric_names as names
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fleet import WorkerInfo
 from api_client.metric_families import gauge
 
 router = APIRouter(include_in_schema=False)

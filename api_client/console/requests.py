@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.request import PackagingRequest
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.request import PackagingRequest
 
 _IMATRIX_WORDS = ("auto", "compute", "off")
 

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api_client.console.settings import PREFIX, ConsoleSettings
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 STOP_S = 5
 """Longest wait for answers that are under way; event streams end within a second."""

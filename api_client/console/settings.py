@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.console.roles import Role
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 PREFIX = "TRAINPACK_CONSOLE_"
 MIN_TOKEN_CHARACTERS = 16

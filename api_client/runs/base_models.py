@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from api_client.errors import PackagingError
-from api_client.locations import is_remote
+from api_client.contract.errors import PackagingError
+from api_client.contract.locations import is_remote
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG
 

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.locations import CHECKPOINT_WORDS
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, shards_of
 from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state

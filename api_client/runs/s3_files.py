@@ -6,7 +6,7 @@ import functools
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from api_client.errors import ErrorCode
+from api_client.contract.errors import ErrorCode
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFile
 from api_client.s3 import Request, S3Location, StorageSettings, attempt, list_objects, make_client
 

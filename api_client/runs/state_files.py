@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 
 VALUE_HEAD = "value_head"  # of reward models and PPO: weights, but no part of a language model

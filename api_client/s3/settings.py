@@ -7,7 +7,7 @@ import os
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from api_client.address import stack_file
+from api_client.ledger.address import stack_file
 
 
 class StorageSettings(BaseModel):

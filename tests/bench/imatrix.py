@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from tests.bench import measure, reference
-from worker.checkpoint import open_base_model
-from worker.imatrix.calibration import load_calibration
-from worker.imatrix.gguf_form import write_imatrix
-from worker.imatrix.load import read_imatrix
-from worker.imatrix.sums import ImatrixSums
+from worker.models.checkpoint import open_base_model
+from worker.models.imatrix.calibration import load_calibration
+from worker.models.imatrix.gguf_form import write_imatrix
+from worker.models.imatrix.load import read_imatrix
+from worker.models.imatrix.sums import ImatrixSums
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 TOOLS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
@@ -29,7 +29,7 @@ TOOLS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
 
 def compute_ours(arguments: argparse.Namespace, text: str, out: Path) -> None:
     """Compute the matrix here; the time is without importing torch."""
-    from worker.imatrix.compute import compute_imatrix
+    from worker.models.imatrix.compute import compute_imatrix
 
     started, started_cpu = time.perf_counter(), time.process_time()
     computed = compute_imatrix(

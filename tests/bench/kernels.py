@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.bench.reference import tool
-from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import on_gpu, quantize_rows, use_gpu, widen_rows
-from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiled import kernel_of, quantize_by_reference
-from worker.kernels.compiler import load
+from worker.models.gguf.types import GGMLType, row_bytes
+from worker.models.kernels import on_gpu, quantize_rows, use_gpu, widen_rows
+from worker.models.kernels.catalogue import KERNELS
+from worker.models.kernels.compiled import kernel_of, quantize_by_reference
+from worker.models.kernels.compiler import load
 
 ROW_LENGTH = 4096
 Quantize = Callable[[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32] | None], None]

@@ -13,11 +13,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "convert"))
 from convert_samples import ARCHITECTURES, read_gguf, save_adapter, save_model
 
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 from tests.bench.reference import source_dir
-from worker.adapters import normalise_for_export, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.lora import export_lora
+from worker.models.adapters import normalise_for_export, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.lora import export_lora
 
 TARGETS = {"mamba": ["in_proj", "x_proj"]}
 __all__ = ["ARCHITECTURES", "compare"]

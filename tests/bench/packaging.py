@@ -19,8 +19,8 @@ from rich.table import Table
 from tests.bench import reference
 from tests.bench.measure import Cost, python, run
 from tests.bench.models import make
-from worker.demo.base_model import ensure_base_model
-from worker.gguf.reader import open_gguf
+from worker.local.demo.base_model import ensure_base_model
+from worker.models.gguf.reader import open_gguf
 
 CACHE = reference.ROOT / ".cache"
 
@@ -37,8 +37,8 @@ AutoTokenizer.from_pretrained(base).save_pretrained(out)
 _OURS = """
 import sys
 from pathlib import Path
-from api_client.job import StageName
-from api_client.request import PackagingRequest
+from api_client.contract.job import StageName
+from api_client.contract.request import PackagingRequest
 from tests.harness import run_stages
 base, checkpoint, out, types = sys.argv[1:]
 request = PackagingRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from api_client.job import StageName
+from api_client.contract.job import StageName
 from worker.stages.context import StageContext, StageResult
 
 STAGES = dict.fromkeys(StageName, "tests.bench.timed_stages:run")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import PackagingError
-from worker.demo.base_model import ensure_base_model
+from api_client.contract.errors import PackagingError
+from worker.local.demo.base_model import ensure_base_model
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "demo"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from api_client.request import Options, PackagingRequest
+from api_client.contract.request import Options, PackagingRequest
 from tests.harness import run_stages
-from worker.verify.ask import Question
-from worker.verify.load import generate
+from worker.models.verify.ask import Question
+from worker.models.verify.load import generate
 
 pytestmark = pytest.mark.e2e
 PROMPT = "The three primary colours are"

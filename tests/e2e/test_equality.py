@@ -10,12 +10,12 @@ import gguf
 import numpy as np
 import pytest
 
-from worker.adapters.adapter import open_adapter
-from worker.adapters.build import build_overlay
-from worker.adapters.overlay import Overlay
-from worker.checkpoint import open_base_model
-from worker.convert.pipeline import convert
-from worker.convert.tokenizer import find_tokenizer
+from worker.models.adapters.adapter import open_adapter
+from worker.models.adapters.build import build_overlay
+from worker.models.adapters.overlay import Overlay
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.pipeline import convert
+from worker.models.convert.tokenizer import find_tokenizer
 
 pytestmark = pytest.mark.e2e
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.field.vocabularies import FAMILIES
-from worker.convert.pipeline import convert
-from worker.convert.upstream import supported_architectures
+from worker.models.convert.pipeline import convert
+from worker.models.convert.upstream import supported_architectures
 
 _SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim", "embedding_size", "text_hidden_size"), 64),

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from api_client.errors import PackagingError
-from api_client.job import StageName
-from api_client.request import PackagingRequest
+from api_client.contract.errors import PackagingError
+from api_client.contract.job import StageName
+from api_client.contract.request import PackagingRequest
 from tests.field.architectures import NotBuiltError, model_class, save_convertible
 from tests.harness import run_stages
-from worker.convert.repairs import completed_configs
-from worker.convert.upstream import load_upstream
-from worker.gguf.reader import open_gguf
+from worker.models.convert.repairs import completed_configs
+from worker.models.convert.upstream import load_upstream
+from worker.models.gguf.reader import open_gguf
 
 COLUMNS = ("built", "packaged", "merge and conversion equal PEFT and upstream", "LoRA file")
 QUANTS = ("Q4_K_M", "IQ3_XXS")

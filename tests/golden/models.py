@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.gguf.tensors import TensorSpec, normal_shape
-from worker.gguf.types import GGMLType
-from worker.gguf.writer import write_gguf
+from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
+from worker.models.gguf.tensors import TensorSpec, normal_shape
+from worker.models.gguf.types import GGMLType
+from worker.models.gguf.writer import write_gguf
 
 F32, F16, BF16 = GGMLType.F32, GGMLType.F16, GGMLType.BF16
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from api_client.quant_types import QuantType
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import MODELS, build_imatrix, build_model
 
 RECORD = Path(__file__).with_name("files.json")

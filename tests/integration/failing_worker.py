@@ -8,11 +8,11 @@ import threading
 from importlib import import_module
 
 PARTS = (
-    "worker.supervisor.heart:Heart",
-    "worker.reaper:Reaper",
-    "worker.questions:QuestionListener",
-    "worker.metrics.server:MetricsServer",
-    "worker.callbacks.courier:Courier",
+    "worker.service.supervisor.heart:Heart",
+    "worker.service.reaper:Reaper",
+    "worker.service.questions:QuestionListener",
+    "worker.service.metrics.server:MetricsServer",
+    "worker.service.callbacks.courier:Courier",
 )
 
 

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import psutil
 
 from api_client import AttemptOutcome, Job, PackagingClient, PackagingRequest, StageName
-from api_client.address import connect
-from api_client.keys import Keys
+from api_client.ledger.address import connect
+from api_client.ledger.keys import Keys
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.integration.harness import BOUND_S, ROOT, eventually
-from worker.embedded.ports import choose_ports
-from worker.embedded.valkey import find_program
+from worker.local.embedded.ports import choose_ports
+from worker.local.embedded.valkey import find_program
 
 PASSWORD = "a-password-of-length"
 ACL_FILE = ROOT / "deploy" / "compose" / "users.acl.in"

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind, StageName
 from worker.stages.context import StageContext, StageResult
 from worker.stop import StopRequested
 

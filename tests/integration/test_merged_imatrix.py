@@ -14,7 +14,7 @@ from worker.storage.checksums import parse_checksums
 
 REAL = {
     "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.preload",
+    "preload": "worker.service.preload",
     "lease_s": 30,
     "heartbeat_s": 1,
     "verify_load": False,

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 
 from api_client.client import PackagingClient
-from api_client.errors import ErrorCode
-from api_client.events import EventKind
-from api_client.job import Job, JobState, StageName, StageState
-from api_client.request import PackagingRequest
+from api_client.contract.errors import ErrorCode
+from api_client.contract.events import EventKind
+from api_client.contract.job import Job, JobState, StageName, StageState
+from api_client.contract.request import PackagingRequest
 from api_client.s3 import S3Location
 from tests.integration.harness import eventually
 from tests.tiny import HIDDEN, tiny_base, tiny_checkpoint
-from worker.embedded.stack import Stack
-from worker.gguf.reader import open_gguf
+from worker.local.embedded.stack import Stack
+from worker.models.gguf.reader import open_gguf
 from worker.storage.checksums import sha256_file
 from worker.storage.s3 import S3Storage
 

@@ -14,7 +14,7 @@ from api_client import Job, JobState, PackagingClient, PackagingRequest
 from api_client.s3 import S3Location
 from tests.integration.harness import eventually
 from tests.tiny import tiny_base, tiny_checkpoint
-from worker.embedded.stack import Stack
+from worker.local.embedded.stack import Stack
 from worker.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.integration

@@ -11,9 +11,14 @@ from transformers import AddedToken, AutoTokenizer
 from api_client import ErrorCode
 from tests.integration.harness import Installation
 from tests.tiny import VOCABULARY, tiny_base
-from worker.gguf.reader import open_gguf
+from worker.models.gguf.reader import open_gguf
 
-REAL = {"stage_registry": "worker.stages.registry:STAGES", "preload": "worker.preload", "lease_s": 30, "heartbeat_s": 1}
+REAL = {
+    "stage_registry": "worker.stages.registry:STAGES",
+    "preload": "worker.service.preload",
+    "lease_s": 30,
+    "heartbeat_s": 1,
+}
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )

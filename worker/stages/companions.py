@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, ModelPart
-from api_client.outputs import CARD, MODELFILE
-from api_client.quality import QualityReport
-from worker.checkpoint import open_base_model
-from worker.convert.companions import CardFile, Relation, model_card, modelfile
-from worker.convert.metadata import end_tokens
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart
+from api_client.contract.outputs import CARD, MODELFILE
+from api_client.contract.quality import QualityReport
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.companions import CardFile, Relation, model_card, modelfile
+from worker.models.convert.metadata import end_tokens
 from worker.stages.context import StageContext
 from worker.stages.inputs import job_metadata, job_tokenizer
 from worker.storage.atomic import atomic_write_text

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, ModelPart, StageName
-from api_client.outputs import OutputNames
-from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart, StageName
+from api_client.contract.outputs import OutputNames
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions
 from config.settings import StageSettings
 from worker.stages.facts import PublicFacts
 from worker.stages.prepared import PRIVATE_FIELDS, Prepared

@@ -7,12 +7,12 @@ from. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabula
 
 from __future__ import annotations
 
-from api_client.job import Artifact, ArtifactKind
-from api_client.outputs import UNQUANTIZED
-from worker.convert.pipeline import convert
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.outputs import UNQUANTIZED
+from worker.models.convert.pipeline import convert
+from worker.models.verify.purpose import ENCODERS
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
-from worker.verify.purpose import ENCODERS
 
 
 def run(context: StageContext) -> StageResult:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from api_client.quant_types import QuantType
-from api_client.rules import needs_imatrix_stage
-from worker.convert.pipeline import plan_conversion
-from worker.convert.vocabulary import adapter_rows
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.mixture.model import facts_from_values
-from worker.mixture.sizes import predict_sizes
+from api_client.contract.quant_types import QuantType
+from api_client.contract.rules import needs_imatrix_stage
+from worker.models.convert.pipeline import plan_conversion
+from worker.models.convert.vocabulary import adapter_rows
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.mixture.model import facts_from_values
+from worker.models.mixture.sizes import predict_sizes
 from worker.stages.context import StageContext
 from worker.stages.inputs import JobInputs, describe_job
 
@@ -41,7 +41,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
     """Plan the conversion and predict every quantized file.
 
     Raises:
-        PackagingError: as ``worker.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
+        PackagingError: as ``worker.models.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
     """
     _, plan = plan_conversion(
         inputs.base,

@@ -13,17 +13,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind
-from api_client.outputs import QUALITY
-from api_client.quality import FileQuality, QualityReport
-from api_client.request import EvaluationOptions
-from worker.checkpoint import open_base_model
-from worker.evaluate.report import make_report
-from worker.evaluate.run import Budget, evaluate_files
-from worker.evaluate.texts import chosen_text
-from worker.evaluate.tokenizer import load_tokenizer
-from worker.evaluate.variants import QuantizedFile
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.outputs import QUALITY
+from api_client.contract.quality import FileQuality, QualityReport
+from api_client.contract.request import EvaluationOptions
+from worker.models.checkpoint import open_base_model
+from worker.models.evaluate.report import make_report
+from worker.models.evaluate.run import Budget, evaluate_files
+from worker.models.evaluate.texts import chosen_text
+from worker.models.evaluate.tokenizer import load_tokenizer
+from worker.models.evaluate.variants import QuantizedFile
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay, job_tokenizer
 from worker.storage.atomic import atomic_write_text

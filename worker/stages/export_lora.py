@@ -6,12 +6,12 @@ Raises ``adapter_unsupported`` for what such a file cannot express, and as merge
 
 from __future__ import annotations
 
-from api_client.job import Artifact, ArtifactKind
-from api_client.outputs import ADAPTER
-from worker.adapters.adapter import open_adapter
-from worker.adapters.export import normalise_for_export
-from worker.checkpoint import open_base_model
-from worker.convert.lora import export_lora
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.outputs import ADAPTER
+from worker.models.adapters.adapter import open_adapter
+from worker.models.adapters.export import normalise_for_export
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.lora import export_lora
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 # an absolute path of two parts or more that stands alone or in a sentence; the two slashes of a URL are none
 _PATH = re.compile(r"(?:^|[\s\"'`=:(,\[<])(?:~?(?:/[^\s/]+){2,}|file:/)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
 from worker.stages.context import StageResult
 
 

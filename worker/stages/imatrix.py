@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind
-from api_client.outputs import MATRIX
-from worker.checkpoint import open_base_model
-from worker.gguf.reader import open_gguf
-from worker.imatrix.calibration import load_calibration
-from worker.imatrix.compute import compute_imatrix
-from worker.imatrix.gguf_form import write_imatrix
-from worker.imatrix.load import load_imatrix
-from worker.imatrix.validate import validate_imatrix
-from worker.mixture.model import model_facts
-from worker.mixture.policy import choose_mixture
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.outputs import MATRIX
+from worker.models.checkpoint import open_base_model
+from worker.models.gguf.reader import open_gguf
+from worker.models.imatrix.calibration import load_calibration
+from worker.models.imatrix.compute import compute_imatrix
+from worker.models.imatrix.gguf_form import write_imatrix
+from worker.models.imatrix.load import load_imatrix
+from worker.models.imatrix.validate import validate_imatrix
+from worker.models.mixture.model import model_facts
+from worker.models.mixture.policy import choose_mixture
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
 from worker.storage.atomic import atomic_write_bytes

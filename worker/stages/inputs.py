@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind, StageName
-from api_client.locations import CHECKPOINT_WORDS
-from api_client.outputs import InputNames
-from api_client.request import PackagingRequest, is_remote
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.locations import CHECKPOINT_WORDS
+from api_client.contract.outputs import InputNames
+from api_client.contract.request import PackagingRequest, is_remote
 from api_client.runs.base_models import named_base_models
 from api_client.runs.checkpoints import (
     CheckpointList,
@@ -21,12 +21,12 @@ from api_client.runs.checkpoints import (
 )
 from api_client.runs.files import LocalRunFiles
 from api_client.runs.kinds import CheckpointKind
-from worker.adapters.adapter import Adapter, open_adapter
-from worker.adapters.overlay import Overlay
-from worker.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
-from worker.convert.metadata import ModelMetadata, describe
-from worker.convert.tokenizer import TokenizerChoice, find_tokenizer
-from worker.convert.upstream import check_architecture
+from worker.models.adapters.adapter import Adapter, open_adapter
+from worker.models.adapters.overlay import Overlay
+from worker.models.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
+from worker.models.convert.metadata import ModelMetadata, describe
+from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
+from worker.models.convert.upstream import check_architecture
 from worker.stages.context import StageContext
 from worker.stages.prepared import GivenMatrix, GivenText, Prepared
 from worker.storage.inputs import fetch, fetch_file

@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from api_client.job import Artifact, StageName
-from api_client.outputs import CHECKSUMS
+from api_client.contract.job import Artifact, StageName
+from api_client.contract.outputs import CHECKSUMS
 from worker.stages.context import StageContext
 from worker.stages.facts import PublicFacts
 from worker.storage.checksums import format_checksums, parse_checksums, read_checksums

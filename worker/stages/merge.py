@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind
-from api_client.outputs import MERGED_DIRECTORY
-from worker.adapters.adapter import open_adapter
-from worker.adapters.build import build_overlay
-from worker.adapters.overlay import Overlay
-from worker.adapters.updates import Precision
-from worker.checkpoint import BaseModel, open_base_model
-from worker.convert.merged import save_merged
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.outputs import MERGED_DIRECTORY
+from worker.models.adapters.adapter import open_adapter
+from worker.models.adapters.build import build_overlay
+from worker.models.adapters.overlay import Overlay
+from worker.models.adapters.updates import Precision
+from worker.models.checkpoint import BaseModel, open_base_model
+from worker.models.convert.merged import save_merged
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_tokenizer
 

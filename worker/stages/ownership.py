@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.outputs import CHECKSUMS, MANIFEST, older_manifest
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.outputs import CHECKSUMS, MANIFEST, older_manifest
 from worker.stages.context import StageContext
 from worker.storage.checksums import parse_checksums, read_checksums
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from api_client.outputs import MERGED_DIRECTORY, RECORDS, UNQUANTIZED, PlannedOutput, planned_outputs
+from api_client.contract.outputs import MERGED_DIRECTORY, RECORDS, UNQUANTIZED, PlannedOutput, planned_outputs
 from api_client.words.formatting import format_size
-from worker.checkpoint import BaseModel
-from worker.imatrix.calibration import load_calibration
-from worker.imatrix.load import load_imatrix
+from worker.models.checkpoint import BaseModel
+from worker.models.imatrix.calibration import load_calibration
+from worker.models.imatrix.load import load_imatrix
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, resolve_inputs

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 MARK = "base_dir"
 """Field that every form of it has; facts of a stage without it hold none."""
@@ -78,7 +78,9 @@ class Prepared(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """As stored; files that were not given are left out, as versions before expect it."""
         content = self.model_dump(mode="json")
-        return content | {"imatrix": self.imatrix.model_dump(mode="json", exclude_none=True)}
+        content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
+        content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
+        return content if content["evaluation"] else {key: content[key] for key in content if key != "evaluation"}
 
     @property
     def adapter(self) -> Path:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, StageName
-from api_client.outputs import CHECKSUMS, MANIFEST, OutputSpec, older_manifest
-from api_client.request import is_remote
+from api_client.contract.job import Artifact, ArtifactKind, StageName
+from api_client.contract.outputs import CHECKSUMS, MANIFEST, OutputSpec, older_manifest
+from api_client.contract.request import is_remote
 from api_client.s3 import S3Location
 from worker.stages.companions import write_companions
 from worker.stages.context import LeaseLost, StageContext, StageResult

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from api_client.job import Artifact, ArtifactKind, ModelPart
-from api_client.outputs import QUANTIZED
-from api_client.quant_types import QuantType
-from worker.imatrix.load import load_imatrix
-from worker.kernels import use_cache
-from worker.quantize.engine import quantize_file
-from worker.quantize.result import QuantizeProgress, TypeOutcome
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart
+from api_client.contract.outputs import QUANTIZED
+from api_client.contract.quant_types import QuantType
+from worker.models.imatrix.load import load_imatrix
+from worker.models.kernels import use_cache
+from worker.models.quantize.engine import quantize_file
+from worker.models.quantize.result import QuantizeProgress, TypeOutcome
 from worker.stages.context import StageContext, StageResult
 from worker.storage.atomic import atomic_write_text
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from api_client.job import StageName
+from api_client.contract.job import StageName
 
 STAGES: dict[StageName, str] = {stage: f"worker.stages.{stage.value}:run" for stage in StageName}

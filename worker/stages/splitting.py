@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.job import Artifact
-from worker.quantize.split import split_gguf
+from api_client.contract.job import Artifact
+from worker.models.quantize.split import split_gguf
 from worker.stages.context import StageContext
 
 
@@ -23,7 +23,7 @@ def split(context: StageContext, artifact: Artifact) -> tuple[Artifact, ...]:
     """Shards of a file, in order; they replace it in publish. None where its tensors fit into one file after all.
 
     Raises:
-        PackagingError: as ``worker.quantize.split.split_gguf``.
+        PackagingError: as ``worker.models.quantize.split.split_gguf``.
     """
     limit = context.request.split_max_size_bytes
     paths = split_gguf(Path(artifact.path), limit) if limit is not None else []

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_client.job import Artifact, ArtifactKind, ModelPart, StageName
-from worker.checkpoint import open_base_model
-from worker.convert.pipeline import plan_conversion
-from worker.gguf.check import check_gguf
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart, StageName
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.pipeline import plan_conversion
+from worker.models.gguf.check import check_gguf
+from worker.models.verify.adapter import check_adapter
+from worker.models.verify.ask import Question
+from worker.models.verify.load import loader_installed, prove
+from worker.models.verify.tokens import Rendered, rendered_chat
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_tokenizer
 from worker.stages.splitting import must_split, split
-from worker.verify.adapter import check_adapter
-from worker.verify.ask import Question
-from worker.verify.load import loader_installed, prove
-from worker.verify.tokens import Rendered, rendered_chat
 
 
 def run(context: StageContext) -> StageResult:

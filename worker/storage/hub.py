@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import write_error
-from api_client.errors import ErrorCode, PackagingError
 from worker.stop import ShouldStop, StopRequested
 from worker.storage.checksums import sha256_file
 from worker.storage.parallel import run_parallel

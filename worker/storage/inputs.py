@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.settings import StageSettings
 from worker.stop import ShouldStop
 from worker.storage.cache import Content, InputCache

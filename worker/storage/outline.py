@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.files import RunFiles
 from api_client.runs.kinds import MAX_HEADER_BYTES
 from worker.storage.selection import wanted_names

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import existing, failed_write, free_bytes
-from api_client.errors import ErrorCode, PackagingError
 from api_client.words.formatting import format_size
 from config.roots import Roots
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt, list_objects, make_client
 from worker.stop import ShouldStop
 from worker.storage.checksums import sha256_file

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import write_error
-from api_client.errors import ErrorCode, PackagingError
 from api_client.s3 import Request, S3Location, StorageSettings, attempt
 from worker.storage.checksums import sha256_file, sha256_range
 from worker.storage.objects import ObjectInfo, expectations

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt
 from worker.storage.checksums import sha256_range
 from worker.storage.objects import SHA256_METADATA, expectations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
 from api_client.runs.state_files import pickled_beside, unread_weights
 

@@ -1,1 +1,1 @@
-"""The commands that need only the contract and Redis. Those that need the worker register from ``worker.cli``."""
+"""The commands that need only the contract and Redis. Those that need the worker register from ``worker.local.cli``."""

@@ -26,9 +26,9 @@ from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.connection import open_client
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import Event, EventKind
-from api_client.job import Job, JobState
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import Job, JobState
 
 CHOSEN_LIMIT = 200
 """Jobs of one state that are followed at most."""

@@ -25,8 +25,8 @@ from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
 from api_client.cli.requests import parse_labels
 from api_client.connection import open_client
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
 
 DEFAULT_REPLAY_SPAN = timedelta(hours=24)
 

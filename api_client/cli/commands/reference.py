@@ -12,12 +12,12 @@ from api_client.cli.failures import BAD_REQUEST, DONE
 from api_client.cli.output import Output
 from api_client.cli.render.lists import checkpoints_view, quant_types_table, templates_table
 from api_client.connection import open_client
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import empty_error, list_checkpoints
 from api_client.runs.s3_files import S3RunFiles
 from api_client.s3 import settings_from_here
-from api_client.templates import BUILTIN_TEMPLATES
 
 _SITE_TIMEOUT_S = 1.0
 

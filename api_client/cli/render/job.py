@@ -13,8 +13,8 @@ from api_client.cli.failures import error_text
 from api_client.cli.output import Output
 from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
-from api_client.records import job_newer
+from api_client.contract.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.ledger.records import job_newer
 from api_client.words.formatting import (
     clean,
     format_duration,

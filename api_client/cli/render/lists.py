@@ -11,11 +11,11 @@ from rich.text import Text
 from api_client.cli.output import Output
 from api_client.cli.render.states import stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.fleet import QueueInfo, WorkerInfo
-from api_client.job import Job, JobState
-from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.fleet import QueueInfo, WorkerInfo
+from api_client.contract.job import Job, JobState
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.templates import SWITCHES, Template
 from api_client.runs.checkpoints import CheckpointList
-from api_client.templates import SWITCHES, Template
 from api_client.words.formatting import (
     format_age,
     format_duration,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from api_client.cli.render.states import LEVEL_STYLES
-from api_client.events import Event, EventKind
+from api_client.contract.events import Event, EventKind
 from api_client.words.formatting import clean, format_progress, format_rate, one_line
 
 _KIND_WIDTH = max(len(kind.value) for kind in EventKind)

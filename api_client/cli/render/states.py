@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from api_client.job import StageName
+from api_client.contract.job import StageName
 from api_client.words.language import Language
 from api_client.words.states import state_word
 

@@ -13,8 +13,8 @@ from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.cli.render.log import log_line
 from api_client.cli.render.states import mark, stage_name, state_text
-from api_client.events import Event
-from api_client.job import Job, JobState, Progress, Stage, StageName, StageState
+from api_client.contract.events import Event
+from api_client.contract.job import Job, JobState, Progress, Stage, StageName, StageState
 from api_client.words.formatting import format_amount, format_duration, format_progress, format_rate, one_line
 from api_client.words.phrases import phrase
 

@@ -15,10 +15,10 @@ from api_client.console.api.documents import (
 )
 from api_client.console.api.parameters import Reader, Submitter
 from api_client.console.context import AskWorkers, Client
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.questions import RunAnswer, SpaceAnswer
-from api_client.recommend import DEFAULT_CONTEXT, TARGETS
-from api_client.templates import BUILTIN_TEMPLATES
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.recommend import DEFAULT_CONTEXT, TARGETS
+from api_client.contract.templates import BUILTIN_TEMPLATES
+from api_client.ledger.questions import RunAnswer, SpaceAnswer
 
 router = APIRouter(tags=["choices"])
 

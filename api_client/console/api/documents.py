@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api_client.console.api.times import Time
 from api_client.console.problems import ErrorBody, status_of
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import Event
-from api_client.fleet import HealthInfo, QueueInfo, WorkerInfo
-from api_client.job import Artifact, Job, JobState, StageName
-from api_client.quant_types import QuantType
-from api_client.recommend import Recommendation
-from api_client.templates import Template
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event
+from api_client.contract.fleet import HealthInfo, QueueInfo, WorkerInfo
+from api_client.contract.job import Artifact, Job, JobState, StageName
+from api_client.contract.quant_types import QuantType
+from api_client.contract.recommend import Recommendation
+from api_client.contract.templates import Template
 
 _C = ErrorCode
 

@@ -30,9 +30,9 @@ from api_client.console.context import Client
 from api_client.console.language import accepted_language
 from api_client.console.limits import StreamLimit
 from api_client.console.problems import plain
-from api_client.errors import PackagingError
-from api_client.events import Event, EventKind
-from api_client.job import FINISHED_STATES, JobState
+from api_client.contract.errors import PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import FINISHED_STATES, JobState
 from api_client.words.language import Language
 
 router = APIRouter(tags=["events"])

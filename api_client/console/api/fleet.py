@@ -8,7 +8,7 @@ from api_client.console.api.documents import COMMON_ERRORS, Health, QueueList, S
 from api_client.console.api.parameters import Reader
 from api_client.console.context import Client
 from api_client.console.limits import StreamLimit
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 router = APIRouter(tags=["service"])
 open_router = APIRouter(tags=["service"])

@@ -13,8 +13,8 @@ from api_client.console.api.times import Time
 from api_client.console.api.told import ReaderLanguage, told_job
 from api_client.console.context import Client
 from api_client.console.requests import HttpRequest
-from api_client.errors import ErrorCode
-from api_client.job import Job, JobState
+from api_client.contract.errors import ErrorCode
+from api_client.contract.job import Job, JobState
 
 router = APIRouter(tags=["jobs"])
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from api_client.console.api.documents import NO_JOB, Outputs, PublishedFile, err
 from api_client.console.api.parameters import JobId, Reader
 from api_client.console.context import Client, DownloadLinks
 from api_client.console.links import find_output
-from api_client.errors import ErrorCode
+from api_client.contract.errors import ErrorCode
 
 router = APIRouter(tags=["outputs"])
 _C = ErrorCode

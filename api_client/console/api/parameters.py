@@ -10,8 +10,8 @@ from fastapi import Depends, Path, Query
 from api_client.console.auth import require
 from api_client.console.identity import Principal
 from api_client.console.roles import Role
-from api_client.errors import ErrorCode, PackagingError
-from api_client.store import job_not_found
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.ledger.store import job_not_found
 
 _ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z]{6}")
 EVENT_ID = r"^\d{1,19}(-\d{1,19})?$"

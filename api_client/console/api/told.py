@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request, Response
 
 from api_client.console.language import accepted_language
-from api_client.job import Attempt, Job, Stage
+from api_client.contract.job import Attempt, Job, Stage
 from api_client.words.language import Language
 
 MayFail = TypeVar("MayFail", Job, Stage, Attempt)

@@ -12,7 +12,7 @@ from api_client.console.login import local_path
 from api_client.console.pages.address import page_address
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
-from api_client.errors import ErrorCode, Failure, PackagingError
+from api_client.contract.errors import ErrorCode, Failure, PackagingError
 
 router = APIRouter(include_in_schema=False)
 

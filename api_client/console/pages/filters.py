@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
-from api_client.field_values import read_pair
-from api_client.job import JobState
+from api_client.contract.field_values import read_pair
+from api_client.contract.job import JobState
 from api_client.words.spans import read_since
 
 SPANS: Final = (("1h", "last_hour"), ("24h", "last_day"), ("7d", "last_week"))

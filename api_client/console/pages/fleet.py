@@ -8,8 +8,8 @@ from fastapi.responses import Response
 from api_client.console.context import Client
 from api_client.console.pages.jobs import Reader
 from api_client.console.pages.view import render
-from api_client.fleet import WorkerInfo
-from api_client.job import StageName
+from api_client.contract.fleet import WorkerInfo
+from api_client.contract.job import StageName
 
 router = APIRouter(include_in_schema=False)
 

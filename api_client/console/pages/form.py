@@ -14,13 +14,13 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import ImmutableMultiDict
 
-from api_client.field_types import FieldKind, RequestField
-from api_client.field_values import exact, text_of, typed, value_at
-from api_client.recommend import DEFAULT_CONTEXT, TARGETS
-from api_client.request import PackagingRequest
-from api_client.request_fields import FIELDS
-from api_client.task import TaskStatus, TrainingTask
-from api_client.templates import BUILTIN_TEMPLATES, CUSTOM_TEMPLATE, DEFAULT_TEMPLATE, SWITCHES, Template
+from api_client.contract.field_types import FieldKind, RequestField
+from api_client.contract.field_values import exact, text_of, typed, value_at
+from api_client.contract.recommend import DEFAULT_CONTEXT, TARGETS
+from api_client.contract.request import PackagingRequest
+from api_client.contract.request_fields import FIELDS
+from api_client.contract.task import TaskStatus, TrainingTask
+from api_client.contract.templates import BUILTIN_TEMPLATES, CUSTOM_TEMPLATE, DEFAULT_TEMPLATE, SWITCHES, Template
 
 SOURCES: Final = ("run", "task", "paths")
 """What a job is made from: a run's directory, a training task, or plain paths."""

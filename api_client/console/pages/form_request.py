@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from api_client.console.pages.form import NO_TYPES, PLAIN, NewJobForm
-from api_client.errors import ErrorCode, PackagingError
-from api_client.field_types import FieldKind, RequestField
-from api_client.field_values import nested, typed, value_of
-from api_client.locations import is_remote
-from api_client.request import PackagingRequest
-from api_client.request_fields import CONTROL_OF_CODE, control_of
-from api_client.templates import Template
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.field_types import FieldKind, RequestField
+from api_client.contract.field_values import nested, typed, value_of
+from api_client.contract.locations import is_remote
+from api_client.contract.request import PackagingRequest
+from api_client.contract.request_fields import CONTROL_OF_CODE, control_of
+from api_client.contract.templates import Template
 
 KEY_PREFIX: Final = "console:"
 _PATHS: Final = ("run", "base_model", "output_dir", "task_base_model")

@@ -27,9 +27,9 @@ from api_client.console.pages.jobs import Reader
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render, utc_offset_minutes
 from api_client.console.roles import Role
-from api_client.errors import PackagingError
-from api_client.events import Event, EventKind
-from api_client.job import StageState
+from api_client.contract.errors import PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import StageState
 from api_client.words.states import state_word
 
 SHOWN_ENTRIES = 500

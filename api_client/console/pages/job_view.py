@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from api_client.errors import Failure
-from api_client.events import Event, EventKind
-from api_client.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
-from api_client.templates import Template
+from api_client.contract.errors import Failure
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
+from api_client.contract.templates import Template
 from api_client.words.language import Language
 from api_client.words.states import state_word
 

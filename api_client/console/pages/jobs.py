@@ -15,7 +15,7 @@ from api_client.console.pages.job_view import job_row
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
 from api_client.console.roles import Role
-from api_client.job import JobState
+from api_client.contract.job import JobState
 from api_client.words.states import state_word
 
 PAGE = 50

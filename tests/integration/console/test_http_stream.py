@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from api_client.console.api import events
-from api_client.errors import ErrorCode
-from api_client.job import Job
+from api_client.contract.errors import ErrorCode
+from api_client.contract.job import Job
 from tests.integration.console.running import RunningConsole, messages, running_console
 from tests.integration.faults.conftest import OwnServer
 from tests.integration.harness import Installation, eventually

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from api_client import PackagingError
-from api_client.errors import ErrorCode
-from api_client.questions import Questions
+from api_client.contract.errors import ErrorCode
+from api_client.ledger.questions import Questions
 from tests.integration.console.running import running_console
 from tests.integration.harness import Installation, eventually
 

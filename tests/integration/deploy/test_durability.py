@@ -11,7 +11,7 @@ from redis import Redis
 from config.settings import load_settings
 from tests.integration.harness import Installation, eventually
 from tests.integration.servers import ACL_FILE, PERSISTENCE, SERVERS, Server, server, shipped_acl, synced
-from worker.doctor import Check, check_redis
+from worker.local.doctor import Check, check_redis
 
 pytestmark = pytest.mark.integration
 JOBS = 5

@@ -11,8 +11,8 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from tests.integration.harness import BOUND_S, ROOT, Installation, eventually
-from worker.embedded.ports import choose_ports
-from worker.embedded.valkey import find_program
+from worker.local.embedded.ports import choose_ports
+from worker.local.embedded.valkey import find_program
 
 pytestmark = pytest.mark.integration
 

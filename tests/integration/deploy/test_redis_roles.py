@@ -11,8 +11,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from api_client import PackagingClient, keys
-from api_client.questions import QuestionKind
+from api_client import PackagingClient
+from api_client.ledger import keys
+from api_client.ledger.questions import QuestionKind
 from tests.integration.harness import ROOT, Installation, eventually
 from tests.integration.servers import PASSWORD, PERSISTENCE, Server, server, shipped_acl
 

@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from api_client.cli.app import build_app
-from api_client.job import Artifact, ArtifactKind
+from api_client.contract.job import Artifact, ArtifactKind
 from tests.fences import ROOT, Block, Shown, blocks, shown
 from tests.integration.harness import Installation
 from tests.tiny import one_value, tiny_base
@@ -206,7 +206,7 @@ def test_a_python_command_prints_what_the_page_says(command: Shown) -> None:
 
 
 def test_outputs_are_checked_as_the_page_says(tmp_path: Path) -> None:
-    from api_client.outputs import CHECKSUMS
+    from api_client.contract.outputs import CHECKSUMS
     from worker.stages.manifest import checksum_lines
 
     made = tmp_path / "merged_model.gguf"

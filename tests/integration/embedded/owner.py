@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from worker.embedded import Stack
+from worker.local.embedded import Stack
 
 
 def main() -> None:

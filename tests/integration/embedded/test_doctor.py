@@ -3,8 +3,16 @@ import sys
 import pytest
 
 from config.settings import Settings
-from worker.doctor import Check, check_gguf_conflict, check_redis, check_storage, check_workers, read_probe, run_checks
-from worker.embedded import Stack
+from worker.local.doctor import (
+    Check,
+    check_gguf_conflict,
+    check_redis,
+    check_storage,
+    check_workers,
+    read_probe,
+    run_checks,
+)
+from worker.local.embedded import Stack
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +65,7 @@ def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path):
             "disk_reserve_bytes": 10**18,
         }
     )
-    from worker import doctor
+    from worker.local import doctor
 
     checks = [
         doctor.guarded(name, check, broken)

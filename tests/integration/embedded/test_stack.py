@@ -14,12 +14,12 @@ import psutil
 import pytest
 import redis
 
-from api_client.address import find_redis_url
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.ledger.address import find_redis_url
 from api_client.s3 import make_client
-from worker.embedded import Stack, read_stack
-from worker.embedded.processes import ProcessId
-from worker.embedded.state import write_stack
+from worker.local.embedded import Stack, read_stack
+from worker.local.embedded.processes import ProcessId
+from worker.local.embedded.state import write_stack
 from worker.stop import StopRequested
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

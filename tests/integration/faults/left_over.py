@@ -7,7 +7,7 @@ from typing import Any
 
 from api_client import Job, JobState
 from tests.integration.harness import Installation, eventually
-from worker.state.transitions import Transitions
+from worker.service.state.transitions import Transitions
 
 _MANY = 1000
 

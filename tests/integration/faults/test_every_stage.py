@@ -14,7 +14,7 @@ import pytest
 from kombu import Connection
 
 from api_client import AttemptOutcome, Job, JobState
-from api_client.messages import queue_keys, transport_options
+from api_client.ledger.messages import queue_keys, transport_options
 from tests.integration.faults.conftest import OwnServer
 from tests.integration.faults.test_machines import fork_server
 from tests.integration.harness import Installation, eventually, is_alive, outcomes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api_client import ErrorCode, JobState, PackagingError, PackagingRequest
-from api_client.byte_bounds import REQUEST_BYTES
+from api_client.contract.byte_bounds import REQUEST_BYTES
 from tests.integration.harness import Installation
 from tests.tiny import tiny_base
 
@@ -37,7 +37,7 @@ def memory_of(service: Installation, job_id: str) -> int:
 def test_a_tensor_name_of_twenty_million_letters(service: Installation, tmp_path: Path) -> None:
     model = tiny_base(tmp_path / "model")
     rename_a_tensor(model, "model." + "B" * NAME_BYTES)
-    service.start_worker(stage_registry="worker.stages.registry:STAGES", preload="worker.preload")
+    service.start_worker(stage_registry="worker.stages.registry:STAGES", preload="worker.service.preload")
     request = PackagingRequest(template="quantize_base", base_model=str(model), output_dir=str(tmp_path / "out"))
     job = service.client.wait(service.client.submit(request).id, 180)
     assert job.state is JobState.FAILED

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from api_client import AttemptOutcome, JobState, StageName
-from api_client.scripts import Script
+from api_client.ledger.scripts import Script
 from tests.integration.faults.wire import Wire
 from tests.integration.harness import Installation, outcomes
+from worker.service.state.transitions import Begun, Ignored, Lease, Transitions, new_token
 from worker.stages.context import StageResult
-from worker.state.transitions import Begun, Ignored, Lease, Transitions, new_token
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
 
@@ -71,7 +71,7 @@ def test_going_back_for_lost_files_may_be_said_again(service: Installation) -> N
 
 def test_a_cancel_whose_answer_was_lost_may_be_sent_again(service: Installation) -> None:
     job = service.submit()
-    cancel = Script(service.redis, service.prefix, "api_client.lua", "cancel")
+    cancel = Script(service.redis, service.prefix, "api_client.ledger.lua", "cancel")
     assert cancel(id=job.id, nonce="n") == ["cancelled"]
     assert cancel(id=job.id, nonce="n") == ["cancelled"]
     assert cancel(id=job.id, nonce="another") == ["finished", "cancelled"]
@@ -83,7 +83,7 @@ def test_a_replay_whose_answer_was_lost_may_be_sent_again_even_when_the_job_has_
 ) -> None:
     job = service.submit()
     service.client.cancel(job.id)
-    replay = Script(service.redis, service.prefix, "api_client.lua", "replay")
+    replay = Script(service.redis, service.prefix, "api_client.ledger.lua", "replay")
     first = replay(id=job.id, from_stage="", nonce="n")
     assert first[0] == "queued"
     service.client.cancel(job.id)

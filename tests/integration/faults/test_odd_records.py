@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from api_client import AttemptOutcome, ErrorCode, Job, PackagingError, StageName
-from api_client.messages import MessageSender, queue_keys, waiting_task_ids
+from api_client.ledger.messages import MessageSender, queue_keys, waiting_task_ids
 from config.settings import load_settings
 from tests.integration.harness import Installation, eventually, outcomes
-from worker.metrics.observer import Observer
-from worker.reaper import Reaper
+from worker.service.metrics.observer import Observer
+from worker.service.reaper import Reaper
+from worker.service.state.decisions import RetryPolicy, Spent, after_error
+from worker.service.state.transitions import Begun, Lease, Transitions
+from worker.service.supervisor.heart import Heart
 from worker.stages.context import StageResult
-from worker.state.decisions import RetryPolicy, Spent, after_error
-from worker.state.transitions import Begun, Lease, Transitions
-from worker.supervisor.heart import Heart
 
 pytestmark = pytest.mark.short_lease
 HOUR_MS = 3_600_000

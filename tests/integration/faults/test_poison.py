@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from celery import Celery
 
-from api_client.address import broker_address
-from api_client.messages import QUEUE_HEAVY, QUEUE_IO, queue_keys, transport_options
+from api_client.ledger.address import broker_address
+from api_client.ledger.messages import QUEUE_HEAVY, QUEUE_IO, queue_keys, transport_options
 from tests.integration.harness import Installation, eventually
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from tests.tiny import tiny_base, tiny_checkpoint
 
 REAL = {
     "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.preload",
+    "preload": "worker.service.preload",
     "lease_s": 30,
     "heartbeat_s": 1,
     "verify_load": False,

@@ -16,8 +16,8 @@ from api_client.s3 import S3Location, make_client
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation, outcomes
 from tests.integration.storage.proxy import Fault, Proxy, proxy_before
-from worker.embedded.stack import Stack
-from worker.embedded.state import StackInfo
+from worker.local.embedded.stack import Stack
+from worker.local.embedded.state import StackInfo
 
 OK, RETRIED, FAILED = AttemptOutcome.SUCCEEDED, AttemptOutcome.RETRIED, AttemptOutcome.FAILED
 TRIES = 5

@@ -6,7 +6,7 @@ import logging
 
 import structlog
 
-from api_client.job import StageName
+from api_client.contract.job import StageName
 from tests.integration import small_stages
 from worker.stages.context import StageContext, StageResult
 

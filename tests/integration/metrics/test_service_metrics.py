@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api_client import PackagingClient
 from api_client.console.metrics import metrics_text
-from api_client.metric_names import METRICS, Exporter
+from api_client.contract.metric_names import METRICS, Exporter
 from tests.integration.harness import Installation, eventually
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from api_client.console.admission import SESSION_COOKIE
 from api_client.console.pages.jobs import PAGE
-from api_client.fleet import WorkerInfo
+from api_client.contract.fleet import WorkerInfo
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation
 

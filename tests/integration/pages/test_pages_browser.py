@@ -14,7 +14,7 @@ import pytest
 from api_client.console.admission import SESSION_COOKIE
 from api_client.console.identity import Principal
 from api_client.console.roles import Role
-from api_client.job import Job
+from api_client.contract.job import Job
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation
 from tests.integration.pages.conftest import BOUND_MS, Windows

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from api_client.client import PackagingClient
-from api_client.questions import Questions
-from api_client.request import PackagingRequest
+from api_client.contract.request import PackagingRequest
+from api_client.ledger.questions import Questions
 from tests.integration.console.running import RunningConsole, running_console
 from tests.integration.pages.conftest import BOUND_MS, Windows
 from tests.tiny import tiny_base, tiny_checkpoint
-from worker.embedded.stack import Stack
+from worker.local.embedded.stack import Stack
 
 pytestmark = pytest.mark.integration
 WAIT_S = 120

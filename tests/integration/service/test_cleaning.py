@@ -10,10 +10,10 @@ from typing import Any
 from api_client import Job, JobState, StageName
 from config.settings import load_settings
 from tests.integration.harness import Installation, eventually
-from worker.state.transitions import Begun, Transitions
-from worker.supervisor.cleaning import Cleaner
-from worker.supervisor.scratch import remove_scratch
-from worker.supervisor.scratch_lock import acquire
+from worker.service.state.transitions import Begun, Transitions
+from worker.service.supervisor.cleaning import Cleaner
+from worker.service.supervisor.scratch import remove_scratch
+from worker.service.supervisor.scratch_lock import acquire
 
 HOST = "h"
 

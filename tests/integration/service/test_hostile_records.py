@@ -18,7 +18,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from api_client import Job, PackagingError
-from api_client.job_ids import new_job_id
+from api_client.contract.job_ids import new_job_id
 from tests.integration.harness import Installation, eventually
 
 pytestmark = pytest.mark.integration

@@ -5,11 +5,11 @@ from __future__ import annotations
 import psutil
 
 from tests.integration.harness import Installation, eventually
-from worker.kernels.precompile import main as precompile
+from worker.models.kernels.precompile import main as precompile
 
 
 def warm_ups(service: Installation) -> list[psutil.Process]:
-    return [each for each in service.stage_processes() if "worker.kernels.precompile" in each.cmdline()]
+    return [each for each in service.stage_processes() if "worker.models.kernels.precompile" in each.cmdline()]
 
 
 def test_a_worker_is_ready_before_its_kernels_and_takes_them_along(service: Installation) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from api_client import JobState, PackagingClient, PackagingError, StageName
-from api_client.scripts import Script
+from api_client.ledger.scripts import Script
 from tests.integration.harness import BOUND_S, Installation, eventually
 
 
@@ -41,7 +41,7 @@ def test_without_a_key_every_submit_is_a_job(service: Installation) -> None:
 
 @pytest.mark.parametrize("key", ["", "run-42"])
 def test_a_submit_whose_answer_was_lost_may_be_sent_again(service: Installation, key: str) -> None:
-    submit = Script(service.redis, service.prefix, "api_client.lua", "submit")
+    submit = Script(service.redis, service.prefix, "api_client.ledger.lua", "submit")
     arguments = {
         "id": "20260101-000000-aaaaaa",
         "nonce": "n",

@@ -12,8 +12,8 @@ import pytest
 
 from api_client import AttemptOutcome, JobState, PackagingRequest
 from tests.integration.harness import Installation, outcomes
-from worker.embedded.stack import Stack
-from worker.embedded.state import StackInfo
+from worker.local.embedded.stack import Stack
+from worker.local.embedded.state import StackInfo
 
 
 @pytest.fixture(scope="module")

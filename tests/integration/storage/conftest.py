@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from api_client.s3 import S3Location, S3Retry
 from tests.integration.storage.proxy import proxy_before
-from worker.embedded import Stack
+from worker.local.embedded import Stack
 from worker.storage.s3 import S3Storage
 
 PART = 5 * 2**20

@@ -1,6 +1,6 @@
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import make_client
 from config.roots import Roots
 from config.settings import Settings

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import make_client
 from tests.integration.storage.conftest import PART
 from tests.integration.storage.proxy import Fault

@@ -5,8 +5,8 @@ import urllib.request
 import pytest
 
 from api_client.console.links import Links
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact
 from api_client.s3 import make_client
 from tests.integration.storage.conftest import PART, QUICK
 from tests.integration.storage.proxy import Fault

@@ -11,30 +11,34 @@ from pathlib import Path
 from tests.integration.harness import ROOT, Installation
 
 CHANGES = {
-    "api_client/job.py": [("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n")],
-    "api_client/stages.py": [
+    "api_client/contract/job.py": [("SCHEMA_VERSION = 1\n", "SCHEMA_VERSION = 2\n")],
+    "api_client/contract/stages.py": [
         (
             "    PUBLISH = (\n",
             '    SIGN = ("sign", StageSpec(EventKind.SIGN, "Sign", "签名", lambda *_: True, reads=_GGUFS))\n'
             "    PUBLISH = (\n",
         )
     ],
-    "api_client/event_kinds.py": [('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n')],
-    "api_client/request.py": [
+    "api_client/contract/event_kinds.py": [
+        ('    PUBLISH = "Publish"\n', '    PUBLISH = "Publish"\n    SIGN = "Sign"\n')
+    ],
+    "api_client/contract/request.py": [
         ("    priority: Count = ", '    signer: str = "nobody"\n    priority: Count = '),
     ],
 }
 """File, and what is put in place of what."""
 
-NEW_CODE = {"api_client/error_codes.py": [('        "upload_failed",\n', '        "upload_swallowed",\n')]}
+NEW_CODE = {"api_client/contract/error_codes.py": [('        "upload_failed",\n', '        "upload_swallowed",\n')]}
 """An error code that only this version knows, of the class transient."""
 
 NEW_FIELDS = {
-    "api_client/request.py": CHANGES["api_client/request.py"],
-    "api_client/rules.py": [
+    "api_client/contract/request.py": CHANGES["api_client/contract/request.py"],
+    "api_client/contract/rules.py": [
         ("    quant_types: tuple[QuantType, ...]\n", "    quant_types: tuple[QuantType, ...]\n    sign: bool = False\n")
     ],
-    "api_client/templates.py": [("    locked: bool = True\n", "    locked: bool = True\n    sign: bool = False\n")],
+    "api_client/contract/templates.py": [
+        ("    locked: bool = True\n", "    locked: bool = True\n    sign: bool = False\n")
+    ],
 }
 """What needs no new schema version."""
 

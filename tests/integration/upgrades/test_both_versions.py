@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from api_client import ErrorCode, JobState, PackagingClient, PackagingError
-from api_client.job import SCHEMA_VERSION
-from api_client.messages import queue_keys
+from api_client.contract.job import SCHEMA_VERSION
+from api_client.ledger.messages import queue_keys
 from tests.integration.harness import Installation, eventually
 from tests.integration.upgrades.newer import CHANGES, NEW_FIELDS, make_newer, submit_newer
 

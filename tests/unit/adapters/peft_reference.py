@@ -13,8 +13,8 @@ import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 transformers.utils.logging.disable_progress_bar()

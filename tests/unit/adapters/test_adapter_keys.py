@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.adapters.keys import AdapterKey, parse_key
+from worker.models.adapters.keys import AdapterKey, parse_key
 
 _Q = "model.layers.0.self_attn.q_proj"
 

@@ -9,10 +9,10 @@ import torch
 from hand_made import Q, pair, write_adapter, write_base
 from safetensors.torch import save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import build_overlay, open_adapter
-from worker.adapters.module_tree import read_module_tree
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import build_overlay, open_adapter
+from worker.models.adapters.module_tree import read_module_tree
+from worker.models.checkpoint import open_base_model
 
 _FACTORS = pair(Q, [[1, 1]], [[1], [1]])
 _BASE = {

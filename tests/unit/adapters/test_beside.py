@@ -12,9 +12,9 @@ import torch
 from hand_made import Q, pair, write_adapter, write_base
 from safetensors.torch import save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
 
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 _BASE = {

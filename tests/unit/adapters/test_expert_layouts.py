@@ -15,9 +15,9 @@ from peft import LoraConfig
 from peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter
 from safetensors.torch import load_file, save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import normalise_for_export, open_adapter
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import normalise_for_export, open_adapter
+from worker.models.checkpoint import open_base_model
 
 _MADE = Path(__file__).parent / "data" / "expert_layouts"
 _EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]

@@ -8,9 +8,9 @@ from hand_made import Q, pair, write_adapter, write_base
 from peft import LoHaConfig, LoraConfig
 from peft_reference import overlay_merge, save_adapter
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import normalise_for_export, open_adapter
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import normalise_for_export, open_adapter
+from worker.models.checkpoint import open_base_model
 
 _SOME = ["q_proj", "v_proj", "up_proj"]
 

@@ -8,10 +8,10 @@ import peft
 import pytest
 from peft_reference import changed, differences, overlay_merge, peft_merge, quietly, save_adapter
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import build_overlay, open_adapter
-from worker.adapters.through_peft import MERGED_BY_PEFT
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import build_overlay, open_adapter
+from worker.models.adapters.through_peft import MERGED_BY_PEFT
+from worker.models.checkpoint import open_base_model
 
 _SOME = ["q_proj", "v_proj", "up_proj"]
 

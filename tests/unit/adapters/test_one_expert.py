@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from peft_reference import changed, differences, load, overlay_merge, quietly, read_all
 from safetensors.torch import save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import normalise_for_export, open_adapter
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import normalise_for_export, open_adapter
+from worker.models.checkpoint import open_base_model
 
 RANK, ALPHA, EXPERTS = 3, 7, 4
 

@@ -13,10 +13,10 @@ from peft.tuners.tuners_utils import cast_adapter_dtype
 from peft_reference import differences, overlay_merge, save_adapter
 from transformers.pytorch_utils import Conv1D
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import Overlay, build_overlay, low_rank, open_adapter
-from worker.adapters.low_rank import LoraUpdate
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import Overlay, build_overlay, low_rank, open_adapter
+from worker.models.adapters.low_rank import LoraUpdate
+from worker.models.checkpoint import open_base_model
 
 _WEIGHT = f"{Q}.weight"
 

@@ -23,8 +23,8 @@ from peft_reference import (
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_config
 
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _TOKENS = torch.arange(20).reshape(2, 10)

@@ -7,10 +7,10 @@ import torch
 from hand_made import Q, pair, write_adapter, write_base
 from peft import LoraConfig
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import build_overlay, config, open_adapter
-from worker.adapters.trainer_keys import TRAINER_KEYS
-from worker.checkpoint import open_base_model
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import build_overlay, config, open_adapter
+from worker.models.adapters.trainer_keys import TRAINER_KEYS
+from worker.models.checkpoint import open_base_model
 
 # what the trainers of the table write, as they write it
 WRITTEN = {

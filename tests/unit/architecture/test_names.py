@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import api_client
-from api_client.job import StageName
+from api_client.contract.job import StageName
 
 ROOT = Path(api_client.__file__).parent.parent
 PACKAGES = ("api_client", "config", "worker")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.callbacks.addresses import AddressRefused, checked_addresses, is_public
+from worker.service.callbacks.addresses import AddressRefused, checked_addresses, is_public
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.callbacks.receiver import Receiver
-from worker.callbacks import addresses
-from worker.callbacks.post import CallbackFailed, post
+from worker.service.callbacks import addresses
+from worker.service.callbacks.post import CallbackFailed, post
 
 
 @pytest.fixture

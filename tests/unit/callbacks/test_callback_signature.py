@@ -7,7 +7,7 @@ import time
 import pytest
 
 from api_client import PackagingError, PackagingRequest
-from api_client.callbacks import SIGNATURE_HEADER, TIMESTAMP_HEADER, shown_url, sign, verify
+from api_client.contract.callbacks import SIGNATURE_HEADER, TIMESTAMP_HEADER, shown_url, sign, verify
 
 SECRET = "a secret of some length"
 

@@ -12,9 +12,9 @@ import torch
 from raw_files import entry, write_model, write_raw, write_shard, write_sharded
 from safetensors.torch import save_file
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
-from worker.checkpoint import open_base_model
+from worker.models.checkpoint import open_base_model
 
 _INDEX = "model.safetensors.index.json"
 
@@ -331,7 +331,7 @@ def test_no_code_of_the_directory_runs(tmp_path):
     mark = tmp_path / "mark"
     (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
 
-    from worker.adapters.module_tree import read_module_tree
+    from worker.models.adapters.module_tree import read_module_tree
 
     read_module_tree(open_base_model(directory))
     assert not mark.exists()

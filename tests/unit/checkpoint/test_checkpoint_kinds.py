@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import CheckpointKind
 from config.roots import Roots
-from worker.checkpoint import classify_checkpoint, open_base_model
-from worker.checkpoint.kinds import require_adapter
+from worker.models.checkpoint import classify_checkpoint, open_base_model
+from worker.models.checkpoint.kinds import require_adapter
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from raw_files import entry, write_raw
 from safetensors.torch import save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.checkpoint import read_safetensors_header
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.checkpoint import read_safetensors_header
 
 _INVALID, _TRUNCATED = ErrorCode.BASE_MODEL_INVALID, ErrorCode.WEIGHTS_TRUNCATED
 _FINE = {"a": entry([2], 0, 8)}

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from api_client.cli.output import Output
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import Event, EventKind
-from api_client.job import (
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import (
     Artifact,
     ArtifactKind,
     Attempt,
@@ -23,9 +23,9 @@ from api_client.job import (
     StageName,
     StageState,
 )
-from api_client.plan import plan_stages
-from api_client.request import PackagingRequest
-from api_client.rules import resolve_request
+from api_client.contract.plan import plan_stages
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
 from api_client.words.language import Language
 
 START = datetime(2025, 11, 23, 12, 0, 0, tzinfo=UTC)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from api_client.quant_types import QuantType
-from api_client.templates import BUILTIN_TEMPLATES
+from api_client.contract.quant_types import QuantType
+from api_client.contract.templates import BUILTIN_TEMPLATES
 
 COMMANDS = [
     *("package", "submit", "quantize", "evaluate", "demo"),

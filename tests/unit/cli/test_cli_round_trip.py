@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from api_client.cli.app import build_app
 from api_client.cli.flags import SET_PATH, RequestFlags, flag_parameters
 from api_client.cli.requests import build_request, default_at
-from api_client.field_types import FieldKind
-from api_client.field_values import pair_text, value_at
-from api_client.request import ImatrixOptions, PackagingRequest
-from api_client.request_fields import FIELDS
+from api_client.contract.field_types import FieldKind
+from api_client.contract.field_values import pair_text, value_at
+from api_client.contract.request import ImatrixOptions, PackagingRequest
+from api_client.contract.request_fields import FIELDS
 from tests.any_request import requests
 
 SUBMIT = typer.main.get_command(build_app()).commands["submit"]  # type: ignore[attr-defined]

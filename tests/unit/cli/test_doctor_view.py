@@ -9,8 +9,8 @@ pytest.importorskip("psutil")
 
 
 def test_a_finding_is_one_line_with_its_remedy_beneath():
-    from worker.cli.machine import _finding
-    from worker.doctor import Check
+    from worker.local.cli.machine import _finding
+    from worker.local.doctor import Check
 
     output = make_output()
     good, bad = Check("python", True, "CPython"), Check("redis", False, "no answer\x1b[2J\nat all", "Start it.")

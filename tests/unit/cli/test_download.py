@@ -8,8 +8,8 @@ import pytest
 from cli_samples import make_job, make_output
 
 from api_client.cli.download import fetch_all
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, Job, StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind, Job, StageName
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 CLEANS_UP = """
 import sys, time
 from pathlib import Path
-from worker.cli.signals import terminate_as_interrupt
+from worker.local.cli.signals import terminate_as_interrupt
 with terminate_as_interrupt():
     try:
         print("ready", flush=True)

@@ -16,14 +16,14 @@ from api_client.cli.render.job import job_view, outputs_table, stage_table
 from api_client.cli.render.lists import checkpoints_view, jobs_table, quant_types_table, service_view, templates_table
 from api_client.cli.render.log import log_line
 from api_client.console.pages.job_view import stage_lines
-from api_client.errors import ErrorCode, PackagingError
-from api_client.events import EventKind
-from api_client.fleet import QueueInfo, WorkerInfo
-from api_client.job import JobState, StageName
-from api_client.quant_types import QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import EventKind
+from api_client.contract.fleet import QueueInfo, WorkerInfo
+from api_client.contract.job import JobState, StageName
+from api_client.contract.quant_types import QuantType
+from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
-from api_client.templates import BUILTIN_TEMPLATES
 from api_client.words.language import Language, language_of
 
 WIDTHS = [40, 80, 160]

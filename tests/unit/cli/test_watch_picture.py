@@ -8,8 +8,8 @@ from rich.cells import cell_len
 
 from api_client.cli.render.watch import Frame, bar, watch_lines
 from api_client.console.pages.job_view import stage_lines
-from api_client.events import EventKind
-from api_client.job import JobState, Progress
+from api_client.contract.events import EventKind
+from api_client.contract.job import JobState, Progress
 from api_client.words.language import Language
 
 TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))

@@ -10,7 +10,7 @@ import pytest
 from kombu import Connection
 
 from api_client import PackagingError
-from api_client.address import (
+from api_client.ledger.address import (
     DEFAULT_REDIS_URL,
     SentinelAddress,
     broker_address,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api_client.durability import loads_unasked, server_name, troubles
+from api_client.ledger.durability import loads_unasked, server_name, troubles
 
 OLD: dict[str, Any] = {"redis_version": "7.0.15", "aof_enabled": 1}
 FINE: dict[str, Any] = {"appendfsync": "everysec", "save": "", "user": "trainpack", "refusal": ""}

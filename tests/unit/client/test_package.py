@@ -38,4 +38,4 @@ def test_a_producer_never_loads_the_worker_or_its_libraries() -> None:
 
 def test_the_worker_program_itself_stays_light() -> None:
     heavy = {"torch", "numpy", "transformers", "numba", "boto3", "xllamacpp", "safetensors"}
-    assert loaded_after("import worker.service, worker.__main__") & heavy == set()
+    assert loaded_after("import worker.service.program, worker.__main__") & heavy == set()

@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime
 
 from api_client import AttemptOutcome, PackagingRequest, StageName
-from api_client.job_ids import new_job_id
-from api_client.keys import split_member
-from api_client.messages import StageMessage
-from api_client.records import fold_attempts, read_event, read_request
-from api_client.store import request_digest
+from api_client.contract.job_ids import new_job_id
+from api_client.ledger.keys import split_member
+from api_client.ledger.messages import StageMessage
+from api_client.ledger.records import fold_attempts, read_event, read_request
+from api_client.ledger.store import request_digest
 
 
 def test_attempts_are_folded_from_starts_and_ends() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import get_args
 
 from api_client import BUILTIN_TEMPLATES, JobState, PackagingRequest, RequestValues
-from api_client.job import StateName
-from api_client.templates import BuiltinTemplate
+from api_client.contract.job import StateName
+from api_client.contract.templates import BuiltinTemplate
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 from config.roots import Roots
 from config.settings import load_settings
 

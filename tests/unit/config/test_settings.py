@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from api_client.address import stack_file
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.ledger.address import stack_file
 from config.roots import Roots
 from config.settings import load_settings
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
 from config.site_templates import load_site_templates
 
 KEYS = {

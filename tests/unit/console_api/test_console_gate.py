@@ -20,7 +20,7 @@ from api_client.console.login import local_path
 from api_client.console.logs import JsonFormatter, LineFormatter
 from api_client.console.requests import refuse_relative_paths
 from api_client.console.settings import load_console_settings
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 TOKENS = [{"name": role, "role": role, "secret": f"{role}-0123456789abcdef"} for role in ("read", "submit", "operate")]
 OLD = {"name": "old", "role": "read", "secret": "old-0123456789abcdef", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)}

@@ -9,7 +9,7 @@ import pytest
 from api_client.console.identity import Identities
 from api_client.console.limits import RateLimit, StreamLimit
 from api_client.console.settings import Token
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = b"a key for sessions"

@@ -10,7 +10,7 @@ import pytest
 
 from api_client.console.roles import Role
 from api_client.console.settings import is_loopback, load_console_settings
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.settings import load_settings
 
 SECRET = "a-secret-of-some-length"

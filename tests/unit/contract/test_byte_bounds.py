@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pytest
 
 from api_client import ErrorCode, PackagingError
-from api_client.byte_bounds import FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
-from api_client.errors import Failure
-from api_client.events import Event, EventKind
-from worker.state.transitions import event_text
+from api_client.contract.byte_bounds import FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
+from api_client.contract.errors import Failure
+from api_client.contract.events import Event, EventKind
+from worker.service.state.transitions import event_text
 
 
 @pytest.mark.parametrize("letter", ["B", "é", "量", "🦙", "\udcff"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.checkpoints import EmptyReason, choose_checkpoint, list_checkpoints, resolve_checkpoint
 from api_client.runs.files import LocalRunFiles
 from api_client.runs.kinds import CheckpointKind

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from api_client.errors import ErrorClass, ErrorCode, Failure, PackagingError
-from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.errors import ErrorClass, ErrorCode, Failure, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.words.language import Language
 
 HAN = re.compile(r"[\u4e00-\u9fff]")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
-from api_client.request import PackagingRequest
-from api_client.rules import resolve_request
-from api_client.task import TaskStatus
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
+from api_client.contract.task import TaskStatus
 
 C = ErrorCode
 TASK = {"task_id": "t-1", "status": "completed", "base_model": "/models/base", "output_dir": "/runs/42"}
@@ -267,7 +267,8 @@ def test_a_fully_fine_tuned_task_is_refused_by_a_merge_template_before_it_is_que
 
 def test_importing_the_contract_pulls_in_no_worker_and_no_config():
     code = (
-        "import sys, api_client.request, api_client.rules, api_client.plan, api_client.job, api_client.events;"
+        "import sys, api_client.contract.request, api_client.contract.rules, api_client.contract.plan,"
+        " api_client.contract.job, api_client.contract.events;"
         "bad = {'torch', 'config', 'worker', 'numpy', 'transformers', 'boto3', 'celery'} & set(sys.modules);"
         "sys.exit(repr(bad) if bad else 0)"
     )

@@ -6,13 +6,13 @@ from itertools import product
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
-from api_client.plan import plan_stages
-from api_client.quant_types import QuantType
-from api_client.request import PackagingRequest
-from api_client.rules import resolve_request
-from api_client.templates import BUILTIN_TEMPLATES, Template
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
+from api_client.contract.plan import plan_stages
+from api_client.contract.quant_types import QuantType
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
+from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 
 C = ErrorCode
 

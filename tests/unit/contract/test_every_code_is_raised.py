@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from api_client.errors import ErrorCode
+from api_client.contract.errors import ErrorCode
 
 ROOT = Path(__file__).parents[3]
-TABLE = ROOT / "api_client/error_codes.py"
+TABLE = ROOT / "api_client/contract/error_codes.py"
 
 
 def codes_in(node: ast.AST) -> Iterator[str]:

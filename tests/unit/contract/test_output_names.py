@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from api_client.outputs import RECORDS, InputNames, location_name, planned_outputs
-from api_client.request import Options, PackagingRequest
-from api_client.rules import resolve_request
+from api_client.contract.outputs import RECORDS, InputNames, location_name, planned_outputs
+from api_client.contract.request import Options, PackagingRequest
+from api_client.contract.rules import resolve_request
 
 
 def names(**fields: object) -> list[str]:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.recommend import GIB, QUALITY, QUALITY_WORDS, TARGETS, Target, parse_target, recommend, shape_of
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.recommend import (
+    GIB,
+    QUALITY,
+    QUALITY_WORDS,
+    TARGETS,
+    Target,
+    parse_target,
+    recommend,
+    shape_of,
+)
 
 Q = QuantType
 LLAMA_8B = {

@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from api_client import PackagingRequest
-from api_client.field_types import FieldKind
-from api_client.field_values import exact, nested, pair_text, read_pair, read_size, text_of, typed, value_of
-from api_client.request_fields import CONTROL_OF_CODE, FIELD_OF, FIELDS, control_of
+from api_client.contract.field_types import FieldKind
+from api_client.contract.field_values import exact, nested, pair_text, read_pair, read_size, text_of, typed, value_of
+from api_client.contract.request_fields import CONTROL_OF_CODE, FIELD_OF, FIELDS, control_of
 
 
 def annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:

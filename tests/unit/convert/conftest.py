@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from convert_samples import save_adapter, save_model
 
-from worker.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
-from worker.adapters.export import LoraPair
-from worker.checkpoint import BaseModel, open_base_model
+from worker.models.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
+from worker.models.adapters.export import LoraPair
+from worker.models.checkpoint import BaseModel, open_base_model
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import tiny_tokenizer
-from worker.convert.repairs import config_repairs
-from worker.convert.upstream import load_upstream
-from worker.gguf.reader import open_gguf
+from worker.models.convert.repairs import config_repairs
+from worker.models.convert.upstream import load_upstream
+from worker.models.gguf.reader import open_gguf
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

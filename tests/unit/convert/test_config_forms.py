@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tests.field.vocabularies import BPE_TOKENS, FAMILIES
-from worker.convert.pipeline import convert
-from worker.convert.repairs import completed, repaired
-from worker.verify.ask import Question
-from worker.verify.load import generate
+from worker.models.convert.pipeline import convert
+from worker.models.convert.repairs import completed, repaired
+from worker.models.verify.ask import Question
+from worker.models.verify.load import generate
 
 GEMMA4_TOKENS = 361
 _COMMON = {

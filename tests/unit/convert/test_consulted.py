@@ -14,14 +14,14 @@ from convert_samples import read_gguf, save_adapter, teach_pre_tokenizers, upstr
 from safetensors.torch import save_file
 from test_convert_equality import assert_same_file
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.checkpoint import open_base_model
-from worker.convert.consulted import CONSULTED, MODULE, Handling, named
-from worker.convert.lora import export_lora
-from worker.convert.metadata import describe
-from worker.convert.pipeline import convert, plan_conversion
-from worker.convert.tokenizer import COMPANIONS, VOCABULARIES, find_tokenizer
-from worker.convert.upstream import load_upstream
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.consulted import CONSULTED, MODULE, Handling, named
+from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import describe
+from worker.models.convert.pipeline import convert, plan_conversion
+from worker.models.convert.tokenizer import COMPANIONS, VOCABULARIES, find_tokenizer
+from worker.models.convert.upstream import load_upstream
 
 # upstream leaves files open
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -221,7 +221,7 @@ def test_damaged_dense_layer_is_refused(sample, tmp_path):
 
 
 def test_code_in_any_module_config_is_gone(tmp_path, monkeypatch):
-    from worker.convert import consulted
+    from worker.models.convert import consulted
 
     content = {"auto_map": {"a": "b"}, "layers": [{"auto_map": 1, "size": 2}], "deep": {"trust_remote_code": True}}
     assert consulted.without_code(content) == {"layers": [{"size": 2}], "deep": {}}
@@ -229,7 +229,7 @@ def test_code_in_any_module_config_is_gone(tmp_path, monkeypatch):
 
 def test_adapter_of_a_reranker_is_exported(sample, tmp_path):
     """Upstream opens the tokenizer of a reranker whatever it converts."""
-    from worker.adapters import normalise_for_export, open_adapter
+    from worker.models.adapters import normalise_for_export, open_adapter
 
     base = sample("qwen3-reranker")
     adapter = save_adapter(base, tmp_path / "checkpoint-1", target_modules=["q_proj"])

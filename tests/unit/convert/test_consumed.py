@@ -12,10 +12,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.pipeline import convert, plan_conversion
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.pipeline import convert, plan_conversion
 
 
 def overlay_of(base, directory, auto_class=AutoModelForCausalLM, **settings):

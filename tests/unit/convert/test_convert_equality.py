@@ -19,12 +19,12 @@ from convert_samples import (
     upstream_convert,
 )
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.lora import export_lora
-from worker.convert.pipeline import convert, plan_conversion
-from worker.convert.upstream import load_upstream
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.lora import export_lora
+from worker.models.convert.pipeline import convert, plan_conversion
+from worker.models.convert.upstream import load_upstream
 
 
 def assert_same_file(ours, theirs):
@@ -158,6 +158,6 @@ def test_planning_reads_no_weights(gguf_dtype, run_of, tmp_path, monkeypatch):
 
     run = run_of("llama")
     overlay = run.overlay(tmp_path / "overlay")
-    monkeypatch.setattr("worker.convert.weights.MergedWeights.load", read)
+    monkeypatch.setattr("worker.models.convert.weights.MergedWeights.load", read)
     _, plan = plan_conversion(run.open_base(), overlay=overlay, gguf_dtype=gguf_dtype)
     assert {tensor.type for tensor in plan.tensors} == ({"BF16", "F32"} if gguf_dtype == "auto" else {"F32"})

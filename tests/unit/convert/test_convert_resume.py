@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.convert.pipeline import convert
-from worker.convert.writer import write_plan
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.convert.pipeline import convert
+from worker.models.convert.writer import write_plan
 from worker.stop import StopRequested
 from worker.storage.journal import Journal
 
@@ -95,7 +95,7 @@ def write(plan: Plan, path: Path, progress: Progress | None = None, fingerprint:
 @pytest.fixture(autouse=True)
 def small_window(monkeypatch):
     """Two of these tensors at a time, so that a stop comes before the end."""
-    monkeypatch.setattr("worker.convert.writer._AHEAD_BYTES", 130)
+    monkeypatch.setattr("worker.models.convert.writer._AHEAD_BYTES", 130)
 
 
 @pytest.fixture

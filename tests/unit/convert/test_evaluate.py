@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from worker.convert.evaluate import Evaluator, Rounding
-from worker.convert.plan import recognisable_rounding
-from worker.convert.upstream import load_upstream
-from worker.convert.weights import SharedTensors, WeightEntry
+from worker.models.convert.evaluate import Evaluator, Rounding
+from worker.models.convert.plan import recognisable_rounding
+from worker.models.convert.upstream import load_upstream
+from worker.models.convert.weights import SharedTensors, WeightEntry
 
 UPSTREAM = load_upstream()
 GGUF, LAZY = UPSTREAM.gguf, UPSTREAM.conversion.LazyTorchTensor

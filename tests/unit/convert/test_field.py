@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 from tests.field.architectures import NotBuiltError, chosen, save_convertible
 from tests.field.proven import PROVEN
-from worker.verify.ask import Question
-from worker.verify.load import prove
+from worker.models.verify.ask import Question
+from worker.models.verify.load import prove
 
 DAY = os.environ.get("TRAINPACK_FIELD_DAY") or datetime.now(UTC).date().isoformat()
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open

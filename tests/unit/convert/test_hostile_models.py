@@ -15,17 +15,17 @@ import pytest
 import torch
 from convert_samples import save_tokenizer
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
-from worker.adapters.module_tree import read_module_tree
-from worker.checkpoint import open_base_model
-from worker.convert.card import read_card
-from worker.convert.lora import export_lora
-from worker.convert.pipeline import convert
-from worker.convert.tokenizer import find_tokenizer
-from worker.convert.upstream import load_upstream, supported_architectures
-from worker.hardening import ModelCodeRefusedError, locked_down
-from worker.imatrix.model import Skeleton
+from worker.models.adapters.module_tree import read_module_tree
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.card import read_card
+from worker.models.convert.lora import export_lora
+from worker.models.convert.pipeline import convert
+from worker.models.convert.tokenizer import find_tokenizer
+from worker.models.convert.upstream import load_upstream, supported_architectures
+from worker.models.hardening import ModelCodeRefusedError, locked_down
+from worker.models.imatrix.model import Skeleton
 
 EVIL = """
 import pathlib

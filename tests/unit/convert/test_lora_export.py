@@ -6,12 +6,12 @@ import pytest
 import torch
 from convert_samples import read_gguf, save_adapter, save_model
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.adapters import LoraPair, normalise_for_export, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.lora import export_lora
-from worker.convert.metadata import describe
-from worker.gguf.reader import open_gguf
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters import LoraPair, normalise_for_export, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import describe
+from worker.models.gguf.reader import open_gguf
 
 
 def pair(name: str, rows: int, columns: int, *, r: int = 2, transposed: bool = False) -> LoraPair:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.convert.lowrank import LowRank
+from worker.models.convert.lowrank import LowRank
 
 
 def pair(*shape: int, rank: int = 3, seed: int = 0) -> LowRank:

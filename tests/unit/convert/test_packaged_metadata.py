@@ -9,13 +9,13 @@ import pytest
 import yaml
 from convert_samples import read_gguf
 
-from worker.convert.card import is_hub_id, read_card
-from worker.convert.companions import CardFile, model_card, modelfile
-from worker.convert.metadata import describe
-from worker.convert.nextn import config_without_absent_layers
-from worker.convert.pipeline import convert
-from worker.convert.repairs import config_repairs
-from worker.convert.staging import display_name
+from worker.models.convert.card import is_hub_id, read_card
+from worker.models.convert.companions import CardFile, model_card, modelfile
+from worker.models.convert.metadata import describe
+from worker.models.convert.nextn import config_without_absent_layers
+from worker.models.convert.pipeline import convert
+from worker.models.convert.repairs import config_repairs
+from worker.models.convert.staging import display_name
 
 BASE_CARD = """---
 license: apache-2.0
@@ -180,7 +180,7 @@ def test_layers_that_are_announced_and_absent(config, names, changes):
 
 
 def test_layers_of_which_some_are_absent_are_an_error():
-    from api_client.errors import ErrorCode, PackagingError
+    from api_client.contract.errors import ErrorCode, PackagingError
 
     with pytest.raises(PackagingError) as caught:
         config_without_absent_layers(NEXTN, ["model.layers.4.eh_proj.weight"])

@@ -12,8 +12,8 @@ from convert_samples import save_peft_merge
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from worker.convert.merged import save_merged
-from worker.convert.tokenizer import find_tokenizer
+from worker.models.convert.merged import save_merged
+from worker.models.convert.tokenizer import find_tokenizer
 from worker.stop import StopRequested
 
 

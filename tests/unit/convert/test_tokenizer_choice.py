@@ -15,14 +15,14 @@ from convert_samples import (
     save_tokenizer,
 )
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.metadata import end_tokens
-from worker.convert.pipeline import convert, plan_conversion
-from worker.convert.tokenizer import find_tokenizer, harmless_config, largest_token_id, special_token, token_id
-from worker.convert.vocabulary import adapter_rows, check_vocabulary, embedding_rows
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.metadata import end_tokens
+from worker.models.convert.pipeline import convert, plan_conversion
+from worker.models.convert.tokenizer import find_tokenizer, harmless_config, largest_token_id, special_token, token_id
+from worker.models.convert.vocabulary import adapter_rows, check_vocabulary, embedding_rows
 
 
 @pytest.fixture

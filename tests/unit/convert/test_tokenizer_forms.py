@@ -13,12 +13,12 @@ from sentencepiece import SentencePieceProcessor
 from tokenizer_families import FAMILIES, save_forms
 from transformers import T5Config, T5ForConditionalGeneration
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.checkpoint import open_base_model
-from worker.convert.pipeline import plan_conversion
-from worker.convert.sentencepiece_model import sentencepiece_model
-from worker.convert.tokenizer import find_tokenizer
-from worker.gguf.reader import open_gguf
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.pipeline import plan_conversion
+from worker.models.convert.sentencepiece_model import sentencepiece_model
+from worker.models.convert.tokenizer import find_tokenizer
+from worker.models.gguf.reader import open_gguf
 
 # upstream leaves files open
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,12 +10,12 @@ from test_tokenizer_forms import assemble, save_weights
 from tokenizer_families import FAMILIES, save_forms
 from transformers import AutoTokenizer
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.convert.pipeline import convert
-from worker.convert.tokenizer import find_tokenizer
-from worker.verify.ask import Question
-from worker.verify.load import prove
-from worker.verify.tokens import Rendered, check_tokens, rendered_chat
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.convert.pipeline import convert
+from worker.models.convert.tokenizer import find_tokenizer
+from worker.models.verify.ask import Question
+from worker.models.verify.load import prove
+from worker.models.verify.tokens import Rendered, check_tokens, rendered_chat
 
 CHATS = [name for name, family in FAMILIES.items() if family.template is not None]
 REFUSED = {

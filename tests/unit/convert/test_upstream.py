@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.checkpoint import open_base_model
-from worker.convert.upstream import (
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.upstream import (
     architectures_of,
     check_architecture,
     load_upstream,
@@ -45,12 +45,13 @@ def checkout(tmp_path_factory):
 
 def test_architectures_are_known_without_importing_torch():
     script = (
-        "import sys; from worker.convert.upstream import *\n"
+        "import sys; from worker.models.convert.upstream import *\n"
         "assert 'LlamaForCausalLM' in supported_architectures()\n"
         "assert check_architecture({'architectures': ['Qwen2ForCausalLM']}) == 'Qwen2ForCausalLM'\n"
         "upstream_version()\n"
-        "import worker.convert.tokenizer, worker.convert.vocabulary, worker.convert.pipeline, worker.convert.metadata\n"
-        "import worker.convert.staging, worker.convert.companions\n"
+        "import worker.models.convert.tokenizer, worker.models.convert.vocabulary\n"
+        "import worker.models.convert.pipeline, worker.models.convert.metadata\n"
+        "import worker.models.convert.staging, worker.models.convert.companions\n"
         "loaded = {'torch', 'transformers', 'conversion', 'gguf'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
@@ -172,7 +173,7 @@ def test_missing_package_is_named(error, package):
 
 def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path):
     """And beside tokenizer.json it is no reason for anything."""
-    from worker.convert.pipeline import plan_conversion
+    from worker.models.convert.pipeline import plan_conversion
 
     base = tmp_path / "base"
     shutil.copytree(run_of("mistral").base, base)
@@ -187,7 +188,7 @@ def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path):
 
 
 def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
-    from worker.convert.pipeline import convert
+    from worker.models.convert.pipeline import convert
 
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)

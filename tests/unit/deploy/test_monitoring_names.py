@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from api_client.metric_names import METRICS, Metric, MetricType
+from api_client.contract.metric_names import METRICS, Metric, MetricType
 from tests.unit.deploy.deploy_files import DEPLOY, documents, program
 
 RULES = DEPLOY / "prometheus/trainpack.rules.yml"

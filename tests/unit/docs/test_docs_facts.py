@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from api_client import ErrorCode, metric_names
+from api_client import ErrorCode
 from api_client.console.settings import ConsoleSettings
-from api_client.metric_names import Metric
+from api_client.contract import metric_names
+from api_client.contract.metric_names import Metric
 from config.settings import Settings
 from tests.fences import ROOT, pages
 
@@ -66,7 +67,7 @@ def test_links_and_files_exist(page: Path) -> None:
 def test_the_architecture_page_names_the_main_path() -> None:
     """Each module in the table exists, and the states drawn are the states there are."""
     from api_client import JobState
-    from api_client.job import StageState
+    from api_client.contract.job import StageState
 
     text = text_of(ROOT / "docs" / "architecture.md")
     for row in re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE):

@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from config.roots import Roots
 from tests.tiny import tiny_tokenizer
-from worker.checkpoint import open_base_model
-from worker.convert.pipeline import convert
-from worker.convert.upstream import load_upstream
-from worker.evaluate.run import Budget, evaluate_files
-from worker.evaluate.sequences import TokenSequence
-from worker.evaluate.variants import QuantizedFile
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.pipeline import convert
+from worker.models.convert.upstream import load_upstream
+from worker.models.evaluate.run import Budget, evaluate_files
+from worker.models.evaluate.sequences import TokenSequence
+from worker.models.evaluate.variants import QuantizedFile
 
 VOCABULARY = 400
 SIZES = {

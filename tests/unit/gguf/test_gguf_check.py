@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.unit.gguf.bytes_of_gguf import File, tensor
-from worker.gguf.check import check_gguf
-from worker.gguf.finite import SCALE_OFFSETS, first_not_finite
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import BLOCKS, GGMLType
-from worker.gguf.writer import write_gguf
+from worker.models.gguf.check import check_gguf
+from worker.models.gguf.finite import SCALE_OFFSETS, first_not_finite
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import BLOCKS, GGMLType
+from worker.models.gguf.writer import write_gguf
 
 F16_INFINITY, F16_NAN, BF16_INFINITY = 0x7C00, 0xFE01, 0xFF80
 

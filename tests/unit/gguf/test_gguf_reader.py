@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.unit.gguf.bytes_of_gguf import File, pair, tensor, text
-from worker.gguf.metadata import MetadataValue, ValueType, get_value
-from worker.gguf.reader import MAX_HEADER_BYTES, GGUFFile, open_gguf, parse_gguf
-from worker.gguf.types import GGMLType
+from worker.models.gguf.metadata import MetadataValue, ValueType, get_value
+from worker.models.gguf.reader import MAX_HEADER_BYTES, GGUFFile, open_gguf, parse_gguf
+from worker.models.gguf.types import GGMLType
 
 HUGE = 2**64 - 1
 

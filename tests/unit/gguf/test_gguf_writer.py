@@ -4,11 +4,11 @@ import gguf
 import numpy as np
 import pytest
 
-from worker.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.gguf.reader import open_gguf
-from worker.gguf.tensors import TensorSpec, normal_shape, place_tensors
-from worker.gguf.types import BLOCKS, GGMLType, row_bytes, tensor_bytes
-from worker.gguf.writer import encode_header, write_gguf
+from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
+from worker.models.gguf.reader import open_gguf
+from worker.models.gguf.tensors import TensorSpec, normal_shape, place_tensors
+from worker.models.gguf.types import BLOCKS, GGMLType, row_bytes, tensor_bytes
+from worker.models.gguf.writer import encode_header, write_gguf
 
 METADATA = {
     "general.architecture": string_value("llama"),

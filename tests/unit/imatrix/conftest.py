@@ -6,8 +6,8 @@ import pytest
 import torch
 from imatrix_models import TEXT, save_model, save_recorded_model
 
-from worker.checkpoint import open_base_model
-from worker.imatrix.compute import ComputedImatrix, compute_imatrix
+from worker.models.checkpoint import open_base_model
+from worker.models.imatrix.compute import ComputedImatrix, compute_imatrix
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from imatrix_models import TEXT
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.imatrix.calibration import load_calibration
-from worker.imatrix.tokens import tokenize_chunks
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.imatrix.calibration import load_calibration
+from worker.models.imatrix.tokens import tokenize_chunks
 
 
 def test_the_shipped_text_is_long_varied_and_does_not_repeat_itself():
@@ -78,7 +78,8 @@ def test_special_tokens_written_out_in_the_text_are_text(model_dir):
 def test_loading_and_checking_matrices_needs_no_torch():
     import subprocess
 
-    modules = "worker.imatrix.load, worker.imatrix.validate, worker.imatrix.gguf_form, worker.imatrix.calibration"
+    names = ("load", "validate", "gguf_form", "calibration")
+    modules = ", ".join(f"worker.models.imatrix.{name}" for name in names)
     code = f"import sys; import {modules}; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

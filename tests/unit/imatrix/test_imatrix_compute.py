@@ -12,17 +12,17 @@ import transformers
 from imatrix_models import ARCHITECTURES, DATA, TEXT, VOCABULARY, save
 from safetensors.torch import load_file, save_file
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.tiny import tiny_checkpoint
-from worker.adapters import Overlay, build_overlay, open_adapter
-from worker.checkpoint import open_base_model
-from worker.convert.upstream import load_upstream
-from worker.convert.weights import MergedWeights
-from worker.imatrix.compute import compute_imatrix
-from worker.imatrix.converter import open_converter
-from worker.imatrix.load import read_imatrix
-from worker.imatrix.tokens import tokenize_chunks
-from worker.mixture.names import may_be_quantized
+from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.upstream import load_upstream
+from worker.models.convert.weights import MergedWeights
+from worker.models.imatrix.compute import compute_imatrix
+from worker.models.imatrix.converter import open_converter
+from worker.models.imatrix.load import read_imatrix
+from worker.models.imatrix.tokens import tokenize_chunks
+from worker.models.mixture.names import may_be_quantized
 from worker.stop import StopRequested
 
 CHUNKS, CHUNK_TOKENS = 10, 32

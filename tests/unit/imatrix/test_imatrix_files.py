@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from imatrix_models import DATA
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from tests.golden.models import build_imatrix
 from tests.golden.record_files import RECORD, digest
-from worker.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.gguf.reader import open_gguf
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.gguf.writer import write_gguf
-from worker.imatrix.gguf_form import write_imatrix
-from worker.imatrix.load import load_imatrix, read_imatrix
-from worker.imatrix.sums import ImatrixSums, TensorSums
+from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
+from worker.models.gguf.reader import open_gguf
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.gguf.writer import write_gguf
+from worker.models.imatrix.gguf_form import write_imatrix
+from worker.models.imatrix.load import load_imatrix, read_imatrix
+from worker.models.imatrix.sums import ImatrixSums, TensorSums
 
 SUMS = np.array([[2.0, 4.0, 6.0, 8.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
 NAN, INF = float("nan"), float("inf")

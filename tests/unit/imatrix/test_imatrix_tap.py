@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from worker.imatrix.tap import ActivationTap
+from worker.models.imatrix.tap import ActivationTap
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.imatrix.validate import validate_imatrix
-from worker.mixture.policy import ImatrixNeed
-from worker.quantize.imatrix_data import ImatrixData
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.imatrix.validate import validate_imatrix
+from worker.models.mixture.policy import ImatrixNeed
+from worker.models.quantize.imatrix_data import ImatrixData
 
 SHAPES = {
     "token_embd.weight": (32, 100),

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from worker.imatrix.lockstep import Lockstep, find_doors
+from worker.models.imatrix.lockstep import Lockstep, find_doors
 from worker.stop import StopRequested
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.gguf.types import GGMLType
+from worker.models.gguf.types import GGMLType
 
 FOLDER = Path(__file__).parents[2] / "golden"
 

@@ -17,10 +17,10 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from worker.kernels.catalogue import Kernel
-from worker.kernels.compiler import optimised
-from worker.kernels.processor import target_machine, this_processor
-from worker.kernels.thread_walk import build_threads
+from worker.models.kernels.catalogue import Kernel
+from worker.models.kernels.compiler import optimised
+from worker.models.kernels.processor import target_machine, this_processor
+from worker.models.kernels.thread_walk import build_threads
 
 SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_DEVICE, LAUNCH_FAILED = 0, 1, 2, 101, 719
 NAMES = {1: b"CUDA_ERROR_INVALID_VALUE", 2: b"CUDA_ERROR_OUT_OF_MEMORY", 101: b"CUDA_ERROR_INVALID_DEVICE"}
@@ -77,7 +77,7 @@ def threads_code(kernel: Kernel) -> str:
 
 
 class SimulatedDriver:
-    """The driver's functions that :class:`worker.kernels.cuda.Device` calls.
+    """The driver's functions that :class:`worker.models.kernels.cuda.Device` calls.
 
     Args:
         kernels: By their PTX text, the kernels that can be loaded.

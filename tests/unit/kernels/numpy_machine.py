@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.kernels.lanes import Array, Float, Int, Scratch, Table
-from worker.kernels.machine import Machine
+from worker.models.kernels.lanes import Array, Float, Int, Scratch, Table
+from worker.models.kernels.machine import Machine
 
 _FLOAT = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 _INT = {

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.unit.kernels.golden_blocks import block_cases
-from worker.gguf.types import GGMLType
-from worker.kernels import QUANTIZED_TYPES, dequantize_rows, first_non_finite, quantize_rows, widen_rows
-from worker.kernels.compiled import CONVERSIONS, CompiledStream, conversion
+from worker.models.gguf.types import GGMLType
+from worker.models.kernels import QUANTIZED_TYPES, dequantize_rows, first_non_finite, quantize_rows, widen_rows
+from worker.models.kernels.compiled import CONVERSIONS, CompiledStream, conversion
 
 ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.gguf.types import GGMLType
-from worker.kernels import dequantize_rows, first_non_finite, kernel_kind, quantize_rows, widen_rows
-from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiler import assembly, load
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.gguf.types import GGMLType
+from worker.models.kernels import dequantize_rows, first_non_finite, kernel_kind, quantize_rows, widen_rows
+from worker.models.kernels.catalogue import KERNELS
+from worker.models.kernels.compiler import assembly, load
 
 ROWS = np.linspace(-1, 1, 512, dtype=np.float32).reshape(2, 256)
 
@@ -72,8 +72,8 @@ def test_without_a_compiler_the_reference_gives_the_same_bytes():
         import sys
         sys.modules["llvmlite"] = None  # as if it were not installed
         import numpy as np
-        from worker.gguf.types import GGMLType
-        from worker.kernels import kernel_kind, quantize_rows, widen_rows
+        from worker.models.gguf.types import GGMLType
+        from worker.models.kernels import kernel_kind, quantize_rows, widen_rows
         rows = np.sin(np.arange(512, dtype=np.float32)).reshape(2, 256)
         out = np.empty((2, 144), np.uint8)
         quantize_rows(GGMLType.Q4_K, rows, out)
@@ -90,7 +90,7 @@ def test_without_a_compiler_the_reference_gives_the_same_bytes():
 def test_importing_the_package_loads_no_compiler():
     run_python("""
         import sys
-        import worker.kernels
+        import worker.models.kernels
         heavy = {"llvmlite", "numba", "libgguf", "gguf", "torch"} & set(sys.modules)
         assert not heavy, heavy
     """)
@@ -136,8 +136,8 @@ def test_multiplications_and_additions_are_not_fused():
 def test_a_missing_gpu_is_no_error():
     done = run_python("""
         import numpy as np
-        from worker.gguf.types import GGMLType
-        from worker.kernels import kernel_kind, quantize_rows, use_gpu
+        from worker.models.gguf.types import GGMLType
+        from worker.models.kernels import kernel_kind, quantize_rows, use_gpu
         assert not use_gpu(99)
         out = np.empty((1, 34), np.uint8)
         quantize_rows(GGMLType.Q8_0, np.ones((1, 32), np.float32), out)
@@ -150,8 +150,8 @@ def test_warm_up_in_the_background_leaves_kernels_ready(tmp_path: Path):
     done = run_python(f"""
         import threading
         from pathlib import Path
-        from worker.gguf.types import GGMLType
-        from worker.kernels import kernel_kind, use_cache, warm_up
+        from worker.models.gguf.types import GGMLType
+        from worker.models.kernels import kernel_kind, use_cache, warm_up
         cache = Path({str(tmp_path)!r})
         use_cache(cache)
         warm_up([GGMLType.Q8_0, GGMLType.Q4_0])

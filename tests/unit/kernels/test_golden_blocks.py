@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tests.unit.kernels.golden_blocks import BlockCase, block_cases
-from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import FLOAT_TYPES, QUANTIZED_TYPES, kernel_kind, quantize_rows
-from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiled import CompiledKernel, quantize_by_reference
-from worker.kernels.compiler import load
-from worker.kernels.grids import GRID_TYPES
-from worker.kernels.point_search import Permutes
-from worker.kernels.processor import this_processor
+from worker.models.gguf.types import GGMLType, row_bytes
+from worker.models.kernels import FLOAT_TYPES, QUANTIZED_TYPES, kernel_kind, quantize_rows
+from worker.models.kernels.catalogue import KERNELS
+from worker.models.kernels.compiled import CompiledKernel, quantize_by_reference
+from worker.models.kernels.compiler import load
+from worker.models.kernels.grids import GRID_TYPES
+from worker.models.kernels.point_search import Permutes
+from worker.models.kernels.processor import this_processor
 
 TYPES = sorted(QUANTIZED_TYPES | FLOAT_TYPES - {GGMLType.F32})
 SLOW_REFERENCE = GRID_TYPES | {GGMLType.IQ4_NL, GGMLType.IQ4_XS}

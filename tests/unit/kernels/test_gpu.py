@@ -12,13 +12,13 @@ import structlog.testing
 from tests.unit.kernels.golden_blocks import block_cases
 from tests.unit.kernels.gpu_simulator import SimulatedDriver
 from tests.unit.kernels.test_golden_blocks import differences, empty_output
-from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import on_gpu, quantize_rows
-from worker.kernels.catalogue import KERNELS, Kernel
-from worker.kernels.compiler import ptx
-from worker.kernels.cuda import Device
-from worker.kernels.gpu import Gpu, GpuKernel
-from worker.kernels.thread_walk import THREADS
+from worker.models.gguf.types import GGMLType, row_bytes
+from worker.models.kernels import on_gpu, quantize_rows
+from worker.models.kernels.catalogue import KERNELS, Kernel
+from worker.models.kernels.compiler import ptx
+from worker.models.kernels.cuda import Device
+from worker.models.kernels.gpu import Gpu, GpuKernel
+from worker.models.kernels.thread_walk import THREADS
 
 ROUNDED = re.compile(r"\b(?:add|sub|mul|div|sqrt|fma|mad)\S*\.f32\b")
 
@@ -131,7 +131,7 @@ def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch):
 
 
 def _one_bit_off(machine, block):
-    from worker.kernels.legacy import quantize_q4_0
+    from worker.models.kernels.legacy import quantize_q4_0
 
     quantize_q4_0(machine, block)
     block.out.put(17, machine.i32(0), 1)

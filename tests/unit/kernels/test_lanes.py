@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.unit.kernels.numpy_machine import NumpyMachine, NumpyTable
-from worker.gguf.types import GGMLType
-from worker.kernels.grids import GRID_TYPES, RULES, grid_of, search_table
-from worker.kernels.iq4 import VALUES, nearest_index
-from worker.kernels.lanes import Float, Int
-from worker.kernels.machine import Machine
-from worker.kernels.rounding import half_bits, half_value, nearest_int, nearest_level
+from worker.models.gguf.types import GGMLType
+from worker.models.kernels.grids import GRID_TYPES, RULES, grid_of, search_table
+from worker.models.kernels.iq4 import VALUES, nearest_index
+from worker.models.kernels.lanes import Float, Int
+from worker.models.kernels.machine import Machine
+from worker.models.kernels.rounding import half_bits, half_value, nearest_int, nearest_level
 
 
 def floats(values: list[float]) -> Float:

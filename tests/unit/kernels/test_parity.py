@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import quantize_rows
-from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiled import quantize_by_reference
-from worker.kernels.grids import GRID_TYPES
-from worker.kernels.self_check import DIGESTS, digest_of
+from worker.models.gguf.types import GGMLType, row_bytes
+from worker.models.kernels import quantize_rows
+from worker.models.kernels.catalogue import KERNELS
+from worker.models.kernels.compiled import quantize_by_reference
+from worker.models.kernels.grids import GRID_TYPES
+from worker.models.kernels.self_check import DIGESTS, digest_of
 
 LARGEST_EXPONENT = {True: 40, False: 125}
 """Binary exponent of the largest numbers tried; ggml ends the process where sums of the grid types overflow."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from worker.gguf.types import GGMLType
-from worker.kernels.catalogue import KERNELS
-from worker.kernels.compiler import assembly, keep
-from worker.kernels.precompile import COMMON_TYPES, kernels_of, main
-from worker.kernels.processor import Level, is_x86, this_processor
+from worker.models.gguf.types import GGMLType
+from worker.models.kernels.catalogue import KERNELS
+from worker.models.kernels.compiler import assembly, keep
+from worker.models.kernels.precompile import COMMON_TYPES, kernels_of, main
+from worker.models.kernels.processor import Level, is_x86, this_processor
 
 
 def names(cache: Path) -> list[str]:
@@ -32,7 +32,7 @@ def test_an_image_has_kernels_for_every_processor(tmp_path):
 
 def test_the_warm_up_is_for_this_processor_only_and_loads_no_torch(tmp_path):
     code = (
-        "import sys, os; from worker.kernels.precompile import main; main(sys.argv[1:]);"
+        "import sys, os; from worker.models.kernels.precompile import main; main(sys.argv[1:]);"
         "print(os.nice(0), 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, "--cache", str(tmp_path), "--warm-up", "--types", "Q8_0"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.metrics.gpus import GpuProbe, GpuUse, parse_gpus
+from worker.service.metrics.gpus import GpuProbe, GpuUse, parse_gpus
 
 
 def test_reads_figures_in_base_units() -> None:

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api_client.metric_names import METRICS, Exporter, MetricType
-from worker.metrics.gpus import GpuProbe
-from worker.metrics.machine import MachineCollector, WorkerFacts, one_per_file_system
-from worker.metrics.observer import Observer
+from api_client.contract.metric_names import METRICS, Exporter, MetricType
+from worker.service.metrics.gpus import GpuProbe
+from worker.service.metrics.machine import MachineCollector, WorkerFacts, one_per_file_system
+from worker.service.metrics.observer import Observer
 
 GPU_METRICS = {name for name in METRICS if "_gpu_" in name}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, AttemptOutcome, JobState, StageName
-from worker.metrics.observer import Observer
-from worker.state.decisions import Decision, Spent
-from worker.state.transitions import Lease
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind, AttemptOutcome, JobState, StageName
+from worker.service.metrics.observer import Observer
+from worker.service.state.decisions import Decision, Spent
+from worker.service.state.transitions import Lease
 
 LEASE = Lease("20260101-000000-aaaaaa", StageName.PUBLISH, 1, "token")
 FILE = Artifact(name="a.gguf", path="/a", kind=ArtifactKind.GGUF, size_bytes=1000, sha256="0" * 64, url="s3://b/a")

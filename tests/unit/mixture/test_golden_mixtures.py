@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from api_client.quant_types import QUANT_TYPES, QuantType
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.mixture.model import facts_from_values
-from worker.mixture.policy import choose_mixture
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.mixture.model import facts_from_values
+from worker.models.mixture.policy import choose_mixture
 
 TABLES = sorted((Path(__file__).parents[2] / "golden" / "mixture").glob("*.json.gz"))
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
-from worker.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.mixture.model import ModelFacts, facts_from_values, model_facts
-from worker.mixture.names import block_number, category_of, may_be_quantized, processing_key
-from worker.mixture.policy import choose_mixture
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
+from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.mixture.model import ModelFacts, facts_from_values, model_facts
+from worker.models.mixture.names import block_number, category_of, may_be_quantized, processing_key
+from worker.models.mixture.policy import choose_mixture
 
 Q, T = QuantType, GGMLType
 

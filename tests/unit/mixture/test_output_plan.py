@@ -4,15 +4,15 @@ import struct
 
 import pytest
 
-from api_client.quant_types import QuantType
-from worker.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.gguf.reader import parse_gguf
-from worker.gguf.tensors import TensorSpec
-from worker.gguf.types import GGMLType
-from worker.mixture.model import ModelFacts
-from worker.mixture.plan import ImatrixStamp, as_rewritten, plan_output
-from worker.mixture.policy import choose_mixture
-from worker.mixture.sizes import predict_sizes
+from api_client.contract.quant_types import QuantType
+from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
+from worker.models.gguf.reader import parse_gguf
+from worker.models.gguf.tensors import TensorSpec
+from worker.models.gguf.types import GGMLType
+from worker.models.mixture.model import ModelFacts
+from worker.models.mixture.plan import ImatrixStamp, as_rewritten, plan_output
+from worker.models.mixture.policy import choose_mixture
+from worker.models.mixture.sizes import predict_sizes
 
 MODEL = ModelFacts("llama", 2)
 TENSORS = [

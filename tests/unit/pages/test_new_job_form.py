@@ -13,14 +13,14 @@ from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QUANT_TYPES, QuantType
-from api_client.questions import RunAnswer, SizesAnswer, SpaceAnswer
-from api_client.recommend import ModelShape
-from api_client.request import PackagingRequest
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.recommend import ModelShape
+from api_client.contract.request import PackagingRequest
+from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES
+from api_client.ledger.questions import RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
-from api_client.templates import BUILTIN_TEMPLATES, SWITCHES
 from api_client.words.language import Language
 from tests.any_request import requests
 

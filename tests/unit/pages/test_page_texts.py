@@ -10,12 +10,12 @@ from api_client.console.language import accepted_language
 from api_client.console.pages import texts
 from api_client.console.pages.texts import FIELD_TEXTS, TEXTS, text
 from api_client.console.roles import Role
-from api_client.job import ArtifactKind, StageName
-from api_client.quant_types import QUANT_TYPES
-from api_client.recommend import TARGETS
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.quant_types import QUANT_TYPES
+from api_client.contract.recommend import TARGETS
+from api_client.contract.task import TaskStatus
+from api_client.contract.templates import SWITCHES
 from api_client.runs.checkpoints import EmptyReason
-from api_client.task import TaskStatus
-from api_client.templates import SWITCHES
 from api_client.words.language import Language
 from api_client.words.phrases import PHRASES
 

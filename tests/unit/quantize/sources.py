@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.gguf.metadata import MetadataValue, string_value, uint32_value
-from worker.gguf.tensors import TensorSpec, normal_shape
-from worker.gguf.types import GGMLType
-from worker.gguf.writer import write_gguf
+from worker.models.gguf.metadata import MetadataValue, string_value, uint32_value
+from worker.models.gguf.tensors import TensorSpec, normal_shape
+from worker.models.gguf.types import GGMLType
+from worker.models.gguf.writer import write_gguf
 
 TYPE_OF = {"float32": GGMLType.F32, "float16": GGMLType.F16, "int32": GGMLType.I32}
 

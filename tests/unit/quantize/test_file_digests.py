@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from tests.golden.models import MODELS, build_imatrix, build_model
 from tests.golden.record_files import RECORD, digest
-from worker.gguf.check import check_gguf
-from worker.gguf.reader import open_gguf
-from worker.imatrix.load import load_imatrix
-from worker.mixture.sizes import predict_sizes
-from worker.quantize.engine import quantize_file
+from worker.models.gguf.check import check_gguf
+from worker.models.gguf.reader import open_gguf
+from worker.models.imatrix.load import load_imatrix
+from worker.models.mixture.sizes import predict_sizes
+from worker.models.quantize.engine import quantize_file
 
 RECORDED = json.loads(RECORD.read_text())
 

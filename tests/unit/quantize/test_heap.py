@@ -6,7 +6,7 @@ import sys
 CODE = """
 import resource
 import numpy as np
-from worker.heap import keep_freed_memory
+from worker.models.heap import keep_freed_memory
 keep_freed_memory()
 keep_freed_memory()
 def faults():

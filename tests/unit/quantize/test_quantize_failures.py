@@ -8,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import MODELS, build_imatrix, build_model
 from tests.golden.record_files import RECORD, digest
 from tests.unit.quantize.sources import leftovers, save_source
-from worker.gguf.metadata import uint32_value
-from worker.gguf.reader import open_gguf
-from worker.imatrix.load import load_imatrix
-from worker.quantize.engine import quantize_file
-from worker.quantize.imatrix_data import ImatrixData
+from worker.models.gguf.metadata import uint32_value
+from worker.models.gguf.reader import open_gguf
+from worker.models.imatrix.load import load_imatrix
+from worker.models.quantize.engine import quantize_file
+from worker.models.quantize.imatrix_data import ImatrixData
 
 Q = QuantType
 EXPECTED = json.loads(RECORD.read_text())
@@ -68,8 +68,8 @@ def test_a_size_limit_stops_only_the_files_beyond_it(tied, tmp_path):
     script = """
 import json, resource, sys
 from pathlib import Path
-from api_client.quant_types import QuantType
-from worker.quantize.engine import quantize_file
+from api_client.contract.quant_types import QuantType
+from worker.models.quantize.engine import quantize_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 folder = Path(sys.argv[2])
 kinds = [QuantType.F32, QuantType.Q4_0, QuantType.F16, QuantType.Q8_0]
@@ -91,8 +91,8 @@ def test_a_limit_met_while_writing_removes_that_file_and_keeps_the_others(tied, 
     script = """
 import json, resource, sys
 from pathlib import Path
-from api_client.quant_types import QuantType
-from worker.quantize.engine import quantize_file
+from api_client.contract.quant_types import QuantType
+from worker.models.quantize.engine import quantize_file
 def report(progress):
     if progress.tensors_done == 10:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

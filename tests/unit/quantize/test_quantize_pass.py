@@ -5,19 +5,19 @@ import hashlib
 import numpy as np
 import pytest
 
-from api_client.quant_types import QuantType
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import bell, build_model, positive
 from tests.unit.quantize.sources import save_source
-from worker.gguf.check import check_gguf
-from worker.gguf.metadata import uint32_value
-from worker.gguf.reader import open_gguf
-from worker.gguf.tensors import TensorInfo
-from worker.gguf.types import GGMLType, row_bytes
-from worker.kernels import quantize_rows
-from worker.quantize.digest import OrderedDigest
-from worker.quantize.engine import quantize_file
-from worker.quantize.imatrix_data import ImatrixData
-from worker.quantize.slabs import SLAB_ELEMENTS, cut_slabs
+from worker.models.gguf.check import check_gguf
+from worker.models.gguf.metadata import uint32_value
+from worker.models.gguf.reader import open_gguf
+from worker.models.gguf.tensors import TensorInfo
+from worker.models.gguf.types import GGMLType, row_bytes
+from worker.models.kernels import quantize_rows
+from worker.models.quantize.digest import OrderedDigest
+from worker.models.quantize.engine import quantize_file
+from worker.models.quantize.imatrix_data import ImatrixData
+from worker.models.quantize.slabs import SLAB_ELEMENTS, cut_slabs
 
 Q = QuantType
 

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from api_client.errors import PackagingError
-from api_client.quant_types import QuantType
+from api_client.contract.errors import PackagingError
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import build_imatrix
 from tests.golden.record_files import RECORD, digest
 from tests.unit.quantize.sources import leftovers
-from worker.imatrix.load import load_imatrix
-from worker.quantize.engine import quantize_file
+from worker.models.imatrix.load import load_imatrix
+from worker.models.quantize.engine import quantize_file
 from worker.stop import StopRequested
 from worker.storage.journal import Journal
 
@@ -75,8 +75,8 @@ def test_work_of_a_killed_process_is_taken_up(tied, tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from api_client.quant_types import QuantType
-from worker.quantize.engine import quantize_file
+from api_client.contract.quant_types import QuantType
+from worker.models.quantize.engine import quantize_file
 def report(progress):
     if progress.tensors_done == 9:
         os.kill(os.getpid(), signal.SIGKILL)

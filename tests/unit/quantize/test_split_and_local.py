@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import build_model
 from tests.golden.record_files import digest
 from tests.unit.quantize.sources import save_source
-from worker.gguf.check import check_gguf
-from worker.gguf.metadata import get_value, uint32_value
-from worker.gguf.reader import open_gguf
-from worker.quantize.local import parse_quant_types, quantize_local
-from worker.quantize.split import split_gguf
+from worker.models.gguf.check import check_gguf
+from worker.models.gguf.metadata import get_value, uint32_value
+from worker.models.gguf.reader import open_gguf
+from worker.models.quantize.local import parse_quant_types, quantize_local
+from worker.models.quantize.split import split_gguf
 
 RECORDED_SHARDS = {
     "dense": [

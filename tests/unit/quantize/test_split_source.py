@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.quant_types import QuantType
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
 from tests.golden.models import build_model
 from tests.golden.record_files import digest
-from worker.quantize.local import quantize_local
-from worker.quantize.split import split_gguf
-from worker.sizes import predict_file_sizes
+from worker.models.quantize.local import quantize_local
+from worker.models.quantize.split import split_gguf
+from worker.models.sizes import predict_file_sizes
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api_client.request import PackagingRequest
+from api_client.contract.request import PackagingRequest
 from tests.tiny import tiny_base, tiny_checkpoint
 
 

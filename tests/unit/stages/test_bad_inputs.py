@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
 from tests.harness import run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind, StageName
-from api_client.quality import QualityReport
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.quality import QualityReport
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import TEXT
 from tests.unit.stages.conftest import TinyRun
-from worker.gguf.reader import open_gguf
+from worker.models.gguf.reader import open_gguf
 from worker.storage.checksums import parse_checksums
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind, StageName
-from api_client.request import PackagingRequest
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.request import PackagingRequest
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import HIDDEN, VOCABULARY, tiny_checkpoint, tiny_tokenizer
 from tests.unit.stages.conftest import TinyRun
-from worker.adapters import Overlay
-from worker.gguf.reader import open_gguf
+from worker.models.adapters import Overlay
+from worker.models.gguf.reader import open_gguf
 
 EXPERTS, RANK = 4, 2
 BPE_TOKENIZER = Path(__file__).parents[1] / "convert" / "data" / "bpe_tokenizer.json"

@@ -14,11 +14,11 @@ from tests.unit.stages.conftest import TinyRun
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from api_client.errors import PackagingError
-from api_client.job import StageName
-from api_client.request import PackagingRequest
+from api_client.contract.errors import PackagingError
+from api_client.contract.job import StageName
+from api_client.contract.request import PackagingRequest
 from tests.harness import run_stages
-from worker.supervisor.child import as_packaging_error
+from worker.service.supervisor.child import as_packaging_error
 request = PackagingRequest(**json.loads(sys.argv[1]))
 scratch = Path(sys.argv[2])
 done = run_stages(request, scratch, until=StageName.MERGE)

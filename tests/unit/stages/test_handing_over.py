@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import Artifact, ArtifactKind, ModelPart, StageName
-from api_client.rules import resolve_request
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart, StageName
+from api_client.contract.rules import resolve_request
 from tests.harness import RecordingReporter, run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 from worker.stages.context import StageContext, StageResult

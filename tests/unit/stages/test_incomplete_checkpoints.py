@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
 from tests.harness import RecordingReporter, run_stages
 from tests.unit.stages.conftest import TinyRun
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
 from config.roots import Roots
 from tests.harness import run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import ArtifactKind, StageName
-from api_client.request import Options
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.request import Options
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import tiny_base
 from tests.unit.stages.conftest import TinyRun

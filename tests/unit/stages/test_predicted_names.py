@@ -11,10 +11,10 @@ import pytest
 from api_client.console.pages import prospect
 from api_client.console.pages.form import NewJobForm
 from api_client.console.pages.lookup import PathAnswers
-from api_client.outputs import RECORDS, InputNames, planned_outputs
-from api_client.request import Options, PackagingRequest
-from api_client.rules import resolve_request
-from api_client.templates import BUILTIN_TEMPLATES
+from api_client.contract.outputs import RECORDS, InputNames, planned_outputs
+from api_client.contract.request import Options, PackagingRequest
+from api_client.contract.rules import resolve_request
+from api_client.contract.templates import BUILTIN_TEMPLATES
 from tests.harness import run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from worker.stages.context import StageResult
 from worker.stages.facts import PublicFacts, holds_path
 from worker.stages.prepared import PRIVATE_FIELDS, Prepared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api_client import AttemptOutcome, ErrorClass, ErrorCode, PackagingError
-from worker.state.decisions import (
+from worker.service.state.decisions import (
     RetryPolicy,
     Spent,
     after_crash,

@@ -12,9 +12,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from structlog.testing import capture_logs
 
-from api_client.outage import ride_out
+from api_client.ledger.outage import ride_out
 from config.log_events import LogEvent
-from worker.loop import Loop
+from worker.service.loop import Loop
 
 
 def ticker(errors: list[Exception]) -> tuple[Callable[[], None], threading.Event]:

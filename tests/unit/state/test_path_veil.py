@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.supervisor.path_veil import PathVeil
+from worker.service.supervisor.path_veil import PathVeil
 
 
 def test_paths_become_what_they_are_and_given_ones_stay() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.reaper import StandStill, run_out
+from worker.service.reaper import StandStill, run_out
 
 
 def test_a_lease_that_moves_is_never_still() -> None:

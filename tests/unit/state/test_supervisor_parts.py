@@ -23,17 +23,17 @@ from api_client import (
     StageName,
     StageState,
 )
-from api_client.rules import resolve_request
+from api_client.contract.rules import resolve_request
 from config.roots import Roots
 from config.settings import load_settings
 from tests.integration.harness import eventually
-from worker.supervisor import heart, watch
-from worker.supervisor.channel import Channel
-from worker.supervisor.child import as_packaging_error
-from worker.supervisor.drain import Drain
-from worker.supervisor.limits import describe_death
-from worker.supervisor.relay import RateMeter
-from worker.supervisor.scratch import (
+from worker.service.supervisor import heart, watch
+from worker.service.supervisor.channel import Channel
+from worker.service.supervisor.child import as_packaging_error
+from worker.service.supervisor.drain import Drain
+from worker.service.supervisor.limits import describe_death
+from worker.service.supervisor.relay import RateMeter
+from worker.service.supervisor.scratch import (
     end_predecessor,
     make_scratch,
     remove_scratch,
@@ -42,7 +42,7 @@ from worker.supervisor.scratch import (
     sweep_output,
     sweep_partial,
 )
-from worker.supervisor.upstream import check_upstream
+from worker.service.supervisor.upstream import check_upstream
 
 
 def test_a_channel_keeps_messages_whole_and_reading_never_blocks() -> None:

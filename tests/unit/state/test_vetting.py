@@ -10,16 +10,16 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from api_client import Artifact, ArtifactKind, ErrorCode, PackagingError, PackagingRequest, StageName
-from api_client.job import is_plain_name
-from api_client.job_ids import is_job_id
-from api_client.records import JobRecord
-from api_client.rules import resolve_request
+from api_client.contract.job import is_plain_name
+from api_client.contract.job_ids import is_job_id
+from api_client.contract.rules import resolve_request
+from api_client.ledger.records import JobRecord
 from config.roots import Roots
 from config.settings import Settings, load_settings
-from worker.state.seal import Seal
-from worker.state.transitions import Lease
-from worker.supervisor.stored import Stored, read_stored
-from worker.supervisor.vetting import disbelieved, may_write, noted_scratch, prepared_here, usable_paths
+from worker.service.state.seal import Seal
+from worker.service.state.transitions import Lease
+from worker.service.supervisor.stored import Stored, read_stored
+from worker.service.supervisor.vetting import disbelieved, may_write, noted_scratch, prepared_here, usable_paths
 
 JOB = "20261129-120000-abcdef"
 LEASE = Lease(JOB, StageName.PUBLISH, 1, "1-token")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from worker.stop import StopRequested
 from worker.storage.cache import Content, InputCache
 from worker.storage.locks import FileLock

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from worker.service.supervisor import scratch_lock
 from worker.storage.locks import DirectoryLock, FileLock, is_surely_free, try_lock
 from worker.storage.partial import PartialFile
 from worker.storage.temporaries import remove_stale_temporaries
-from worker.supervisor import scratch_lock
 
 SOURCES = Path(__file__).parents[3]
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.convert.writer import write_plan
+from worker.models.convert.writer import write_plan
 from worker.storage.partial import PartialFile
 
 DATA = b"0123456789" * 10

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import free_bytes, write_error
-from api_client.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from worker.storage.paths import (
     check_bucket,

@@ -45,7 +45,7 @@ def test_a_group_of_others_is_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", ["directory", "file"])
 def test_code_that_others_could_have_put_there_is_not_taken(tmp_path: Path, spoil: str) -> None:
-    from worker.kernels.code_cache import kept
+    from worker.models.kernels.code_cache import kept
 
     made: list[bytes] = []
 

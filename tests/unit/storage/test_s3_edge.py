@@ -3,7 +3,7 @@ from botocore import exceptions
 from botocore.parsers import ResponseParserError
 from pydantic import SecretStr
 
-from api_client.errors import ErrorCode
+from api_client.contract.errors import ErrorCode
 from api_client.s3 import Request, S3Location, S3Retry, StorageSettings, attempt, can_retry, storage_error
 from worker.stop import StopRequested
 from worker.storage.s3_limits import Limits

@@ -1,6 +1,6 @@
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from worker.storage.selection import check_relative_name, wanted_names
 
 

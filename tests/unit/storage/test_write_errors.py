@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import room_errors, write_errors
-from api_client.errors import ErrorCode, PackagingError
-from worker.convert.plan import upstream_errors
-from worker.supervisor.child import as_packaging_error
+from worker.models.convert.plan import upstream_errors
+from worker.service.supervisor.child import as_packaging_error
 
 SOURCES = Path(__file__).parents[3]
 FULL = ("ENOSPC", "EDQUOT", "EFBIG")
@@ -55,7 +55,7 @@ import json, resource, sys
 from pathlib import Path
 from api_client.cli.download import _write
 from api_client.disk import write_errors
-from api_client.errors import PackagingError
+from api_client.contract.errors import PackagingError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 target = Path(sys.argv[1])
 try:

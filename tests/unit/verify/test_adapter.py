@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.verify.adapter import check_adapter
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.verify.adapter import check_adapter
 
 BASE = {"blk.0.attn_q.weight": (64, 32), "token_embd.weight": (64, 400)}
 

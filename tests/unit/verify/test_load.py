@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from worker.verify.ask import Question
-from worker.verify.load import generate
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.verify.ask import Question
+from worker.models.verify.load import generate
 
 
 @pytest.mark.parametrize(

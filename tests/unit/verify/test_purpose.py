@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from api_client.errors import ErrorCode, PackagingError
-from api_client.job import StageName
-from api_client.request import PackagingRequest
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import StageName
+from api_client.contract.request import PackagingRequest
 from tests.field.encoders import MODELS, save_encoder
 from tests.harness import RecordingReporter, run_stages
-from worker.convert.pipeline import convert
-from worker.verify.ask import Question
-from worker.verify.load import generate, prove
-from worker.verify.purpose import Purpose, purpose_of
-from worker.verify.reason import last_lines, reason_of
+from worker.models.convert.pipeline import convert
+from worker.models.verify.ask import Question
+from worker.models.verify.load import generate, prove
+from worker.models.verify.purpose import Purpose, purpose_of
+from worker.models.verify.reason import last_lines, reason_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
 

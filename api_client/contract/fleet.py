@@ -1,0 +1,68 @@
+"""Workers and queues, as clients see them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class WorkerInfo(BaseModel):
+    """What a worker last said of itself. It is listed while it is heard from."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    device: str
+    slots: int
+    queues: tuple[str, ...]
+    running: tuple[str, ...]
+    """``job_id:stage:attempt`` of the stages it runs."""
+    draining: bool
+    torch_loaded: bool
+    """Whether the worker process itself has imported torch; it should not, its stage processes do."""
+    started_at: datetime
+    last_heartbeat_at: datetime
+
+
+class QueueInfo(BaseModel):
+    """Messages that wait in one queue, and the workers that take from it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    waiting: int
+    workers: int
+    due: int = 0
+    """Stages that are due and wait for a worker, whatever became of their messages."""
+    oldest_s: float | None = None
+    """How long the longest waiting of them has been due, seconds; ``None`` where none waits."""
+
+
+class HealthInfo(BaseModel):
+    """What Redis says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    eviction_policy: str
+    append_only: bool
+    used_memory_bytes: int
+    latency_ms: float
+    server: str = ""
+    """Its kind and version: ``Valkey 9.1.2``."""
+    durability: tuple[str, ...] = ()
+    """Why a restart might lose jobs, each with what to do; see :mod:`api_client.ledger.durability`."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should change."""
+        found = []
+        if self.eviction_policy not in ("noeviction", ""):
+            found.append(
+                f"maxmemory-policy is {self.eviction_policy}: a full Redis would drop jobs; set it to noeviction"
+            )
+        return (*found, *self.durability)

@@ -1,0 +1,230 @@
+"""Jobs, stages, attempts and artifacts: what the service stores and clients read.
+
+States::
+
+    job:    queued -> running -> succeeded | failed | cancelled        (replay: failed, cancelled, succeeded -> queued)
+    stage:  pending -> queued -> running -> succeeded | failed | cancelled
+                         ^          |
+                         `----------'  handed back (drain), rescued (lease ran out), retried (transient error)
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart, is_plain_name
+from api_client.contract.errors import Failure, failure_of
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions
+from api_client.contract.stages import StageName
+
+__all__ = [
+    "FINISHED_STATES",
+    "SCHEMA_VERSION",
+    "Artifact",
+    "ArtifactKind",
+    "Attempt",
+    "AttemptOutcome",
+    "Job",
+    "JobState",
+    "ModelPart",
+    "Progress",
+    "Stage",
+    "StageName",
+    "StageState",
+    "is_plain_name",
+]
+
+SCHEMA_VERSION = 1
+"""Version of stored jobs and messages.
+
+Raised when a worker of before could not run a job of now rightly. A worker runs jobs of its own version and of older
+ones, and leaves newer ones alone. A new field with a default, a fact more, and an artifact more of a known kind need no
+new version.
+"""
+
+
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""The states' names that type checkers know."""
+
+
+class JobState(StrEnum):
+    """State of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class StageState(StrEnum):
+    """State of a stage."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRIED = "retried"
+    """A transient error; another attempt follows."""
+    RESCUED = "rescued"
+    """Its lease ran out: the worker or its machine is gone."""
+    CRASHED = "crashed"
+    """Its process died; another attempt follows while any are left."""
+    HANDED_BACK = "handed_back"
+    """The worker drained; no retry is spent."""
+    CANCELLED = "cancelled"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(_Record):
+    """How far a stage is."""
+
+    done: float
+    total: float
+    unit: str
+    """``bytes``, ``tensors``, ``chunks``, ``files``."""
+    rate: float | None = None
+    """Units a second."""
+    detail: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Part done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds left at the present rate."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class Attempt(_Record):
+    """One execution of one stage."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: AttemptOutcome = AttemptOutcome.RUNNING
+    error: dict[str, Any] | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """What it failed with, read."""
+        return failure_of(self.error)
+
+
+class Stage(_Record):
+    """One stage of one job."""
+
+    name: StageName
+    state: StageState = StageState.PENDING
+    attempt: int = 0
+    """Number of the newest attempt; 0 before the first."""
+    attempts: tuple[Attempt, ...] = ()
+    progress: Progress | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: dict[str, Any] | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What it failed with, read."""
+        return failure_of(self.error)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from the first start to the end."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+    def seconds(self, now: datetime | None = None) -> float | None:
+        """Seconds from the first start to the end, or to now while it runs."""
+        if self.duration_s is not None or self.started_at is None or self.state is not StageState.RUNNING:
+            return self.duration_s
+        return ((now or datetime.now(UTC)) - self.started_at).total_seconds()
+
+
+class Job(_Record):
+    """One accepted request, as clients see it."""
+
+    id: str
+    schema_version: int = SCHEMA_VERSION
+    state: JobState
+    request: PackagingRequest
+    options: ResolvedOptions
+    plan: tuple[StageName, ...]
+    stages: tuple[Stage, ...] = ()
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested: bool = False
+    error: dict[str, Any] | None = None
+    """``Failure.to_record()`` of what ended a failed job; as ``failure`` it is read."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended a failed job, read."""
+        return failure_of(self.error)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended, well or not."""
+        return self.state in FINISHED_STATES
+
+    @property
+    def shown_state(self) -> str:
+        """The state that people are shown: ``cancelling`` for a job that was asked to stop and has not yet."""
+        return "cancelling" if self.cancel_requested and not self.finished else self.state.value
+
+    def seconds(self, now: datetime | None = None) -> float | None:
+        """Seconds from the start to the end, or to now; ``None`` before the start."""
+        if self.started_at is None:
+            return None
+        return ((self.finished_at or now or datetime.now(UTC)) - self.started_at).total_seconds()
+
+    @property
+    def newer(self) -> bool:
+        """Whether a newer version stored it. Stages and fields that only that version knows are left out here."""
+        return self.schema_version > SCHEMA_VERSION
+
+    @property
+    def outputs(self) -> tuple[Artifact, ...]:
+        """The published files; empty until ``publish`` has succeeded."""
+        return next((stage.artifacts for stage in self.stages if stage.name is StageName.PUBLISH), ())
+
+    @property
+    def current_stage(self) -> Stage | None:
+        """The stage that is queued or running, if any."""
+        return next((s for s in self.stages if s.state in (StageState.QUEUED, StageState.RUNNING)), None)
+
+    def stage(self, name: StageName) -> Stage:
+        """Look a stage up; ``KeyError`` if the plan has none of that name."""
+        for stage in self.stages:
+            if stage.name is name:
+                return stage
+        raise KeyError(name)

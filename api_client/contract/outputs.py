@@ -1,0 +1,242 @@
+"""Names of the files a job makes: one row for each output. Pure; the one place that knows the naming rules.
+
+Prepare checks that the names are free, stages write under them, the console shows them before a job exists, and the
+READMEs' table is made of the rows. Names come from what the request says, so that they can be told without opening
+anything; only where a base model has moved is it the place where it was found that gives the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
+from api_client.contract.quality import FILE_NAME as QUALITY_FILE
+from api_client.contract.quant_types import QuantType
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+MERGED_NAME = "merged_model"
+_NAMELESS = "model"
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One row: an output that some jobs have.
+
+    Attributes:
+        kind: What the file is.
+        recipe: Its name; ``{model}``, ``{adapter}`` and ``{quant}`` are filled in. One that ends in ``/`` is a
+            directory, whose files the row does not name.
+        made: Whether a job makes it and publishes it.
+        when_en: When that is, for the READMEs.
+        when_zh: The same in Chinese.
+    """
+
+    kind: ArtifactKind
+    recipe: str
+    made: Callable[[PackagingRequest, ResolvedOptions], bool]
+    when_en: str
+    when_zh: str
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the name is that of a directory."""
+        return self.recipe.endswith("/")
+
+
+UNQUANTIZED = OutputSpec(
+    ArtifactKind.GGUF,
+    "{model}.gguf",
+    lambda request, options: options.export_gguf and (request.keep_unquantized or not options.quantize),
+    "`export_gguf` is on, unless quantized files are made and `keep_unquantized` is off",
+    "开启 `export_gguf`；量化且关闭 `keep_unquantized` 时不保留",
+)
+QUANTIZED = OutputSpec(
+    ArtifactKind.QUANTIZED,
+    "{model}-{quant}.gguf",
+    lambda _, options: options.quantize,
+    "`quantize` is on; one for each quant type",
+    "开启 `quantize`；每种量化类型一个",
+)
+ADAPTER = OutputSpec(
+    ArtifactKind.LORA,
+    "{adapter}-lora.gguf",
+    lambda _, options: options.export_lora,
+    "`export_lora` is on",
+    "开启 `export_lora`",
+)
+MATRIX = OutputSpec(
+    ArtifactKind.IMATRIX,
+    "{model}.imatrix.gguf",
+    lambda request, options: needs_imatrix_stage(request, options) and request.imatrix.mode != "file",
+    "an importance matrix is computed",
+    "计算了重要性矩阵",
+)
+MERGED_DIRECTORY = OutputSpec(
+    ArtifactKind.MERGED_MODEL,
+    "{model}-hf/",
+    lambda request, _: request.save_merged,
+    "`save_merged` is on",
+    "开启 `save_merged`",
+)
+QUALITY = OutputSpec(
+    ArtifactKind.QUALITY,
+    QUALITY_FILE,
+    wants_evaluation,
+    "`evaluation.level` is not `off`",
+    "`evaluation.level` 不为 `off`",
+)
+CARD = OutputSpec(
+    ArtifactKind.COMPANION,
+    "README.md",
+    lambda request, _: request.companions,
+    "`companions` is on",
+    "开启 `companions`",
+)
+MODELFILE = OutputSpec(
+    ArtifactKind.COMPANION,
+    "Modelfile",
+    lambda request, options: request.companions and options.export_gguf,
+    "`companions` and `export_gguf` are on",
+    "开启 `companions` 与 `export_gguf`",
+)
+CHECKSUMS = OutputSpec(ArtifactKind.CHECKSUMS, "SHA256SUMS", lambda *_: True, "always", "总是")
+MANIFEST = OutputSpec(ArtifactKind.MANIFEST, "manifest.json", lambda *_: True, "always", "总是")
+
+OUTPUTS = (UNQUANTIZED, QUANTIZED, ADAPTER, MATRIX, MERGED_DIRECTORY, QUALITY, CARD, MODELFILE, CHECKSUMS, MANIFEST)
+"""Every row, in the order in which files are listed."""
+RECORDS = frozenset({CHECKSUMS.kind, MANIFEST.kind})
+"""Kinds of what several jobs of one directory share; who may replace them is a question of its own."""
+
+
+@dataclass(frozen=True)
+class PlannedOutput:
+    """A file, or a directory of files, that the job will publish."""
+
+    name: str
+    spec: OutputSpec
+    quant_type: QuantType | None = None
+
+    @property
+    def kind(self) -> ArtifactKind:
+        """What it is."""
+        return self.spec.kind
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """How one job calls its files.
+
+    Attributes:
+        model: Stem of the model's files: the requested name, else ``merged_model``, else the base model's own name.
+        adapter: Stem of the exported adapter: the requested name, else the checkpoint's.
+    """
+
+    model: str
+    adapter: str
+
+    @classmethod
+    def of(
+        cls, request: PackagingRequest, options: ResolvedOptions, base_name: str, checkpoint_name: str | None
+    ) -> OutputNames:
+        """Names for a request, given what its inputs are called."""
+        chosen = request.model_name.removesuffix(".gguf") if request.model_name is not None else None
+        return cls(
+            model=chosen or (MERGED_NAME if options.merge_lora else base_name),
+            adapter=chosen or checkpoint_name or "adapter",
+        )
+
+    def name(self, spec: OutputSpec, quant: QuantType | None = None) -> str:
+        """Name of one output; a directory's without the slash at its end."""
+        recipe = spec.recipe.removesuffix("/")
+        return recipe.format(model=self.model, adapter=self.adapter, quant=quant.value if quant else "")
+
+
+@dataclass(frozen=True)
+class InputNames:
+    """What a job's inputs are called."""
+
+    base: str
+    checkpoint: str | None
+
+    @classmethod
+    def of(cls, request: PackagingRequest, options: ResolvedOptions, chosen: str | None = None) -> InputNames:
+        """Names by what the request says.
+
+        Args:
+            request: With the training task's paths filled in.
+            options: Decides whether a checkpoint is an adapter or stands in place of the base model.
+            chosen: Name of the checkpoint that a word such as ``latest`` means, where it is known.
+        """
+        location = checkpoint_location(request, chosen)
+        if location is not None and not (options.merge_lora or options.export_lora):
+            return cls(weights_name(location), checkpoint_name(location))
+        base = location_name(request.base_model or "")
+        return cls(base, checkpoint_name(location) if location is not None else None)
+
+
+def planned_outputs(
+    request: PackagingRequest, options: ResolvedOptions, inputs: InputNames
+) -> tuple[PlannedOutput, ...]:
+    """Everything the job publishes, in the order of the rows. Files above a size limit come as shards instead."""
+    return tuple(_planned(request, options, OutputNames.of(request, options, inputs.base, inputs.checkpoint)))
+
+
+def _planned(request: PackagingRequest, options: ResolvedOptions, names: OutputNames) -> Iterator[PlannedOutput]:
+    for spec in OUTPUTS:
+        if not spec.made(request, options):
+            continue
+        if spec is QUANTIZED:
+            yield from (PlannedOutput(names.name(spec, quant), spec, quant) for quant in options.quant_types)
+        else:
+            yield PlannedOutput(names.name(spec), spec)
+
+
+def location_name(location: str) -> str:
+    """Last part of a path or URL, as a file name: ``hf://owner/name@revision`` gives ``name``."""
+    name = PurePosixPath(location.split("://", 1)[-1]).name
+    return name.split("@", 1)[0] or _NAMELESS
+
+
+def checkpoint_location(request: PackagingRequest, chosen: str | None = None) -> str | None:
+    """Path or URL of the checkpoint that a request means; ``chosen`` stands in for ``latest`` and ``best``."""
+    reference = request.checkpoint
+    if reference is None:
+        return None
+    run, slash, name = reference.rstrip("/").rpartition("/")
+    if not slash:
+        run = (request.task.output_dir if request.task else request.output_dir) or ""
+    if name in CHECKPOINT_WORDS and not reference.startswith("hf://"):
+        name = chosen or name
+    return f"{run.rstrip('/')}/{name}" if run or slash else name
+
+
+def checkpoint_name(location: str) -> str:
+    """Name of a checkpoint, e.g. ``checkpoint-900``, also by the adapter's file or directory inside it."""
+    return _checkpoint_parts(location)[-1]
+
+
+def weights_name(location: str) -> str:
+    """Name of full weights that stand in for a base model; a step of a run has the run's name before its own."""
+    *above, name = _checkpoint_parts(location)
+    return f"{above[-1]}-{name}" if name.startswith("checkpoint-") and above else name
+
+
+def _checkpoint_parts(location: str) -> tuple[str, ...]:
+    bare = location.partition("@")[0] if location.startswith("hf://") else location
+    parts = [part for part in PurePosixPath(bare.split("://", 1)[-1]).parts if part != "/"] or [_NAMELESS]
+    if len(parts) > 1 and not is_remote(location) and parts[-1] in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        parts = parts[:-1]
+    if len(parts) > 1 and parts[-1] in ADAPTER_SUBDIRECTORIES and parts[-2].startswith("checkpoint-"):
+        parts = parts[:-1]
+    return tuple(parts)
+
+
+def older_manifest(job_id: str) -> str:
+    """Name under which the manifest of an earlier job is kept once another job publishes into the same directory."""
+    return f"manifest-{job_id}.json"

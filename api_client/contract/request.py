@@ -1,0 +1,308 @@
+"""The packaging request: what a producer sends. The main path goes on in ``rules`` (options) and ``plan`` (stages)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpack
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from api_client.contract.callbacks import check_callback_url
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.locations import CheckpointRef, Location, is_remote
+from api_client.contract.quant_types import QuantType
+from api_client.contract.request_fields import describe
+from api_client.contract.task import TrainingTask
+from api_client.contract.templates import DEFAULT_TEMPLATE, BuiltinTemplate, SiteTemplate
+
+__all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error", "unknown_quant_type"]
+
+MAX_NAME_BYTES = 200
+"""File systems allow 255 bytes; the quant type, shard number and temporary suffix are added to the name."""
+
+
+def _number(value: Any) -> Any:
+    """Python counts ``True`` among the numbers; as a priority it is a mistake."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number)]
+GgufDtype = Literal["auto", "f32", "f16", "bf16"]
+EvaluationLevel = Literal["off", "quick", "full"]
+
+
+class Options(BaseModel, frozen=True):
+    """The four switches; ``None`` leaves the template's value. Only the template ``custom`` lets them be set."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("options."))
+
+    merge_lora: StrictBool | None = None
+    export_gguf: StrictBool | None = None
+    quantize: StrictBool | None = None
+    export_lora: StrictBool | None = None
+
+    def chosen(self) -> dict[str, bool]:
+        """The switches that were set, by name."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+class ImatrixOptions(BaseModel, frozen=True):
+    """Where the importance matrix comes from.
+
+    ``auto`` computes one only when a quant type needs it; ``compute`` always does; ``file`` uses ``path``;
+    ``off`` refuses types that need one.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("imatrix."))
+
+    mode: Literal["auto", "compute", "file", "off"] = "auto"
+    path: Location | None = None
+    calibration: Location | None = None
+    chunks: Count | None = Field(default=None, ge=1, le=100_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, data: Any) -> Any:
+        if isinstance(data, str | Path):
+            word = str(data)
+            return {"mode": word} if word in ("auto", "compute", "off") else {"mode": "file", "path": word}
+        if isinstance(data, Mapping) and "mode" not in data:
+            data = dict(data)
+            if data.get("path") is not None:
+                data["mode"] = "file"
+            elif data.get("calibration") is not None or data.get("chunks") is not None:
+                data["mode"] = "compute"
+        return data
+
+    @model_validator(mode="after")
+    def _fields_fit_mode(self) -> Self:
+        if (self.mode == "file") != (self.path is not None):
+            raise ValueError("path goes with mode 'file', and only with it")
+        if self.mode != "compute" and (self.calibration is not None or self.chunks is not None):
+            raise ValueError("calibration and chunks go with mode 'compute'")
+        return self
+
+
+class EvaluationOptions(BaseModel, frozen=True):
+    """How the files are compared with the model they were made from, before anything is published.
+
+    ``quick`` takes as many tokens as fit in a quarter of the job's time so far or a minute, whichever is more; ``full``
+    takes the whole text. Bounds that a file does not keep end the job, or are only said, as ``on_fail`` has it.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe("evaluation."))
+
+    level: EvaluationLevel = "off"
+    text: Location | None = None
+    dataset: Location | None = None
+    max_mean_kld: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    min_retention: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    on_fail: Literal["fail", "warn"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"level": data}
+        if isinstance(data, Mapping) and "level" not in data and any(value is not None for value in data.values()):
+            return {**data, "level": "quick"}
+        return data
+
+    @model_validator(mode="after")
+    def _fields_fit_level(self) -> Self:
+        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention)
+        if self.level == "off" and any(value is not None for value in asked):
+            raise ValueError("text, dataset, max_mean_kld and min_retention go with level 'quick' or 'full'")
+        if self.text is not None and self.dataset is not None:
+            raise ValueError("text and dataset exclude each other")
+        return self
+
+
+class RequestValues(TypedDict, total=False):
+    """What the constructor of :class:`PackagingRequest` takes: each field's type, and what is turned into it.
+
+    Type checkers go by it; a site's own template is a :class:`~api_client.contract.templates.SiteTemplate` to them.
+    """
+
+    template: BuiltinTemplate | SiteTemplate
+    options: Options | Mapping[str, bool | None]
+    task: TrainingTask | Mapping[str, Any] | None
+    base_model: str | Path | None
+    checkpoint: str | Path | None
+    output_dir: str | Path | None
+    model_name: str | None
+    quant_types: str | Iterable[QuantType | str] | None
+    gguf_dtype: GgufDtype
+    imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
+    evaluation: EvaluationOptions | Mapping[str, Any] | EvaluationLevel
+    keep_unquantized: bool
+    save_merged: bool
+    companions: bool
+    split_max_size_bytes: int | None
+    overwrite: bool
+    upload: bool
+    priority: int
+    labels: Mapping[str, str]
+    idempotency_key: str | None
+    callback_url: str | None
+
+
+class PackagingRequest(BaseModel, frozen=True):
+    """One request to package a model. Frozen; unknown fields are refused with a suggestion.
+
+    ``base_model``, ``checkpoint`` and ``output_dir`` may be local paths, ``s3://bucket/prefix`` or (inputs)
+    ``hf://owner/name``. ``checkpoint`` also takes ``latest``, ``best`` or a bare name such as ``checkpoint-900``,
+    looked up in the task's output directory. What each field is says the table in ``request_fields``.
+
+    Raises:
+        PackagingError: ``unknown_field``, ``quant_type_unknown`` or ``request_invalid``.
+    """
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=describe(""))
+
+    template: str = DEFAULT_TEMPLATE
+    options: Options = Options()
+    task: TrainingTask | None = None
+    base_model: Location | None = None
+    checkpoint: CheckpointRef | None = None
+    output_dir: Location | None = None
+    model_name: str | None = Field(default=None, min_length=1, max_length=120)
+    quant_types: tuple[QuantType, ...] | None = None
+    gguf_dtype: GgufDtype = "auto"
+    imatrix: ImatrixOptions = ImatrixOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    keep_unquantized: StrictBool = True
+    save_merged: StrictBool = False
+    companions: StrictBool = False
+    split_max_size_bytes: Count | None = Field(default=None, ge=1_000_000)
+    overwrite: StrictBool = False
+    upload: StrictBool = True
+    priority: Count = Field(default=5, ge=0, le=9)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    callback_url: str | None = Field(default=None, max_length=2000)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Unpack[RequestValues]) -> None: ...
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refused_in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise request_error(error) from error
+
+    @field_validator("quant_types", mode="before")
+    @classmethod
+    def _upper_case(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
+            return tuple(item.strip().upper() if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("model_name")
+    @classmethod
+    def _plain_file_name(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if value.startswith(".") or any(c in "/\\" or not c.isprintable() for c in value):
+            raise ValueError("must be a plain file name: no slash, no control character, no leading dot")
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"is too long: {len(value.encode())} bytes, at most {MAX_NAME_BYTES}")
+        return value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _writable_scheme(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("hf://"):
+            raise ValueError("cannot be hf://; use a local directory or s3://")
+        return value
+
+    @field_validator("callback_url")
+    @classmethod
+    def _plain_web_address(cls, value: str | None) -> str | None:
+        return None if value is None else check_callback_url(value)
+
+    @field_validator("labels")
+    @classmethod
+    def _short_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not key or len(key) > 63 or len(text) > 200 or "=" in key:
+                raise ValueError(f"label {key!r}: keys have 1-63 characters and no '=', values at most 200 characters")
+            if not (key + text).isprintable():
+                raise ValueError(f"label {key!r} holds a control character")
+        return value
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PackagingRequest:
+        """Parse a stored or sent request.
+
+        Raises:
+            PackagingError: as the constructor.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise request_error(error) from error
+
+
+def request_error(error: ValidationError) -> PackagingError:
+    """Translate pydantic's first complaint into the project's error, with a suggestion for misspelt names."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown_field(first["loc"])
+    if first["type"] == "enum" and first["loc"][:1] == ("quant_types",):
+        return unknown_quant_type(str(first["input"]))
+    reason = str(first["msg"]).removeprefix("Value error, ")
+    return PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"{where}: {reason}" if where else reason,
+        fields={"field": where, "input": repr(first["input"])[:200]},
+    )
+
+
+def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
+    name = str(location[-1])
+    models: dict[str, type[BaseModel]] = {
+        "options": Options,
+        "task": TrainingTask,
+        "imatrix": ImatrixOptions,
+        "evaluation": EvaluationOptions,
+    }
+    owner = models.get(str(location[-2]), PackagingRequest) if len(location) > 1 else PackagingRequest
+    close = difflib.get_close_matches(name, owner.model_fields, n=1, cutoff=0.5)
+    where = ".".join(str(part) for part in location)
+    return PackagingError(
+        ErrorCode.UNKNOWN_FIELD,
+        f"unknown field {where!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        remedy=f"Known names: {', '.join(sorted(owner.model_fields))}.",
+        fields={"field": where, "suggestion": close[0] if close else None},
+    )
+
+
+def unknown_quant_type(name: str) -> PackagingError:
+    """Error for a quant type that does not exist, naming the nearest one."""
+    close = difflib.get_close_matches(name.upper(), [quant_type.value for quant_type in QuantType], n=1, cutoff=0.4)
+    return PackagingError(
+        ErrorCode.QUANT_TYPE_UNKNOWN,
+        f"unknown quant type {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        fields={"quant_type": name, "suggestion": close[0] if close else None},
+    )

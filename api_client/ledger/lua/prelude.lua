@@ -1,0 +1,205 @@
+-- Stands before every script. ARGV[1]: key prefix. ARGV[2]: the script's arguments, one JSON object.
+-- Names of keys are those of api_client/ledger/keys.py. Time is the server's: clocks of workers and producers play no part.
+local prefix = ARGV[1]
+local a = cjson.decode(ARGV[2])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local DAY_MS = 86400000
+
+local function key(name) return prefix .. ':' .. name end
+local function job_key(id) return prefix .. ':{' .. id .. '}:job' end
+local function stages_key(id) return prefix .. ':{' .. id .. '}:stages' end
+local function attempts_key(id) return prefix .. ':{' .. id .. '}:attempts' end
+local function events_key(id) return prefix .. ':{' .. id .. '}:events' end
+local function member(id, stage) return id .. '|' .. stage end
+-- Job and stage of a member; nothing of a text that is none. Whoever meets one takes it out of its index.
+local function split(m)
+  local id, stage = string.match(m, '^([^|]+)|([^|]+)$')
+  return id, stage
+end
+local function ms(number) return string.format('%.0f', number) end
+
+local function job_get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+local function job_set(id, ...) redis.call('HSET', job_key(id), ...) end
+local function read(id, stage, field) return redis.call('HGET', stages_key(id), stage .. ':' .. field) or '' end
+local function write(id, stage, values)
+  for field, value in pairs(values) do redis.call('HSET', stages_key(id), stage .. ':' .. field, value) end
+end
+local function queued(id, stage) return job_get(id, 'state') ~= '' and read(id, stage, 'state') == 'queued' end
+local function number(id, stage, field) return tonumber(read(id, stage, field)) or 0 end
+local function plan_of(id) return cjson.decode(job_get(id, 'plan')) end
+local function labels_of(id)
+  local labels = job_get(id, 'labels')
+  return labels ~= '' and cjson.decode(labels) or {} -- of a job that has vanished nothing is known
+end
+local function config(name, default) return tonumber(redis.call('HGET', key('config'), name)) or default end
+
+local function finished(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
+
+-- A job's log is bounded by its entries and by their bytes (as Redis estimates them); the oldest half gives way.
+local function log_entry(id, text)
+  local log = events_key(id)
+  redis.call('XADD', log, 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+  if (redis.call('MEMORY', 'USAGE', log) or 0) > config('events_bytes', 4194304) then
+    redis.call('XTRIM', log, 'MAXLEN', math.floor(redis.call('XLEN', log) / 2))
+  end
+end
+
+-- An attempt started or ended; a job that is replayed without end keeps the newest of them.
+local function note_attempt(id, record)
+  redis.call('RPUSH', attempts_key(id), cjson.encode(record))
+  redis.call('LTRIM', attempts_key(id), -400, -1)
+end
+
+-- One entry of the job's log. `e`: message, and optionally kind, level, stage, attempt, fields.
+local function event(id, e)
+  e.time, e.job_id, e.kind = now, id, e.kind or 'Job'
+  log_entry(id, cjson.encode(e))
+end
+
+local function template_index(state, template) return key('jobs:state:' .. state .. ':' .. template) end
+
+local function set_job_state(id, state)
+  local old, template = job_get(id, 'state'), job_get(id, 'template')
+  if old == state then return end
+  if old ~= '' then
+    redis.call('ZREM', key('jobs:state:' .. old), id)
+    redis.call('SREM', template_index(old, template), id)
+  end
+  redis.call('ZADD', key('jobs:state:' .. state), job_get(id, 'created_at'), id)
+  redis.call('SADD', template_index(state, template), id)
+  job_set(id, 'state', state)
+end
+
+-- The queue that can run a stage now: the host that holds the job's scratch while it lives, else any worker.
+local function queue_for(id, stage)
+  local host = job_get(id, 'host')
+  if host ~= '' and stage ~= plan_of(id)[1] and redis.call('ZSCORE', key('hosts'), host) then
+    return 'packaging.host.' .. host, host
+  end
+  if stage == plan_of(id)[1] then return 'packaging.io', '' end -- new jobs, which workers take last
+  return 'packaging.heavy', ''
+end
+
+local function due_key(id, stage) return key('due:' .. read(id, stage, 'queue')) end
+
+local function dequeue(id, stage)
+  local m, pinned = member(id, stage), read(id, stage, 'pinned')
+  redis.call('ZREM', due_key(id, stage), m)
+  redis.call('ZREM', key('sent'), m)
+  redis.call('ZREM', key('wake'), m)
+  if pinned ~= '' then redis.call('SREM', key('pinned:' .. pinned), m) end
+  for label, value in pairs(labels_of(id)) do redis.call('ZREM', key('waiting:' .. label .. '=' .. value), m) end
+end
+
+-- Marks a stage queued. With no delay the caller sends the message; with one, whoever finds it due does.
+local function enqueue(id, stage, delay_ms)
+  -- A stage that only changes its queue has waited since it came to the first one.
+  local since = tonumber(redis.call('ZSCORE', due_key(id, stage), member(id, stage))) or now + delay_ms
+  dequeue(id, stage)
+  local queue, host = queue_for(id, stage)
+  local due = delay_ms > 0 and ms(now + delay_ms) or ''
+  write(id, stage, {state = 'queued', queue = queue, pinned = host, token = '', not_before = due})
+  redis.call('ZADD', due_key(id, stage), since, member(id, stage))
+  if host ~= '' then redis.call('SADD', key('pinned:' .. host), member(id, stage)) end
+  if delay_ms > 0 then
+    redis.call('ZADD', key('wake'), now + delay_ms, member(id, stage))
+  else
+    redis.call('ZADD', key('sent'), now, member(id, stage))
+  end
+end
+
+-- What a message for a queued stage must say: stage, attempt, queue, priority.
+local function message_for(id, stage)
+  return {id, stage, tostring(number(id, stage, 'attempt') + 1), read(id, stage, 'queue'), job_get(id, 'priority'),
+    tostring(tonumber(job_get(id, 'schema_version')) or 1)}
+end
+
+-- A stage that waits for a place under a cap is not due; since when it was comes back with its place.
+local function hold_back(id, stage)
+  local since = redis.call('ZSCORE', due_key(id, stage), member(id, stage))
+  if since then write(id, stage, {due_since = since}) end
+  redis.call('ZREM', due_key(id, stage), member(id, stage))
+end
+
+-- The next stage that waits for a place under a cap becomes due.
+local function wake_next(pair)
+  local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
+  if not freed[1] then return end
+  local id, stage = split(freed[1])
+  if not id then return end
+  local since = read(id, stage, 'due_since')
+  if since ~= '' and queued(id, stage) then redis.call('ZADD', due_key(id, stage), since, freed[1]) end
+  redis.call('ZREM', key('sent'), freed[1])
+  redis.call('ZADD', key('wake'), now, freed[1])
+end
+
+-- Notes that a host has had the job's scratch; `host` is the one that has it now.
+local function visit(id, host)
+  local seen = job_get(id, 'hosts')
+  if not string.find(' ' .. seen .. ' ', ' ' .. host .. ' ', 1, true) then job_set(id, 'hosts', seen .. ' ' .. host) end
+end
+
+-- A running stage ends: its lease goes, and a stage that waited for its place under a cap becomes due.
+local function release(id, stage)
+  local m = member(id, stage)
+  redis.call('ZREM', key('leases'), m)
+  for label, value in pairs(labels_of(id)) do
+    local pair = label .. '=' .. value
+    if redis.call('SREM', key('running:' .. pair), m) == 1 then wake_next(pair) end
+  end
+end
+
+local function note_attempt_end(id, stage, outcome, failure)
+  local record = {stage = stage, number = number(id, stage, 'attempt'), outcome = outcome, finished_at = now}
+  if failure ~= '' then record.error = failure end
+  note_attempt(id, record)
+end
+
+local function first_open_stage(id)
+  for _, stage in ipairs(plan_of(id)) do
+    if read(id, stage, 'state') ~= 'succeeded' then return stage end
+  end
+  return nil
+end
+
+-- The key that holds the job's idempotency key, unless a later job has it now.
+local function idempotency_key(id)
+  local given = job_get(id, 'idempotency_key')
+  local known = given ~= '' and redis.call('GET', key('idempotency:' .. given))
+  return known and cjson.decode(known).id == id and key('idempotency:' .. given) or nil
+end
+
+local function job_keys(id) return {job_key(id), stages_key(id), attempts_key(id), events_key(id)} end
+
+-- Every end of a job is announced once, under a number of its own; workers deliver what stands in `callbacks`.
+local function announce(id)
+  if job_get(id, 'callback_url') == '' then return end
+  local number = redis.call('HINCRBY', job_key(id), 'callbacks', 1)
+  job_set(id, 'callback_tries', '0')
+  redis.call('ZADD', key('callbacks'), now, id .. '|' .. ms(number))
+end
+
+-- The job ends: no stage stays queued, and its keys get an end of their own.
+local function finish(id, state, failure, level, text)
+  for _, stage in ipairs(plan_of(id)) do dequeue(id, stage) end
+  set_job_state(id, state)
+  job_set(id, 'finished_at', ms(now), 'error', failure)
+  event(id, {level = level, message = text, fields = {job_state = state}})
+  announce(id)
+  local ttl = config('job_ttl_ms', 14 * DAY_MS)
+  redis.call('ZADD', key('expiry'), now + ttl, id)
+  for _, name in ipairs(job_keys(id)) do redis.call('PEXPIRE', name, ms(ttl + DAY_MS)) end
+  local idempotency = idempotency_key(id)
+  if idempotency then redis.call('PEXPIRE', idempotency, ms(ttl)) end
+end
+
+local function cancel_job(id)
+  for _, stage in ipairs(plan_of(id)) do
+    if read(id, stage, 'state') ~= 'succeeded' then
+      dequeue(id, stage)
+      write(id, stage, {state = 'cancelled', finished_at = ms(now)})
+    end
+  end
+  finish(id, 'cancelled', '', 'warning', 'Job cancelled')
+end

@@ -1,0 +1,343 @@
+"""The client's side of Redis: reading jobs, submitting, cancelling and replaying. ``client`` adds messages and waiting.
+
+Every call retries while Redis is briefly away, so every script it runs may be run twice with the same outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from api_client.contract.byte_bounds import REQUEST_BYTES
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.events import Event, EventKind
+from api_client.contract.job import SCHEMA_VERSION, Job, JobState, StageName
+from api_client.contract.job_ids import new_job_id
+from api_client.contract.plan import plan_stages
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import ResolvedOptions
+from api_client.contract.templates import Template
+from api_client.ledger.address import connect, unreachable
+from api_client.ledger.keys import Keys
+from api_client.ledger.messages import StageMessage
+from api_client.ledger.outage import is_away, ride_out
+from api_client.ledger.records import JobRecord, job_newer, read_event, read_job
+from api_client.ledger.scripts import Script
+
+_PAGE = 200
+
+T = TypeVar("T")
+
+
+def request_digest(request: PackagingRequest) -> str:
+    """Digest by which a repeated request is known; the key itself plays no part.
+
+    Nor do defaults: a version with one field more must know the requests of the version before.
+    """
+    data = request.model_dump(mode="json", exclude={"idempotency_key"}, exclude_defaults=True)
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class JobStore:
+    """Jobs in Redis.
+
+    Raises:
+        PackagingError: every method raises ``redis_unreachable`` when Redis does not answer within the time-out.
+    """
+
+    def __init__(self, redis_url: str, keys: Keys, timeout_s: float) -> None:
+        self._url = redis_url
+        self._keys = keys
+        self._timeout_s = timeout_s
+        self._answered = False
+        self.redis = connect(redis_url, timeout_s)
+        self._submit, self._cancel, self._replay = (
+            Script(self.redis, keys.prefix, "api_client.ledger.lua", name) for name in ("submit", "cancel", "replay")
+        )
+
+    def call(self, action: Callable[[], T]) -> T:
+        """Run ``action``, again after a lost connection or while nothing can be written, within the time-out.
+
+        A Redis that has never answered is not waited for.
+        """
+
+        def once() -> T:
+            try:
+                return action()
+            except AuthenticationError as error:  # Nothing that waiting mends.
+                raise unreachable(self._url, error) from error
+
+        try:
+            result = ride_out(once, self._timeout_s if self._answered else 0)
+        except RedisError as error:
+            if is_away(error):
+                raise unreachable(self._url, error) from error
+            raise
+        self._answered = True
+        return result
+
+    def submit(self, request: PackagingRequest, options: ResolvedOptions, sent: PackagingRequest) -> StageMessage | str:
+        """Store a job.
+
+        Args:
+            request: The request with everything filled in.
+            options: Its resolved options.
+            sent: The request as the producer sent it; a repeated key is compared by it.
+
+        Returns:
+            The first stage's message, or the id of the job that the same key made before.
+
+        Raises:
+            PackagingError: ``idempotency_conflict``, ``callbacks_off``, ``request_invalid`` where it is too long.
+        """
+        # What is not set is left out, so that a worker without a new field can run what does not use it.
+        text = request.model_dump_json(exclude_unset=True)
+        if len(text.encode()) > REQUEST_BYTES:
+            raise request_too_long(len(text.encode()))
+        arguments = {
+            "nonce": secrets.token_hex(8),
+            "digest": request_digest(sent),
+            "idempotency_key": request.idempotency_key or "",
+            "schema_version": str(SCHEMA_VERSION),
+            "request": text,
+            "options": options.model_dump_json(exclude_defaults=True),
+            "plan": json.dumps([stage.value for stage in plan_stages(request, options)]),
+            "labels": json.dumps(request.labels),
+            "priority": str(request.priority),
+            "template": request.template,
+            "callback_url": request.callback_url or "",
+        }
+        while True:
+            job_id = new_job_id()
+            status, *rest = self.call(functools.partial(self._submit, id=job_id, **arguments))
+            if status == "created":
+                return StageMessage.from_answer(rest[0])
+            if status == "known":
+                return str(rest[0])
+            if status == "no_callbacks":
+                raise PackagingError(ErrorCode.CALLBACKS_OFF, "the workers have no secret to sign callbacks with")
+            if status == "conflict":
+                raise PackagingError(
+                    ErrorCode.IDEMPOTENCY_CONFLICT,
+                    f"idempotency key {request.idempotency_key!r} belongs to job {rest[0]}, which has another request",
+                    fields={"idempotency_key": request.idempotency_key, "job_id": rest[0]},
+                )
+
+    def get(self, job_id: str) -> Job:
+        """Read one job.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_newer``, ``record_invalid``.
+        """
+        records = self._read_records([job_id])
+        if not records:
+            raise job_not_found(job_id)
+        return read_job(records[0])
+
+    def read_many(self, job_ids: Sequence[str]) -> list[Job]:
+        """Read jobs in one round trip; those that no longer exist, or that this version cannot read, are left out."""
+        found = []
+        for record in self._read_records(job_ids):
+            try:
+                found.append(read_job(record))
+            except PackagingError as error:
+                if error.code not in (ErrorCode.JOB_NEWER, ErrorCode.RECORD_INVALID):
+                    raise
+        return found
+
+    def _read_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        def action() -> list[Any]:
+            pipe = self.redis.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipe.hgetall(self._keys.job(job_id))
+                pipe.hgetall(self._keys.stages(job_id))
+                pipe.lrange(self._keys.attempts(job_id), 0, -1)
+            return pipe.execute()
+
+        answers = self.call(action) if job_ids else []
+        triples = zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        return [JobRecord(job, stages, attempts) for job, stages, attempts in triples if job and stages]
+
+    def state(self, job_id: str) -> JobState:
+        """State of a job, cheaply.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_newer``.
+        """
+        state, version = self.call(lambda: self.redis.hmget(self._keys.job(job_id), ("state", "schema_version")))
+        if state is None:
+            raise job_not_found(job_id)
+        try:
+            return JobState(state)
+        except ValueError:
+            raise job_newer(job_id, int(version or 1)) from None
+
+    def iterate_ids(
+        self, state: JobState | None, labels: dict[str, str], since: datetime | None, cursor: str | None
+    ) -> Iterator[str]:
+        """Ids, newest first, of jobs that have the state and all labels; ``cursor`` is the last id already seen."""
+        indexes = [self._keys.label_index(key, value) for key, value in labels.items()]
+        if state is not None:
+            indexes.append(self._keys.state_index(state.value))
+        walked, *others = indexes or [self._keys.named("jobs")]
+        oldest = "-inf" if since is None else str(int(since.timestamp() * 1000))
+        newest = "+inf" if cursor is None else str(self._created_ms(cursor))
+        offset = 0
+        while True:
+            page = self.call(functools.partial(self._page, walked, newest, oldest, offset))
+            offset += len(page)
+            kept = [job_id for job_id in page if cursor is None or self._after_cursor(job_id, cursor, newest)]
+            yield from self._in_all(kept, others)
+            if len(page) < _PAGE:
+                return
+
+    def _page(self, index: str, newest: str, oldest: str, offset: int) -> list[str]:
+        return self.redis.zrange(index, newest, oldest, desc=True, byscore=True, offset=offset, num=_PAGE)
+
+    def _after_cursor(self, job_id: str, cursor: str, newest: str) -> bool:
+        if job_id < cursor:
+            return True
+        return job_id != cursor and str(self._created_ms(job_id)) != newest
+
+    def _in_all(self, job_ids: list[str], indexes: list[str]) -> list[str]:
+        for index in indexes if job_ids else []:
+            scores = self.call(functools.partial(self.redis.zmscore, index, job_ids))
+            job_ids = [job_id for job_id, score in zip(job_ids, scores, strict=True) if score is not None]
+            if not job_ids:
+                break
+        return job_ids
+
+    def _created_ms(self, job_id: str) -> int:
+        score = self.call(lambda: self.redis.zscore(self._keys.named("jobs"), job_id))
+        if score is not None:
+            return int(score)
+        try:
+            stamp = datetime.strptime(job_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+        except ValueError:
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID, f"cursor {job_id!r} is not a job id", fields={"field": "cursor"}
+            ) from None
+        return int(stamp.timestamp() * 1000) + 999
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for a job's end.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_finished``.
+        """
+        nonce = secrets.token_hex(8)
+        status, *rest = self.call(lambda: self._cancel(id=job_id, nonce=nonce))
+        if status == "missing":
+            raise job_not_found(job_id)
+        if status == "finished":
+            raise PackagingError(
+                ErrorCode.JOB_FINISHED, f"job {job_id} is {rest[0]}", fields={"job_id": job_id, "state": rest[0]}
+            )
+
+    def replay(self, job_id: str, from_stage: StageName | None) -> StageMessage:
+        """Open a finished job again.
+
+        Raises:
+            PackagingError: ``job_not_found``, ``job_running``, ``stage_not_in_plan``.
+        """
+        nonce = secrets.token_hex(8)
+        stage = from_stage.value if from_stage else ""
+        status, *rest = self.call(lambda: self._replay(id=job_id, from_stage=stage, nonce=nonce))
+        if status == "missing":
+            raise job_not_found(job_id)
+        if status == "running":
+            raise PackagingError(
+                ErrorCode.JOB_RUNNING, f"job {job_id} is {rest[0]}", fields={"job_id": job_id, "state": rest[0]}
+            )
+        if status == "no_stage":
+            raise stage_not_in_plan(job_id, stage, self.get(job_id).plan)
+        return StageMessage.from_answer(rest[0])
+
+    def read_events(self, job_id: str, after: str, block_ms: int | None) -> list[Event]:
+        """Entries after ``after``; waits for the first up to ``block_ms`` (``None``: not at all)."""
+        key = self._keys.events(job_id)
+        answer = self.call(lambda: self.redis.xread({key: after}, count=500, block=block_ms))
+        streams = answer.items() if isinstance(answer, dict) else answer or []
+        return [read_event(entry_id, fields["event"]) for _, entries in streams for entry_id, fields in _flat(entries)]
+
+    def truncation(self, job_id: str) -> Event | None:
+        """The mark that stands for older entries which were dropped from a long log, if any were."""
+        key = self._keys.events(job_id)
+        if not self.call(lambda: self.redis.exists(key)):
+            return None
+        info = self.call(lambda: self.redis.xinfo_stream(key))
+        dropped = int(info.get("entries-added", info["length"])) - int(info["length"])
+        first = info.get("first-entry")
+        if dropped <= 0 or not first:
+            return None
+        oldest = read_event(first[0], first[1]["event"])
+        return Event(
+            id=first[0],
+            time=oldest.time,
+            job_id=job_id,
+            level="warning",
+            kind=EventKind.TRUNCATED,
+            message=f"{dropped} older entries were dropped",
+            fields={"dropped": dropped},
+        )
+
+    def default_user_refusal(self) -> str | None:
+        """Why the server's user ``default`` may not write our keys; empty where it may, ``None`` where it won't say."""
+        asked = ("ACL", "DRYRUN", "default", "SET", self._keys.named("clock"), "0")
+        try:
+            answer = str(self.call(lambda: self.redis.execute_command(*asked)))
+        except ResponseError:  # An old server, or a user without the right to ask.
+            return None
+        return "" if answer == "OK" else answer
+
+    def site_templates(self) -> dict[str, Template]:
+        """Templates that workers have published, less those of which only a newer version knows what they mean."""
+        stored = self.call(lambda: self.redis.hgetall(self._keys.named("templates")))
+        found = {}
+        for name, text in sorted(stored.items()):
+            with contextlib.suppress(ValidationError):
+                found[name] = Template.model_validate_json(text)
+        return found
+
+
+def _flat(entries: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """Entries of one stream; newer protocol versions nest them one level deeper."""
+    for entry in entries:
+        if entry and isinstance(entry[0], list | tuple):
+            yield from entry
+        else:
+            yield entry
+
+
+def job_not_found(job_id: str) -> PackagingError:
+    """Error for an id that names no job."""
+    return PackagingError(ErrorCode.JOB_NOT_FOUND, f"no job {job_id!r}", fields={"job_id": job_id})
+
+
+def request_too_long(size_bytes: int) -> PackagingError:
+    """Error for a request that would take too much of Redis."""
+    return PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"the request has {size_bytes} bytes; at most {REQUEST_BYTES} are stored",
+        fields={"size_bytes": size_bytes, "max_bytes": REQUEST_BYTES},
+    )
+
+
+def stage_not_in_plan(job_id: str, stage: str, plan: Sequence[StageName]) -> PackagingError:
+    """Error for a stage that a job's plan does not have."""
+    names = [name.value for name in plan]
+    return PackagingError(
+        ErrorCode.STAGE_NOT_IN_PLAN,
+        f"job {job_id} has no stage {stage!r}; its plan is {', '.join(names)}",
+        fields={"job_id": job_id, "stage": stage, "plan": names},
+    )

@@ -1,0 +1,157 @@
+"""``evaluate``: how good GGUF files are, on this machine, without a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from api_client.cli.extras import needs_extra
+from api_client.cli.failures import DONE, INTERRUPTED
+from api_client.cli.output import Output
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.words.formatting import format_size
+from worker.local.cli.signals import stop_on_signals
+from worker.stop import StopRequested
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from api_client.contract.quality import Figure, FileQuality, QualityReport
+
+EVALUATE_EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack evaluate package/merged_model-*.gguf --reference /models/base --checkpoint run/checkpoint-900
+
+  trainpack evaluate their-Q4_K_M.gguf ours-Q4_K_M.gguf --reference /models/base --text notes.txt
+"""
+
+
+def evaluate(
+    output: Output,
+    *,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files; of a split one the first.")],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            "--reference", "--base", help="Directory of the model; of its base with --checkpoint.", metavar="DIR"
+        ),
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", "-c", help="The adapter that was merged.", metavar="DIR")
+    ] = None,
+    text: Annotated[Path | None, typer.Option("--text", help="Text to measure on.", metavar="FILE")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option("--dataset", help="Training or evaluation data to measure on: JSONL, JSON.", metavar="FILE"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Time to spend, about.", min=1, max=1e6, metavar="S")
+    ] = 120.0,
+    full: Annotated[bool, typer.Option("--full", metavar="", help="Measure on all of the text.")] = False,
+) -> int:
+    """Measure how far GGUF files are from the model they were made from.
+
+    Mean Kullback-Leibler divergence with its error, the tail of it, how often the most probable token is the same;
+    with an adapter also how much of the training each file keeps. Nothing is written.
+    """
+    if text is not None and dataset is not None:
+        raise PackagingError(ErrorCode.REQUEST_INVALID, "--text and --dataset exclude each other")
+    with needs_extra("worker"):
+        from config.settings import load_settings
+        from worker.models.evaluate.local import Compared, evaluate_local
+        from worker.models.evaluate.run import Budget
+        from worker.models.kernels import use_cache
+    use_cache(load_settings().kernels_dir)
+    compared = Compared(*(_absolute(path) for path in (reference, checkpoint, text, dataset)))  # type: ignore[arg-type]
+    with stop_on_signals() as should_stop, _bar(output) as report:
+        try:
+            quality = evaluate_local(
+                [path.expanduser().absolute() for path in files],
+                compared,
+                Budget(None if full else seconds),
+                report=report,
+                should_stop=should_stop,
+            )
+        except StopRequested:
+            return INTERRUPTED
+    if output.as_json:
+        output.document(quality.model_dump(mode="json"))
+    else:
+        show_quality(output, quality)
+    return DONE
+
+
+def show_quality(output: Output, quality: QualityReport) -> None:
+    """The table of a report, and what it was measured on."""
+    output.show(quality_table(output, quality))
+    parts = ", ".join(f"{part} {count}" for part, count in quality.scored.items())
+    output.notes.print(
+        output.text(
+            "quality_measured",
+            reference=quality.reference,
+            source=quality.source.name if quality.source else "-",
+            parts=parts,
+        ),
+        markup=False,
+    )
+    if quality.training is not None and not quality.training_measurable:
+        output.notes.print(output.text("quality_nothing_learnt"), markup=False)
+    for file in quality.files:
+        if file.not_judged is not None:
+            output.notes.print(f"{file.name}: {file.not_judged}", markup=False)
+
+
+def quality_table(output: Output, quality: QualityReport) -> Table:
+    """A row per file."""
+    files = quality.files
+    columns = [
+        Column(output.text("artifact"), [file.name for file in files], ALWAYS),
+        Column(output.text("size"), [format_size(file.size_bytes) for file in files], 6, right=True),
+        Column(output.text("bits_per_weight"), [f"{file.bits_per_weight:.2f}" for file in files], 4, right=True),
+        Column(output.text("mean_kld"), [_overall(file, lambda d: _with_error(d.mean_kld, 4)) for file in files], 9,
+               right=True),
+        Column(output.text("kld_999"), [_overall(file, lambda d: f"{d.kld_999:.3f}") for file in files], 5, right=True),
+        Column(output.text("same_top"), [_overall(file, lambda d: _percent(d.same_top)) for file in files], 8,
+               right=True),
+    ]  # fmt: skip
+    if quality.training is not None:
+        kept = [_percent(file.retention) if file.retention is not None else "-" for file in files]
+        columns.append(Column(output.text("retention"), kept, 7, right=True))
+    return fit_table(columns, output.results.width)
+
+
+def _overall(file: FileQuality, told: Callable[[Any], str]) -> str:
+    return told(file.overall) if file.overall is not None else "-"
+
+
+def _with_error(figure: Figure, digits: int) -> str:
+    error = f" ± {figure.error:.{digits}f}" if figure.error is not None else ""
+    return f"{figure.value:.{digits}f}{error}"
+
+
+def _percent(figure: Figure) -> str:
+    error = f" ± {100 * figure.error:.1f}" if figure.error is not None else ""
+    return f"{100 * figure.value:.1f}{error} %"
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.expanduser().absolute() if path is not None else None
+
+
+@contextmanager
+def _bar(output: Output) -> Iterator[Callable[[float, float], None]]:
+    """A bar in tokens."""
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.completed:,.0f} / {task.total:,.0f} tokens", markup=False),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=output.notes, disable=not output.live) as progress:
+        task = progress.add_task("", total=1)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

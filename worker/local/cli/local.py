@@ -1,0 +1,224 @@
+"""``up``, ``package`` and ``demo``: the embedded stack on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from api_client.cli.commands.follow import end_of, report_end
+from api_client.cli.extras import needs_extra
+from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
+from api_client.cli.flags import RequestFlags
+from api_client.cli.output import Output
+from api_client.cli.render.job import outputs_table, stage_table
+from api_client.cli.requests import build_request, check_paths, check_rules
+from api_client.cli.run_base import fill_base_model
+from api_client.cli.watching import watch_jobs
+from api_client.client import PackagingClient
+from api_client.connection import open_client
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Job
+from api_client.contract.rules import find_template
+from api_client.contract.templates import BUILTIN_TEMPLATES
+from api_client.ledger.address import masked_url
+from worker.local.cli.signals import terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from worker.local.embedded import Stack
+
+PACKAGE_EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack package --base /models/base --checkpoint /runs/42/best --output /runs/42/package
+
+  trainpack package -b /models/base -c /runs/42/checkpoint-900 -o /out -q Q4_K_M,Q5_K_M,Q8_0
+"""
+_LOOK_EVERY_S = 1.0
+_CANCEL_WAIT_S = 15.0
+
+
+def up(
+    output: Output,
+    *,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", metavar="", help="Only Valkey and SeaweedFS; start workers yourself.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", help="How many workers.", min=1, max=64, metavar="N")] = 1,
+) -> int:
+    """Run Valkey, SeaweedFS and a worker on this machine until Ctrl-C.
+
+    Other commands find them by themselves. All listen on this machine only; data and logs lie in ~/.trainpack or
+    TRAINPACK_HOME.
+    """
+    with running_stack(output, workers=0 if no_worker else workers) as stack:
+        _announce(output, stack)
+        if not stack.owned:
+            return DONE
+        try:
+            return _guard(output, stack)
+        except KeyboardInterrupt:
+            output.say(output.text("stopping"))
+            return DONE
+
+
+def package(output: Output, *, flags: RequestFlags) -> int:
+    """Package one run on this machine, then exit.
+
+    Uses the embedded stack that runs, or starts one and stops it again. Takes the flags of submit. Ctrl-C cancels the
+    job. Exits 1 if the job failed.
+    """
+    request = fill_base_model(build_request(flags), output)
+    check_rules(request)
+    _check_site_template(request.template)
+    request = check_paths(request, output, sees_files=True)
+    with running_stack(output) as stack, open_client(stack.info.redis_url) as client:
+        job = client.submit(request)
+        if not client.workers():
+            output.say(output.text("no_workers"), style="yellow")
+        try:
+            [job] = [client.wait(job.id)] if output.as_json else watch_jobs(client, [job.id], output)
+        except KeyboardInterrupt:
+            _cancel(output, client, job)
+            return INTERRUPTED
+        if output.as_json:
+            output.document(job)
+        else:
+            report_end(output, [job])
+    return end_of([job])
+
+
+def demo(output: Output) -> int:
+    """Train a small LoRA on a new fact, package it, ask it before and after.
+
+    Takes a few minutes the first time; the base model and the training run are kept for the next.
+    """
+    with needs_extra("worker,embedded,demo"):
+        from config.settings import load_settings
+        from worker.local.demo.run import package_and_ask, prepare_run
+    cache_dir = load_settings().home / "demo"
+    with terminate_as_interrupt():
+        prepare_run(cache_dir, output.say)
+    with running_stack(output) as stack, open_client(stack.info.redis_url) as client:
+        result = package_and_ask(
+            client, cache_dir, cache_dir / "package", lambda job_id: _watch_one(output, client, job_id), output.say
+        )
+    if output.as_json:
+        answers = {"base": result.base_answer, "packaged": result.packaged_answer}
+        output.document({"taught": result.taught, "question": result.question, "answers": answers, "job": result.job})
+    else:
+        width = output.results.width
+        output.show(
+            Text.assemble(("Question  ", "bold"), result.question),
+            Text.assemble(("Base      ", "bold"), result.base_answer),
+            Text.assemble(("Packaged  ", "bold"), (result.packaged_answer, "green" if result.taught else "red")),
+            Text(),
+            stage_table(output, result.job, width),
+            Text(),
+            outputs_table(output, result.job.outputs, width),
+        )
+    return DONE if result.taught else JOB_FAILED
+
+
+def _check_site_template(name: str) -> None:
+    """Refuse a template that the stack's worker will not have either, before the stack is started for it.
+
+    Raises:
+        PackagingError: ``unknown_template``, ``settings_invalid``.
+    """
+    if name in BUILTIN_TEMPLATES:
+        return
+    with needs_extra("worker,embedded"):
+        from config.settings import load_settings
+        from config.site_templates import load_site_templates
+        from worker.local.embedded import read_stack
+    settings = load_settings()
+    if read_stack(settings.home) is None:
+        find_template(name, BUILTIN_TEMPLATES | load_site_templates(settings.templates_file))
+
+
+@contextmanager
+def running_stack(output: Output, workers: int = 1) -> Iterator[Stack]:
+    """The embedded stack, found or started, and stopped again if it was started here.
+
+    Raises:
+        PackagingError: ``dependency_missing``, ``service_start_failed``, ``settings_invalid``.
+    """
+    with needs_extra("worker,embedded"):
+        from config.settings import load_settings
+        from worker.local.embedded import Stack
+    stack = Stack(load_settings().home, workers=workers)
+    with terminate_as_interrupt():
+        if output.live:
+            with output.notes.status(output.text("starting")):
+                stack.start()
+        else:
+            stack.start()
+        try:
+            yield stack
+        finally:
+            stack.stop()
+
+
+def _announce(output: Output, stack: Stack) -> None:
+    info = stack.info
+    if output.as_json:
+        output.document(
+            {
+                "owned": stack.owned,
+                "home": str(info.home),
+                "redis_url": masked_url(info.redis_url),
+                "s3": {"endpoint_url": info.endpoint_url, "bucket": info.bucket},
+                "services": {name: process.pid for name, process in info.services.items()},
+            }
+        )
+        return
+    output.show(
+        Text(output.text("up_ready" if stack.owned else "up_already"), style="bold green"),
+        Text(f"  Redis  {masked_url(info.redis_url)}"),
+        Text(f"  S3     {info.endpoint_url}  s3://{info.bucket}"),
+        Text(f"  home   {info.home}"),
+        Text(f"  {', '.join(f'{name} {process.pid}' for name, process in info.services.items())}", style="dim"),
+    )
+    if stack.owned:
+        output.say(output.text("up_hint"), style="dim")
+
+
+def _guard(output: Output, stack: Stack) -> int:
+    """Wait for Ctrl-C; say so when a part ends, and leave when nothing is left to serve."""
+    pause = threading.Event()
+    told: set[str] = set()
+    while True:
+        pause.wait(_LOOK_EVERY_S)
+        ended = {service.name: service for service in stack.ended()}
+        for name in ended.keys() - told:
+            told.add(name)
+            output.say(ended[name].start_failed("no longer runs").message, style="red")
+        all_workers = {name for name in stack.info.services if name.startswith("worker")}
+        if ended.keys() - all_workers or (all_workers and all_workers <= ended.keys()):
+            names = ", ".join(sorted(ended))
+            raise PackagingError(
+                ErrorCode.SERVICE_START_FAILED,
+                f"{names} ended; the stack is stopped",
+                fields={"services": sorted(ended)},
+            )
+
+
+def _watch_one(output: Output, client: PackagingClient, job_id: str) -> Job:
+    if output.as_json:
+        return client.wait(job_id)
+    return watch_jobs(client, [job_id], output)[0]
+
+
+def _cancel(output: Output, client: PackagingClient, job: Job) -> None:
+    """Cancel a job whose command was interrupted, and wait until its stage has stopped."""
+    output.say(output.text("cancelling_job", id=job.id))
+    try:
+        client.cancel(job.id)
+        client.wait(job.id, _CANCEL_WAIT_S)
+    except PackagingError as error:
+        if error.code not in (ErrorCode.JOB_FINISHED, ErrorCode.WAIT_TIMEOUT):
+            raise

@@ -1,0 +1,116 @@
+"""``recommend``: every quant type's size for a model, and which suit a place to run it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from api_client.cli.extras import needs_extra
+from api_client.cli.failures import DONE
+from api_client.cli.output import Output
+from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.contract.recommend import (
+    DEFAULT_CONTEXT,
+    QUALITY_WORDS,
+    TARGETS,
+    Choice,
+    Recommendation,
+    parse_target,
+    recommend,
+    shape_of,
+)
+from api_client.words.formatting import format_size
+from api_client.words.language import Language
+
+RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
+
+  trainpack recommend /models/base --target gpu-12g --context 8192
+
+  trainpack recommend merged_model.gguf --target 6GB
+"""
+
+
+def recommend_types(
+    output: Output,
+    *,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Base model directory, or an unquantized GGUF file.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help=f"Where it will run: {', '.join(TARGETS)} or a size such as 6GB.",
+            autocompletion=lambda: list(TARGETS),
+            metavar="TARGET",
+        ),
+    ] = "gpu-8g",
+    context: Annotated[
+        int, typer.Option("--context", help="Context length in tokens.", min=1, max=100_000_000, metavar="N")
+    ] = DEFAULT_CONTEXT,
+) -> int:
+    """Recommend quant types for a model and a place to run it.
+
+    For every type the file's size as it will be, the memory to run it (weights, KV cache, working buffers), and the
+    quality to expect. cpu means this machine's memory.
+    """
+    place = parse_target(target, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    path = model.expanduser().absolute()
+    waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
+    with waiting, needs_extra("worker"):
+        from config.roots import Roots
+        from worker.models.sizes import predict_file_sizes
+
+        metadata, sizes = predict_file_sizes(path, Roots.anywhere())
+    shape = shape_of(metadata)
+    found = recommend(shape, sizes, place, context)
+    if output.as_json:
+        output.document({"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json")})
+    else:
+        output.show(*_view(output, found, shape.context_length))
+    return DONE
+
+
+def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
+    chinese = output.language is Language.ZH
+    choices = found.choices
+    yield Text(
+        output.text(
+            "recommend_head",
+            target=found.target.name,
+            memory=format_size(found.target.memory_bytes),
+            context=f"{found.context:,}",
+            cache=format_size(found.cache_bytes),
+            buffers=format_size(found.buffer_bytes),
+        )
+    )
+    if 0 < trained_context < found.context:
+        yield Text(output.text("context_long", trained=f"{trained_context:,}"), style="yellow")
+    yield fit_table(
+        [
+            Column(output.text("quant_type"), [_name(choice) for choice in choices], ALWAYS),
+            Column(output.text("size"), [format_size(choice.file_bytes) for choice in choices], 8, right=True),
+            Column(output.text("memory"), [format_size(choice.memory_bytes) for choice in choices], 7, right=True),
+            Column(output.text("fits"), [output.text("yes" if c.fits else "no") for c in choices], 6),
+            Column(output.text("quality"), [QUALITY_WORDS[choice.quality][chinese] for choice in choices], 5),
+            Column(
+                output.text("imatrix"), [output.text("needs_matrix") if c.needs_imatrix else "" for c in choices], 4
+            ),
+        ],
+        output.results.width,
+    )
+    if found.best_fitting is None:
+        yield Text(output.text("nothing_fits"), style="yellow")
+    else:
+        yield Text(output.text("best_fitting", quant_type=found.best_fitting.value))
+
+
+def _name(choice: Choice) -> Text:
+    if choice.recommended:
+        return Text(f"{choice.quant_type.value} *", style="bold green")
+    return Text(choice.quant_type.value, style="" if choice.fits else "dim")

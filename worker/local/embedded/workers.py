@@ -1,0 +1,28 @@
+"""Worker processes of the stack: command, environment, and how one knows that a worker serves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from api_client.client import PackagingClient
+from api_client.contract.errors import PackagingError
+
+COMMAND = (sys.executable, "-m", "worker")
+GRACE_S = 75.0
+"""Longer than a worker drains by default, so that it can hand its stage back."""
+
+
+def worker_environment(stack: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment with the addresses of the stack."""
+    return {**os.environ, **stack, "PYTHONUNBUFFERED": "1"}
+
+
+def serving_pids(redis_url: str) -> frozenset[int]:
+    """Process ids of the workers that Redis has heard from."""
+    try:
+        with PackagingClient(redis_url) as client:
+            return frozenset(worker.pid for worker in client.workers())
+    except PackagingError:
+        return frozenset()

@@ -1,0 +1,1 @@
+"""Models: reading, merging, converting, quantizing, judging and loading them. Knows no Redis."""

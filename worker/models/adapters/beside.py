@@ -1,0 +1,69 @@
+"""Files beside an adapter that may hold trained weights: which are read, which are known to hold none, which are not.
+
+Trainers put what they trained beside LoRA into files of their own: LLaVA ``non_lora_trainables.bin`` and
+``mm_projector.bin``, the Qwen-VL trainers ``non_lora_state_dict.bin``, LongLoRA ``trainable_params.bin``, ms-swift
+``vit.safetensors``. Safetensors files are read as more tensors of the adapter; pickles are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_client.contract.errors import ErrorCode
+from api_client.runs.files import ADAPTER_SUBDIRECTORIES
+from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
+from api_client.runs.state_files import VALUE_HEAD, is_state, may_hold_weights, pickled_beside
+from config.roots import Roots
+from worker.models.checkpoint.files import resolve_member
+
+_OTHER_WEIGHTS = (".gguf", ".h5", ".npz", ".onnx", ".distcp")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The files beside an adapter.
+
+    Attributes:
+        weights: Safetensors files to read as more tensors of the adapter.
+        left_out: Names of files with weights that are not read, and are no part of the model.
+    """
+
+    weights: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside:
+    """Look at every file beside an adapter's, and of the checkpoint around it.
+
+    Args:
+        opened: The directory that was asked for.
+        adapter_dir: The one that holds the adapter: the same, or one inside it.
+        allowed_roots: Where links may lead.
+
+    Raises:
+        PackagingError: ``weights_pickled``, naming the file and the command that converts it; ``path_not_allowed``.
+    """
+    weights, left_out = [], []
+    for directory in _directories(opened, adapter_dir):
+        names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
+        for name in names:
+            stem, suffix = Path(name).stem, Path(name).suffix.lower()
+            if suffix in _OTHER_WEIGHTS or (stem == VALUE_HEAD and suffix in (".safetensors", *PICKLE_SUFFIXES)):
+                left_out.append(name)
+            elif suffix == ".safetensors" and name != ADAPTER_WEIGHTS and not is_state(stem):
+                weights.append(resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID))
+            elif suffix in PICKLE_SUFFIXES and f"{stem}.safetensors" not in names:
+                path = resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID)
+                if may_hold_weights(path, stem):
+                    raise pickled_beside(str(directory / name), {"size_bytes": path.stat().st_size})
+    return Beside(tuple(weights), tuple(left_out))
+
+
+def _directories(opened: Path, adapter_dir: Path) -> Iterator[Path]:
+    yield adapter_dir
+    if opened != adapter_dir:
+        yield opened
+    elif adapter_dir.name in ADAPTER_SUBDIRECTORIES[1:] and adapter_dir.parent.name.startswith("checkpoint-"):
+        yield adapter_dir.parent

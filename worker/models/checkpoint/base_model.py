@@ -1,0 +1,252 @@
+"""A Hugging Face directory as one map of tensors.
+
+``open_base_model`` reads ``config.json``, the weight index if there is one, and the header of every shard; a 70B model
+costs a few megabytes. ``BaseModel.read_tensor`` maps the bytes of one tensor, so resident memory is that of the
+tensors still referenced, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.runs.kinds import PICKLE_SUFFIXES
+from api_client.runs.shards import shards_among
+from config.roots import NOWHERE_ELSE, Roots
+from worker.models.checkpoint.files import read_json, resolve_member
+from worker.models.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
+from worker.models.checkpoint.mapping import FileIdentity, file_identity, map_tensor, torch_dtypes
+
+__all__ = ["BaseModel", "open_base_model", "torch_dtypes"]
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_INVALID = ErrorCode.BASE_MODEL_INVALID
+_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+# quantization methods whose weights upstream's converter turns back into floats by itself
+DEQUANTIZED_BY_CONVERTER = frozenset({"fp8", "mxfp4", "compressed-tensors", "modelopt", "bitnet"})
+# tensors that only a quantized checkpoint has, also where config.json does not say so
+_SCALE = re.compile(r"(?<=\.weight)_scale(_inv|_2)?$")
+_QUANTIZED_SUFFIXES = (".SCB", ".absmax", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".qzeros")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model: its config and where each tensor lies.
+
+    Attributes:
+        directory: As given.
+        config: ``config.json``.
+        tensors: Tensor name -> entry, in file order.
+        quant_method: ``quantization_config.quant_method`` where the weights are quantized, else None.
+        fingerprint: Hex digest over config and all headers; the same for copies of a model, not over its data.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorEntry]
+    quant_method: str | None
+    fingerprint: str
+    _identities: Mapping[Path, FileIdentity] = field(repr=False)
+
+    @property
+    def model_type(self) -> str:
+        """``model_type`` of the config, empty where it has none."""
+        value = self.config.get("model_type")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The language model's part of the config: ``text_config`` where there is one, else the config itself."""
+        value = self.config.get("text_config")
+        return value if isinstance(value, dict) else self.config
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.size_bytes for entry in self.tensors.values())
+
+    def read_tensor(self, name: str) -> torch.Tensor:
+        """Map one tensor. Thread-safe; no copy is made, and the mapping ends with the last reference to the tensor.
+
+        The pages are private to this process: writing to the tensor changes neither the file nor another mapping of it.
+
+        Raises:
+            PackagingError: ``base_model_invalid`` for an unknown name, a dtype torch lacks, or a file that changed
+                after it was opened.
+        """
+        entry = self.tensors.get(name)
+        if entry is None:
+            raise PackagingError(_INVALID, f"{self.directory} has no tensor {name!r}")
+        return map_tensor(entry, self._identities[entry.file])
+
+
+def open_base_model(
+    directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, allow_quantized: bool = False
+) -> BaseModel:
+    """Open a base model from headers only.
+
+    Args:
+        directory: Hugging Face directory with ``config.json`` and safetensors weights, single or sharded.
+        allowed_roots: Where symlinks inside the directory may lead besides the directory itself.
+        allow_quantized: Accept methods that the converter turns back into floats (``DEQUANTIZED_BY_CONVERTER``); an
+            adapter cannot be merged into such weights.
+
+    Raises:
+        PackagingError: ``base_model_not_found``, ``base_model_invalid``, ``base_model_quantized``, ``weights_pickled``,
+            ``weights_truncated``, ``weights_shard_missing``, ``path_not_allowed``.
+    """
+    if not directory.is_dir():
+        raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{directory} is not a directory")
+    if not (directory / CONFIG).exists():
+        raise PackagingError(_INVALID, f"{directory} has no {CONFIG}")
+    config = read_json(resolve_member(directory, CONFIG, allowed_roots, _INVALID), _INVALID)
+    shards, weight_map = _shard_names(directory, allowed_roots)
+    headers = [_read_shard(directory, name, allowed_roots) for name in shards]
+    tensors = _collect(zip(shards, headers, strict=True), weight_map, directory)
+    quant_method = _quant_method(config, tensors)
+    if quant_method is not None and not (allow_quantized and quant_method in DEQUANTIZED_BY_CONVERTER):
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_QUANTIZED,
+            f"{directory} holds weights quantized with {quant_method}",
+            fields={"quant_method": quant_method},
+        )
+    return BaseModel(
+        directory=directory,
+        config=config,
+        tensors=tensors,
+        quant_method=quant_method,
+        fingerprint=_fingerprint(config, tensors),
+        _identities={header.path: file_identity(header.path) for header in headers},
+    )
+
+
+def _shard_names(directory: Path, allowed_roots: Roots) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the weight files and, where there is an index, its map from tensor to file."""
+    if (directory / SINGLE).exists():
+        return [SINGLE], None
+    if (directory / INDEX).exists():
+        weight_map = _weight_map(resolve_member(directory, INDEX, allowed_roots, _INVALID))
+        return sorted(set(weight_map.values())), weight_map
+    names = sorted(entry.name for entry in directory.iterdir())
+    shards = [name for name in names if name.startswith("model") and name.endswith(".safetensors")]
+    if shards:
+        _check_numbering(directory, shards)
+        return shards, None
+    shard_set = shards_among(names, str(directory))
+    if shard_set is not None:
+        raise PackagingError(_INVALID, f"{directory} holds {shard_set.what}", remedy=f"{shard_set.remedy}.")
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and name != "training_args.bin"]
+    if pickles:
+        raise PackagingError(
+            ErrorCode.WEIGHTS_PICKLED, f"{directory} holds only pickled weights: {', '.join(pickles[:3])}"
+        )
+    raise PackagingError(_INVALID, f"{directory} has no model*.safetensors weights")
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = read_json(path, _INVALID).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise PackagingError(_INVALID, f"{path} has no weight_map")
+    if not all(isinstance(name, str) and name.endswith(".safetensors") for name in weight_map.values()):
+        raise PackagingError(_INVALID, f"{path}: the weight_map names files that are not safetensors")
+    return weight_map
+
+
+def _check_numbering(directory: Path, shards: Sequence[str]) -> None:
+    """Shards without an index must be complete by their own numbers."""
+    numbered = [match for name in shards if (match := _SHARD.fullmatch(name))]
+    if not numbered:
+        return
+    total = int(numbered[0][2])
+    present = {int(match[1]) for match in numbered}
+    missing = next((number for number in range(1, total + 1) if number not in present), None)
+    if missing is not None:
+        name = f"model-{missing:05d}-of-{total:05d}.safetensors"
+        raise PackagingError(ErrorCode.WEIGHTS_SHARD_MISSING, f"{directory} lacks {name}", fields={"shard": name})
+
+
+def _read_shard(directory: Path, name: str, allowed_roots: Roots) -> SafetensorsHeader:
+    path = resolve_member(directory, name, allowed_roots, _INVALID)
+    if not path.exists():
+        raise PackagingError(
+            ErrorCode.WEIGHTS_SHARD_MISSING,
+            f"{directory / INDEX} names {name}, which is missing",
+            fields={"shard": name},
+        )
+    return read_safetensors_header(path)
+
+
+def _collect(
+    shards: Iterable[tuple[str, SafetensorsHeader]], weight_map: Mapping[str, str] | None, directory: Path
+) -> dict[str, TensorEntry]:
+    tensors: dict[str, TensorEntry] = {}
+    for shard, header in shards:
+        for name, entry in header.tensors.items():
+            if weight_map is not None and weight_map.get(name) != shard:
+                continue  # transformers loads what the index names, from where it names it
+            if name in tensors:
+                raise PackagingError(_INVALID, f"{directory}: tensor {name!r} is in two files")
+            tensors[name] = entry
+    absent = next((name for name in weight_map or () if name not in tensors), None)
+    if absent is not None:
+        raise PackagingError(
+            _INVALID, f"{directory / INDEX} says that {(weight_map or {})[absent]} holds {absent!r}; it does not"
+        )
+    if not tensors:
+        raise PackagingError(_INVALID, f"{directory} holds no tensors")
+    return tensors
+
+
+def _quant_method(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str | None:
+    for part in (config, config.get("text_config")):
+        quantization = part.get("quantization_config") if isinstance(part, dict) else None
+        if isinstance(quantization, dict):
+            method = quantization.get("quant_method")
+            if isinstance(method, str):
+                return method
+            # old bitsandbytes configs only have the switches
+            return "bitsandbytes" if "load_in_4bit" in quantization or "load_in_8bit" in quantization else "unknown"
+    suspicious = next((name for name in tensors if name.endswith(_QUANTIZED_SUFFIXES)), None)
+    if suspicious is None:
+        _refuse_left_scales(tensors)
+        return None
+    return "gptq or awq" if suspicious.endswith(".qzeros") else "bitsandbytes"
+
+
+def _refuse_left_scales(tensors: Mapping[str, TensorEntry]) -> None:
+    """Refuse weights beside scales that no config explains, as a "16-bit" save of an FP8 model leaves them.
+
+    Raises:
+        PackagingError: ``base_model_quantized``, naming weight and scale.
+    """
+    scale = next((name for name in tensors if _SCALE.search(name) and _SCALE.sub("", name) in tensors), None)
+    if scale is None:
+        return
+    weight = tensors[_SCALE.sub("", scale)]
+    raise PackagingError(
+        ErrorCode.BASE_MODEL_QUANTIZED,
+        f"{weight.file.parent}: {weight.name} is stored as {weight.dtype} with its scale {scale} beside it, but "
+        "config.json has no quantization_config: read as they are, the weights would be wrong by the scale",
+        remedy="Use the 16-bit model; or put the quantization_config that the weights were saved with back into "
+        "config.json; or, if they are multiplied out already, save them without the scales.",
+        fields={"quant_method": "unknown", "tensor": weight.name, "dtype": weight.dtype},
+    )
+
+
+def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        entry = tensors[name]
+        digest.update(f"{name}\0{entry.dtype}\0{entry.shape}\n".encode())
+    return digest.hexdigest()

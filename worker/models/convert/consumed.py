@@ -1,0 +1,55 @@
+"""What training changed must be in the file: every tensor that the overlay touches is one that the converter takes.
+
+Some converters drop tensors without a word: Gemma's have no head of its own, so a head that training pulled apart from
+the embedding would be lost, and the file would answer like another model. Parts for pictures and sound are left out of
+every text model on purpose; what training changed in them is told, not refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.adapters.names import is_head
+from worker.models.convert.weights import MergedWeights
+
+_OTHER_SENSES = re.compile(
+    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|mlp1)\w*\."
+)
+_NAMED = 3
+
+
+def check_consumed(weights: MergedWeights, left_out: Iterable[str], architecture: str) -> tuple[str, ...]:
+    """Refuse a conversion that would lose what an adapter trained.
+
+    Args:
+        weights: Base model and overlay.
+        left_out: Weights that no tensor of the file is made of.
+        architecture: For the message.
+
+    Returns:
+        Sentences worth telling the user: trained parts for pictures and sound, which a text model does not have.
+
+    Raises:
+        PackagingError: ``adapter_unsupported`` naming the tensors.
+    """
+    lost = sorted(weights.changed() & set(left_out))
+    if not any(key.endswith("tie_word_embeddings") for key in weights.config_changes()):
+        lost = [name for name in lost if not is_head(name)]  # still tied: the embedding says the same
+    senses = [name for name in lost if _OTHER_SENSES.search(name)]
+    others = [name for name in lost if name not in senses]
+    if others:
+        raise PackagingError(
+            ErrorCode.ADAPTER_UNSUPPORTED,
+            f"{architecture} files have no place for {_listed(others)}, which the adapter changes",
+            fields={"tensors": others[:100], "architecture": architecture},
+        )
+    if not senses:
+        return ()
+    return (f"trained parts for pictures or sound are not in the text model: {_listed(senses)}",)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,258 @@
+"""``convert``: a base model, or a base model and an overlay, to one unquantized GGUF file in one pass.
+
+Memory: a few times the largest tensor (GGUF tensor, so all experts of a layer together), and at most 256 MiB of
+finished tensors waiting to be hashed. Disk: the file, and a staging directory of a few MB. The file's tensors and
+metadata are those of upstream's converter on the merged model; only what the caller puts into ``metadata`` differs.
+Safe to retry: after a stop or a crash the next call goes on where the file's beginning is good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api_client.disk import room_errors
+from config.roots import NOWHERE_ELSE, Roots
+from worker.models.adapters.names import config_keys
+from worker.models.adapters.overlay import Overlay
+from worker.models.checkpoint import BaseModel, open_base_model
+from worker.models.convert.card import Card, read_card
+from worker.models.convert.consulted import dense_modules, weights_beside
+from worker.models.convert.consumed import check_consumed
+from worker.models.convert.metadata import ModelMetadata
+from worker.models.convert.progress import Report, no_report
+from worker.models.convert.staging import stage
+from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
+from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
+from worker.models.convert.vocabulary import check_vocabulary, embedding_rows
+from worker.models.convert.weights import MergedWeights
+from worker.models.heap import keep_freed_memory
+from worker.stop import ShouldStop
+
+if TYPE_CHECKING:
+    from worker.models.convert.plan import ConversionPlan
+    from worker.models.convert.writer import WrittenFile
+
+_EOS, _EOT = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """A finished GGUF file.
+
+    Attributes:
+        path: The file.
+        size_bytes: Its size.
+        sha256: Hex digest of the whole file.
+        architecture: GGUF architecture, e.g. ``llama``.
+        parameters: Number of weights.
+        tensor_types: ggml type name -> number of tensors.
+        file_type: ``general.file_type``.
+        resumed_bytes: How much of it an earlier attempt had written.
+        left_out: Weights that no tensor of the file was made of: the vision tower of a model whose text part this is
+            (its ``mmproj`` file is not made), rotary tables, unused heads.
+        converter: Name and version of the conversion package.
+        notes: Sentences worth telling the user.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    architecture: str
+    parameters: int
+    tensor_types: Mapping[str, int]
+    file_type: int | None
+    resumed_bytes: int
+    left_out: tuple[str, ...]
+    converter: str
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    model_dir: Path,
+    out_path: Path,
+    *,
+    overlay: Overlay | None = None,
+    tokenizer: TokenizerChoice | None = None,
+    gguf_dtype: str = "auto",
+    model_name: str | None = None,
+    metadata: ModelMetadata | None = None,
+    threads: int | None = None,
+    report: Report = no_report,
+    should_stop: ShouldStop = lambda: False,
+    allowed_roots: Roots = NOWHERE_ELSE,
+    llama_cpp_dir: Path | None = None,
+    scratch_dir: Path | None = None,
+) -> ConvertResult:
+    """Convert.
+
+    Args:
+        model_dir: The base model.
+        out_path: File to make; replaced if it exists. Its directory must exist.
+        overlay: Updates to merge; its own precision decides where sums are rounded.
+        tokenizer: From ``find_tokenizer``; the base model's own where not given.
+        gguf_dtype: ``auto`` (upstream's: bfloat16 or float16 as the base, float16 for a float32 base), ``f32``,
+            ``f16``,
+            ``bf16``.
+        model_name: ``general.name``; wins over ``metadata``.
+        metadata: From ``metadata.describe``; without it, what upstream makes of the base model's own card.
+        threads: Tensors evaluated at a time; by default one per core, at most 8.
+        report: Called after each tensor with bytes done, bytes in all, and the tensor's name.
+        should_stop: Asked between tensors.
+        allowed_roots: Where symlinks of model directories may lead.
+        llama_cpp_dir: A llama.cpp checkout whose conversion package to use.
+        scratch_dir: Where the staging directory is made; by default the system's temporary directory.
+
+    Raises:
+        StopRequested: As asked; the partial file and its journal stay.
+        PackagingError: ``base_model_*``, ``weights_*``, ``unsupported_architecture``, ``tokenizer_not_found``,
+            ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``adapter_mismatch``, ``adapter_unsupported`` where a
+            trained tensor has no place in the file, ``path_not_allowed``, ``disk_space_insufficient``,
+            ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
+    """
+    keep_freed_memory()
+    from worker.models.convert.evaluate import shared_cores
+    from worker.models.convert.writer import write_plan
+
+    base = open_base_model(model_dir, allowed_roots=allowed_roots, allow_quantized=overlay is None)
+    upstream, plan = plan_conversion(
+        base,
+        overlay=overlay,
+        tokenizer=tokenizer,
+        gguf_dtype=gguf_dtype,
+        model_name=model_name,
+        metadata=metadata,
+        allowed_roots=allowed_roots,
+        llama_cpp_dir=llama_cpp_dir,
+        scratch_dir=scratch_dir,
+    )
+    threads = threads or min(8, os.cpu_count() or 1)
+    with shared_cores(threads):
+        written = write_plan(
+            plan,
+            out_path,
+            fingerprint=input_fingerprint(plan.header, base, overlay, upstream.version, plan.beside),
+            threads=threads,
+            report=report,
+            should_stop=should_stop,
+        )
+    return describe_result(plan, written, upstream)
+
+
+def plan_conversion(
+    base: BaseModel,
+    *,
+    overlay: Overlay | None = None,
+    tokenizer: TokenizerChoice | None = None,
+    gguf_dtype: str = "auto",
+    model_name: str | None = None,
+    metadata: ModelMetadata | None = None,
+    vocabulary_rows: int | None = None,
+    allowed_roots: Roots = NOWHERE_ELSE,
+    llama_cpp_dir: Path | None = None,
+    scratch_dir: Path | None = None,
+) -> tuple[Upstream, ConversionPlan]:
+    """Plan a conversion: the exact header, and every tensor's type, shape and place. Reads no weights.
+
+    Arguments and errors as :func:`convert`. ``vocabulary_rows`` is for a merge planned before its overlay is built:
+    what ``vocabulary.adapter_rows`` says of an adapter that resized the vocabulary, whose rows the new tokens need.
+    """
+    from worker.models.convert.plan import plan_model
+
+    check_architecture(base.config, llama_cpp_dir)
+    if tokenizer is None:
+        tokenizer = find_tokenizer(None, base.directory, allowed_roots=allowed_roots)
+    changes = overlay.config_changes() if overlay is not None else {}
+    if vocabulary_rows is not None:
+        changes |= dict.fromkeys(config_keys(base, "vocab_size"), vocabulary_rows)
+    check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
+    upstream = load_upstream(llama_cpp_dir)
+    weights = MergedWeights(base, overlay, rows=vocabulary_rows)
+    with tempfile.TemporaryDirectory(prefix="convert-", dir=scratch_dir) as scratch, room_errors(Path(scratch)):
+        card = read_card(base.directory) if metadata is None else Card(metadata.card, "")
+        staged = stage(Path(scratch), weights, tokenizer, changes, card=card, allowed_roots=allowed_roots)
+        override = None
+        if metadata is not None:
+            override = Path(scratch) / "metadata.json"
+            override.write_text(json.dumps(dict(metadata.overrides)), encoding="utf-8")
+        plan = plan_model(
+            upstream,
+            staged,
+            weights,
+            gguf_dtype=gguf_dtype,
+            model_name=model_name,
+            metadata_override=override,
+            finish=_trained_end_of_turn(tokenizer),
+        )
+    notes = check_consumed(weights, plan.left_out, plan.architecture)
+    notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, allowed_roots))
+    beside = tuple(weights_beside(tokenizer.places, allowed_roots).values())
+    return upstream, replace(plan, notes=notes, beside=beside)
+
+
+def _dense_layers_left_out(plan: ConversionPlan, directories: Sequence[str]) -> tuple[str, ...]:
+    """Upstream's default file of an embedding model ends with the pooling; who compares vectors wants to know."""
+    if not directories or any(tensor.name.startswith("dense") for tensor in plan.tensors):
+        return ()
+    return (f"dense layers after the pooling are not in the file: {', '.join(directories)}",)
+
+
+def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:
+    """Name a second end token that training introduced, which llama.cpp may not know by its text.
+
+    Only a generation config that training wrote counts: a base model's own list is what upstream leaves to llama.cpp.
+    """
+
+    def finish(writer: Any) -> None:
+        ends = tokenizer.generation_config.get("eos_token_id")
+        values = writer.kv_data[0]
+        if not tokenizer.trained_generation or not isinstance(ends, list) or _EOS not in values or _EOT in values:
+            return
+        others = [end for end in ends if type(end) is int and end != values[_EOS].value]
+        if others:
+            writer.add_eot_token_id(others[0])
+
+    return finish
+
+
+def input_fingerprint(
+    header: bytes, base: BaseModel, overlay: Overlay | None, converter: str, beside: Sequence[Path] = ()
+) -> str:
+    """Digest over everything that decides the file's bytes. The header holds config, tokenizer and metadata already.
+
+    ``beside`` are weight files besides those of ``base``, as ``ConversionPlan.beside``.
+    """
+    digest = hashlib.sha256(header)
+    digest.update(f"{converter}\0{base.fingerprint}\0".encode())
+    for path in sorted({entry.file for entry in base.tensors.values()} | set(beside)):
+        info = path.stat()
+        digest.update(f"{path.name}\0{info.st_size}\0{info.st_mtime_ns}\0".encode())
+    if overlay is not None:
+        with overlay.path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def describe_result(plan: ConversionPlan, written: WrittenFile, upstream: Upstream) -> ConvertResult:
+    """What was planned and what was written, together."""
+    file_type = plan.metadata.get("general.file_type")
+    return ConvertResult(
+        path=written.path,
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
+        architecture=plan.architecture,
+        parameters=plan.parameters,
+        tensor_types=dict(Counter(tensor.type for tensor in plan.tensors)),
+        file_type=None if file_type is None else int(file_type),
+        resumed_bytes=written.resumed_bytes,
+        left_out=plan.left_out,
+        notes=plan.notes,
+        converter=upstream.version,
+    )

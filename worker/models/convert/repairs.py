@@ -1,0 +1,181 @@
+"""``config.json`` as upstream's classes expect to read it, whoever wrote it.
+
+Upstream reads ``config.json`` through transformers' classes. Version 5 of transformers drops keys that it knows under
+other names, renames kinds of layers and moves what differs by layer into ``per_layer_config``, both when it reads a
+config of the Hub and when it saves one; upstream's classes look for the names of the Hub. Two steps give them back:
+
+1. what the file says and transformers dropped is put back from the file (:func:`completed`);
+2. what transformers 5 itself wrote under its own names is said again under the Hub's (:func:`config_repairs`), by
+   ``model_type``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from api_client.contract.errors import ErrorCode
+from worker.models.checkpoint.files import read_json
+from worker.models.hardening import replaced
+
+if TYPE_CHECKING:
+    from worker.models.convert.upstream import Upstream
+
+_Config = Mapping[str, Any]
+_CONFIG = "config.json"
+# transformers.configuration_utils._LEGACY_LAYER_TYPE_REMAP, the other way round
+_HUB_LAYER_KINDS = {"linear_attention": "mamba", "full_attention": "attention"}
+# the letters of Nemotron-H's hybrid_override_pattern, by either name of a kind
+_NEMOTRON_LETTERS = {
+    "mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*", "mlp": "-", "moe": "E",
+}  # fmt: skip
+_NEMOTRON_EXPERT_KEYS = (
+    "num_experts_per_tok", "n_routed_experts", "n_shared_experts", "n_group", "topk_group", "moe_intermediate_size",
+    "moe_shared_expert_intermediate_size", "moe_latent_size", "norm_topk_prob", "routed_scaling_factor",
+)  # fmt: skip
+
+
+def _gemma4(config: _Config) -> dict[str, Any]:
+    """``per_layer_config`` holds what the Hub's config calls ``global_head_dim`` and ``num_global_key_value_heads``."""
+    named = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
+    full = _of_kind(config, "full_attention")
+    found = {key: full.get(own) for key, own in named.items() if config.get(key) is None}
+    found = {key: value for key, value in found.items() if value is not None}
+    # left out where it equals the head size of the other layers
+    if "global_head_dim" not in found and config.get("global_head_dim") is None and "per_layer_config" in config:
+        found["global_head_dim"] = config["head_dim"]
+    return found
+
+
+def _of_kind(config: _Config, kind: str) -> _Config:
+    """What ``per_layer_config`` says of the first layer of a kind that it mentions."""
+    kinds = config.get("layer_types") or []
+    layers = config.get("per_layer_config") or {}
+    return next((layers[at] for at in layers if int(at) < len(kinds) and kinds[int(at)] == kind), {})
+
+
+def _rotary_part(config: _Config) -> float:
+    return float((config.get("rope_parameters") or {}).get("partial_rotary_factor") or 1.0)
+
+
+def _hybrid_kinds(config: _Config) -> dict[str, Any]:
+    """Granite 4's kinds of layers by the Hub's names, which upstream compares with."""
+    kinds = config.get("layer_types")
+    return {"layer_types": [_HUB_LAYER_KINDS.get(kind, kind) for kind in kinds]} if kinds else {}
+
+
+def _nemotron_h(config: _Config) -> dict[str, Any]:
+    """The pattern of letters, the number of layers, and nothing of experts where no layer has any.
+
+    transformers fills in the counts of experts for dense models too, and upstream takes them at their word.
+    """
+    kinds = config.get("layers_block_type") or config.get("layer_types")
+    if config.get("hybrid_override_pattern") or not kinds or not set(kinds) <= set(_NEMOTRON_LETTERS):
+        pattern = config.get("hybrid_override_pattern") or ""
+    else:
+        pattern = "".join(_NEMOTRON_LETTERS[kind] for kind in kinds)
+    if not pattern:
+        return {}
+    absent = {} if "E" in pattern else dict.fromkeys(_NEMOTRON_EXPERT_KEYS, ABSENT)
+    return {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern), **absent}
+
+
+ABSENT = object()
+"""The value of a key that is to be taken away."""
+
+_REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
+    # GPT2Config lost n_ctx, which always equalled n_positions
+    "gpt2": lambda config: {"n_ctx": config.get("n_positions", 1024)} if "n_ctx" not in config else {},
+    # FalconConfig fills num_kv_heads with the number of heads, also where the model has one (multi_query of Falcon-7B)
+    "falcon": lambda config: (
+        {"num_kv_heads": 1} if config.get("multi_query", True) and not config.get("new_decoder_architecture") else {}
+    ),
+    # GPTNeoXConfig moved rotary_pct into rope_parameters
+    "gpt_neox": lambda config: (
+        {"rotary_pct": (config.get("rope_parameters") or {}).get("partial_rotary_factor", 0.25)}
+        if "rotary_pct" not in config
+        else {}
+    ),
+    # ModernBertConfig knows norm_eps alone, where the Hub's configs say layer_norm_eps besides
+    "modernbert": lambda config: (
+        {"layer_norm_eps": config["norm_eps"]} if "norm_eps" in config and "layer_norm_eps" not in config else {}
+    ),
+    # where a trainer left it out: T5's decoder begins with the token for padding, as its class has it
+    **dict.fromkeys(
+        ("t5", "mt5", "umt5"),
+        lambda config: (
+            {"decoder_start_token_id": config.get("pad_token_id", 0)}
+            if config.get("decoder_start_token_id") is None and config.get("is_encoder_decoder", True)
+            else {}
+        ),
+    ),
+    # Cohere2Config and MiniMaxM2Config keep the part of a head that turns in rope_parameters alone
+    "cohere2": lambda config: {"rotary_pct": _rotary_part(config)} if "rotary_pct" not in config else {},
+    "minimax_m2": lambda config: (
+        {"rotary_dim": int(_rotary_part(config) * config["head_dim"])}
+        if "rotary_dim" not in config and "head_dim" in config
+        else {}
+    ),
+    "gemma4_text": _gemma4,
+    "gemma4_unified_text": _gemma4,
+    "granitemoehybrid": _hybrid_kinds,
+    "nemotron_h": _nemotron_h,
+}
+
+
+def config_repairs(config: _Config) -> dict[str, Any]:
+    """Keys to set in a config as read (:data:`ABSENT`: to take away); empty for nearly every model."""
+    repair = _REPAIRS.get(str(config.get("model_type")))
+    return repair(config) if repair is not None else {}
+
+
+def completed(parsed: dict[str, Any], raw: _Config) -> dict[str, Any]:
+    """A config as upstream parsed it, with what the file says besides and with repairs, at every depth; in place.
+
+    Lists of names (kinds of layers) are the file's: transformers renames and cuts them.
+    """
+    _fill(parsed, raw)
+    return repaired(parsed)
+
+
+def _fill(parsed: dict[str, Any], raw: _Config) -> None:
+    for key, said in raw.items():
+        known = parsed.get(key)
+        if isinstance(known, dict) and isinstance(said, Mapping):
+            _fill(known, said)
+        elif (known is None and said is not None) or (known != said and _is_names(said)):
+            parsed[key] = said
+
+
+def repaired(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with its repairs, at every depth; in place. Some classes of upstream read the file themselves."""
+    for key, value in config_repairs(config).items():
+        if value is ABSENT:
+            config.pop(key, None)
+        else:
+            config[key] = value
+    for part in config.values():
+        if isinstance(part, dict):
+            repaired(part)
+    return config
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+@contextmanager
+def completed_configs(upstream: Upstream) -> Iterator[None]:
+    """Have everything of upstream that reads a config, its classes included, read it completed."""
+    original = upstream.conversion.ModelBase.load_hparams
+
+    def load_hparams(directory: Path, is_mistral_format: bool, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        parsed: dict[str, Any] = original(directory, is_mistral_format, *args, **kwargs)
+        if is_mistral_format or not (Path(directory) / _CONFIG).is_file():
+            return parsed
+        return completed(parsed, read_json(Path(directory) / _CONFIG, ErrorCode.BASE_MODEL_INVALID))
+
+    with replaced(upstream.conversion.ModelBase, "load_hparams", staticmethod(load_hparams)):
+        yield

@@ -1,0 +1,208 @@
+"""One pass of several models over the same batches, side by side, one layer at a time.
+
+All variants share one skeleton. Every (variant, batch) pair runs the model's own ``forward`` in a thread of its own and
+stops at the embedding, at each layer and at the head (:mod:`worker.models.imatrix.lockstep`). At each of these doors
+the reference's weights are read once, and each variant's take their place while its batches pass. At the head the
+batches go one after the other, so that of the logits only one batch of the reference and one of another variant exist.
+
+Memory: the weights outside the doors, two variants' weights of one layer, the head of every variant, hidden states of
+all batches for every variant, and the logits of two batches. Nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.evaluate.inverse import BlockMap, map_block
+from worker.models.evaluate.scores import ReferenceBatch, TokenScores
+from worker.models.evaluate.sequences import Batch
+from worker.models.evaluate.variants import Destination, Variant
+from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
+from worker.models.imatrix.model import Skeleton
+from worker.models.imatrix.names import Converter
+from worker.stop import ShouldStop
+
+Report = Callable[[int, int], None]
+"""Called with steps done and steps in all; a step is one batch of one variant through one door."""
+
+
+@dataclass
+class _Doors:
+    """The doors of a model in the order in which text meets them.
+
+    Attributes:
+        doors: Embedding, layers, head.
+        prefixes: Door name -> beginning of the names of its parameters; a tied head has the embedding's.
+    """
+
+    doors: list[Door]
+    prefixes: Mapping[str, str]
+
+    @property
+    def head(self) -> Door:
+        """The last one."""
+        return self.doors[-1]
+
+
+def _find(skeleton: Skeleton) -> _Doors:
+    model = skeleton.model
+    names = {module: name for name, module in model.named_modules()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head not in names or embedding not in names:
+        raise PackagingError(
+            ErrorCode.UNSUPPORTED_ARCHITECTURE,
+            f"{type(model).__name__} gives no probabilities of tokens, which an evaluation compares",
+        )
+    layers = [Door(skeleton.prefix + door.name, door.module) for door in find_doors(skeleton.body)]
+    ends = [Door(names[embedding], embedding), Door(names[head], head)]
+    prefixes = {door.name: f"{door.name}." for door in [*layers, *ends]}
+    source = model.all_tied_weights_keys.get(f"{names[head]}.weight")
+    if source is not None:
+        prefixes[names[head]] = source.rpartition(".")[0] + "."
+    return _Doors([ends[0], *layers, ends[1]], prefixes)
+
+
+@dataclass
+class SideBySide:
+    """Runs variants over batches.
+
+    Args:
+        skeleton: The model without weights; its own tensors are the reference's.
+        converter: Upstream's converter of the model, for its tensor mapping.
+        variants: What is compared; the first one is the reference.
+    """
+
+    skeleton: Skeleton
+    converter: Converter
+    variants: Sequence[Variant]
+    _maps: dict[str, BlockMap] = field(default_factory=dict)
+    _outside: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    _heads: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    _own: tuple[str, dict[str, torch.Tensor]] = ("", {})
+
+    def __post_init__(self) -> None:
+        self._places = _find(self.skeleton)
+
+    def run(
+        self, batches: Sequence[Batch], *, report: Report = lambda _done, _all: None, should_stop: ShouldStop
+    ) -> list[TokenScores]:
+        """Scores of every variant over all batches, in the order of ``variants``.
+
+        Raises:
+            StopRequested: when asked to stop.
+            PackagingError: as of :class:`~worker.models.evaluate.variants.QuantizedFile`.
+        """
+        outputs: dict[int, torch.Tensor] = {}
+        pieces: list[list[TokenScores]] = [[] for _ in self.variants]
+        jobs = [(variant, number) for number in range(len(batches)) for variant in range(len(self.variants))]
+        compared: dict[int, ReferenceBatch] = {}
+        done = 0
+
+        def body(job: int) -> Callable[[], None]:
+            return lambda: outputs.__setitem__(job, self._forward(batches[jobs[job][1]]))
+
+        def step(_door: Door) -> None:
+            nonlocal done
+            done += 1
+            report(done, len(jobs) * len(self._places.doors))
+            for job in list(outputs):
+                variant, number = jobs[job]
+                logits = outputs.pop(job)
+                if variant == 0:
+                    compared.clear()
+                    compared[number] = ReferenceBatch(logits.float(), batches[number].targets.to(logits.device))
+                    pieces[0].append(compared[number].own_scores())
+                else:
+                    pieces[variant].append(compared[number].compare(logits))
+
+        self._load_outside()
+        lockstep = Lockstep(
+            self._places.doors,
+            lambda door, group: self._enter(door, jobs[group[0]][0]),
+            self._leave,
+            torch.no_grad,
+            groups=lambda door, waiting: self._grouped(door, waiting, jobs),
+            select=lambda job: self._select(jobs[job][0]),
+        )
+        with torch.no_grad(), self._scored_only(lambda: batches[jobs[lockstep.running][1]]):
+            lockstep.run([body(job) for job in range(len(jobs))], step, should_stop)
+        return [TokenScores.joined(piece) for piece in pieces]
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Logits of the scored positions, ``(n, vocabulary)``."""
+        logits: torch.Tensor = self.skeleton.model(input_ids=batch.ids, use_cache=False).logits
+        return logits[0]
+
+    @contextmanager
+    def _scored_only(self, batch: Callable[[], Batch]) -> Iterator[None]:
+        """The head sees the hidden states of scored positions alone, ``(1, n, hidden)``."""
+        head = self._places.head.module
+        original = head.forward
+
+        def forward(hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            current = batch()
+            return original(hidden[current.rows, current.positions][None], *arguments, **named)
+
+        head.forward = forward
+        try:
+            yield
+        finally:
+            head.forward = original
+
+    def _grouped(self, door: Door, waiting: Sequence[int], jobs: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Passes by variant; at the head by batch first."""
+        if door is self._places.head:
+            return [[job] for job in sorted(waiting, key=lambda job: (jobs[job][1], jobs[job][0]))]
+        return [
+            members
+            for variant in range(len(self.variants))
+            if (members := [job for job in waiting if jobs[job][0] == variant])
+        ]
+
+    def _select(self, variant: int) -> None:
+        self.skeleton.put(self._outside[variant])
+
+    def _enter(self, door: Door, variant: int) -> None:
+        self._select(variant)
+        if door is self._places.head:
+            if not self._heads:
+                self._load_heads(door)
+            self.skeleton.put(self._heads[variant])
+            return
+        own = self._reference_weights(door)
+        self.skeleton.put(own | self._weights(variant, door.name, own))
+
+    def _leave(self, door: Door, _group: Sequence[int]) -> None:
+        if door is not self._places.head:
+            self.skeleton.free(self._places.prefixes[door.name])
+
+    def _reference_weights(self, door: Door) -> dict[str, torch.Tensor]:
+        """The reference's parameters of a door; read once for all variants that pass."""
+        if self._own[0] != door.name:
+            self._own = ("", {})
+            loaded = self.skeleton.load(self._places.prefixes[door.name])
+            self._own = (door.name, {name: tensor.detach() for name, tensor in loaded})
+        return self._own[1]
+
+    def _load_heads(self, door: Door) -> None:
+        own = self._reference_weights(door)
+        self._heads = {variant: own | self._weights(variant, door.name, own) for variant in range(len(self.variants))}
+
+    def _load_outside(self) -> None:
+        """Weights that no door has, of every variant: the last norm, and whatever an architecture adds."""
+        inside = (*self._places.prefixes.values(), *(f"{name}." for name in self._places.prefixes))
+        own = {name: tensor.detach() for name, tensor in self.skeleton.load("", without=inside)}
+        own = {name: tensor for name, tensor in own.items() if not tensor.is_meta}
+        self._outside = [own | self._weights(variant, "", own) for variant in range(len(self.variants))]
+
+    def _weights(self, variant: int, name: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if name not in self._maps:
+            shapes = {name: tensor.shape for name, tensor in own.items()}
+            self._maps[name] = map_block(shapes, self.skeleton.to_checkpoint, self.converter)
+        return self.variants[variant].weights(Destination(own, self._maps[name], self.skeleton))

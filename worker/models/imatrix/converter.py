@@ -1,0 +1,46 @@
+"""An instance of upstream's converter, for its tensor mapping alone: nothing is converted or written with it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from api_client.contract.errors import ErrorCode
+from config.roots import NOWHERE_ELSE, Roots
+from worker.models.convert.plan import UNUSED_OUTPUT, read_config, shown_weights, upstream_errors
+from worker.models.convert.staging import stage
+from worker.models.convert.upstream import Upstream
+from worker.models.convert.weights import MergedWeights
+from worker.models.hardening import locked_down
+
+if TYPE_CHECKING:
+    from worker.models.imatrix.names import Converter
+
+
+def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Roots = NOWHERE_ELSE) -> Converter:
+    """The converter for a model, shown a staged directory as for a conversion; reads no weights.
+
+    Extra prediction layers are left out (``no_mtp``): transformers does not run them.
+
+    Raises:
+        PackagingError: ``unsupported_architecture``, ``base_model_invalid``.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="convert-") as scratch,
+        locked_down(),
+        torch.no_grad(),
+        shown_weights(upstream, weights),
+        upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
+    ):
+        staged = stage(Path(scratch), weights, None, weights.config_changes(), card=None, allowed_roots=allowed_roots)
+        architecture = read_config(upstream, staged)
+        model_class = upstream.model_class(architecture)
+        mapping_class: Any = type(
+            model_class.__name__, (model_class,), {"model_arch": model_class.model_arch, "no_mtp": True}
+        )
+        file_type = upstream.gguf.LlamaFileType.ALL_F32
+        converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT)
+    return converter

@@ -1,0 +1,187 @@
+"""Decides every tensor's type for a quant type, as ``llama-quantize`` of llama.cpp b11434 does.
+
+Pure: names, shapes, types and a few facts of the model in, types out. Tensors are decided in processing order (by
+layer, then by name) since some rules count; the result is in the caller's order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
+from worker.models.gguf.tensors import TensorSpec, normal_shape
+from worker.models.gguf.types import GGMLType
+from worker.models.mixture.model import ModelFacts
+from worker.models.mixture.names import (
+    OUTPUT_NAME,
+    TOKEN_EMBEDDING_NAMES,
+    Category,
+    block_number,
+    category_of,
+    may_be_quantized,
+    processing_key,
+    wants_q8_0,
+)
+from worker.models.mixture.tables import (
+    DEFAULT_TYPE,
+    MORE_BITS_IN_70B,
+    NARROWER_BLOCK,
+    NEEDS_IMATRIX,
+    NEEDS_IMATRIX_IN,
+    OUTPUT_TYPE,
+    RULES,
+    SMALLEST,
+    TOKEN_EMBEDDING_TYPE,
+    TensorPosition,
+)
+
+_FFN = (Category.FFN_DOWN, Category.FFN_GATE, Category.FFN_UP)
+
+
+class ImatrixNeed(NamedTuple):
+    """A tensor that cannot be made without an importance matrix."""
+
+    tensor: str
+    type: GGMLType
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The decision for one quant type.
+
+    Attributes:
+        quant_type: The quant type.
+        types: One per tensor, in the order the tensors were given.
+        fallback_count: Tensors whose row length did not fit the type chosen for them.
+        imatrix_needs: Tensors that need an importance matrix, in processing order.
+    """
+
+    quant_type: QuantType
+    types: tuple[GGMLType, ...]
+    fallback_count: int
+    imatrix_needs: tuple[ImatrixNeed, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of tensors by ggml type name, most frequent first."""
+        found = Counter(ggml_type.name for ggml_type in self.types)
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def choose_mixture(
+    model: ModelFacts, tensors: Sequence[TensorSpec], quant_type: QuantType, *, has_imatrix: bool
+) -> Mixture:
+    """Types of all tensors.
+
+    Args:
+        model: Facts of the model.
+        tensors: Name, shape (ggml order) and present type of every tensor, in any order.
+        quant_type: What is asked for.
+        has_imatrix: Whether an importance matrix will be used; some rules depend on it.
+
+    Raises:
+        PackagingError: ``gguf_invalid`` if a model with experts has a feed-forward tensor whose name bears no layer
+            number below the number of layers (llama.cpp refuses it too).
+    """
+    order = sorted(range(len(tensors)), key=lambda index: processing_key(tensors[index].name))
+    categories = Counter(category_of(tensor.name) for tensor in tensors)
+    decision = _Decision(
+        model,
+        quant_type,
+        has_imatrix,
+        values_total=categories[Category.ATTENTION_V],
+        tied=not categories[Category.OUTPUT],
+    )
+    chosen = {index: decision.decide(tensors[index]) for index in order}
+    types = tuple(chosen[index] for index in range(len(tensors)))
+    return Mixture(quant_type, types, decision.fallback_count, tuple(decision.needs))
+
+
+@dataclass
+class _Decision:
+    """One walk over the tensors, with the running counts that some rules look at."""
+
+    model: ModelFacts
+    quant_type: QuantType
+    has_imatrix: bool
+    values_total: int
+    tied: bool
+    fallback_count: int = 0
+    needs: list[ImatrixNeed] = field(default_factory=list)
+    seen: Counter[Category] = field(default_factory=Counter)
+
+    def decide(self, tensor: TensorSpec) -> GGMLType:
+        """Type of the next tensor in processing order."""
+        if not may_be_quantized(self.model.architecture, tensor.name, normal_shape(tensor.shape)):
+            return tensor.type
+        chosen = DEFAULT_TYPE[self.quant_type]
+        if chosen.is_quantized:
+            chosen = self._fit(tensor, self._by_rules(tensor, chosen))
+        if self._needs_imatrix(tensor.name, chosen):
+            self.needs.append(ImatrixNeed(tensor.name, chosen))
+        return chosen
+
+    def _by_rules(self, tensor: TensorSpec, default: GGMLType) -> GGMLType:
+        if wants_q8_0(self.model.architecture, tensor.name):
+            return GGMLType.Q8_0
+        category = category_of(tensor.name)
+        if category is Category.OUTPUT or (self.tied and category is Category.TOKEN_EMBEDDING):
+            return self._output_type(tensor, default)
+        if category is Category.TOKEN_EMBEDDING:
+            return TOKEN_EMBEDDING_TYPE.get(self.quant_type, default)
+        place = self._place(tensor.name, category)
+        rules = RULES.get(category, {}).get(self.quant_type, ())
+        chosen = next((rule.type for rule in rules if rule.condition(place)), default)
+        if category is Category.ATTENTION_V and self.quant_type not in SMALLEST:
+            chosen = self._value_type(chosen)
+        return chosen
+
+    def _output_type(self, tensor: TensorSpec, default: GGMLType) -> GGMLType:
+        if self.model.architecture == "falcon" or tensor.row_length % default.block_length:
+            return GGMLType.Q8_0
+        if default is GGMLType.Q8_0:
+            return default
+        return OUTPUT_TYPE.get(self.quant_type, GGMLType.Q6_K)
+
+    def _value_type(self, chosen: GGMLType) -> GGMLType:
+        """More bits for value projections where they are a small part of the model."""
+        if self.model.expert_count == 8:
+            return GGMLType.Q8_0
+        return MORE_BITS_IN_70B.get(chosen, chosen) if self.model.is_70b else chosen
+
+    def _place(self, name: str, category: Category) -> TensorPosition:
+        """Count the tensor in. Feed-forward tensors of models with experts go by the layer number in their name."""
+        index = self.seen[category]
+        self.seen[category] += 1
+        total = self.values_total if category is Category.ATTENTION_V else self.model.block_count
+        if category in _FFN and self.model.expert_count > 1 and self.quant_type not in SMALLEST:
+            index = self._layer(name)
+        return TensorPosition(self.model, self.has_imatrix, index, total)
+
+    def _layer(self, name: str) -> int:
+        number = block_number(name)
+        if number is None or not 0 <= number < self.model.block_count:
+            raise PackagingError(
+                ErrorCode.GGUF_INVALID,
+                f"tensor {name!r} of a model with {self.model.expert_count} experts bears no layer number"
+                f" from 0 to {self.model.block_count - 1}",
+                fields={"tensor": name, "block_count": self.model.block_count},
+            )
+        return number
+
+    def _fit(self, tensor: TensorSpec, chosen: GGMLType) -> GGMLType:
+        """A type whose blocks divide the row."""
+        if tensor.row_length % chosen.block_length == 0:
+            return chosen
+        self.fallback_count += 1
+        narrower = NARROWER_BLOCK.get(chosen, chosen)
+        return narrower if tensor.row_length % narrower.block_length == 0 else GGMLType.F16
+
+    def _needs_imatrix(self, name: str, chosen: GGMLType) -> bool:
+        if name == OUTPUT_NAME or name in TOKEN_EMBEDDING_NAMES:
+            return False
+        return chosen in NEEDS_IMATRIX_IN.get(self.quant_type, NEEDS_IMATRIX)

@@ -1,0 +1,257 @@
+"""The pass: every quant type asked for, from one reading of an unquantized GGUF file.
+
+    open and plan -> claim the disk space -> slab by slab: read, widen once, quantize to each distinct type,
+    write to every file -> sync and rename
+
+Slabs are spread over threads; the kernels, reading, writing and hashing release the GIL. Memory is a few slabs per
+thread (each about 8 MiB and its encodings), whatever the size of the model. Disk is the outputs. The results are the
+bytes that llama-quantize b11434 writes, but for the two differences told in :mod:`worker.models.mixture.plan`; threads
+and slabs change nothing.
+
+A file that cannot be written fails alone; the others go on. When asked to stop, partial files and journals stay, and
+the next call with the same arguments goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QuantType
+from worker.models.heap import keep_freed_memory
+from worker.models.kernels import gpu_if_there
+from worker.models.quantize.imatrix_data import ImatrixData
+from worker.models.quantize.journal import fingerprint
+from worker.models.quantize.output_file import OutputFile
+from worker.models.quantize.prepare import Preparation, prepare
+from worker.models.quantize.result import QuantizeProgress, QuantizeResult, TypeOutcome
+from worker.models.quantize.slabs import Slab, cut_slabs, encode_slab
+from worker.models.quantize.source import Source, open_source
+from worker.stop import ShouldStop, StopRequested
+
+Report = Callable[[QuantizeProgress], None]
+_AHEAD = 3  # slabs handed out per thread: a slow one must not leave the others idle
+_Work = tuple[Slab, list[OutputFile], "Future[dict[OutputFile, int]]"]
+
+
+def quantize_file(
+    source: Path,
+    outputs: Mapping[QuantType, Path],
+    *,
+    imatrix: ImatrixData | None = None,
+    threads: int | None = None,
+    allow_requantize: bool = False,
+    resumable: bool = True,
+    report: Report | None = None,
+    should_stop: ShouldStop | None = None,
+    confirm: Callable[[], None] | None = None,
+) -> QuantizeResult:
+    """Quantize a file to all types at once.
+
+    Args:
+        source: Unquantized GGUF file, or the first of its shards.
+        outputs: Final path of each quant type's file; an existing file there is replaced when the new one is complete.
+        imatrix: Importance matrix, if any.
+        threads: Threads to use; by default one per CPU available.
+        allow_requantize: Take an already quantized source, decoding it first; quality suffers.
+        resumable: Keep a journal beside the partial files, and go on from an earlier attempt's.
+        report: Called after every slab, on the calling thread.
+        should_stop: Asked before every slab.
+        confirm: Called before each rename; what it raises ends the pass.
+
+    Returns:
+        The outcome of each type: its file, or its error.
+
+    Raises:
+        PackagingError: What concerns all types: ``gguf_invalid``, ``gguf_already_quantized``, ``imatrix_required``,
+            ``imatrix_invalid``, ``imatrix_mismatch`` before any work; ``weights_not_finite`` naming the tensor.
+        StopRequested: ``should_stop`` said so; call again to go on.
+    """
+    keep_freed_memory()
+    with open_source(source) as opened:
+        _check_paths(opened.paths, outputs)
+        preparation = prepare(opened, list(outputs), imatrix, allow_requantize=allow_requantize)
+        files = {
+            quant_type: OutputFile(
+                outputs[quant_type],
+                plan,
+                fingerprint(opened.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
+            )
+            for quant_type, plan in preparation.plans.items()
+        }
+        work = _Pass(
+            opened,
+            preparation,
+            files,
+            threads=threads or available_cpus(),
+            report=report or (lambda _: None),
+            should_stop=should_stop or (lambda: False),
+        )
+        with gpu_if_there():
+            return work.run(confirm or (lambda: None))
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_paths(sources: Sequence[Path], outputs: Mapping[QuantType, Path]) -> None:
+    if not outputs or len(set(outputs.values())) != len(outputs):
+        raise ValueError("one distinct path per quant type is needed")
+    for path in outputs.values():
+        if path.exists() and any(path.samefile(source) for source in sources):
+            raise PackagingError(ErrorCode.OUTPUT_EXISTS, f"{path} is the source itself", fields={"path": str(path)})
+
+
+@dataclass
+class _Pass:
+    """State of one pass. Everything but :meth:`_process` runs on the calling thread."""
+
+    source: Source
+    preparation: Preparation
+    files: Mapping[QuantType, OutputFile]
+    threads: int
+    report: Report
+    should_stop: ShouldStop
+    checks: dict[OutputFile, list[int]] = field(default_factory=lambda: defaultdict(list))
+    tensors_done: int = 0
+    elements_done: int = 0
+    elements_total: int = 0
+    bytes_done: dict[QuantType, int] = field(default_factory=dict)
+    bytes_total: dict[QuantType, int] = field(default_factory=dict)
+
+    def run(self, confirm: Callable[[], None]) -> QuantizeResult:
+        slabs = list(cut_slabs(self.preparation.tensors))
+        try:
+            for file in self.files.values():
+                file.open(slabs)
+            self._count_totals()
+            self._work_off(slabs)
+            digests = {quant_type: self._finish(file, confirm) for quant_type, file in self.files.items()}
+        except (StopRequested, KeyboardInterrupt):
+            for file in self.files.values():
+                file.suspend()
+            raise
+        finally:
+            for file in self.files.values():
+                file.discard()
+        return self._result(digests)
+
+    def _work_off(self, slabs: Sequence[Slab]) -> None:
+        """Hand slabs to the threads, a few ahead, and take the results in order."""
+        window: deque[_Work] = deque()
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="quantize") as pool:
+            try:
+                for slab in slabs:
+                    wanted = [file for file in self._alive() if slab.tensor_index not in file.finished]
+                    if not self._alive():
+                        break
+                    if self.should_stop():
+                        raise StopRequested
+                    if not wanted:
+                        self._account(slab)
+                        continue
+                    if len(window) > _AHEAD * self.threads:
+                        self._collect(window.popleft())
+                    window.append((slab, wanted, pool.submit(self._process, slab, wanted)))
+                while window:
+                    self._collect(window.popleft())
+            except StopRequested:
+                for _, _, future in reversed(window):
+                    future.cancel()
+                while window and not window[0][2].cancelled():  # those that a thread had begun come first
+                    self._collect(window.popleft())
+                raise
+            except BaseException:
+                for _, _, future in window:
+                    future.cancel()
+                raise
+
+    def _alive(self) -> list[OutputFile]:
+        return [file for file in self.files.values() if file.error is None]
+
+    def _process(self, slab: Slab, wanted: list[OutputFile]) -> dict[OutputFile, int]:
+        """On a thread: make a slab in every type wanted and write it; CRC-32 by file."""
+        alive = [file for file in wanted if file.error is None]
+        target_of = {file: file.plan.tensors[slab.tensor_index].type for file in alive}
+        weights = self.preparation.weights.get(slab.tensor.name)
+        targets = dict.fromkeys(target_of.values())
+        encoded = encode_slab(self.source, slab, targets, weights)
+        written = {}
+        for file, target in target_of.items():
+            data = encoded[target]
+            if isinstance(data, PackagingError):
+                file.fail(data)
+            else:
+                written[file] = file.write(slab, data)
+        return written
+
+    def _collect(self, work: _Work) -> None:
+        """Take the oldest slab's result; the last of a tensor completes it."""
+        slab, wanted, future = work
+        for file, value in future.result().items():
+            self.checks[file].append(value)
+        if slab.is_last:
+            for file in wanted:
+                values = tuple(self.checks.pop(file, ()))
+                if file.error is None:
+                    file.tensor_done(slab.tensor_index, values)
+        for file in self.files.values():
+            if file.error is None:
+                file.wait_for_digest(_AHEAD * self.threads)
+            else:
+                file.release()
+        self._account(slab)
+
+    def _count_totals(self) -> None:
+        self.elements_total = sum(tensor.element_count for tensor in self.preparation.tensors)
+        self.bytes_done = dict.fromkeys(self.files, 0)
+        self.bytes_total = {
+            quant_type: sum(tensor.size_bytes for tensor in file.plan.tensors)
+            for quant_type, file in self.files.items()
+        }
+
+    def _account(self, slab: Slab) -> None:
+        """Count a slab as done, made or taken over, and report."""
+        self.elements_done += slab.row_count * slab.tensor.row_length
+        self.tensors_done += slab.is_last
+        for quant_type, file in self.files.items():
+            self.bytes_done[quant_type] += slab.row_count * file.plan.tensors[slab.tensor_index].row_bytes
+        alive = [quant_type for quant_type, file in self.files.items() if file.error is None]
+        self.report(
+            QuantizeProgress(
+                slab.tensor.name,
+                self.tensors_done,
+                len(self.preparation.tensors),
+                self.elements_done,
+                self.elements_total,
+                {quant_type: self.bytes_done[quant_type] for quant_type in alive},
+                {quant_type: self.bytes_total[quant_type] for quant_type in alive},
+            )
+        )
+
+    def _finish(self, file: OutputFile, confirm: Callable[[], None]) -> str:
+        return file.finish(confirm) if file.error is None else ""
+
+    def _result(self, digests: Mapping[QuantType, str]) -> QuantizeResult:
+        return QuantizeResult(
+            {
+                quant_type: TypeOutcome(
+                    file.final,
+                    file.error,
+                    file.plan.size_bytes,
+                    digests[quant_type],
+                    file.plan.mixture.counts,
+                    file.plan.mixture.fallback_count,
+                    file.plan.bits_per_weight,
+                    file.resumed,
+                )
+                for quant_type, file in self.files.items()
+            }
+        )

@@ -1,0 +1,70 @@
+"""What the engine tells while it works and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from api_client.contract.errors import PackagingError
+from api_client.contract.quant_types import QuantType
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeProgress:
+    """How far the pass is.
+
+    Attributes:
+        tensor: Tensor last worked on.
+        tensors_done: Tensors written to every file that still goes on.
+        tensors_total: Tensors in all.
+        elements_done: Elements read, of ``elements_total``.
+        elements_total: Elements in the source file.
+        written_bytes: Bytes of tensor data written, by quant type; missing for a type that failed.
+        total_bytes: Bytes of tensor data to write, by quant type.
+    """
+
+    tensor: str
+    tensors_done: int
+    tensors_total: int
+    elements_done: int
+    elements_total: int
+    written_bytes: Mapping[QuantType, int]
+    total_bytes: Mapping[QuantType, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TypeOutcome:
+    """What became of one quant type.
+
+    Attributes:
+        path: Final name of the file; it exists exactly if ``error`` is None.
+        error: Why there is no file, or None.
+        size_bytes: Size of the file (planned size if it failed).
+        sha256: Digest of the file; empty if it failed.
+        mixture_counts: Tensors by ggml type name.
+        fallback_count: Tensors whose row length did not fit the type chosen for them.
+        bits_per_weight: Bits of tensor data per element.
+        resumed_tensors: Tensors taken over from an earlier attempt's partial file.
+    """
+
+    path: Path
+    error: PackagingError | None
+    size_bytes: int
+    sha256: str
+    mixture_counts: Mapping[str, int]
+    fallback_count: int
+    bits_per_weight: float
+    resumed_tensors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeResult:
+    """Outcome of the pass, by quant type, in the order asked for."""
+
+    outcomes: Mapping[QuantType, TypeOutcome]
+
+    @property
+    def failed(self) -> dict[QuantType, PackagingError]:
+        """Errors of the types that have no file."""
+        return {kind: outcome.error for kind, outcome in self.outcomes.items() if outcome.error is not None}

@@ -1,0 +1,72 @@
+"""Sizes of every quant type's file for a model, predicted from headers; ``recommend`` judges them. Needs torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from config.roots import NOWHERE_ELSE, Roots
+
+_TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
+"""Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
+
+
+def predict_file_sizes(
+    path: Path, allowed_roots: Roots = NOWHERE_ELSE
+) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    """Metadata as plain values, and the size in bytes of the file of every quant type.
+
+    Args:
+        path: Base model directory, or an unquantized GGUF file (of a split one, the first shard).
+        allowed_roots: Where symlinks inside the directory may lead.
+
+    Raises:
+        PackagingError: ``base_model_not_found``, ``gguf_invalid``, and what planning the conversion raises.
+    """
+    if path.is_dir():
+        return _from_directory(path, allowed_roots)
+    if path.is_file():
+        return _from_gguf(path)
+    raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{path} does not exist", fields={"path": str(path)})
+
+
+def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.models.mixture.sizes import predict_sizes
+    from worker.models.quantize.source import open_source
+
+    with open_source(path) as file:
+        metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
+        tokens = file.metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None:
+            metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
+        sizes = {
+            quant: size.file_bytes
+            for matrix, quants in _TYPES.items()
+            for quant, size in predict_sizes(file.tensors, quants, metadata=file.metadata, has_imatrix=matrix).items()
+        }
+    return metadata, sizes
+
+
+def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.models.checkpoint import open_base_model
+    from worker.models.convert.metadata import describe
+    from worker.models.convert.pipeline import plan_conversion
+    from worker.models.gguf.tensors import TensorSpec
+    from worker.models.gguf.types import GGMLType
+    from worker.models.mixture.model import facts_from_values
+    from worker.models.mixture.sizes import predict_sizes
+
+    base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
+    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+        _, plan = plan_conversion(base, metadata=describe(path), allowed_roots=allowed_roots, scratch_dir=Path(scratch))
+    tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
+    facts = facts_from_values(plan.metadata)
+    return plan.metadata, {
+        quant: size.data_bytes + len(plan.header)
+        for matrix, quants in _TYPES.items()
+        for quant, size in predict_sizes(tensors, quants, model=facts, has_imatrix=matrix).items()
+    }

@@ -1,0 +1,155 @@
+"""Load a GGUF file in llama.cpp and let it write, embed or rank. A program of its own.
+
+It is run as ``python -m worker.models.verify.ask``, since llama.cpp may abort the process on a damaged file, and its
+reasons for refusing one appear only on standard error; both are contained by running it apart from the stage. Reads a
+:class:`Question` as JSON from standard input, writes ``{"text": ..., "tokens": ..., "vectors": ...}`` to standard
+output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+from worker.models.verify.purpose import Purpose
+
+NO_LLAMA_CPP = 69
+"""Exit code where llama.cpp's Python package cannot be imported: sysexits' EX_UNAVAILABLE."""
+
+
+_CUT_TIMEOUT_S = 60.0
+OTHER_TEXT = "The sun rises in the east, and 345 birds sing."
+"""Embedded or ranked beside the prompt; the two must not come out the same."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask of which file.
+
+    Attributes:
+        model: Path of the GGUF file (of its first shard, where it is split).
+        prompt: The user's message, put through the file's own chat template where ``chat`` is set.
+        chat: Ask as a chat; otherwise continue the plain text.
+        lora: Path of an adapter GGUF to apply at full strength.
+        max_tokens: Most tokens to generate; 0 only loads the file.
+        threads: Threads of llama.cpp.
+        context_tokens: Context length to load with.
+        purpose: What the file is for, a value of :class:`~worker.models.verify.purpose.Purpose`.
+        pooled: The file says itself how to pool; otherwise the mean is taken.
+        cut: A text to cut into tokens beside; its ids are ``ids`` of the answer.
+    """
+
+    model: str
+    prompt: str = "Hello"
+    chat: bool = False
+    lora: str | None = None
+    max_tokens: int = 8
+    threads: int = 2
+    context_tokens: int = 256
+    purpose: str = Purpose.WRITE
+    pooled: bool = False
+    cut: str = ""
+
+    def to_json(self) -> str:
+        """JSON form for the program's standard input."""
+        return json.dumps(asdict(self))
+
+
+def ask(question: Question) -> dict[str, Any]:
+    """Load the file; generate greedily, embed two texts or rank them, as it is for.
+
+    Raises:
+        RuntimeError: llama.cpp refuses the file; its reason is on standard error.
+    """
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = question.model
+    params.n_ctx = question.context_tokens
+    params.n_predict = question.max_tokens
+    params.n_parallel = 1
+    params.cpuparams.n_threads = question.threads
+    params.cpuparams_batch.n_threads = question.threads
+    params.warmup = False
+    params.api_keys = [secrets.token_hex(16)]  # it listens on a loopback port while it lives
+    params.ui = False
+    params.sampling.temp = 0.0
+    if question.lora is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(question.lora, 1.0)]
+    params.embedding = question.max_tokens == 0 or question.purpose != Purpose.WRITE
+    if question.purpose == Purpose.RANK:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    elif question.purpose == Purpose.EMBED and not question.pooled:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    server = xllamacpp.Server(params)
+    if question.purpose in (Purpose.EMBED, Purpose.RANK):
+        return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
+    if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
+        return {"text": "", "tokens": 0}
+    ids = {"ids": _cut(server.listening_address, params.api_keys[0], question.cut)} if question.cut else {}
+    return _written(server, question) | ids
+
+
+def _cut(address: str, key: str, text: str) -> list[int]:
+    """Ids of a text in which control tokens are meant, with nothing put before or after; the server's own endpoint."""
+    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    direct = build_opener(ProxyHandler({}))
+    with direct.open(Request(f"{address}/tokenize", body, headers), timeout=_CUT_TIMEOUT_S) as reply:
+        ids: list[int] = json.load(reply)["tokens"]
+    return ids
+
+
+def _vectors(server: Any, question: Question) -> list[list[float | None]]:
+    """A vector of each text; of a ranking model, its one score. What is no number comes as None."""
+    if question.purpose == Purpose.RANK:
+        reply = _decoded(server.handle_rerank({"query": question.prompt, "documents": [question.prompt, OTHER_TEXT]}))
+        return [[result["relevance_score"]] for result in sorted(reply["results"], key=lambda one: int(one["index"]))]
+    reply = _decoded(server.handle_embeddings({"input": [question.prompt, OTHER_TEXT]}))
+    return [item["embedding"] for item in sorted(reply["data"], key=lambda one: int(one["index"]))]
+
+
+def _written(server: Any, question: Question) -> dict[str, Any]:
+    body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0}
+    if question.chat:
+        body["messages"] = [{"role": "user", "content": question.prompt}]
+        reply = _decoded(server.handle_chat_completions(body))
+        text = reply["choices"][0]["message"]["content"]
+    else:
+        # an untrained model may end at once; the proof wants tokens
+        body |= {"prompt": question.prompt, "ignore_eos": True}
+        reply = _decoded(server.handle_completions(body))
+        text = reply["choices"][0]["text"]
+    return {"text": text, "tokens": reply["usage"]["completion_tokens"]}
+
+
+def _decoded(reply: Any) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(reply) if isinstance(reply, str | bytes) else reply
+    if "error" in data:
+        raise RuntimeError(json.dumps(data["error"]))
+    return data
+
+
+def main() -> None:
+    """Read a question, write the answer; what llama.cpp itself prints goes to standard error."""
+    answer_to = os.dup(1)
+    os.dup2(2, 1)
+    question = Question(**json.load(sys.stdin))
+    try:
+        answer = json.dumps(ask(question)).encode()
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NO_LLAMA_CPP)
+    os.write(answer_to, answer)
+    # llama.cpp's threads may outlive the server object; nothing is left to clean up
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

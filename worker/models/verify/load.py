@@ -1,0 +1,126 @@
+"""Prove that a GGUF file works: llama.cpp loads it, and it writes, embeds or ranks, as it is for.
+
+The proof runs in a process of its own (``ask``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.verify.ask import NO_LLAMA_CPP, Question
+from worker.models.verify.purpose import Purpose, pooling_is_set, purpose_of
+from worker.models.verify.reason import NOT_RUN, last_lines, reason_of
+from worker.models.verify.tokens import Rendered, check_tokens
+
+_SECONDS_PER_GB = 60.0
+_BASE_TIMEOUT_S = 120.0
+
+
+def loader_installed() -> bool:
+    """Whether llama.cpp (``xllamacpp``) is installed here."""
+    return find_spec("xllamacpp") is not None
+
+
+def prove(question: Question, chat: Rendered | None = None) -> str:
+    """Load a file and have it do what its header says that it is for.
+
+    Args:
+        question: Its ``purpose``, ``pooled`` and ``cut`` are taken from the file and from ``chat``.
+        chat: A chat that a file which writes must cut into the same tokens.
+
+    Returns:
+        What it did, as the end of a sentence that begins with its name.
+
+    Raises:
+        PackagingError: as :func:`generate`; ``output_does_not_load`` also where vectors are not finite, or are the same
+            for two texts or throughout; ``tokenizer_unsupported`` as :func:`~worker.models.verify.tokens.check_tokens`.
+    """
+    path = Path(question.model)
+    purpose = purpose_of(path)
+    text = chat.text if chat is not None and purpose is Purpose.WRITE else ""
+    answer = _answered(replace(question, purpose=purpose, pooled=pooling_is_set(path), cut=text))
+    if chat is not None and text:
+        check_tokens(path.name, chat, answer["ids"])
+    if purpose is Purpose.WRITE:
+        return f"generates {answer['text']!r}"
+    if purpose is Purpose.LOAD:
+        return "is not run: llama.cpp's server has no use for such a model"
+    _check_vectors(question, answer["vectors"])
+    if purpose is Purpose.RANK:
+        return f"ranks: {', '.join(f'{vector[0]:.4g}' for vector in answer['vectors'])}"
+    return f"embeds texts as vectors of {len(answer['vectors'][0])} numbers"
+
+
+def generate(question: Question) -> str:
+    """Load a file and generate a few tokens.
+
+    Returns:
+        The generated text.
+
+    Raises:
+        PackagingError: ``output_does_not_load`` with the loader's own reason; ``dependency_missing`` where llama.cpp's
+            package is installed and cannot be imported.
+    """
+    return str(_answered(question)["text"])
+
+
+def _answered(question: Question) -> dict[str, Any]:
+    size_gb = Path(question.model).stat().st_size / 1e9
+    timeout_s = _BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.models.verify.ask"],
+            input=question.to_json(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            # ggml would start a debugger to print where it aborts, which buries why
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _refused(question, f"no answer within {timeout_s:.0f} s", "") from error
+    if done.returncode == NO_LLAMA_CPP:
+        raise PackagingError(
+            ErrorCode.DEPENDENCY_MISSING,
+            f"xllamacpp cannot be imported, so no output can be proven: {done.stderr.strip()}",
+            fields={"package": "xllamacpp"},
+        )
+    if done.returncode != 0 and question.purpose == Purpose.LOAD and NOT_RUN in done.stderr:
+        return {"text": "", "tokens": 0}
+    if done.returncode != 0:
+        raise _refused(question, reason_of(done.stderr, done.returncode), done.stderr)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if question.purpose == Purpose.WRITE and answer["tokens"] < min(1, question.max_tokens):
+        raise _refused(question, "it loads but generates nothing", done.stderr)
+    return answer
+
+
+def _check_vectors(question: Question, vectors: Sequence[Sequence[float | None]]) -> None:
+    numbers = [number for vector in vectors for number in vector]
+    if not all(number is not None and math.isfinite(number) for number in numbers) or not all(vectors):
+        raise _refused(question, "it loads, and its vectors hold values that are no numbers", "")
+    if all(vector == vectors[0] for vector in vectors):
+        raise _refused(question, "it loads, and gives two different texts the same vector", "")
+    if len(vectors[0]) > 1 and any(len(set(vector)) == 1 for vector in vectors):
+        raise _refused(question, "it loads, and all numbers of a vector are the same", "")
+
+
+def _refused(question: Question, reason: str, stderr: str) -> PackagingError:
+    name = Path(question.lora or question.model).name
+    return PackagingError(
+        ErrorCode.OUTPUT_DOES_NOT_LOAD,
+        f"{name} does not work in llama.cpp: {reason}",
+        fields={"file": name, "reason": reason, "loader_log": last_lines(stderr)},
+    )

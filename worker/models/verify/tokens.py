@@ -1,0 +1,113 @@
+"""Does llama.cpp cut a rendered chat into the tokens that training saw?
+
+A file can load and write and still read every prompt otherwise than its training did: a control token that arrives as
+letters, a space too many after one. So the run's own template is rendered, and the ids of its ``tokenizer.json`` are
+compared with those that llama.cpp makes of the text, one by one. A difference is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.convert.tokenizer import JSON, TokenizerChoice, special_token
+
+_CHAT = (
+    {"role": "user", "content": "Hello, how are you? 2026"},
+    {"role": "assistant", "content": "I'm fine, thanks."},
+    {"role": "user", "content": "Tell me of the sea, in Chinese: 大海。"},
+)
+_NAMED = ("bos", "eos", "pad", "unk")
+_BESIDE = 3
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A chat as training saw it.
+
+    Attributes:
+        text: What the template makes of it.
+        ids: Its tokens by ``tokenizer.json``, nothing put before or after.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
+    """The tokens of a short chat; None where the tokenizer has no template, no ``tokenizer.json`` or no use for one.
+
+    A template that refuses an answer before a question is given a question alone.
+
+    Raises:
+        PackagingError: ``tokenizer_unsupported`` where ``tokenizer.json`` is one that transformers could not open.
+    """
+    template = _default_template(choice)
+    if template is None or JSON not in choice.files:
+        return None
+    tokenizer = _opened(choice)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    names = {f"{kind}_token": special_token(choice, kind) or "" for kind in _NAMED}
+    text = _render(template, _CHAT, names) or _render(template, _CHAT[:1], names)
+    return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids)) if text else None
+
+
+def _opened(choice: TokenizerChoice) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(choice.files[JSON]))
+    except Exception as error:  # the package has no class of its own for a file that it cannot read
+        raise PackagingError(
+            ErrorCode.TOKENIZER_UNSUPPORTED, f"{JSON} in {choice.directory} cannot be opened: {str(error)[:200]}"
+        ) from error
+
+
+def check_tokens(name: str, expected: Rendered, found: Sequence[int]) -> None:
+    """Refuse a file that reads the chat otherwise.
+
+    Args:
+        name: The file's name.
+        expected: What training saw.
+        found: What llama.cpp made of the same text.
+
+    Raises:
+        PackagingError: ``tokenizer_unsupported``, with the first place that differs.
+    """
+    if tuple(found) == expected.ids:
+        return
+    pairs = enumerate(zip(expected.ids, found, strict=False))
+    at = next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(expected.ids), len(found)))
+    trained, read = expected.ids[at : at + _BESIDE], tuple(found[at : at + _BESIDE])
+    raise PackagingError(
+        ErrorCode.TOKENIZER_UNSUPPORTED,
+        f"llama.cpp reads a chat in {name} otherwise than {JSON} does: token {at} and on are "
+        f"{_listed(read)}, trained were {_listed(trained)}",
+        remedy="The file would read every prompt otherwise than training did. To publish it all the same, set "
+        "TRAINPACK_VERIFY_LOAD=false on the worker.",
+        fields={"file": name, "at": at, "trained": list(trained), "read": list(read)},
+    )
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids)) or "none"
+
+
+def _default_template(choice: TokenizerChoice) -> str | None:
+    template = choice.chat_template
+    if isinstance(template, list):
+        named = {item["name"]: item["template"] for item in template}
+        return named.get("default")
+    return template
+
+
+def _render(template: str, chat: Sequence[dict[str, str]], names: dict[str, str]) -> str | None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        texts, _ = render_jinja_template([list(chat)], chat_template=template, add_generation_prompt=True, **names)
+    except Exception:  # a template is a program of the model's, in a sandbox; what it raises says nothing of the tokens
+        return None
+    return str(texts[0])

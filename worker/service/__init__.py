@@ -1,0 +1,1 @@
+"""The service: takes messages, supervises stages, rescues, announces and measures. Knows no tensors."""

@@ -1,0 +1,172 @@
+"""Scratch directories: where they lie, whose process works in them, what goes when.
+
+A job has one scratch directory per host. It outlives attempts, so that a later one resumes; it goes when the job has
+succeeded, and some time after it failed or was cancelled. A cancelled job keeps finished artifacts only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from api_client.contract.request import PackagingRequest, is_remote
+from api_client.disk import failed_write
+from config.roots import Roots
+from config.settings import Settings
+from worker.service.supervisor.scratch_lock import LOCK_FILE
+from worker.storage.temporaries import remove_stale_temporaries
+
+CREATED_FILE = ".created"
+"""Names the topmost directory that was made for the scratch directory to lie in."""
+
+_END_WAIT_S = 5.0
+
+
+def scratch_path(settings: Settings, job_id: str, request: PackagingRequest) -> Path:
+    """Where a job works: the set directory, else beside local outputs (publishing is a rename then), else at home."""
+    if settings.scratch_dir is not None:
+        return settings.scratch_dir / job_id
+    if _beside_outputs(settings, request):
+        return Path(str(request.output_dir)) / f".trainpack-{job_id}"
+    return settings.home / "scratch" / job_id
+
+
+def scratch_roots(settings: Settings, request: PackagingRequest) -> Roots:
+    """Directories scratch must lie under: the job's choice is bound by the allowed roots, the operator's is not."""
+    return settings.allowed_roots if _beside_outputs(settings, request) else Roots.anywhere()
+
+
+def _beside_outputs(settings: Settings, request: PackagingRequest) -> bool:
+    return settings.scratch_dir is None and request.output_dir is not None and not is_remote(request.output_dir)
+
+
+def make_scratch(path: Path, allowed_roots: Roots) -> None:
+    """Create a job's scratch directory, and the directories above it where there are none.
+
+    Args:
+        path: The directory.
+        allowed_roots: Where it must lie.
+
+    Raises:
+        PackagingError: ``path_not_allowed``, ``output_dir_not_writable``, ``disk_space_insufficient``.
+    """
+    allowed_roots.resolve(path.parent, for_writing=True)
+    try:
+        try:
+            _create(path)
+        except FileNotFoundError:
+            _create(path)  # The directory of the ended job was removed just in between.
+    except OSError as error:
+        raise failed_write(path, error) from error
+
+
+def _create(path: Path) -> None:
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    (path / LOCK_FILE).touch()
+    if missing:
+        (path / CREATED_FILE).write_text(str(missing[-1]), "utf-8")
+
+
+def end_predecessor(path: Path) -> int | None:
+    """End the process of an older attempt that still works in ``path`` on this machine.
+
+    It happens when its worker was stopped or cut off and another took over. Its group gets SIGKILL only where the
+    process really holds the directory's lock file open, so a reused process id is not hit.
+
+    Returns:
+        The process id that was ended.
+    """
+    lock = path / LOCK_FILE
+    try:
+        pid = int(lock.read_text("ascii").strip() or 0)
+        if not pid or not _holds(pid, lock):
+            return None
+        os.killpg(pid, signal.SIGKILL)
+    except (OSError, ValueError, psutil.Error):
+        return None
+    deadline = time.monotonic() + _END_WAIT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.02)
+                continue
+        break
+    return pid
+
+
+def _holds(pid: int, lock: Path) -> bool:
+    wanted = lock.stat()
+    descriptors = Path(f"/proc/{pid}/fd")
+    for descriptor in descriptors.iterdir() if descriptors.is_dir() else ():
+        with contextlib.suppress(OSError):
+            found = descriptor.stat()
+            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+    return False
+
+
+def remove_scratch(path: Path) -> None:
+    """Remove a job's scratch directory with everything in it, and empty directories that were made for it."""
+    try:
+        topmost = Path((path / CREATED_FILE).read_text("utf-8"))
+    except OSError:
+        topmost = None
+    with contextlib.suppress(OSError):
+        for entry in path.iterdir():
+            if entry.name != LOCK_FILE:
+                _remove(entry)
+        (path / LOCK_FILE).unlink(missing_ok=True)  # The last: who gets it finds nothing that is still to go.
+        path.rmdir()
+    for parent in path.parents if topmost else ():
+        try:
+            parent.rmdir()
+        except OSError:
+            return
+        if parent == topmost:
+            return
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
+
+
+def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
+    """Remove the temporaries that an ended publish left beside its final names in a local output directory.
+
+    Only those of the given names that no living writer holds a lock on.
+    """
+    if output_dir is None or is_remote(output_dir):
+        return
+    for name in names:
+        remove_stale_temporaries(Path(output_dir) / name, age_s=0)
+
+
+def sweep_partial(path: Path, keep: Iterable[str]) -> None:
+    """Remove everything from a scratch directory but the artifacts in ``keep`` and directories that hold one."""
+    kept = {Path(name) for name in keep}
+    if not any(path in name.parents for name in kept):
+        remove_scratch(path)
+        return
+    for entry in sorted(path.rglob("*"), reverse=True):
+        above_kept = any(entry in name.parents for name in kept)
+        inside_kept = any(parent in kept for parent in entry.parents)
+        if entry.name in (CREATED_FILE, LOCK_FILE) or entry in kept or above_kept or inside_kept:
+            continue
+        with contextlib.suppress(OSError):
+            if entry.is_dir() and not entry.is_symlink():
+                entry.rmdir()
+            else:
+                entry.unlink()
+    (path / LOCK_FILE).unlink(missing_ok=True)
