@@ -6,7 +6,6 @@ and what goes wrong when it is too low or too high. An unknown ``TRAINPACK_*`` n
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import socket
@@ -19,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3.settings import StorageSettings
+from api_client.words.suggestions import did_you_mean, nearest
 from config.roots import Roots
 
 PREFIX = "TRAINPACK_"
@@ -259,9 +259,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ if environment is None else environment:
         if name.startswith(PREFIX) and not name.startswith(CONSOLE_PREFIX) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise PackagingError(ErrorCode.SETTINGS_INVALID, f"unknown setting {name}{hint}", fields={"setting": name})
+            reason = f"unknown setting {name}{did_you_mean(nearest(name, known))}"
+            raise PackagingError(ErrorCode.SETTINGS_INVALID, reason, fields={"setting": name})
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from api_client.contract.rules import resolve_options
 from api_client.contract.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 from api_client.ledger.keys import Keys
 from api_client.ledger.text_redis import TextRedis
+from api_client.words.suggestions import did_you_mean, nearest
 
 
 def load_site_templates(path: Path | None) -> dict[str, Template]:
@@ -54,8 +54,8 @@ def _reason(error: ValidationError) -> str:
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(where, Template.model_fields, n=1, cutoff=0.5)
-        return f"unknown key {where!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        suggestion = nearest(where, Template.model_fields, 0.5)
+        return f"unknown key {where!r}" + did_you_mean(suggestion, quoted=True)
     if first["type"] == "enum":
         return unknown_quant_type(str(first["input"])).message
     return f"{where}: {first['msg']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated
@@ -14,6 +13,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import JobState, StageName
 from api_client.words.language import Language
 from api_client.words.spans import read_since
+from api_client.words.suggestions import did_you_mean, nearest
 
 _COMPLETION_TIMEOUT_S = 0.5
 
@@ -103,10 +103,10 @@ def parse_code(text: str | None) -> ErrorCode | None:
 def _one_of(text: str, known: list[str], what: str) -> str:
     if text.lower() in known:
         return text.lower()
-    close = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.4)
+    suggestion = nearest(text.lower(), known, 0.4)
     raise PackagingError(
         ErrorCode.REQUEST_INVALID,
-        f"unknown {what} {text!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        f"unknown {what} {text!r}" + did_you_mean(suggestion),
         remedy=f"Known: {', '.join(known)}." if len(known) < 20 else None,
-        fields={"field": what, "suggestion": close[0] if close else None},
+        fields={"field": what, "suggestion": suggestion},
     )

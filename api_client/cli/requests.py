@@ -5,7 +5,6 @@ The worker's ``prepare`` stage is what decides; the checks here spare a round tr
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ from api_client.contract.rules import check_inputs, fill_from_task, find_templat
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import checkpoint_kind, list_checkpoints, passed_over, resolve_checkpoint
 from api_client.runs.kinds import CheckpointKind
+from api_client.words.suggestions import did_you_mean, nearest
 
 _SETTABLE: Final = {
     row.path.rpartition(".")[2]: row
@@ -200,12 +200,12 @@ def _size(row: RequestField, text: str) -> int:
 
 
 def _unknown_option(name: str) -> PackagingError:
-    close = difflib.get_close_matches(name, _SETTABLE, n=1, cutoff=0.5)
+    suggestion = nearest(name, _SETTABLE, 0.5)
     return PackagingError(
         ErrorCode.UNKNOWN_FIELD,
-        f"--set: unknown option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        f"--set: unknown option {name!r}" + did_you_mean(suggestion, quoted=True),
         remedy=f"Known names: {', '.join(_SETTABLE)}.",
-        fields={"field": f"options.{name}", "suggestion": close[0] if close else None},
+        fields={"field": f"options.{name}", "suggestion": suggestion},
     )
 
 

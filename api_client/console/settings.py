@@ -6,7 +6,6 @@ Where Redis and the object storage are comes from the variables that every comma
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import tomllib
@@ -20,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.console.roles import Role
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.words.suggestions import did_you_mean, nearest
 
 PREFIX = "TRAINPACK_CONSOLE_"
 MIN_TOKEN_CHARACTERS = 16
@@ -151,9 +151,8 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     known = {PREFIX + name.upper() for name in ConsoleSettings.model_fields}
     for name in environment:
         if name.startswith(PREFIX) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise PackagingError(ErrorCode.SETTINGS_INVALID, f"unknown setting {name}{hint}", fields={"setting": name})
+            reason = f"unknown setting {name}{did_you_mean(nearest(name, known))}"
+            raise PackagingError(ErrorCode.SETTINGS_INVALID, reason, fields={"setting": name})
 
 
 def _read_tokens(path: Path) -> tuple[Token, ...]:

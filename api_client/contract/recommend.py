@@ -6,7 +6,6 @@ keep that window only), and llama.cpp's working buffers, which are an estimate.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from itertools import repeat
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.words.suggestions import did_you_mean, nearest
 
 _Q = QuantType
 GIB = 2**30
@@ -187,10 +187,10 @@ def parse_target(text: str, machine_bytes: int) -> Target:
         return Target(
             name=text.strip(), memory_bytes=int(float(size[1]) * (1024 if size[3] else 1000) ** power), preferred=()
         )
-    close = difflib.get_close_matches(name, TARGETS, n=1)
+    suggestion = nearest(name, TARGETS)
     raise PackagingError(
         ErrorCode.REQUEST_INVALID,
-        f"unknown target {text!r}" + (f"; did you mean {close[0]}?" if close else ""),
+        f"unknown target {text!r}" + did_you_mean(suggestion),
         remedy=f"Use {', '.join(TARGETS)} or a size such as 6GB.",
         fields={"field": "target"},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpack
@@ -26,6 +25,7 @@ from api_client.contract.quant_types import QuantType
 from api_client.contract.request_fields import describe
 from api_client.contract.task import TrainingTask
 from api_client.contract.templates import DEFAULT_TEMPLATE, BuiltinTemplate, SiteTemplate
+from api_client.words.suggestions import did_you_mean, nearest
 
 __all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error", "unknown_quant_type"]
 
@@ -288,21 +288,21 @@ def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
         "evaluation": EvaluationOptions,
     }
     owner = models.get(str(location[-2]), PackagingRequest) if len(location) > 1 else PackagingRequest
-    close = difflib.get_close_matches(name, owner.model_fields, n=1, cutoff=0.5)
+    suggestion = nearest(name, owner.model_fields, 0.5)
     where = ".".join(str(part) for part in location)
     return PackagingError(
         ErrorCode.UNKNOWN_FIELD,
-        f"unknown field {where!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        f"unknown field {where!r}" + did_you_mean(suggestion, quoted=True),
         remedy=f"Known names: {', '.join(sorted(owner.model_fields))}.",
-        fields={"field": where, "suggestion": close[0] if close else None},
+        fields={"field": where, "suggestion": suggestion},
     )
 
 
 def unknown_quant_type(name: str) -> PackagingError:
     """Error for a quant type that does not exist, naming the nearest one."""
-    close = difflib.get_close_matches(name.upper(), [quant_type.value for quant_type in QuantType], n=1, cutoff=0.4)
+    suggestion = nearest(name.upper(), [quant_type.value for quant_type in QuantType], 0.4)
     return PackagingError(
         ErrorCode.QUANT_TYPE_UNKNOWN,
-        f"unknown quant type {name!r}" + (f"; did you mean {close[0]}?" if close else ""),
-        fields={"quant_type": name, "suggestion": close[0] if close else None},
+        f"unknown quant type {name!r}" + did_you_mean(suggestion),
+        fields={"quant_type": name, "suggestion": suggestion},
     )

@@ -5,7 +5,6 @@ Pure: no file system, no network. ``plan`` turns the result into stages.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +13,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES, Template
+from api_client.words.suggestions import did_you_mean, nearest
 
 
 class ResolvedOptions(BaseModel):
@@ -66,11 +66,11 @@ def find_template(name: str, templates: Mapping[str, Template] = BUILTIN_TEMPLAT
     """
     if name in templates:
         return templates[name]
-    close = difflib.get_close_matches(name, templates, n=1, cutoff=0.4)
+    suggestion = nearest(name, templates, 0.4)
     raise PackagingError(
         ErrorCode.UNKNOWN_TEMPLATE,
-        f"unknown template {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-        fields={"template": name, "known": sorted(templates), "suggestion": close[0] if close else None},
+        f"unknown template {name!r}" + did_you_mean(suggestion, quoted=True),
+        fields={"template": name, "known": sorted(templates), "suggestion": suggestion},
     )
 
 

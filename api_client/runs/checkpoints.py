@@ -6,7 +6,6 @@ Reads file names, sizes, safetensors headers and ``trainer_state.json``; no weig
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -21,6 +20,7 @@ from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, shards_of
 from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state
+from api_client.words.suggestions import did_you_mean, nearest
 
 TRAINER_STATE = "trainer_state.json"
 MAX_STATE_BYTES = 64 * 2**20
@@ -367,7 +367,7 @@ def _no_such(listing: CheckpointList, name: str) -> PackagingError:
     close = _nearest(listing, name)
     return PackagingError(
         ErrorCode.CHECKPOINT_NOT_FOUND,
-        f"no {name} in {listing.directory}" + (f"; did you mean {close}?" if close else ""),
+        f"no {name} in {listing.directory}" + did_you_mean(close),
         remedy=f"There are: {_names(listing.checkpoints)}.",
         fields={"directory": listing.directory, "checkpoint": name, "known": known},
     )
@@ -379,8 +379,7 @@ def _nearest(listing: CheckpointList, name: str) -> str | None:
     stepped = [one for one in listing.checkpoints if one.step is not None]
     if number and stepped:
         return min(stepped, key=lambda one: abs((one.step or 0) - int(number[1]))).name
-    close = difflib.get_close_matches(name, [one.name for one in listing.checkpoints], n=1)
-    return close[0] if close else None
+    return nearest(name, [one.name for one in listing.checkpoints])
 
 
 def _not_found(path: Path) -> NoReturn:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from api_client import formatting as f
+from api_client.words import formatting as f
 
 NOW = datetime(2025, 11, 23, 12, 0, 0, tzinfo=UTC)
 
