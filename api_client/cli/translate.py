@@ -8,6 +8,7 @@ from typing import Any
 
 from typer import rich_utils
 
+from api_client.cli.foreign import fold_help_texts
 from api_client.cli.help_zh import HELP_ZH
 from api_client.words.language import Language
 
@@ -16,18 +17,7 @@ _TITLES = {"ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Comman
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )?trainpack [^\[]*")
 
 
-def _folding(make_text: Callable[..., Any]) -> Callable[..., Any]:
-    """Chinese has few spaces to wrap at; typer's tables would cut such a text where the column ends."""
-
-    def make(**given: Any) -> Any:
-        text = make_text(**given)
-        text.overflow = "fold"
-        return text
-
-    return make
-
-
-rich_utils._make_rich_text = _folding(rich_utils._make_rich_text)
+fold_help_texts()
 
 
 def translate_help(command: Any, language: Language) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from api_client.enum_rows import named_member
+
 _CHUNK_BYTES = 4 * 2**20
 
 
@@ -33,8 +35,7 @@ class ArtifactKind(StrEnum):
         """A row; ``ArtifactKind("gguf")``, which looks one up, passes its name alone."""
         assert title_en, f"the kind {name} has no name for people"
         assert title_zh, f"the kind {name} has no name for people"
-        member = str.__new__(cls, name)
-        member._value_ = name
+        member = named_member(cls, name)
         member.title_en, member.title_zh = title_en, title_zh
         member.is_gguf, member.is_model = _Trait.GGUF in traits, _Trait.MODEL in traits
         return member

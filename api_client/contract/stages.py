@@ -17,6 +17,7 @@ from api_client.contract.artifacts import Artifact, ArtifactKind
 from api_client.contract.event_kinds import EventKind
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
+from api_client.enum_rows import named_member
 from api_client.words.language import Language
 
 _K = ArtifactKind
@@ -69,8 +70,7 @@ class StageName(StrEnum):
     def __new__(cls, name: str, spec: StageSpec | None = None) -> Self:
         """A row; ``StageName("merge")``, which looks one up, passes its name alone."""
         assert spec is not None, f"the stage {name} has no row"
-        member = str.__new__(cls, name)
-        member._value_ = name
+        member = named_member(cls, name)
         member.spec = spec
         return member
 

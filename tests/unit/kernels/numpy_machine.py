@@ -98,46 +98,46 @@ class NumpyMachine(Machine):
     def counter(self, position: int) -> Int:
         return self.i32(position)
 
-    def _float_constant(self, value: float) -> Any:
+    def float_constant(self, value: float) -> Any:
         return np.full(self.lanes, value, np.float32)
 
-    def _int_constant(self, value: int) -> Any:
+    def int_constant(self, value: int) -> Any:
         return np.full(self.lanes, value, np.int32)
 
-    def _mask_constant(self, value: bool) -> Any:
+    def mask_constant(self, value: bool) -> Any:
         return np.full(self.lanes, value)
 
-    def _float_op(self, name: str, left: Any, right: Any) -> Any:
+    def float_op(self, name: str, left: Any, right: Any) -> Any:
         return _FLOAT[name](left, right)
 
-    def _int_op(self, name: str, left: Any, right: Any) -> Any:
+    def int_op(self, name: str, left: Any, right: Any) -> Any:
         if name == "lshr":
             return (left.view(np.uint32) >> right.view(np.uint32)).view(np.int32)
         return _INT[name](left, right)
 
-    def _mask_op(self, name: str, left: Any, right: Any) -> Any:
+    def mask_op(self, name: str, left: Any, right: Any) -> Any:
         return _INT[name](left, right)
 
-    def _float_compare(self, name: str, left: Any, right: Any) -> Any:
+    def float_compare(self, name: str, left: Any, right: Any) -> Any:
         return _COMPARE[name](left, right)
 
-    def _int_compare(self, name: str, left: Any, right: Any) -> Any:
+    def int_compare(self, name: str, left: Any, right: Any) -> Any:
         return _COMPARE[name](left, right)
 
-    def _select(self, mask: Any, yes: Any, no: Any) -> Any:
+    def select(self, mask: Any, yes: Any, no: Any) -> Any:
         return np.where(mask, yes, no)
 
-    def _sqrt(self, value: Any) -> Any:
+    def sqrt(self, value: Any) -> Any:
         return np.sqrt(value)
 
-    def _float_bits(self, value: Any) -> Any:
+    def float_bits(self, value: Any) -> Any:
         return value.view(np.int32)
 
-    def _bits_float(self, value: Any) -> Any:
+    def bits_float(self, value: Any) -> Any:
         return value.view(np.float32)
 
-    def _truncate(self, value: Any) -> Any:
+    def truncate(self, value: Any) -> Any:
         return value.astype(np.int32)
 
-    def _to_float(self, value: Any) -> Any:
+    def to_float(self, value: Any) -> Any:
         return value.astype(np.float32)

@@ -8,10 +8,10 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.adapter import Adapter
 from worker.models.adapters.config import lora_settings
 from worker.models.adapters.draft import Draft
+from worker.models.adapters.locator import Locator
 from worker.models.adapters.lora import Report, plan_lora
 from worker.models.adapters.misfits import refuse_unmatched
 from worker.models.adapters.overlay import OverlaySummary, write_overlay
-from worker.models.adapters.places import Locator
 from worker.models.adapters.through_peft import MERGED_BY_PEFT, plan_through_peft
 from worker.models.adapters.tying import Tying, read_tying, settle_tying
 from worker.models.adapters.updates import Precision

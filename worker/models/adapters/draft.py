@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NoReturn
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.adapter import Adapter
 from worker.models.adapters.keys import AdapterKey
+from worker.models.adapters.locator import Locator
 from worker.models.adapters.names import is_embedding, is_head
 from worker.models.adapters.overlay import Step
-from worker.models.adapters.places import Locator, Place
+from worker.models.adapters.places import Place
 from worker.models.adapters.updates import Update
 from worker.models.checkpoint.base_model import BaseModel
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from worker.foreign import attend_eagerly, finite_config
 from worker.models.adapters.places import Place
 from worker.models.checkpoint.base_model import BaseModel
 from worker.models.hardening import locked_down
@@ -95,9 +96,8 @@ def _build(base: BaseModel) -> Any:
     if base.model_type not in CONFIG_MAPPING or _too_deep(base.config):
         return None
     config_class = CONFIG_MAPPING[base.model_type]
-    # transformers writes an infinite number as an object, and reads files through this
-    config = config_class.from_dict(config_class._decode_special_floats(dict(base.config)))
-    config._attn_implementation = "eager"
+    config = config_class.from_dict(finite_config(config_class, base.config))
+    attend_eagerly(config)
     architectures = base.config.get("architectures") or [""]
     model_class = getattr(transformers, str(architectures[0]), None)
     if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.foreign import cast_adapter
 from worker.models.adapters.updates import Precision
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class PeftUpdate:
                 f"{self.module}: PEFT has no use for {loaded.unexpected_keys[0]} in a {config.peft_type} adapter",
                 fields={"module": self.module},
             )
-        model.base_model._cast_adapter_dtype(adapter_name="default", autocast_adapter_dtype=True)
+        cast_adapter(model)
         return model.base_model.model.get_submodule(self.module)
 
     def _config_for_one(self) -> dict[str, Any]:

@@ -26,17 +26,28 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worker.foreign import (
+    lazy_arguments,
+    lazy_function,
+    lazy_keywords,
+    lazy_value,
+    operation_of,
+    private_movements,
+    widening,
+)
 from worker.models.convert.weights import WeightEntry
 
 _aten = torch.ops.aten
 _MOVEMENTS = frozenset(
     {
-        _aten._reshape_alias, _aten._unsafe_view, _aten.alias, _aten.cat, _aten.clone, _aten.detach, _aten.expand,
+        _aten.alias, _aten.cat, _aten.clone, _aten.detach, _aten.expand,
         _aten.flip, _aten.index, _aten.index_select, _aten.permute, _aten.select, _aten.slice, _aten.split,
         _aten.split_with_sizes, _aten.squeeze, _aten.stack, _aten.t, _aten.transpose, _aten.unbind, _aten.unsqueeze,
         _aten.view,
     }
+    | private_movements()
 )  # fmt: skip
+_WIDENING = widening()
 _RENAMING = frozenset({_aten.view.dtype})  # reads the same bits as another type: no movement of elements
 
 
@@ -111,15 +122,16 @@ class Evaluator:
             Flat bytes; may be a view of the base model's mapped file, so treat as read-only.
         """
         with torch.no_grad():  # not inference_mode: there torch shows a dispatch mode composite operations whole
-            array = self._rounded(node) if isinstance(getattr(node, "_func", None), Rounding) else self._value(node)
+            function = lazy_function(node) if isinstance(node, self._lazy) else None
+            array = self._rounded(node, function) if isinstance(function, Rounding) else self._value(node)
         flat: NDArray[np.uint8] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return flat
 
-    def _rounded(self, node: Any) -> NDArray[Any]:
-        rounding: Rounding = node._func
-        (values,) = node._args
+    def _rounded(self, node: Any, rounding: Rounding) -> NDArray[Any]:
+        (values,) = lazy_arguments(node)
         # upstream's way from torch to numpy is one node whose only argument is the torch tree
-        inner = values._args[0] if isinstance(values, self._lazy) and len(values._args) == 1 else None
+        inputs = lazy_arguments(values) if isinstance(values, self._lazy) else ()
+        inner = inputs[0] if len(inputs) == 1 else None
         if rounding.dtype is torch.bfloat16 and isinstance(inner, self._lazy_torch):
             leaves = self._read_leaves(inner)
             try:
@@ -153,15 +165,16 @@ class Evaluator:
             return type(part)(self._compute(item, leaves, parents, kept) for item in part)
         if not isinstance(part, self._lazy):
             return part
-        if part._data is not None:
-            return part._data
+        known = lazy_value(part)
+        if known is not None:
+            return known
         if id(part) in kept:
             return kept[id(part)]
-        arguments = part._args
+        arguments = lazy_arguments(part)
         if len(arguments) == 1 and isinstance(arguments[0], WeightEntry):
             return leaves[id(arguments[0])]
         values = [self._compute(item, leaves, parents, kept) for item in arguments]
-        result = part._func(*values, **part._kwargs)
+        result = lazy_function(part)(*values, **lazy_keywords(part))
         if parents[id(part)] > 1:
             kept[id(part)] = result
         return result
@@ -176,9 +189,9 @@ class Evaluator:
                 stack.extend(part)
             elif isinstance(part, self._lazy):
                 yield part
-                if id(part) not in seen and part._data is None:
+                if id(part) not in seen and lazy_value(part) is None:
                     seen.add(id(part))
-                    stack.extend(part._args)
+                    stack.extend(lazy_arguments(part))
             elif isinstance(part, WeightEntry) and id(part) not in seen:
                 seen.add(id(part))
                 yield part
@@ -194,8 +207,8 @@ class _KeepBfloat16(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         kwargs = kwargs or {}
-        if func is _aten._to_copy.default and kwargs.get("dtype") in (torch.float32, args[0].dtype):
+        if func is _WIDENING and kwargs.get("dtype") in (torch.float32, args[0].dtype):
             return args[0]
-        if func._overloadpacket not in _MOVEMENTS or func in _RENAMING:
+        if operation_of(func) not in _MOVEMENTS or func in _RENAMING:
             raise _ComputesError
         return func(*args, **kwargs)

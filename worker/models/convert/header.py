@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from worker.foreign import packed_value
 from worker.models.gguf.metadata import MetadataValue, ValueType, encode_string
 from worker.models.gguf.reader import MAGIC
 from worker.models.gguf.tensors import align_up
@@ -48,7 +49,6 @@ def _encode_value(writer: Any, entry: Any) -> bytes:
         return MetadataValue.scalar(kind, entry.value).encode()
     types = {type(item) for item in entry.value} if isinstance(entry.value, list | tuple) else set()
     if len(types) != 1 or (entry.sub_type is None and not types <= _ITEM_TYPES.keys()):
-        encoded: bytes = writer._pack_val(entry.value, entry.type, add_vtype=True, sub_type=entry.sub_type)
-        return encoded
+        return packed_value(writer, entry)
     item_kind = ValueType(int(entry.sub_type)) if entry.sub_type is not None else _ITEM_TYPES[types.pop()]
     return MetadataValue.array(item_kind, entry.value).encode()

@@ -23,6 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import is_full, no_space
+from worker.foreign import lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
 from worker.models.convert.nextn import holds_mtp
@@ -177,7 +178,7 @@ def shown_weights(upstream: Upstream, weights: MergedWeights) -> Iterator[None]:
 
 
 def _asked_of_meta(name: str) -> Callable[..., Any]:
-    return lambda tensor, *args: getattr(tensor._meta, name)(*args)
+    return lambda tensor, *args: getattr(lazy_meta(tensor), name)(*args)
 
 
 def read_plan(upstream: Upstream, writer: Any) -> ConversionPlan:
@@ -266,7 +267,7 @@ def recognisable_rounding(upstream: Upstream) -> Callable[[Any, Any], Any]:
     def quantize(values: Any, qtype: Any) -> Any:
         if type(values) is not lazy or qtype not in dtypes:
             return original(values, qtype)
-        meta = original(values, qtype)._meta  # lazy: shape and dtype only
+        meta = lazy_meta(original(values, qtype))  # lazy: shape and dtype only
         rounding = Rounding(dtypes[qtype], lambda array: original(array, qtype))
         return lazy(meta=meta, args=(values,), func=rounding)
 

@@ -30,6 +30,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.foreign import dtype_plan, note_conversions, registered_parameters
 from worker.models.hardening import ModelCodeRefusedError, locked_down
 
 MODEL_ERRORS = (
@@ -152,7 +153,7 @@ class Skeleton:
             if target.startswith(prefix) and not target.startswith(without)
             for name in names
         }
-        plan = self.model._get_dtype_plan(self.model.dtype)
+        plan = dtype_plan(self.model)
         config = LoadStateDictConfig(
             device_map={"": self._device}, dtype=self.model.dtype, dtype_plan=plan, weight_mapping=self._mapping
         )
@@ -191,7 +192,7 @@ class Skeleton:
 
     def to_checkpoint(self, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors named and shaped like parameters, renamed and taken apart as saving the model would do it."""
-        self.model._weight_conversions = [each for each in self._mapping if each.was_used()]
+        note_conversions(self.model, (entry for entry in self._mapping if entry.was_used()))
         reverted: dict[str, torch.Tensor] = revert_weight_conversion(self.model, dict(named))
         prefix = f"{self.model.base_model_prefix}."
         return {self._checkpoint_name(name, prefix): tensor for name, tensor in reverted.items()}
@@ -264,7 +265,7 @@ def _parameters_on_meta() -> Iterator[None]:
     def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         original(module, name, parameter)
         if parameter is not None:
-            module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+            registered_parameters(module)[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
 
     torch.nn.Module.register_parameter = register  # type: ignore[method-assign,assignment]
     try:

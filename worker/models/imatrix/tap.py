@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from worker.foreign import private_grouped_mm, version_of
+
 
 @dataclass
 class Gathered:
@@ -66,7 +68,7 @@ PRODUCTS: Mapping[Callable[..., Any], _Product] = {
 }
 GROUPED = frozenset(
     function
-    for function in (getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
+    for function in (getattr(torch.nn.functional, "grouped_mm", None), private_grouped_mm())
     if function is not None
 )
 
@@ -161,7 +163,7 @@ class ActivationTap(TorchFunctionMode):
 
     def _squares(self, activation: torch.Tensor) -> torch.Tensor:
         """Sums of squares over all but the last axis, float64; remembered, because q, k and v share their input."""
-        version = activation._version
+        version = version_of(activation)
         if self._last_input is None or self._last_input[0] is not activation or self._last_input[1] != version:
             flat = activation.reshape(-1, activation.shape[-1]).float()
             self._last_squares = flat.square().sum(dim=0).double()

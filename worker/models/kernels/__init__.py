@@ -12,23 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.gguf.types import GGMLType
-
-_T = GGMLType
-FLOAT_TYPES = frozenset({_T.F32, _T.F16, _T.BF16})
-QUANTIZED_TYPES = frozenset(
-    {_T.Q4_0, _T.Q4_1, _T.Q5_0, _T.Q5_1, _T.Q8_0}
-    | {_T.Q2_K, _T.Q3_K, _T.Q4_K, _T.Q5_K, _T.Q6_K}
-    | {_T.IQ4_NL, _T.IQ4_XS, _T.IQ3_XXS, _T.IQ3_S, _T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S, _T.IQ1_S, _T.IQ1_M}
-)
-WEIGHTS_REQUIRED = frozenset({_T.IQ2_XXS, _T.IQ2_XS, _T.IQ1_S})
-"""Types that ggml cannot quantize without weights, whatever the caller's policy."""
-KernelKind = Literal["compiled", "reference"]
+from worker.models.kernels.kinds import FLOAT_TYPES as FLOAT_TYPES
+from worker.models.kernels.kinds import QUANTIZED_TYPES as QUANTIZED_TYPES
+from worker.models.kernels.kinds import WEIGHTS_REQUIRED as WEIGHTS_REQUIRED
+from worker.models.kernels.kinds import KernelKind as KernelKind
 
 
 def quantize_rows(

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.gguf.types import GGMLType, row_bytes
-from worker.models.kernels import FLOAT_TYPES, QUANTIZED_TYPES, WEIGHTS_REQUIRED, KernelKind, floats, on_gpu, reference
+from worker.models.kernels import floats, on_gpu, reference
 from worker.models.kernels.compiled import CONVERSIONS, conversion, kernel_of, quantize_by_reference
+from worker.models.kernels.kinds import FLOAT_TYPES, QUANTIZED_TYPES, WEIGHTS_REQUIRED, KernelKind
 
 
 def quantize(

@@ -91,19 +91,6 @@ def _levels_of(entry: Int, shape: GridShape) -> list[Int]:
     return [(entry >> (shape.bits * i)) & mask for i in range(shape.group)]
 
 
-def _round_and_place(table: Table, shape: GridShape, part: SubBlock, group: Index, scale: tuple[Float, Float]) -> Point:
-    """Place a group at a scale, given with its inverse."""
-    this_scale, inverse = scale
-    x, root = part.x.part(group * shape.group), part.root.part(group * shape.group)
-    rounded = [nearest_level(0.5 * (inverse * x[i] - 1.0), 0, shape.n_levels - 1) for i in range(shape.group)]
-
-    errors = []
-    for i in range(shape.group):
-        differences = [this_scale * float(2 * level + 1) - x[i] for level in range(shape.n_levels)]
-        errors.append([root[i] * difference * difference for difference in differences])
-    return place(inverse.machine, table, rounded, errors)
-
-
 def _sums(m: Machine, shape: GridShape, part: SubBlock, points: Array[Int]) -> tuple[Float, Float]:
     """Sums of weight * x * quant and weight * quant**2 over a sub-block."""
 
@@ -176,7 +163,7 @@ class Search:
             this_scale = 1.0 / inverse
 
             def place_group(k: Index) -> None:
-                point = _round_and_place(self.block.table, shape, self.part, k, (this_scale, inverse))
+                point = self._round_and_place(k, (this_scale, inverse))
                 self._tried[k], self._tried_on_grid[k] = point.entry, point.on_grid
 
             m.fold(shape.groups, place_group)
@@ -211,13 +198,26 @@ class Search:
         inverse = 1.0 / scale
 
         def place_group(k: Index) -> None:
-            point = _round_and_place(self.block.table, shape, self.part, k, (scale, inverse))
+            point = self._round_and_place(k, (scale, inverse))
             this = redo & (self._on_grid[k] == 0) if only_off_grid else redo
             self.points[k] = select(this, point.entry, self.points[k])
 
         m.fold(shape.groups, place_group)
         qx, q2 = _sums(m, shape, self.part, self.points)
         return select(redo & (q2 > 0), qx / q2, scale)
+
+    def _round_and_place(self, group: Index, scale: tuple[Float, Float]) -> Point:
+        """Place a group at a scale, given with its inverse."""
+        this_scale, inverse = scale
+        shape = self.shape
+        x, root = self.part.x.part(group * shape.group), self.part.root.part(group * shape.group)
+        rounded = [nearest_level(0.5 * (inverse * x[i] - 1.0), 0, shape.n_levels - 1) for i in range(shape.group)]
+
+        errors = []
+        for i in range(shape.group):
+            differences = [this_scale * float(2 * level + 1) - x[i] for level in range(shape.n_levels)]
+            errors.append([root[i] * difference * difference for difference in differences])
+        return place(self.m, self.block.table, rounded, errors)
 
     def positive(self, scale: Float, zero: Mask) -> FinishedSubBlock:
         """Move the sign of a negative scale into the signs; blank what is zero."""
@@ -278,7 +278,9 @@ def put_step(block: Block, largest: Float, factor: float) -> tuple[Mask, Float]:
     return used, 1.0 / step
 
 
-def put_scale_nibbles(block: Block, offset: int, scales: Array[Float], count: int, step: tuple[Mask, Float]) -> None:
+def put_scale_nibbles(
+    m: Machine, block: Block, offset: int, scales: Array[Float], *, count: int, step: tuple[Mask, Float]
+) -> None:
     """Write small scales, two to each of ``count`` bytes, or 0 where there are none; ``step`` is :func:`put_step`'s."""
     used, inverse = step
 
@@ -286,4 +288,4 @@ def put_scale_nibbles(block: Block, offset: int, scales: Array[Float], count: in
         low, high = (small_scale(scales[j * 2 + k], inverse) for k in range(2))
         block.out.put(j + offset, select(used, low | (high << 4), 0), 1)
 
-    inverse.machine.fold(count, put)
+    m.fold(count, put)

@@ -63,7 +63,7 @@ def quantize_iq2_xs(m: Machine, block: Block) -> None:
     largest = m.fold(16, sub_block, m.f32(0))
     used, inverse = put_step(block, largest, 1)
     m.fold(16, lambda j: block.out.put(j * 4 + 2, select(used, words[j], 0), 4))
-    put_scale_nibbles(block, 66, scales, 8, (used, inverse))
+    put_scale_nibbles(m, block, 66, scales, count=8, step=(used, inverse))
 
 
 def quantize_iq2_s(m: Machine, block: Block) -> None:
@@ -101,4 +101,4 @@ def _quantize_iq2_s(m: Machine, block: Block, weigh: Callable[[Index, Elements],
     largest = m.fold(16, sub_block, m.f32(0))
     used, inverse = put_step(block, largest, 0.9875)
     m.fold(8, lambda j: block.out.put(j + 66, upper[j * 2] | (upper[j * 2 + 1] << 4), 1))
-    put_scale_nibbles(block, 74, scales, 8, (used, inverse))
+    put_scale_nibbles(m, block, 74, scales, count=8, step=(used, inverse))

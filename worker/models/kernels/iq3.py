@@ -97,4 +97,4 @@ def _quantize_iq3_s(m: Machine, block: Block, weigh: Callable[[Index, Elements],
     m.fold(16, lambda j: block.out.put(j * 4 + 2, low_bits[j], 4))
     m.fold(8, lambda j: block.out.put(j * 4 + 74, signs[j], 4))
     used, inverse = put_step(block, largest, 1.033)
-    put_scale_nibbles(block, 106, scales, 4, (used, inverse))
+    put_scale_nibbles(m, block, 106, scales, count=4, step=(used, inverse))

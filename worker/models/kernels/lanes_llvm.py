@@ -255,35 +255,45 @@ class LlvmMachine(Machine):
             first, ir.Constant(vector, ir.Undefined), ir.Constant(self.v_i32, [0] * self.lanes)
         )
 
-    def _float_constant(self, value: float) -> Raw:
+    def float_constant(self, value: float) -> Raw:
+        """A constant vector."""
         return ir.Constant(self.v_f32, [float_constant(value)] * self.lanes)
 
-    def _int_constant(self, value: int) -> Raw:
+    def int_constant(self, value: int) -> Raw:
+        """A constant vector."""
         return ir.Constant(self.v_i32, [ir.Constant(I32, value)] * self.lanes)
 
-    def _mask_constant(self, value: bool) -> Raw:
+    def mask_constant(self, value: bool) -> Raw:
+        """A constant vector of bits."""
         return ir.Constant(self.v_i1, [ir.Constant(I1, int(value))] * self.lanes)
 
-    def _float_op(self, name: str, left: Raw, right: Raw) -> Raw:
+    def float_op(self, name: str, left: Raw, right: Raw) -> Raw:
+        """One instruction, without fast-math flags."""
         return getattr(self.builder, _FLOAT_OPS[name])(left, right)
 
-    def _int_op(self, name: str, left: Raw, right: Raw) -> Raw:
+    def int_op(self, name: str, left: Raw, right: Raw) -> Raw:
+        """One instruction."""
         return getattr(self.builder, _INT_OPS[name])(left, right)
 
-    def _mask_op(self, name: str, left: Raw, right: Raw) -> Raw:
+    def mask_op(self, name: str, left: Raw, right: Raw) -> Raw:
+        """One instruction."""
         return getattr(self.builder, _INT_OPS[name])(left, right)
 
-    def _float_compare(self, name: str, left: Raw, right: Raw) -> Raw:
+    def float_compare(self, name: str, left: Raw, right: Raw) -> Raw:
+        """Ordered, but ``!=`` is unordered: true for NaN."""
         compare = self.builder.fcmp_unordered if name == "!=" else self.builder.fcmp_ordered
         return compare(name, left, right)
 
-    def _int_compare(self, name: str, left: Raw, right: Raw) -> Raw:
+    def int_compare(self, name: str, left: Raw, right: Raw) -> Raw:
+        """Signed."""
         return self.builder.icmp_signed(name, left, right)
 
-    def _select(self, mask: Raw, yes: Raw, no: Raw) -> Raw:
+    def select(self, mask: Raw, yes: Raw, no: Raw) -> Raw:
+        """One instruction."""
         return self.builder.select(mask, yes, no)
 
-    def _sqrt(self, value: Raw) -> Raw:
+    def sqrt(self, value: Raw) -> Raw:
+        """LLVM's intrinsic, which rounds correctly."""
         return self.call(f"llvm.sqrt.v{self.lanes}f32", self.v_f32, [value])
 
     def call(self, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
@@ -294,14 +304,18 @@ class LlvmMachine(Machine):
             function = ir.Function(self.module, kind, name=name)
         return self.builder.call(function, arguments)
 
-    def _float_bits(self, value: Raw) -> Raw:
+    def float_bits(self, value: Raw) -> Raw:
+        """A bitcast."""
         return self.builder.bitcast(value, self.v_i32)
 
-    def _bits_float(self, value: Raw) -> Raw:
+    def bits_float(self, value: Raw) -> Raw:
+        """A bitcast."""
         return self.builder.bitcast(value, self.v_f32)
 
-    def _truncate(self, value: Raw) -> Raw:
+    def truncate(self, value: Raw) -> Raw:
+        """One conversion; undefined outside of the range."""
         return self.builder.fptosi(value, self.v_i32)
 
-    def _to_float(self, value: Raw) -> Raw:
+    def to_float(self, value: Raw) -> Raw:
+        """One conversion."""
         return self.builder.sitofp(value, self.v_f32)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worker.models.kernels.lanes import Array, Float, Index, Int, Mask, Raw, Scratch, Table, Value, select
+from worker.models.kernels.lanes import Arithmetic, Array, Float, Index, Int, Mask, Scratch, Table, Value, select
 
 
-class Machine(ABC):
-    """What a kernel runs on. Methods that take and give ``Raw`` are for :class:`Value` only."""
+class Machine(Arithmetic):
+    """What a kernel runs on: arithmetic, memory and loops."""
 
     @abstractmethod
     def floats(self, length: int) -> Scratch[Float]:
@@ -76,56 +76,6 @@ class Machine(ABC):
         *_, found = self.fold(LONGEST_LIST, consider, *state, again=lambda *s: s[1] > 0)
         nearest: Int = found
         return nearest
-
-    def f32(self, value: float) -> Float:
-        """The same float in every lane."""
-        return Float(self, self._float_constant(value))
-
-    def i32(self, value: int) -> Int:
-        """The same integer in every lane."""
-        return Int(self, self._int_constant(value))
-
-    @abstractmethod
-    def _float_constant(self, value: float) -> Raw: ...
-
-    @abstractmethod
-    def _int_constant(self, value: int) -> Raw: ...
-
-    @abstractmethod
-    def _mask_constant(self, value: bool) -> Raw: ...
-
-    @abstractmethod
-    def _float_op(self, name: str, left: Raw, right: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _int_op(self, name: str, left: Raw, right: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _mask_op(self, name: str, left: Raw, right: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _float_compare(self, name: str, left: Raw, right: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _int_compare(self, name: str, left: Raw, right: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _select(self, mask: Raw, yes: Raw, no: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _sqrt(self, value: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _float_bits(self, value: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _bits_float(self, value: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _truncate(self, value: Raw) -> Raw: ...
-
-    @abstractmethod
-    def _to_float(self, value: Raw) -> Raw: ...
 
 
 LARGEST_FLOAT = 3.4028234663852886e38

@@ -8,12 +8,9 @@ a time: an element's errors at its few levels lie in a register, and the points'
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from llvmlite import ir  # type: ignore[import-untyped]
-
-if TYPE_CHECKING:
-    from worker.models.kernels.lanes_llvm import LlvmMachine
 
 LANES = 16
 I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -36,7 +33,26 @@ class Permutes(Enum):
     AVX512 = "avx512"
 
 
-def emit_search(machine: LlvmMachine, table: ir.Value, entries: ir.Value, errors: list[list[ir.Value]]) -> ir.Value:
+class Emitter(Protocol):
+    """What the search needs of the machine that builds the kernel."""
+
+    builder: ir.IRBuilder
+    permutes: Permutes
+
+    def scratch(self, kind: ir.Type, length: int) -> ir.Value:
+        """Stack space."""
+
+    def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
+        """A 16 x 16 square with rows and columns exchanged."""
+
+    def spread(self, scalar: ir.Value) -> ir.Value:
+        """A scalar in every lane."""
+
+    def call(self, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
+        """Call an LLVM intrinsic."""
+
+
+def emit_search(machine: Emitter, table: ir.Value, entries: ir.Value, errors: list[list[ir.Value]]) -> ir.Value:
     """Replace every negative entry by the point of its list with the least error, the first of equals.
 
     Args:
@@ -79,7 +95,7 @@ def emit_search(machine: LlvmMachine, table: ir.Value, entries: ir.Value, errors
 class _Picker:
     """Picks from a few numbers by a few bits, for 16 points at a time."""
 
-    def __init__(self, machine: LlvmMachine, width: int) -> None:
+    def __init__(self, machine: Emitter, width: int) -> None:
         self.machine, self.width = machine, width
         self.bits = 2 if width == 4 else 3
 
@@ -111,7 +127,7 @@ class _Picker:
         return builder.shuffle_vector(*halves, ir.Constant(V_I32, list(range(LANES))))
 
 
-def _search_list(machine: LlvmMachine, picker: _Picker, points: ir.Value, registers: list[ir.Value]) -> ir.Value:
+def _search_list(machine: Emitter, picker: _Picker, points: ir.Value, registers: list[ir.Value]) -> ir.Value:
     """The best point of one list: its length, then the points."""
     builder = machine.builder
     length = builder.zext(builder.load(points), I64)

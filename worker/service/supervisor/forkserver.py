@@ -13,7 +13,8 @@ import signal
 import sys
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext
-from typing import Any
+
+from worker.foreign import take_life_line
 
 
 def fork_context(preload: str) -> ForkServerContext:
@@ -44,8 +45,6 @@ def start_forkserver() -> None:
 
 def leave_forkserver() -> None:
     """In a child: let go of the fork server's life line, so that it ends with the worker and not with its children."""
-    server: Any = multiprocessing.forkserver._forkserver
-    descriptor = server._forkserver_alive_fd
+    descriptor = take_life_line()
     if descriptor is not None:
-        server._forkserver_alive_fd = None
         os.close(descriptor)
