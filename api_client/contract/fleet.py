@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+
+
+class RunningAttempt(NamedTuple):
+    """An attempt under way, in the words in which a worker tells of it; its stage may be one of a newer version."""
+
+    job_id: str
+    stage: str
+    attempt: str
 
 
 class WorkerInfo(BaseModel):
@@ -26,6 +35,12 @@ class WorkerInfo(BaseModel):
     """Whether the worker process itself has imported torch; it should not, its stage processes do."""
     started_at: datetime
     last_heartbeat_at: datetime
+
+    @property
+    def attempts(self) -> tuple[RunningAttempt, ...]:
+        """What it runs, taken apart; what is missing is empty."""
+        parts = ((*name.split(":", 2), "", "") for name in self.running)
+        return tuple(RunningAttempt(*each[:3]) for each in parts)
 
 
 class QueueInfo(BaseModel):

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from api_client.cli.output import Output
-from api_client.cli.render.states import stage_name, state_text
+from api_client.cli.render.states import attempt_name, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.contract.fleet import QueueInfo, WorkerInfo
 from api_client.contract.job import Job, JobState
@@ -136,6 +136,10 @@ def checkpoints_view(output: Output, listing: CheckpointList, width: int) -> Ite
         yield Text(one_line(listing.explanation), style="yellow")
 
 
+def _running(output: Output, worker: WorkerInfo) -> str:
+    return ", ".join(attempt_name(output.language, attempt) for attempt in worker.attempts)
+
+
 def service_view(
     output: Output, workers: Sequence[WorkerInfo], queues: Sequence[QueueInfo], width: int, now: datetime | None = None
 ) -> Iterator[RenderableType]:
@@ -147,7 +151,7 @@ def service_view(
                 Column(
                     output.text("slots"), [f"{len(worker.running)}/{worker.slots}" for worker in workers], 7, right=True
                 ),
-                Column(output.text("running"), [", ".join(worker.running) for worker in workers], 6),
+                Column(output.text("running"), [_running(output, worker) for worker in workers], 6),
                 Column("", [worker.device for worker in workers], 4),
                 Column(
                     output.text("last_seen"), [format_age(w.last_heartbeat_at, now) for w in workers], 5, right=True

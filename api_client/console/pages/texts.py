@@ -132,7 +132,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "due": ("Stages waiting", "等待的阶段"),
     "messages": ("Messages", "消息"),
     "takers": ("Workers taking", "消费的 worker"),
-    "oldest": ("Oldest waits", "最久等待"),
+    "oldest_waits": ("Oldest waits", "最久等待"),
     "nobody_takes": ("nobody takes from it", "无 worker 消费"),
     "queue_note": (
         "Heavy stages (merge, convert, quantize) and input/output stages wait apart; stages that need one host's "

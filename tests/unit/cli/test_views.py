@@ -143,6 +143,13 @@ def test_stages_are_called_in_chinese_as_on_the_pages() -> None:
     assert " 量化 60%" in printed(output, jobs_table(output, [job], 160, NOW))
 
 
+def test_what_a_worker_runs_is_called_as_on_the_pages() -> None:
+    worker = WORKER.model_copy(update={"running": (*WORKER.running, "job-2:distil:7", "job-3")})
+    output = make_output(240, language=Language.ZH)
+    shown = printed(output, *service_view(output, [worker], [], 240, NOW))
+    assert "20251123-120000-abc123:转换 GGUF:1, job-2:distil:7, job-3 " in shown
+
+
 @pytest.mark.parametrize("name", ["export-lora", "export_lora", "导出 LoRA", "export lora", " Export LoRA "])
 def test_a_stage_is_named_as_it_is_shown(name: str) -> None:
     assert parse_stage(name) is StageName.EXPORT_LORA

@@ -31,6 +31,10 @@ def test_every_text_has_both_languages_with_the_same_placeholders() -> None:
         assert names[0] == names[1], key
 
 
+def test_no_text_of_the_pages_hides_a_phrase_that_both_faces_have() -> None:
+    assert TEXTS.keys() & PHRASES.keys() == set()
+
+
 def test_every_key_of_the_templates_is_known() -> None:
     for template in (HERE / "templates").glob("*.html"):
         for key in re.findall(r"\bt\(\"([a-z_0-9.]+)\"[,)]", template.read_text()):
