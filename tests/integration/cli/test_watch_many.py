@@ -109,7 +109,7 @@ def test_the_list_fits_and_keeps_ids_whole(trainpack: CommandLine, held: Held) -
         assert all(any(line.startswith(job_id) for line in lines) for job_id in held.ids)
         # The labels come with the room for them; state and stage are always there.
         assert ("merge=hold" in listed) == (width == 120)
-        assert re.search(r"(running|运行中) +merge", listed)
+        assert re.search(r"running +merge|运行中 +合并 LoRA", listed)
 
 
 def test_bash_completes_in_a_real_shell(trainpack: CommandLine, held: Held, tmp_path: Path) -> None:
