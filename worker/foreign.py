@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 # The conversion package: its tree of lazy tensors (``gguf.LazyBase``) and its writer.
-# ``worker.models.convert.evaluate``
-# walks the tree itself: upstream's own evaluation keeps every intermediate and takes float32 copies of all of them.
+# ``worker.models.convert.evaluate`` walks the tree itself: upstream's own evaluation keeps every intermediate and
+# takes float32 copies of all of them.
 
 
 def lazy_value(node: Any) -> Any:

@@ -29,16 +29,14 @@ TOOLS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
 
 def compute_ours(arguments: argparse.Namespace, text: str, out: Path) -> None:
     """Compute the matrix here; the time is without importing torch."""
-    from worker.models.imatrix.compute import compute_imatrix
+    from worker.models.imatrix.calibration import Calibration
+    from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 
     started, started_cpu = time.perf_counter(), time.process_time()
     computed = compute_imatrix(
         open_base_model(arguments.model),
         None,
-        text,
-        tokenizer_dir=arguments.model,
-        dataset="calibration",
-        chunks=arguments.chunks,
+        CalibrationChunks(Calibration("calibration", text), arguments.model, arguments.chunks),
         device=arguments.device,
     )
     write_imatrix(out, computed.sums)

@@ -10,6 +10,7 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from config.roots import NOWHERE_ELSE, Roots
+from worker.setting import WorkSetting
 
 _TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
 """Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
@@ -53,7 +54,7 @@ def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
 
 def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     from worker.models.checkpoint import open_base_model
-    from worker.models.convert.metadata import describe
+    from worker.models.convert.metadata import Naming, describe
     from worker.models.convert.pipeline import plan_conversion
     from worker.models.gguf.tensors import TensorSpec
     from worker.models.gguf.types import GGMLType
@@ -62,7 +63,8 @@ def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any]
 
     base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
     with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-        _, plan = plan_conversion(base, metadata=describe(path), allowed_roots=allowed_roots, scratch_dir=Path(scratch))
+        setting = WorkSetting(roots=allowed_roots, scratch_dir=Path(scratch))
+        _, plan = plan_conversion(base, naming=Naming(describe(path)), setting=setting)
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
     facts = facts_from_values(plan.metadata)
     return plan.metadata, {

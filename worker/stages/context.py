@@ -18,6 +18,7 @@ from api_client.contract.outputs import OutputNames
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from config.settings import StageSettings
+from worker.setting import WorkProgress, WorkSetting
 from worker.stages.facts import PublicFacts
 from worker.stages.prepared import PRIVATE_FIELDS, Prepared
 from worker.stop import StopRequested
@@ -208,6 +209,21 @@ class StageContext(StageInput):
             PackagingError: as :meth:`artifacts`.
         """
         return next(iter(self.artifacts(ArtifactKind.IMATRIX)), None)
+
+    def setting(self, unit: str = "bytes") -> WorkSetting:
+        """On what terms the stage's work is done; the job is told of progress in ``unit``."""
+
+        def tell(progress: WorkProgress) -> None:
+            self.report.progress(progress.done, progress.total, unit, progress.detail)
+
+        return WorkSetting(
+            roots=self.settings.allowed_roots,
+            scratch_dir=self.scratch,
+            llama_cpp_dir=self.settings.llama_cpp_dir,
+            threads=self.settings.threads,
+            report=tell,
+            should_stop=self.report.should_stop,
+        )
 
     def stop_point(self) -> None:
         """Leave at a safe point when asked to.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import UNQUANTIZED
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.verify.purpose import ENCODERS
 from worker.stages.context import StageContext, StageResult
@@ -25,13 +26,8 @@ def run(context: StageContext) -> StageResult:
         overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),
         gguf_dtype=context.request.gguf_dtype,
-        metadata=job_metadata(context),
-        threads=context.settings.threads,
-        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
-        should_stop=context.report.should_stop,
-        allowed_roots=context.settings.allowed_roots,
-        llama_cpp_dir=context.settings.llama_cpp_dir,
-        scratch_dir=context.scratch,
+        naming=Naming(job_metadata(context)),
+        setting=context.setting(),
     )
     counts = dict(result.tensor_types)
     if result.resumed_bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from api_client.contract.quant_types import QuantType
 from api_client.contract.rules import needs_imatrix_stage
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import plan_conversion
 from worker.models.convert.vocabulary import adapter_rows
 from worker.models.gguf.tensors import TensorSpec
@@ -48,12 +49,12 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         tokenizer=inputs.tokenizer,
         vocabulary_rows=adapter_rows(inputs.adapter) if inputs.adapter and context.options.merge_lora else None,
         gguf_dtype=context.request.gguf_dtype,
-        metadata=describe_job(
-            context, inputs.base.directory, inputs.checkpoint, inputs.adapter.base_name if inputs.adapter else None
+        naming=Naming(
+            describe_job(
+                context, inputs.base.directory, inputs.checkpoint, inputs.adapter.base_name if inputs.adapter else None
+            )
         ),
-        allowed_roots=context.settings.allowed_roots,
-        llama_cpp_dir=context.settings.llama_cpp_dir,
-        scratch_dir=context.scratch,
+        setting=context.setting(),
     )
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
     sizes = predict_sizes(

@@ -78,10 +78,7 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             text.sequences,
             Budget(_seconds(context)),
             kept=context.scratch / _SCORES,
-            roots=roots,
-            llama_cpp_dir=context.settings.llama_cpp_dir,
-            report=lambda done, total: context.report.progress(done, total, "tokens"),
-            should_stop=context.report.should_stop,
+            setting=context.setting("tokens"),
         )
         report = make_report(scores, opened, text.source, _reference(context))
     context.report.log(

@@ -30,12 +30,7 @@ def run(context: StageContext) -> StageResult:
         gguf_dtype=adapter_dtype(context.request.gguf_dtype),
         name=context.request.model_name or prepared.checkpoint_name or prepared.adapter.name,
         metadata=job_metadata(context),
-        threads=context.settings.threads,
-        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
-        should_stop=context.report.should_stop,
-        allowed_roots=roots,
-        llama_cpp_dir=context.settings.llama_cpp_dir,
-        scratch_dir=context.scratch,
+        setting=context.setting(),
     )
     ranks = sorted({pair.r for pair in pairs})
     context.report.log(f"{out.name}: {len(pairs)} adapted tensors, rank {', '.join(map(str, ranks))}", ranks=ranks)

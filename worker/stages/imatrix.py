@@ -14,7 +14,7 @@ from api_client.contract.outputs import MATRIX
 from worker.models.checkpoint import open_base_model
 from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.calibration import load_calibration
-from worker.models.imatrix.compute import compute_imatrix
+from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix
 from worker.models.imatrix.validate import validate_imatrix
@@ -59,14 +59,8 @@ def _compute(context: StageContext) -> Path:
     computed = compute_imatrix(
         open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots),
         job_overlay(context),
-        text.text,
-        tokenizer_dir=prepared.tokenizer_dir,
-        dataset=text.name,
-        chunks=context.request.imatrix.chunks,
-        llama_cpp_dir=context.settings.llama_cpp_dir,
-        allowed_roots=context.settings.allowed_roots,
-        report=lambda done, total: context.report.progress(done, total, "chunks"),
-        should_stop=context.report.should_stop,
+        CalibrationChunks(text, prepared.tokenizer_dir, context.request.imatrix.chunks),
+        setting=context.setting("chunks"),
     )
     path = context.scratch / context.names.name(MATRIX)
     write_imatrix(path, computed.sums)

@@ -33,7 +33,7 @@ def run(context: StageContext) -> StageResult:
         base,
         context.scratch / OVERLAY,
         precision=overlay_precision(context.request.gguf_dtype),
-        report=lambda done, total: context.report.progress(done, total, "modules"),
+        report=context.setting("modules").report,
     )
     for note in summary.notes:
         context.report.log(note)
@@ -61,9 +61,7 @@ def _save_merged(context: StageContext, base: BaseModel, overlay: Path) -> tuple
         Overlay.load(overlay),
         directory,
         tokenizer=job_tokenizer(context),
-        threads=context.settings.threads,
-        report=lambda done, total, tensor: context.report.progress(done, total, "bytes", tensor),
-        should_stop=context.report.should_stop,
+        setting=context.setting(),
     )
     files = sorted(path for path in directory.iterdir() if path.is_file())
     context.report.log(f"{directory.name}: the merged model in {len(files)} files")

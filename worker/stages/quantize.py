@@ -20,7 +20,7 @@ from api_client.contract.quant_types import QuantType
 from worker.models.imatrix.load import load_imatrix
 from worker.models.kernels import use_cache
 from worker.models.quantize.engine import quantize_file
-from worker.models.quantize.result import QuantizeProgress, TypeOutcome
+from worker.models.quantize.result import TypeOutcome
 from worker.stages.context import StageContext, StageResult
 from worker.storage.atomic import atomic_write_text
 
@@ -61,9 +61,7 @@ def _quantize(
         Path(source.path),
         missing,
         imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
-        threads=context.settings.threads,
-        report=lambda progress: _report(context, progress),
-        should_stop=context.report.should_stop,
+        setting=context.setting("weights"),
     )
     for quant, outcome in result.outcomes.items():
         if outcome.error is None:
@@ -109,10 +107,6 @@ class _Record:
             "artifacts": [a.model_dump(mode="json") for a in finished.values()],
         }
         atomic_write_text(self._path, json.dumps(content))
-
-
-def _report(context: StageContext, progress: QuantizeProgress) -> None:
-    context.report.progress(progress.elements_done, progress.elements_total, "weights", progress.tensor)
 
 
 def _artifact(context: StageContext, source: Artifact, quant: QuantType, outcome: TypeOutcome) -> Artifact:

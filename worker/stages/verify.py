@@ -76,9 +76,7 @@ def _base_shapes(context: StageContext) -> dict[str, tuple[int, ...]]:
     """Every tensor of the base model's GGUF, as a conversion would write it."""
     _, plan = plan_conversion(
         open_base_model(context.prepared.base_dir, allowed_roots=context.settings.allowed_roots),
-        allowed_roots=context.settings.allowed_roots,
-        llama_cpp_dir=context.settings.llama_cpp_dir,
-        scratch_dir=context.scratch,
+        setting=context.setting(),
     )
     return {tensor.name: tensor.shape for tensor in plan.tensors}
 

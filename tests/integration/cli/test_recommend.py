@@ -15,7 +15,7 @@ import pytest
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from tests.integration.harness import ROOT
 from tests.tiny import tiny_base
-from worker.models.convert.metadata import describe
+from worker.models.convert.metadata import Naming, describe
 from worker.models.convert.pipeline import convert
 from worker.models.gguf.reader import open_gguf
 from worker.models.mixture.sizes import predict_sizes
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base model directory and the unquantized GGUF that a job makes of it. Its rows fit every type."""
     directory = tmp_path_factory.mktemp("models")
     base = tiny_base(directory / "base", hidden_size=256, intermediate_size=512)
-    convert(base, directory / "base.gguf", metadata=describe(base))
+    convert(base, directory / "base.gguf", naming=Naming(metadata=describe(base)))
     return base, directory / "base.gguf"
 
 

@@ -18,7 +18,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.consulted import CONSULTED, MODULE, Handling, named
 from worker.models.convert.lora import export_lora
-from worker.models.convert.metadata import describe
+from worker.models.convert.metadata import Naming, describe
 from worker.models.convert.pipeline import convert, plan_conversion
 from worker.models.convert.tokenizer import COMPANIONS, VOCABULARIES, find_tokenizer
 from worker.models.convert.upstream import load_upstream
@@ -123,7 +123,7 @@ def sample(tmp_path_factory):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_staged_and_unstaged_conversion_are_the_same_file(name, sample, tmp_path):
     model = sample(name)
-    convert(model, tmp_path / "ours.gguf", gguf_dtype="f32", model_name="M")
+    convert(model, tmp_path / "ours.gguf", gguf_dtype="f32", naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(model, tmp_path / "theirs.gguf", "ALL_F32"))
 
 
@@ -145,7 +145,7 @@ def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, 
     checkpoint = tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     for described in (describe(model), describe(model, checkpoint_dir=checkpoint)):
-        convert(model, tmp_path / "out.gguf", metadata=described)
+        convert(model, tmp_path / "out.gguf", naming=Naming(metadata=described))
         metadata, tensors = read_gguf(tmp_path / "out.gguf")
         assert metadata["qwen3.pooling_type"] == 4
         assert "cls.output.weight" in tensors

@@ -23,8 +23,10 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert, plan_conversion
 from worker.models.convert.upstream import load_upstream
+from worker.setting import WorkSetting
 
 
 def assert_same_file(ours, theirs):
@@ -39,7 +41,7 @@ def assert_same_file(ours, theirs):
 
 def test_result_describes_the_file(run_of, tmp_path):
     run = run_of("llama")
-    result = convert(run.base, tmp_path / "ours.gguf", model_name="M", threads=2)
+    result = convert(run.base, tmp_path / "ours.gguf", naming=Naming(model_name="M"), setting=WorkSetting(threads=2))
     data = (tmp_path / "ours.gguf").read_bytes()
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(run.base, tmp_path / "theirs.gguf"))
     assert result.sha256 == hashlib.sha256(data).hexdigest()
@@ -53,7 +55,7 @@ def test_result_describes_the_file(run_of, tmp_path):
 def test_merge_of_every_architecture(name, run_of, tmp_path):
     run = run_of(name)
     merged = save_peft_merge(run.base, run.adapter, tmp_path / "base-model")
-    convert(run.base, tmp_path / "ours.gguf", overlay=run.overlay(tmp_path / "overlay"), model_name="M")
+    convert(run.base, tmp_path / "ours.gguf", overlay=run.overlay(tmp_path / "overlay"), naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(merged, tmp_path / "theirs.gguf"))
 
 
@@ -88,7 +90,7 @@ def test_lora_file_is_what_merging_adds(name, run_of, tmp_path):
 )
 def test_types(dtype, gguf_dtype, theirs, tmp_path):
     base = save_model("llama", tmp_path / "base-model", dtype=dtype)
-    convert(base, tmp_path / "ours.gguf", gguf_dtype=gguf_dtype, model_name="M")
+    convert(base, tmp_path / "ours.gguf", gguf_dtype=gguf_dtype, naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(base, tmp_path / "theirs.gguf", theirs))
 
 
@@ -116,7 +118,7 @@ def test_overlay_of_another_base_is_refused(run_of, tmp_path):
 def test_text_part_of_a_vision_language_model(tmp_path):
     """The vision tower is left out, and said to be; its ``mmproj`` file is not made."""
     base = save_vision_model(tmp_path / "base-model")
-    result = convert(base, tmp_path / "ours.gguf", model_name="M")
+    result = convert(base, tmp_path / "ours.gguf", naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(base, tmp_path / "theirs.gguf"))
     names = open_base_model(base).tensors
     assert result.left_out == tuple(sorted(name for name in names if "vision_tower" in name or "projector" in name))
@@ -141,7 +143,7 @@ def test_mtp_layers_that_transformers_does_not_save(announced, tmp_path, monkeyp
     base = save_model("qwen3.5", tmp_path / "base-model", **announced)
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "in_proj_qkv", "up_proj"])
     build_overlay(open_adapter(adapter), open_base_model(base), tmp_path / "overlay", precision="base")
-    convert(base, tmp_path / "ours.gguf", overlay=Overlay.load(tmp_path / "overlay"), model_name="M")
+    convert(base, tmp_path / "ours.gguf", overlay=Overlay.load(tmp_path / "overlay"), naming=Naming(model_name="M"))
 
     monkeypatch.setattr(load_upstream().model_class("Qwen3_5ForCausalLM"), "no_mtp", True)
     merged = save_peft_merge(base, adapter, tmp_path / "merged" / "base-model")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.convert.writer import write_plan
+from worker.setting import WorkProgress, WorkSetting
 from worker.stop import StopRequested
 from worker.storage.journal import Journal
 
@@ -70,11 +72,11 @@ class Progress:
     """Stops after a number of tensors; notes what was reported."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.reports: list[tuple[int, int, str]] = []
+        self.reports: list[tuple[float, float, str]] = []
         self._stop_after = stop_after
 
-    def report(self, done_bytes: int, total_bytes: int, tensor: str) -> None:
-        self.reports.append((done_bytes, total_bytes, tensor))
+    def report(self, at: WorkProgress) -> None:
+        self.reports.append((at.done, at.total, at.detail))
 
     def should_stop(self) -> bool:
         return self._stop_after is not None and len(self.reports) >= self._stop_after
@@ -86,9 +88,7 @@ def write(plan: Plan, path: Path, progress: Progress | None = None, fingerprint:
         plan,
         path,
         fingerprint=fingerprint,
-        threads=threads,
-        report=progress.report,
-        should_stop=progress.should_stop,
+        setting=WorkSetting(threads=threads, report=progress.report, should_stop=progress.should_stop),
     )
 
 
@@ -233,10 +233,10 @@ def test_tensors_ahead_of_hashing_are_bounded(tmp_path):
     plan = Plan()
     seen: list[int] = []
 
-    def report(done_bytes: int, total_bytes: int, tensor: str) -> None:
+    def report(at: WorkProgress) -> None:
         seen.append(len(plan.made))
 
-    write_plan(plan, tmp_path / "out.bin", fingerprint="f", threads=6, report=report, should_stop=lambda: False)
+    write_plan(plan, tmp_path / "out.bin", fingerprint="f", setting=WorkSetting(threads=6, report=report))
     assert all(made <= number + 2 for number, made in enumerate(seen)), seen
 
 
@@ -255,19 +255,17 @@ def test_journal_of_another_format_is_worthless(tmp_path):
 def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path):
     run = run_of("llama")
     overlay = run.overlay(tmp_path / "overlay")
-    whole = convert(run.base, tmp_path / "whole.gguf", overlay=overlay, model_name="M")
+    whole = convert(run.base, tmp_path / "whole.gguf", overlay=overlay, naming=Naming(model_name="M"))
     progress = Progress(stop_after=1)
     with pytest.raises(StopRequested):
         convert(
             run.base,
             tmp_path / "out.gguf",
             overlay=overlay,
-            model_name="M",
-            threads=1,
-            report=progress.report,
-            should_stop=progress.should_stop,
+            naming=Naming(model_name="M"),
+            setting=WorkSetting(threads=1, report=progress.report, should_stop=progress.should_stop),
         )
-    resumed = convert(run.base, tmp_path / "out.gguf", overlay=overlay, model_name="M")
+    resumed = convert(run.base, tmp_path / "out.gguf", overlay=overlay, naming=Naming(model_name="M"))
     assert resumed.resumed_bytes > 0
     assert resumed.sha256 == whole.sha256
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
@@ -277,6 +275,10 @@ def test_conversion_of_another_overlay_does_not_resume(run_of, tmp_path):
     run = run_of("llama")
     progress = Progress(stop_after=1)
     with pytest.raises(StopRequested):
-        convert(run.base, tmp_path / "out.gguf", threads=1, report=progress.report, should_stop=progress.should_stop)
+        convert(
+            run.base,
+            tmp_path / "out.gguf",
+            setting=WorkSetting(threads=1, report=progress.report, should_stop=progress.should_stop),
+        )
     result = convert(run.base, tmp_path / "out.gguf", overlay=run.overlay(tmp_path / "overlay"))
     assert result.resumed_bytes == 0

@@ -26,6 +26,7 @@ from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.convert.upstream import load_upstream, supported_architectures
 from worker.models.hardening import ModelCodeRefusedError, locked_down
 from worker.models.imatrix.model import Skeleton
+from worker.setting import WorkSetting
 
 EVIL = """
 import pathlib
@@ -342,7 +343,7 @@ def test_links_out_of_the_model_are_not_followed(run_of, tmp_path):
     with pytest.raises(PackagingError) as caught:
         convert(model, tmp_path / "out.gguf")
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
-    assert convert(model, tmp_path / "out.gguf", allowed_roots=Roots.only(outside)).size_bytes > 0
+    assert convert(model, tmp_path / "out.gguf", setting=WorkSetting(roots=Roots.only(outside))).size_bytes > 0
 
 
 def test_a_pipe_is_not_waited_for(run_of, tmp_path):

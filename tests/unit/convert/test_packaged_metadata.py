@@ -11,7 +11,7 @@ from convert_samples import read_gguf
 
 from worker.models.convert.card import is_hub_id, read_card
 from worker.models.convert.companions import CardFile, model_card, modelfile
-from worker.models.convert.metadata import describe
+from worker.models.convert.metadata import Naming, describe
 from worker.models.convert.nextn import config_without_absent_layers
 from worker.models.convert.pipeline import convert
 from worker.models.convert.repairs import config_repairs
@@ -65,7 +65,7 @@ def test_base_model_keeps_its_card_without_local_paths(run, tmp_path):
 def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path):
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, adapter_base="owner/Tiny-7B-Instruct")
-    convert(base, tmp_path / "out.gguf", metadata=described)
+    convert(base, tmp_path / "out.gguf", naming=Naming(metadata=described))
     metadata = read_gguf(tmp_path / "out.gguf")[0]
     assert metadata["general.name"] == "Tiny-7B-Instruct checkpoint-10"
     assert metadata["general.base_model.count"] == 1
@@ -82,7 +82,7 @@ def test_name_given_wins(run, tmp_path):
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, name="From the request")
     assert described.overrides["general.name"] == "From the request"
-    convert(base, tmp_path / "out.gguf", metadata=described, model_name="From the call")
+    convert(base, tmp_path / "out.gguf", naming=Naming(metadata=described, model_name="From the call"))
     assert read_gguf(tmp_path / "out.gguf")[0]["general.name"] == "From the call"
 
 

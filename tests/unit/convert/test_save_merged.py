@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from worker.models.convert.merged import save_merged
 from worker.models.convert.tokenizer import find_tokenizer
+from worker.setting import WorkSetting
 from worker.stop import StopRequested
 
 
@@ -49,14 +50,14 @@ def test_weights_are_pefts_and_load(name, run_of, tmp_path):
 def test_shards_and_index(run_of, tmp_path):
     run = run_of("llama")
     out = tmp_path / "merged"
-    reports: list[tuple[int, int, str]] = []
+    reports: list[tuple[float, float]] = []
     files = save_merged(
         run.open_base(),
         run.overlay(tmp_path / "overlay"),
         out,
         tokenizer=find_tokenizer(None, run.base),
         shard_bytes=30_000,
-        report=lambda *report: reports.append(report),
+        setting=WorkSetting(report=lambda at: reports.append((at.done, at.total))),
     )
     assert len(files) > 2
     index = json.loads((out / "model.safetensors.index.json").read_text())
@@ -64,7 +65,7 @@ def test_shards_and_index(run_of, tmp_path):
     assert set(index["weight_map"].values()) == {file.path.name for file in files}
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in weights_of(out).values())
     assert reports[-1][0] == reports[-1][1] == sum(file.size_bytes for file in files)
-    assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         AutoModelForCausalLM.from_pretrained(out, dtype="auto")
@@ -111,7 +112,9 @@ def test_stop_keeps_finished_shards_and_no_index(run_of, tmp_path):
 
     settings = {"tokenizer": None, "shard_bytes": 30_000}
     with pytest.raises(StopRequested):
-        save_merged(run.open_base(), run.overlay(tmp_path / "overlay"), out, should_stop=stop, **settings)
+        save_merged(
+            run.open_base(), run.overlay(tmp_path / "overlay"), out, **settings, setting=WorkSetting(should_stop=stop)
+        )
     assert not (out / "model.safetensors.index.json").exists()
     save_merged(run.open_base(), run.overlay(tmp_path / "overlay"), out, **settings)
     assert set(weights_of(out)) == set(run.open_base().tensors)

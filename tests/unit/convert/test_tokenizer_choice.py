@@ -23,6 +23,7 @@ from worker.models.convert.metadata import end_tokens
 from worker.models.convert.pipeline import convert, plan_conversion
 from worker.models.convert.tokenizer import find_tokenizer, harmless_config, largest_token_id, special_token, token_id
 from worker.models.convert.vocabulary import adapter_rows, check_vocabulary, embedding_rows
+from worker.setting import WorkSetting
 
 
 @pytest.fixture
@@ -321,7 +322,7 @@ def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
     description["model"]["merges"].reverse()  # in the order of its scores, the file could be made again
     put_json(model / "tokenizer.json", **description)
     with pytest.raises(PackagingError) as caught:
-        convert(model, tmp_path / "out.gguf", scratch_dir=tmp_path)
+        convert(model, tmp_path / "out.gguf", setting=WorkSetting(scratch_dir=tmp_path))
     assert caught.value.code in (ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.TOKENIZER_UNSUPPORTED)
     assert "tokenizer.model" in caught.value.message
     assert str(tmp_path) not in caught.value.message

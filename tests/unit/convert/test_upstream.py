@@ -22,6 +22,7 @@ from worker.models.convert.upstream import (
     supported_architectures,
     upstream_version,
 )
+from worker.setting import WorkSetting
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
         convert(base, tmp_path / "out.gguf")
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
     (base / "config.json").write_text(json.dumps(config))
-    result = convert(base, tmp_path / "out.gguf", llama_cpp_dir=checkout)
+    result = convert(base, tmp_path / "out.gguf", setting=WorkSetting(llama_cpp_dir=checkout))
     assert result.converter == upstream_version(checkout)
     assert convert(base, tmp_path / "again.gguf").sha256 == result.sha256
 

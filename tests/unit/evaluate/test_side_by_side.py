@@ -17,6 +17,7 @@ from worker.models.convert.upstream import load_upstream
 from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.variants import QuantizedFile
+from worker.setting import WorkSetting
 
 VOCABULARY = 400
 SIZES = {
@@ -92,11 +93,16 @@ def test_a_file_is_judged_by_its_own_weights(tmp_path: Path, name: str, monkeypa
     other = make(tmp_path / "other", model_type, settings, 2, vectors_of=reference)
     for directory in (reference, other):
         convert(
-            directory, directory / "model.gguf", gguf_dtype="f32", scratch_dir=tmp_path, allowed_roots=Roots.anywhere()
+            directory,
+            directory / "model.gguf",
+            gguf_dtype="f32",
+            setting=WorkSetting(scratch_dir=tmp_path, roots=Roots.anywhere()),
         )
 
     files = [QuantizedFile(path.name, [path / "model.gguf"]) for path in (reference, other)]
-    scores = evaluate_files(open_base_model(reference), None, files, sequences(), Budget(None), roots=Roots.anywhere())
+    scores = evaluate_files(
+        open_base_model(reference), None, files, sequences(), Budget(None), setting=WorkSetting(roots=Roots.anywhere())
+    )
 
     assert scores.refused == {}
     assert scores.parts == ("a",) * 19 + ("b",) * 23 + ("a",) * 19 + ("b",) * 26

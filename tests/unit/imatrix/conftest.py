@@ -7,7 +7,8 @@ import torch
 from imatrix_models import TEXT, save_model, save_recorded_model
 
 from worker.models.checkpoint import open_base_model
-from worker.models.imatrix.compute import ComputedImatrix, compute_imatrix
+from worker.models.imatrix.calibration import Calibration
+from worker.models.imatrix.compute import CalibrationChunks, ComputedImatrix, compute_imatrix
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,11 +45,7 @@ def computed(model_dir):
             made[name, layered] = compute_imatrix(
                 open_base_model(directory),
                 None,
-                TEXT,
-                tokenizer_dir=directory,
-                dataset="test",
-                chunks=10,
-                chunk_tokens=32,
+                CalibrationChunks(Calibration("test", TEXT), directory, 10, 32),
                 device="cpu",
                 layered=layered,
             )

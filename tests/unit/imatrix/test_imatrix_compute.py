@@ -18,21 +18,24 @@ from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.upstream import load_upstream
 from worker.models.convert.weights import MergedWeights
-from worker.models.imatrix.compute import compute_imatrix
+from worker.models.imatrix.calibration import Calibration
+from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.load import read_imatrix
 from worker.models.imatrix.tokens import tokenize_chunks
 from worker.models.mixture.names import may_be_quantized
+from worker.setting import WorkSetting
 from worker.stop import StopRequested
 
 CHUNKS, CHUNK_TOKENS = 10, 32
 
 
 def compute(directory, **changes):
-    arguments = {"tokenizer_dir": directory, "dataset": "test", "chunks": CHUNKS, "chunk_tokens": CHUNK_TOKENS}
     overlay = changes.pop("overlay", None)
-    text = changes.pop("text", TEXT)
-    return compute_imatrix(open_base_model(directory), overlay, text, **{**arguments, "device": "cpu", **changes})
+    text = Calibration("test", changes.pop("text", TEXT))
+    count, tokens = changes.pop("chunks", CHUNKS), changes.pop("chunk_tokens", CHUNK_TOKENS)
+    chunks = CalibrationChunks(text, changes.pop("tokenizer_dir", directory), count, tokens)
+    return compute_imatrix(open_base_model(directory), overlay, chunks, **{"device": "cpu", **changes})
 
 
 def converted_shapes(directory):
@@ -176,7 +179,11 @@ def test_chunks_are_no_longer_than_the_positions_that_the_model_knows(model_dir)
 def test_progress_grows_to_the_number_of_chunks(model_dir):
     for layered in (True, False):
         seen = []
-        compute(model_dir("llama"), layered=layered, report=lambda done, total, seen=seen: seen.append((done, total)))
+        compute(
+            model_dir("llama"),
+            layered=layered,
+            setting=WorkSetting(report=lambda at, seen=seen: seen.append((at.done, at.total))),
+        )
         done = [each for each, _ in seen]
         assert done == sorted(done)
         assert seen[-1] == (CHUNKS, CHUNKS)
@@ -189,8 +196,7 @@ def test_a_stop_ends_the_computation_and_its_threads(layered, model_dir):
         compute(
             model_dir("llama"),
             layered=layered,
-            report=lambda done, _total: seen.append(done),
-            should_stop=lambda: len(seen) >= 2,
+            setting=WorkSetting(report=lambda at: seen.append(at.done), should_stop=lambda: len(seen) >= 2),
         )
     assert len(seen) == 2
     assert threading.active_count() == before

@@ -14,6 +14,7 @@ from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.sizes import predict_sizes
 from worker.models.quantize.engine import quantize_file
+from worker.setting import WorkSetting
 
 RECORDED = json.loads(RECORD.read_text())
 
@@ -86,7 +87,7 @@ def test_predicted_sizes_are_the_recorded_ones(folder, name):
 
 def test_threads_change_nothing_and_outputs_pass_the_check(folder):
     kinds = [QuantType.Q4_K_M, QuantType.Q6_K, QuantType.Q4_K_S]
-    result = quantize(folder, "tied", True, kinds, threads=1)
+    result = quantize(folder, "tied", True, kinds, setting=WorkSetting(threads=1))
     for kind, outcome in result.outcomes.items():
         assert outcome.sha256 == recorded("tied", True)[kind][1]
         checked = check_gguf(outcome.path)

@@ -18,6 +18,7 @@ from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.load import load_imatrix
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.imatrix_data import ImatrixData
+from worker.setting import WorkSetting
 
 Q = QuantType
 EXPECTED = json.loads(RECORD.read_text())
@@ -93,13 +94,14 @@ import json, resource, sys
 from pathlib import Path
 from api_client.contract.quant_types import QuantType
 from worker.models.quantize.engine import quantize_file
+from worker.setting import WorkSetting
 def report(progress):
     if progress.tensors_done == 10:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 folder = Path(sys.argv[2])
 kinds = [QuantType.Q8_0, QuantType.Q4_0]
 paths = {k: folder / f"out-{k.value}.gguf" for k in kinds}
-result = quantize_file(Path(sys.argv[1]), paths, report=report, threads=1)
+result = quantize_file(Path(sys.argv[1]), paths, setting=WorkSetting(report=report, threads=1))
 print(json.dumps({k.value: o.error and o.error.code for k, o in result.outcomes.items()}))
 """
     command = [sys.executable, "-c", script, str(tied), str(tmp_path)]
@@ -209,7 +211,10 @@ def test_a_matrix_with_a_nan_is_refused(tied, tmp_path):
 def test_a_wrong_entry_for_the_embedding_is_ignored(tied, tmp_path):
     entries = {"token_embd.weight": np.ones((1, 5), np.float32), "blk.0.attn_q.weight": np.ones((1, 288), np.float32)}
     result = quantize_file(
-        tied, {Q.Q4_0: tmp_path / "out.gguf"}, imatrix=ImatrixData("m", None, 0, entries), threads=os.cpu_count()
+        tied,
+        {Q.Q4_0: tmp_path / "out.gguf"},
+        imatrix=ImatrixData("m", None, 0, entries),
+        setting=WorkSetting(threads=os.cpu_count()),
     )
     assert result.failed == {}
 

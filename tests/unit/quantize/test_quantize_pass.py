@@ -18,6 +18,7 @@ from worker.models.quantize.digest import OrderedDigest
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.slabs import SLAB_ELEMENTS, cut_slabs
+from worker.setting import WorkSetting
 
 Q = QuantType
 
@@ -59,7 +60,7 @@ def test_each_expert_has_its_own_weights_across_slab_borders(tmp_path):
     assert experts.size > SLAB_ELEMENTS
     kinds = {Q.Q4_0: GGMLType.Q4_0, Q.Q4_K_S: GGMLType.Q4_K, Q.Q8_0: GGMLType.Q8_0}
     paths = {kind: tmp_path / f"{kind.value}.gguf" for kind in kinds}
-    result = quantize_file(source, paths, imatrix=matrix, threads=3)
+    result = quantize_file(source, paths, imatrix=matrix, setting=WorkSetting(threads=3))
     assert result.failed == {}
     for kind, ggml_type in kinds.items():
         expected = b"".join(encoded(ggml_type, experts[i], importance[i]) for i in range(7))
@@ -99,11 +100,13 @@ def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp
 def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path):
     seen = []
     result = quantize_file(
-        tied, {kind: tmp_path / f"{kind.value}.gguf" for kind in (Q.Q8_0, Q.Q4_0)}, report=seen.append, threads=2
+        tied,
+        {kind: tmp_path / f"{kind.value}.gguf" for kind in (Q.Q8_0, Q.Q4_0)},
+        setting=WorkSetting(report=seen.append, threads=2),
     )
-    assert [progress.elements_done for progress in seen] == sorted(progress.elements_done for progress in seen)
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
     last = seen[-1]
-    assert (last.tensors_done, last.elements_done) == (last.tensors_total, last.elements_total)
+    assert (last.tensors_done, last.done) == (last.tensors_total, last.total)
     assert last.written_bytes == last.total_bytes
     with open_gguf(result.outcomes[Q.Q8_0].path) as file:
         assert last.total_bytes[Q.Q8_0] == sum(tensor.size_bytes for tensor in file.tensors)
@@ -111,7 +114,9 @@ def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path):
 
 def test_a_failed_type_leaves_the_progress(tied, tmp_path):
     seen = []
-    quantize_file(tied, {Q.Q8_0: tmp_path / "no" / "x", Q.Q4_0: tmp_path / "out.gguf"}, report=seen.append)
+    quantize_file(
+        tied, {Q.Q8_0: tmp_path / "no" / "x", Q.Q4_0: tmp_path / "out.gguf"}, setting=WorkSetting(report=seen.append)
+    )
     assert set(seen[-1].written_bytes) == {Q.Q4_0}
 
 

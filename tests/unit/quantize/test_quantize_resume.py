@@ -15,6 +15,7 @@ from tests.golden.record_files import RECORD, digest
 from tests.unit.quantize.sources import leftovers
 from worker.models.imatrix.load import load_imatrix
 from worker.models.quantize.engine import quantize_file
+from worker.setting import WorkSetting
 from worker.stop import StopRequested
 from worker.storage.journal import Journal
 
@@ -46,7 +47,7 @@ def assert_finished(result, folder):
 
 def stop_in_the_middle(tied, folder):
     with pytest.raises(StopRequested):
-        quantize_file(tied, outputs(folder), should_stop=StopAfter(12))
+        quantize_file(tied, outputs(folder), setting=WorkSetting(should_stop=StopAfter(12)))
     assert leftovers(folder) == sorted(
         f"m-{kind.value}.gguf.{suffix}" for kind in KINDS for suffix in ("partial", "journal")
     )
@@ -64,7 +65,9 @@ def test_stopped_work_is_taken_up(tied, tmp_path):
 def test_work_stopped_again_and_again_ends(tied, tmp_path):
     for attempt in range(40):
         try:
-            result = quantize_file(tied, outputs(tmp_path), should_stop=StopAfter(3 * attempt), threads=2)
+            result = quantize_file(
+                tied, outputs(tmp_path), setting=WorkSetting(should_stop=StopAfter(3 * attempt), threads=2)
+            )
         except StopRequested:
             continue
         break
@@ -77,12 +80,15 @@ import os, signal, sys
 from pathlib import Path
 from api_client.contract.quant_types import QuantType
 from worker.models.quantize.engine import quantize_file
+from worker.setting import WorkSetting
 def report(progress):
     if progress.tensors_done == 9:
         os.kill(os.getpid(), signal.SIGKILL)
 folder = Path(sys.argv[2])
 quantize_file(
-    Path(sys.argv[1]), {QuantType(k): folder / f"m-{k}.gguf" for k in sys.argv[3:]}, report=report, threads=1
+    Path(sys.argv[1]),
+    {QuantType(k): folder / f"m-{k}.gguf" for k in sys.argv[3:]},
+    setting=WorkSetting(report=report, threads=1)
 )
 """
     command = [sys.executable, "-c", script, str(tied), str(tmp_path), *(kind.value for kind in KINDS)]
@@ -141,7 +147,7 @@ def test_another_matrix_or_another_source_begins_anew(tied, tmp_path):
 
     stop_in_the_middle_paths = {kind: tmp_path / f"again-{kind.value}.gguf" for kind in KINDS}
     with pytest.raises(StopRequested):
-        quantize_file(tied, stop_in_the_middle_paths, should_stop=StopAfter(12))
+        quantize_file(tied, stop_in_the_middle_paths, setting=WorkSetting(should_stop=StopAfter(12)))
     touched = tmp_path / "touched.gguf"
     touched.write_bytes(tied.read_bytes())
     result = quantize_file(touched, stop_in_the_middle_paths)
@@ -153,14 +159,14 @@ def test_a_finished_file_is_replaced_only_when_the_new_one_is_complete(tied, tmp
     path = outputs(tmp_path)[QuantType.Q8_0]
     path.write_text("an older result")
     with pytest.raises(StopRequested):
-        quantize_file(tied, outputs(tmp_path), should_stop=StopAfter(5))
+        quantize_file(tied, outputs(tmp_path), setting=WorkSetting(should_stop=StopAfter(5)))
     assert path.read_text() == "an older result"
     assert_finished(quantize_file(tied, outputs(tmp_path)), tmp_path)
 
 
 def test_without_resuming_nothing_is_left_behind(tied, tmp_path):
     with pytest.raises(StopRequested):
-        quantize_file(tied, outputs(tmp_path), should_stop=StopAfter(5), resumable=False)
+        quantize_file(tied, outputs(tmp_path), resumable=False, setting=WorkSetting(should_stop=StopAfter(5)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from tests.unit.quantize.sources import save_source
 from worker.models.gguf.check import check_gguf
 from worker.models.gguf.metadata import get_value, uint32_value
 from worker.models.gguf.reader import open_gguf
-from worker.models.quantize.local import parse_quant_types, quantize_local
+from worker.models.quantize.local import LocalOptions, parse_quant_types, quantize_local
 from worker.models.quantize.split import split_gguf
 
 RECORDED_SHARDS = {
@@ -117,12 +117,12 @@ def test_local_files_are_not_replaced_unasked(tied, tmp_path):
         quantize_local(tied, ["Q4_0", "Q8_0"], tmp_path)
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
     assert [path.name for path in tmp_path.iterdir()] == ["tied-Q8_0.gguf"]
-    quantize_local(tied, ["Q8_0"], tmp_path, overwrite=True)
+    quantize_local(tied, ["Q8_0"], tmp_path, options=LocalOptions(overwrite=True))
     check_gguf(tmp_path / "tied-Q8_0.gguf")
 
 
 def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
-    made = quantize_local(tied, ["Q8_0", "Q2_K"], tmp_path, split_max_bytes=1_200_000)
+    made = quantize_local(tied, ["Q8_0", "Q2_K"], tmp_path, options=LocalOptions(split_max_bytes=1_200_000))
     assert [file.path.name for file in made.files[QuantType.Q8_0]] == [
         "tied-Q8_0-00001-of-00002.gguf",
         "tied-Q8_0-00002-of-00002.gguf",
@@ -134,13 +134,15 @@ def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
         ]
     assert len(list(tmp_path.iterdir())) == 3
     with pytest.raises(PackagingError) as caught:
-        quantize_local(tied, ["Q8_0"], tmp_path, split_max_bytes=1_200_000)
+        quantize_local(tied, ["Q8_0"], tmp_path, options=LocalOptions(split_max_bytes=1_200_000))
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
 
 
 def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied, tmp_path):
     (tmp_path / "tied-Q8_0-00002-of-00002.gguf").mkdir()
-    made = quantize_local(tied, ["Q8_0", "Q6_K"], tmp_path, overwrite=True, split_max_bytes=1_200_000)
+    made = quantize_local(
+        tied, ["Q8_0", "Q6_K"], tmp_path, options=LocalOptions(overwrite=True, split_max_bytes=1_200_000)
+    )
     assert made.failed[QuantType.Q8_0].code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
     assert list(made.files) == [QuantType.Q6_K]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
@@ -171,7 +173,7 @@ def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, 
     with pytest.raises(PackagingError) as caught:
         quantize_local(first.path, ["Q4_0"], tmp_path)
     assert caught.value.code is ErrorCode.GGUF_ALREADY_QUANTIZED
-    made = quantize_local(first.path, ["Q4_0"], tmp_path, allow_requantize=True)
+    made = quantize_local(first.path, ["Q4_0"], tmp_path, options=LocalOptions(allow_requantize=True))
     assert [file.path.name for file in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from worker.models.convert.writer import write_plan
+from worker.setting import WorkSetting
 from worker.storage.partial import PartialFile
 
 DATA = b"0123456789" * 10
@@ -35,7 +36,7 @@ class Whole:
 
 
 def convert(path: Path) -> int:
-    written = write_plan(Whole(), path, fingerprint="f", threads=1, report=lambda *_: None, should_stop=lambda: False)
+    written = write_plan(Whole(), path, fingerprint="f", setting=WorkSetting(threads=1))
     assert path.read_bytes() == DATA + DATA
     return written.resumed_bytes
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from api_client.contract.quality import Figure, FileQuality, QualityReport
+    from worker.setting import WorkProgress
 
 EVALUATE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -145,7 +146,7 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 @contextmanager
-def _bar(output: Output) -> Iterator[Callable[[float, float], None]]:
+def _bar(output: Output) -> Iterator[Callable[[WorkProgress], None]]:
     """A bar in tokens."""
     columns: tuple[Any, ...] = (
         TextColumn("{task.completed:,.0f} / {task.total:,.0f} tokens", markup=False),
@@ -154,4 +155,4 @@ def _bar(output: Output) -> Iterator[Callable[[float, float], None]]:
     )
     with Progress(*columns, console=output.notes, disable=not output.live) as progress:
         task = progress.add_task("", total=1)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield lambda state: progress.update(task, completed=state.done, total=state.total)

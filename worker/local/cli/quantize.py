@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from api_client.contract.quant_types import QuantType
     from worker.models.quantize.local import LocalResult
-    from worker.models.quantize.result import QuantizeProgress
+    from worker.setting import WorkProgress
 
 _UNITS = {"M": 10**6, "G": 10**9}
 
@@ -76,7 +76,8 @@ def quantize(
         from config.settings import load_settings
         from worker.models.imatrix.load import load_imatrix
         from worker.models.kernels import use_cache
-        from worker.models.quantize.local import quantize_local
+        from worker.models.quantize.local import LocalOptions, quantize_local
+        from worker.setting import WorkSetting
     split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
     use_cache(load_settings().kernels_dir)
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
@@ -86,13 +87,8 @@ def quantize(
             source.expanduser().absolute(),
             names,
             output_dir.expanduser().absolute(),
-            imatrix=matrix,
-            threads=threads,
-            allow_requantize=allow_requantize,
-            overwrite=overwrite,
-            split_max_bytes=split_max_bytes,
-            report=report,
-            should_stop=should_stop,
+            options=LocalOptions(matrix, allow_requantize, overwrite, split_max_bytes),
+            setting=WorkSetting(threads=threads, report=report, should_stop=should_stop),
         )
         return _report(output, result)
     output.say(output.text("quantize_stopped"))
@@ -164,8 +160,10 @@ def _table(output: Output, result: LocalResult) -> Table:
 
 
 @contextmanager
-def _bar(output: Output) -> Iterator[Callable[[QuantizeProgress], None]]:
+def _bar(output: Output) -> Iterator[Callable[[WorkProgress], None]]:
     """One bar over all types together, counted in bytes written."""
+    from worker.models.quantize.result import QuantizeProgress
+
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -176,10 +174,11 @@ def _bar(output: Output) -> Iterator[Callable[[QuantizeProgress], None]]:
     with Progress(*columns, console=output.notes, disable=not output.live) as progress:
         task = progress.add_task("", total=None)
 
-        def report(state: QuantizeProgress) -> None:
+        def report(state: WorkProgress) -> None:
+            assert isinstance(state, QuantizeProgress)
             progress.update(
                 task,
-                description=one_line(state.tensor),
+                description=one_line(state.detail),
                 completed=sum(state.written_bytes.values()),
                 total=sum(state.total_bytes.values()),
             )

@@ -9,7 +9,7 @@ from worker.models.adapters.adapter import Adapter
 from worker.models.adapters.config import lora_settings
 from worker.models.adapters.draft import Draft
 from worker.models.adapters.locator import Locator
-from worker.models.adapters.lora import Report, plan_lora
+from worker.models.adapters.lora import plan_lora
 from worker.models.adapters.misfits import refuse_unmatched
 from worker.models.adapters.overlay import OverlaySummary, write_overlay
 from worker.models.adapters.through_peft import MERGED_BY_PEFT, plan_through_peft
@@ -17,10 +17,11 @@ from worker.models.adapters.tying import Tying, read_tying, settle_tying
 from worker.models.adapters.updates import Precision
 from worker.models.adapters.vocabulary import settle_vocabulary
 from worker.models.checkpoint.base_model import BaseModel
+from worker.setting import Report, no_report
 
 
 def build_overlay(
-    adapter: Adapter, base: BaseModel, out_path: Path, *, precision: Precision, report: Report | None = None
+    adapter: Adapter, base: BaseModel, out_path: Path, *, precision: Precision, report: Report = no_report
 ) -> OverlaySummary:
     """Write the overlay that turns ``base`` into the merged model.
 
@@ -29,7 +30,7 @@ def build_overlay(
         base: The base model; its weights must not be quantized.
         out_path: File to write; appears complete or not at all.
         precision: ``base`` to round as PEFT's merge does, ``f32`` to leave float32 sums (``gguf_dtype`` f32 or f16).
-        report: Called with modules done and in all.
+        report: Is told modules done and in all.
 
     Raises:
         PackagingError: ``adapter_mismatch``, ``adapter_not_finite``, ``adapter_unsupported``, ``adapter_invalid``,
@@ -54,7 +55,7 @@ def build_overlay(
     )
 
 
-def read_draft(adapter: Adapter, base: BaseModel, report: Report | None = None) -> tuple[Draft, bool, Tying | None]:
+def read_draft(adapter: Adapter, base: BaseModel, report: Report = no_report) -> tuple[Draft, bool, Tying | None]:
     """Every adapter tensor assigned; whether one adapter serves both embedding and head; how the base is tied.
 
     Raises:

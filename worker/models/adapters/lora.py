@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -17,22 +17,22 @@ from worker.models.adapters.one_expert import add_one_experts, plan_one_expert
 from worker.models.adapters.places import Place
 from worker.models.adapters.replacements import plan_replacement, plan_token_rows
 from worker.models.adapters.updates import BiasUpdate, TruncateUpdate
+from worker.setting import Report, WorkProgress, no_report
 
 if TYPE_CHECKING:
     import torch
 
 _PAIRS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
-Report = Callable[[int, int], None]
 Parts = Mapping[str, AdapterKey]
 
 
-def plan_lora(draft: Draft, settings: LoraSettings, report: Report | None = None) -> None:
+def plan_lora(draft: Draft, settings: LoraSettings, report: Report = no_report) -> None:
     """Read every tensor of a LoRA adapter once and add its steps to the draft.
 
     Args:
         draft: Receives steps, and what found no place.
         settings: The adapter's settings.
-        report: Called with modules done and in all.
+        report: Is told modules done and in all.
 
     Raises:
         PackagingError: ``adapter_mismatch`` for shapes, ``adapter_not_finite``, ``adapter_invalid``,
@@ -41,8 +41,7 @@ def plan_lora(draft: Draft, settings: LoraSettings, report: Report | None = None
     modules = _modules(draft.adapter)
     for done, ((path, depth), parts) in enumerate(modules.items(), start=1):
         _plan_module(draft, settings, path, depth, parts)
-        if report is not None:
-            report(done, len(modules))
+        report(WorkProgress(done, len(modules)))
     add_one_experts(draft)
 
 

@@ -21,7 +21,6 @@ import torch
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import room_errors
-from config.roots import NOWHERE_ELSE, Roots
 from worker.models.adapters.export import LoraPair
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.card import Card
@@ -38,13 +37,12 @@ from worker.models.convert.plan import (
     streamed_class,
     upstream_errors,
 )
-from worker.models.convert.progress import Report, no_report
 from worker.models.convert.staging import display_name, stage
 from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
 from worker.models.convert.weights import MergedWeights
 from worker.models.convert.writer import write_plan
 from worker.models.hardening import locked_down
-from worker.stop import ShouldStop
+from worker.setting import ON_THIS_MACHINE, WorkSetting
 
 _EXPERT = re.compile(r"(.+\.experts\.)\d+\..+\.weight")
 _REMEDY = "Merge the adapter instead (template `merge_quantize` or `merge`)."
@@ -75,12 +73,7 @@ def export_lora(
     gguf_dtype: str = "f16",
     name: str,
     metadata: ModelMetadata | None = None,
-    threads: int = 1,
-    report: Report = no_report,
-    should_stop: ShouldStop = lambda: False,
-    allowed_roots: Roots = NOWHERE_ELSE,
-    llama_cpp_dir: Path | None = None,
-    scratch_dir: Path | None = None,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
     """Write a LoRA GGUF.
 
@@ -93,12 +86,7 @@ def export_lora(
         gguf_dtype: ``f32``, ``f16``, ``bf16`` or ``q8_0`` (rows whose length 32 does not divide become F16).
         name: ``general.name``.
         metadata: From ``metadata.describe``; without it the base model's name is the only thing said of it.
-        threads: Tensors evaluated at a time.
-        report: Called after each tensor with bytes done, bytes in all, and the tensor's name.
-        should_stop: Asked between tensors.
-        allowed_roots: Where symlinks of the base model may lead.
-        llama_cpp_dir: A llama.cpp checkout whose conversion package to use.
-        scratch_dir: Where the staging directory is made.
+        setting: As for :func:`~worker.models.convert.writer.write_plan`.
 
     Raises:
         StopRequested: As asked.
@@ -106,12 +94,12 @@ def export_lora(
             ``unsupported_architecture``, ``base_model_invalid``, ``disk_space_insufficient``,
             ``output_dir_not_writable``.
     """
-    check_architecture(base.config, llama_cpp_dir)
-    upstream = load_upstream(llama_cpp_dir)
+    check_architecture(base.config, setting.llama_cpp_dir)
+    upstream = load_upstream(setting.llama_cpp_dir)
     card = Card({"base_model": display_name(base.directory)} if metadata is None else metadata.card, "")
-    with tempfile.TemporaryDirectory(prefix="lora-", dir=scratch_dir) as scratch, room_errors(Path(scratch)):
+    with tempfile.TemporaryDirectory(prefix="lora-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
         weights = MergedWeights(base)
-        staged = stage(Path(scratch), weights, None, {}, card=card, allowed_roots=allowed_roots)
+        staged = stage(Path(scratch), weights, None, {}, card=card, allowed_roots=setting.roots)
         override = Path(scratch) / "metadata.json"
         override.write_text(json.dumps(dict(metadata.overrides) if metadata is not None else {}), encoding="utf-8")
         plan = _plan_lora(upstream, staged, weights, pairs, gguf_dtype=gguf_dtype, name=name, override=override)
@@ -119,9 +107,7 @@ def export_lora(
         plan,
         out_path,
         fingerprint=_fingerprint(plan, base, upstream),
-        threads=threads,
-        report=report,
-        should_stop=should_stop,
+        setting=setting,
     )
     return describe_result(plan, written, upstream)
 

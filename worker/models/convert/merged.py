@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from worker.models.checkpoint.base_model import torch_dtypes
 from worker.models.convert.card import is_hub_id
 from worker.models.convert.evaluate import as_numpy, shared_cores
 from worker.models.convert.pipeline import input_fingerprint
-from worker.models.convert.progress import Report, no_report
 from worker.models.convert.staging import merged_config, write_json, write_template
 from worker.models.convert.tokenizer import CONFIG, TokenizerChoice
 from worker.models.convert.weights import MergedWeights, WeightEntry
 from worker.models.convert.writer import WrittenFile, write_plan
-from worker.stop import ShouldStop, StopRequested
+from worker.setting import ON_THIS_MACHINE, WorkProgress, WorkSetting
+from worker.stop import StopRequested
 
 _SHARD_BYTES = 5_000_000_000  # transformers' usual limit
 
@@ -72,9 +72,7 @@ def save_merged(
     *,
     tokenizer: TokenizerChoice | None,
     shard_bytes: int = _SHARD_BYTES,
-    threads: int = 1,
-    report: Report = no_report,
-    should_stop: ShouldStop = lambda: False,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> list[WrittenFile]:
     """Write the merged model.
 
@@ -84,9 +82,7 @@ def save_merged(
         out_dir: Directory to write into; created. Shards appear complete or not at all, the index last.
         tokenizer: From ``find_tokenizer``; None leaves the tokenizer out.
         shard_bytes: Largest size of a shard's tensors together.
-        threads: Tensors merged at a time.
-        report: Called after each tensor with bytes done and in all, over all shards.
-        should_stop: Asked between tensors.
+        setting: As for :func:`~worker.models.convert.writer.write_plan`; bytes are counted over all shards.
 
     Returns:
         The weight files, in order.
@@ -104,20 +100,20 @@ def save_merged(
     total = sum(shard.size_bytes for shard in shards)
     written: list[WrittenFile] = []
 
-    def report_all(done_bytes: int, _shard_bytes: int, tensor: str) -> None:
-        report(sum(file.size_bytes for file in written) + done_bytes, total, tensor)
+    def report_all(shard: WorkProgress) -> None:
+        done = sum(file.size_bytes for file in written) + shard.done
+        setting.report(WorkProgress(done, total, shard.detail))
 
     for name, shard in zip(names, shards, strict=True):
-        if written and should_stop():  # a shard whose tensors were all begun is finished, and the next one not begun
+        if written and setting.should_stop():
+            # a shard whose tensors were all begun is finished, and the next one not begun
             raise StopRequested
-        with shared_cores(threads):
+        with shared_cores(setting.threads or 1):
             file = write_plan(
                 shard,
                 out_dir / name,
                 fingerprint=input_fingerprint(shard.header, base, overlay, "safetensors"),
-                threads=threads,
-                report=report_all,
-                should_stop=should_stop,
+                setting=replace(setting, report=report_all),
             )
         written.append(file)
     write_json(out_dir / "config.json", merged_config(base, overlay.config_changes()))

@@ -43,6 +43,23 @@ class ModelMetadata:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Naming:
+    """What a file says of the model it holds.
+
+    Attributes:
+        metadata: From :func:`describe`; None for what upstream makes of the base model's own card.
+        model_name: ``general.name``; wins over ``metadata``.
+    """
+
+    metadata: ModelMetadata | None = None
+    model_name: str | None = None
+
+
+OWN_CARD = Naming()
+"""What upstream makes of the base model's own card."""
+
+
 def describe(
     base_dir: Path, *, checkpoint_dir: Path | None = None, adapter_base: str | None = None, name: str | None = None
 ) -> ModelMetadata:

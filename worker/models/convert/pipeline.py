@@ -19,22 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.disk import room_errors
-from config.roots import NOWHERE_ELSE, Roots
 from worker.models.adapters.names import config_keys
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.convert.card import Card, read_card
 from worker.models.convert.consulted import dense_modules, weights_beside
 from worker.models.convert.consumed import check_consumed
-from worker.models.convert.metadata import ModelMetadata
-from worker.models.convert.progress import Report, no_report
+from worker.models.convert.metadata import OWN_CARD, Naming
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
 from worker.models.convert.vocabulary import check_vocabulary, embedding_rows
 from worker.models.convert.weights import MergedWeights
 from worker.models.heap import keep_freed_memory
-from worker.stop import ShouldStop
+from worker.setting import ON_THIS_MACHINE, WorkSetting
 
 if TYPE_CHECKING:
     from worker.models.convert.plan import ConversionPlan
@@ -82,14 +80,8 @@ def convert(
     overlay: Overlay | None = None,
     tokenizer: TokenizerChoice | None = None,
     gguf_dtype: str = "auto",
-    model_name: str | None = None,
-    metadata: ModelMetadata | None = None,
-    threads: int | None = None,
-    report: Report = no_report,
-    should_stop: ShouldStop = lambda: False,
-    allowed_roots: Roots = NOWHERE_ELSE,
-    llama_cpp_dir: Path | None = None,
-    scratch_dir: Path | None = None,
+    naming: Naming = OWN_CARD,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
     """Convert.
 
@@ -99,16 +91,10 @@ def convert(
         overlay: Updates to merge; its own precision decides where sums are rounded.
         tokenizer: From ``find_tokenizer``; the base model's own where not given.
         gguf_dtype: ``auto`` (upstream's: bfloat16 or float16 as the base, float16 for a float32 base), ``f32``,
-            ``f16``,
-            ``bf16``.
-        model_name: ``general.name``; wins over ``metadata``.
-        metadata: From ``metadata.describe``; without it, what upstream makes of the base model's own card.
-        threads: Tensors evaluated at a time; by default one per core, at most 8.
-        report: Called after each tensor with bytes done, bytes in all, and the tensor's name.
-        should_stop: Asked between tensors.
-        allowed_roots: Where symlinks of model directories may lead.
-        llama_cpp_dir: A llama.cpp checkout whose conversion package to use.
-        scratch_dir: Where the staging directory is made; by default the system's temporary directory.
+            ``f16``, ``bf16``.
+        naming: What the file says of the model.
+        setting: Tensors are evaluated on its threads, by default one per core and at most 8; it is told bytes and the
+            tensor's name after each tensor, and asked between tensors.
 
     Raises:
         StopRequested: As asked; the partial file and its journal stay.
@@ -121,27 +107,22 @@ def convert(
     from worker.models.convert.evaluate import shared_cores
     from worker.models.convert.writer import write_plan
 
-    base = open_base_model(model_dir, allowed_roots=allowed_roots, allow_quantized=overlay is None)
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
     upstream, plan = plan_conversion(
         base,
         overlay=overlay,
         tokenizer=tokenizer,
         gguf_dtype=gguf_dtype,
-        model_name=model_name,
-        metadata=metadata,
-        allowed_roots=allowed_roots,
-        llama_cpp_dir=llama_cpp_dir,
-        scratch_dir=scratch_dir,
+        naming=naming,
+        setting=setting,
     )
-    threads = threads or min(8, os.cpu_count() or 1)
+    threads = setting.threads or min(8, os.cpu_count() or 1)
     with shared_cores(threads):
         written = write_plan(
             plan,
             out_path,
             fingerprint=input_fingerprint(plan.header, base, overlay, upstream.version, plan.beside),
-            threads=threads,
-            report=report,
-            should_stop=should_stop,
+            setting=replace(setting, threads=threads),
         )
     return describe_result(plan, written, upstream)
 
@@ -152,12 +133,9 @@ def plan_conversion(
     overlay: Overlay | None = None,
     tokenizer: TokenizerChoice | None = None,
     gguf_dtype: str = "auto",
-    model_name: str | None = None,
-    metadata: ModelMetadata | None = None,
+    naming: Naming = OWN_CARD,
     vocabulary_rows: int | None = None,
-    allowed_roots: Roots = NOWHERE_ELSE,
-    llama_cpp_dir: Path | None = None,
-    scratch_dir: Path | None = None,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> tuple[Upstream, ConversionPlan]:
     """Plan a conversion: the exact header, and every tensor's type, shape and place. Reads no weights.
 
@@ -166,18 +144,19 @@ def plan_conversion(
     """
     from worker.models.convert.plan import plan_model
 
-    check_architecture(base.config, llama_cpp_dir)
+    metadata = naming.metadata
+    check_architecture(base.config, setting.llama_cpp_dir)
     if tokenizer is None:
-        tokenizer = find_tokenizer(None, base.directory, allowed_roots=allowed_roots)
+        tokenizer = find_tokenizer(None, base.directory, allowed_roots=setting.roots)
     changes = overlay.config_changes() if overlay is not None else {}
     if vocabulary_rows is not None:
         changes |= dict.fromkeys(config_keys(base, "vocab_size"), vocabulary_rows)
     check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
-    upstream = load_upstream(llama_cpp_dir)
+    upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay, rows=vocabulary_rows)
-    with tempfile.TemporaryDirectory(prefix="convert-", dir=scratch_dir) as scratch, room_errors(Path(scratch)):
+    with tempfile.TemporaryDirectory(prefix="convert-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
         card = read_card(base.directory) if metadata is None else Card(metadata.card, "")
-        staged = stage(Path(scratch), weights, tokenizer, changes, card=card, allowed_roots=allowed_roots)
+        staged = stage(Path(scratch), weights, tokenizer, changes, card=card, allowed_roots=setting.roots)
         override = None
         if metadata is not None:
             override = Path(scratch) / "metadata.json"
@@ -187,13 +166,13 @@ def plan_conversion(
             staged,
             weights,
             gguf_dtype=gguf_dtype,
-            model_name=model_name,
+            model_name=naming.model_name,
             metadata_override=override,
             finish=_trained_end_of_turn(tokenizer),
         )
     notes = check_consumed(weights, plan.left_out, plan.architecture)
-    notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, allowed_roots))
-    beside = tuple(weights_beside(tokenizer.places, allowed_roots).values())
+    notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, setting.roots))
+    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
     return upstream, replace(plan, notes=notes, beside=beside)
 
 

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from worker.models.convert.progress import Report
-from worker.stop import ShouldStop, StopRequested
+from worker.setting import WorkProgress, WorkSetting
+from worker.stop import StopRequested
 from worker.storage.journal import Entry
 from worker.storage.partial import PartialFile
 from worker.storage.paths import check_disk_space
@@ -101,9 +101,7 @@ def write_plan(
     path: Path,
     *,
     fingerprint: str,
-    threads: int,
-    report: Report,
-    should_stop: ShouldStop,
+    setting: WorkSetting,
 ) -> WrittenFile:
     """Write the file, resuming from an earlier attempt's partial file where its inputs were the same.
 
@@ -111,9 +109,8 @@ def write_plan(
         plan: What to write.
         path: Final path; replaced if it exists.
         fingerprint: Digest over everything that decides the file's bytes.
-        threads: Tensors evaluated at a time.
-        report: Called after every tensor, in file order, on the calling thread.
-        should_stop: Asked between tensors.
+        setting: Tensors are evaluated on its threads, by default one. It is told bytes and the tensor's name after
+            every tensor, in file order, and asked between tensors.
 
     Raises:
         StopRequested: Partial file and journal stay.
@@ -127,7 +124,7 @@ def write_plan(
         check_disk_space({path: plan.size_bytes - kept})
         good = [_entry(end, sha256) for end, sha256 in known.items() if end <= kept]
         file.claim(plan.size_bytes, kept, good)  # what follows the good beginning is not trusted
-        _Pass(file, plan, digest).run(kept, threads, report, should_stop)
+        _Pass(file, plan, digest).run(kept, setting)
         file.finish()
     except StopRequested:
         file.suspend()
@@ -147,7 +144,7 @@ class _Pass:
         self._plan = plan
         self._digest = digest
 
-    def run(self, kept: int, threads: int, report: Report, should_stop: ShouldStop) -> None:
+    def run(self, kept: int, setting: WorkSetting) -> None:
         """Evaluate and write on threads, hash and report here, in file order.
 
         Raises:
@@ -165,7 +162,7 @@ class _Pass:
         ahead_bytes, stopping = 0, False
         with (
             ThreadPoolExecutor(1, thread_name_prefix="convert-write") as writer,
-            ThreadPoolExecutor(max(1, threads), thread_name_prefix="convert") as pool,
+            ThreadPoolExecutor(setting.threads or 1, thread_name_prefix="convert") as pool,
         ):
             try:
                 while running or (left and not stopping):
@@ -177,8 +174,8 @@ class _Pass:
                     self._finish(tensor, end, future.result(), writer)
                     del future  # and with it the data
                     ahead_bytes -= tensor.size_bytes
-                    report(end, self._plan.size_bytes, tensor.name)
-                    if not stopping and should_stop():
+                    setting.report(WorkProgress(end, self._plan.size_bytes, tensor.name))
+                    if not stopping and setting.should_stop():
                         stopping = True
                         left.extend(_cancel_waiting(running))
             except BaseException:

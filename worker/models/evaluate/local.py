@@ -17,10 +17,11 @@ from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.evaluate.report import make_report
-from worker.models.evaluate.run import Budget, Report, evaluate_files
+from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.texts import chosen_text
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
+from worker.setting import Report, WorkSetting
 from worker.stop import ShouldStop
 
 _SHARD = re.compile(r"-00001-of-(?P<count>\d{5})\.gguf$")
@@ -66,9 +67,8 @@ def evaluate_local(
         files = [QuantizedFile(path.name, shards_of(path)) for path in paths]
         for file in files:
             stack.callback(file.close)
-        scores = evaluate_files(
-            base, overlay, files, text.sequences, budget, roots=anywhere, report=report, should_stop=should_stop
-        )
+        setting = WorkSetting(roots=anywhere, report=report, should_stop=should_stop)
+        scores = evaluate_files(base, overlay, files, text.sequences, budget, setting=setting)
         name = compared.model.name + (f" with {compared.checkpoint.name}" if compared.checkpoint is not None else "")
         return make_report(scores, files, text.source, name)
 

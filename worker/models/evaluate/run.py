@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from config.roots import Roots
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.upstream import load_upstream
@@ -33,6 +32,7 @@ from worker.models.evaluate.variants import BaseWeights, QuantizedFile, Referenc
 from worker.models.imatrix.compute import running_model
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.model import Skeleton
+from worker.setting import ON_THIS_MACHINE, Report, WorkProgress, WorkSetting
 from worker.stop import ShouldStop
 
 BASE = "base"
@@ -41,9 +41,6 @@ BATCH_TOKENS = 2048
 FIRST_ROUND_TOKENS = 1024
 ROUND_TOKENS = 16384
 """Tokens of a round of ``full``; between rounds nothing is lost when it is stopped."""
-
-Report = Callable[[float, float], None]
-"""Called with tokens done and tokens in all."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,7 @@ def evaluate_files(
     budget: Budget,
     *,
     kept: Path | None = None,
-    roots: Roots,
-    llama_cpp_dir: Path | None = None,
-    report: Report = lambda _done, _total: None,
-    should_stop: ShouldStop = lambda: False,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> Scores:
     """Run reference, base and files over the sequences and score every token.
 
@@ -100,10 +94,7 @@ def evaluate_files(
         sequences: What to run, most important first; :func:`worker.models.evaluate.sequences.spread` mixes parts.
         budget: How many of them.
         kept: File that finished rounds are kept in; none where not given.
-        roots: Where symlinks of the base model may lead.
-        llama_cpp_dir: Where the converter comes from (``TRAINPACK_LLAMA_CPP_DIR``).
-        report: Progress.
-        should_stop: Polled between the steps.
+        setting: Is told tokens, and asked between the steps.
 
     Raises:
         PackagingError: ``unsupported_architecture`` where transformers cannot run the model or it gives no
@@ -112,7 +103,7 @@ def evaluate_files(
     """
     if not sequences:
         raise PackagingError(ErrorCode.CALIBRATION_TOO_SHORT, "the evaluation text holds not one whole sequence")
-    runner = _Runner.open(base, overlay, files, roots, llama_cpp_dir)
+    runner = _Runner.open(base, overlay, files, setting)
     rounds = _Rounds.take_up(kept, _identity(base, overlay, files, sequences), runner.names())
     total = sum(len(sequence.ids) for sequence in sequences)
     while rounds.sequences < len(sequences):
@@ -122,15 +113,15 @@ def evaluate_files(
         before = rounds.tokens
         size = sum(len(sequence.ids) for sequence in chosen)
         started = time.monotonic()
-        told = partial(_tell, report, before, size, total)
-        scores = runner.run(chosen, told, should_stop)
+        told = partial(_tell, setting.report, before, size, total)
+        scores = runner.run(chosen, told, setting.should_stop)
         rounds.add(chosen, scores, time.monotonic() - started, runner.refused())
         rounds.keep(kept)
     return rounds.result()
 
 
 def _tell(report: Report, before: int, size: int, total: int, part: float) -> None:
-    report(before + part * size, total)
+    report(WorkProgress(before + part * size, total))
 
 
 class _Runner:
@@ -148,13 +139,12 @@ class _Runner:
         base: BaseModel,
         overlay: Overlay | None,
         files: Sequence[QuantizedFile],
-        roots: Roots,
-        llama_cpp_dir: Path | None,
+        setting: WorkSetting,
     ) -> _Runner:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         weights = MergedWeights(base, overlay)
         tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
-        converter = open_converter(load_upstream(llama_cpp_dir), weights, roots)
+        converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
         skeleton = Skeleton(base.directory, tensors, device, weights.config_changes())
         variants: list[Variant] = [Reference()]
         if overlay is not None:
@@ -179,7 +169,9 @@ class _Runner:
             )
         with running_model(self._model_class):
             return self._side_by_side.run(
-                batches(sequences, BATCH_TOKENS), report=lambda done, all_: report(done / all_), should_stop=should_stop
+                batches(sequences, BATCH_TOKENS),
+                report=lambda steps: report(steps.done / steps.total),
+                should_stop=should_stop,
             )
 
     def refused(self) -> dict[str, str]:

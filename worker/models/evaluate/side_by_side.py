@@ -26,10 +26,8 @@ from worker.models.evaluate.variants import Destination, Variant
 from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
 from worker.models.imatrix.model import Skeleton
 from worker.models.imatrix.names import Converter
+from worker.setting import Report, WorkProgress, no_report
 from worker.stop import ShouldStop
-
-Report = Callable[[int, int], None]
-"""Called with steps done and steps in all; a step is one batch of one variant through one door."""
 
 
 @dataclass
@@ -90,9 +88,11 @@ class SideBySide:
         self._places = _find(self.skeleton)
 
     def run(
-        self, batches: Sequence[Batch], *, report: Report = lambda _done, _all: None, should_stop: ShouldStop
+        self, batches: Sequence[Batch], *, report: Report = no_report, should_stop: ShouldStop
     ) -> list[TokenScores]:
         """Scores of every variant over all batches, in the order of ``variants``.
+
+        ``report`` is told steps; a step is one batch of one variant through one door.
 
         Raises:
             StopRequested: when asked to stop.
@@ -110,7 +110,7 @@ class SideBySide:
         def step(_door: Door) -> None:
             nonlocal done
             done += 1
-            report(done, len(jobs) * len(self._places.doors))
+            report(WorkProgress(done, len(jobs) * len(self._places.doors)))
             for job in list(outputs):
                 variant, number = jobs[job]
                 logits = outputs.pop(job)

@@ -14,7 +14,7 @@ are float64. On the CPU the same input gives the same file; on a GPU sums over e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,11 @@ from typing import Any
 import torch
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from config.roots import NOWHERE_ELSE, Roots
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.upstream import load_upstream
 from worker.models.convert.weights import MergedWeights
+from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
 from worker.models.imatrix.model import MODEL_ERRORS, WITHOUT_MATRIX, Skeleton
@@ -37,14 +37,29 @@ from worker.models.imatrix.names import map_to_gguf
 from worker.models.imatrix.sums import ImatrixSums
 from worker.models.imatrix.tap import ActivationTap
 from worker.models.imatrix.tokens import tokenize_chunks
-from worker.stop import ShouldStop, StopRequested
+from worker.setting import ON_THIS_MACHINE, Report, WorkProgress, WorkSetting
+from worker.stop import StopRequested
 
 CHUNK_TOKENS = 512
 BATCH_CHUNKS = 4
 """Chunks that run through a layer together; as many tokens as llama-imatrix takes (2048)."""
 
-Report = Callable[[float, float], None]
-"""Called with chunks done (a fraction, since all chunks move together) and chunks in all."""
+
+@dataclass(frozen=True)
+class CalibrationChunks:
+    """What is run through the model.
+
+    Attributes:
+        text: The text, and its name for the file.
+        tokenizer_dir: Directory with the tokenizer files.
+        count: How many chunks of the text to use; all where None.
+        tokens: Tokens in a chunk; less where the model takes fewer positions.
+    """
+
+    text: Calibration
+    tokenizer_dir: Path
+    count: int | None = None
+    tokens: int = CHUNK_TOKENS
 
 
 @dataclass(frozen=True)
@@ -69,35 +84,21 @@ class ComputedImatrix:
 def compute_imatrix(
     base: BaseModel,
     overlay: Overlay | None,
-    text: str,
+    chunks: CalibrationChunks,
     *,
-    tokenizer_dir: Path,
-    dataset: str,
-    chunks: int | None = None,
-    chunk_tokens: int = CHUNK_TOKENS,
     device: str = "auto",
     layered: bool = True,
-    llama_cpp_dir: Path | None = None,
-    allowed_roots: Roots = NOWHERE_ELSE,
-    report: Report = lambda _done, _total: None,
-    should_stop: ShouldStop = lambda: False,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ComputedImatrix:
-    """Run ``text`` through the model and gather the mean squared inputs of its weights.
+    """Run a text through the model and gather the mean squared inputs of its weights.
 
     Args:
         base: The base model; no code in its directory is run.
         overlay: What merges the adapter, or None for the base model as it is.
-        text: Calibration text.
-        tokenizer_dir: Directory with the tokenizer files.
-        dataset: Name of the text, for the file.
-        chunks: How many chunks of the text to use; all where None.
-        chunk_tokens: Tokens in a chunk; less where the model takes fewer positions.
+        chunks: What to run.
         device: ``auto``, ``cpu`` or ``cuda``.
         layered: Load one layer at a time; False loads all weights at once.
-        llama_cpp_dir: Where the converter comes from (``TRAINPACK_LLAMA_CPP_DIR``).
-        allowed_roots: Where symlinks of the base model may lead.
-        report: Progress.
-        should_stop: Polled after each batch and layer.
+        setting: Is told chunks, and asked after each batch and layer.
 
     Raises:
         PackagingError: ``calibration_too_short``, ``tokenizer_unsupported``, ``unsupported_architecture``,
@@ -108,22 +109,22 @@ def compute_imatrix(
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     weights = MergedWeights(base, overlay)
     tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
-    converter = open_converter(load_upstream(llama_cpp_dir), weights, allowed_roots)
+    converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
     skeleton = Skeleton(base.directory, tensors, target)
-    length = min(chunk_tokens, _positions(skeleton.model.config) or chunk_tokens)
-    tokens = tokenize_chunks(text, tokenizer_dir, length, chunks)
+    length = min(chunks.tokens, _positions(skeleton.model.config) or chunks.tokens)
+    tokens = tokenize_chunks(chunks.text.text, chunks.tokenizer_dir, length, chunks.count)
     if int(tokens.max()) >= skeleton.embedding_rows:
         raise PackagingError(
             ErrorCode.VOCABULARY_MISMATCH,
             f"the tokenizer gives token {int(tokens.max())}, the embedding has {skeleton.embedding_rows} rows",
         )
     with running_model(type(skeleton.model).__name__):
-        tap = _run(skeleton, tokens.to(target), layered, report, should_stop)
+        tap = _run(skeleton, tokens.to(target), layered, setting)
     shapes = {name: tensor.shape for name, tensor in skeleton.model.state_dict().items()}
     mapped = map_to_gguf(tap.gathered, shapes, skeleton.to_checkpoint, converter)
     entries = dict(sorted(mapped.entries.items()))
     return ComputedImatrix(
-        sums=ImatrixSums((dataset,), len(tokens), length, entries),
+        sums=ImatrixSums((chunks.text.name,), len(tokens), length, entries),
         token_count=tokens.numel(),
         device=target.type,
         left_out=tuple(mapped.left_out),
@@ -153,9 +154,7 @@ def _positions(config: Any) -> int | None:
     return min((value for value in found if isinstance(value, int) and value > 0), default=None)
 
 
-def _run(
-    skeleton: Skeleton, tokens: torch.Tensor, layered: bool, report: Report, should_stop: ShouldStop
-) -> ActivationTap:
+def _run(skeleton: Skeleton, tokens: torch.Tensor, layered: bool, setting: WorkSetting) -> ActivationTap:
     """Run all chunks; returns the tap with what it gathered."""
     tap = ActivationTap()
 
@@ -176,13 +175,13 @@ def _run(
     tap.register(skeleton.load(skeleton.prefix, without=tuple(f"{door.name}." for door in doors)))
     batches = torch.split(tokens, BATCH_CHUNKS)
     passes = [partial(_forward, skeleton, batch) for batch in batches]
-    progress = _Progress(doors, len(batches), len(tokens), report)
+    progress = _Progress(doors, len(batches), len(tokens), setting.report)
     if doors:
         with scope():
-            Lockstep(doors, enter, leave, scope).run(passes, progress.layer_done, should_stop)
+            Lockstep(doors, enter, leave, scope).run(passes, progress.layer_done, setting.should_stop)
     else:
         for each in passes:
-            if should_stop():
+            if setting.should_stop():
                 raise StopRequested
             with scope():
                 each()
@@ -230,7 +229,8 @@ class _Progress:
 
     def _tell(self, steps_per_batch: int) -> None:
         self._done += 1
-        self._report(self._chunk_count * self._done / (steps_per_batch * self._batch_count), self._chunk_count)
+        done = self._chunk_count * self._done / (steps_per_batch * self._batch_count)  # all chunks move together
+        self._report(WorkProgress(done, self._chunk_count))
 
 
 def _list_name(door: Door) -> str:

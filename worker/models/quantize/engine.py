@@ -32,9 +32,9 @@ from worker.models.quantize.prepare import Preparation, prepare
 from worker.models.quantize.result import QuantizeProgress, QuantizeResult, TypeOutcome
 from worker.models.quantize.slabs import Slab, cut_slabs, encode_slab
 from worker.models.quantize.source import Source, open_source
+from worker.setting import ON_THIS_MACHINE, Report, WorkSetting
 from worker.stop import ShouldStop, StopRequested
 
-Report = Callable[[QuantizeProgress], None]
 _AHEAD = 3  # slabs handed out per thread: a slow one must not leave the others idle
 _Work = tuple[Slab, list[OutputFile], "Future[dict[OutputFile, int]]"]
 
@@ -44,12 +44,10 @@ def quantize_file(
     outputs: Mapping[QuantType, Path],
     *,
     imatrix: ImatrixData | None = None,
-    threads: int | None = None,
     allow_requantize: bool = False,
     resumable: bool = True,
-    report: Report | None = None,
-    should_stop: ShouldStop | None = None,
     confirm: Callable[[], None] | None = None,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> QuantizeResult:
     """Quantize a file to all types at once.
 
@@ -57,12 +55,11 @@ def quantize_file(
         source: Unquantized GGUF file, or the first of its shards.
         outputs: Final path of each quant type's file; an existing file there is replaced when the new one is complete.
         imatrix: Importance matrix, if any.
-        threads: Threads to use; by default one per CPU available.
         allow_requantize: Take an already quantized source, decoding it first; quality suffers.
         resumable: Keep a journal beside the partial files, and go on from an earlier attempt's.
-        report: Called after every slab, on the calling thread.
-        should_stop: Asked before every slab.
         confirm: Called before each rename; what it raises ends the pass.
+        setting: Slabs are spread over its threads, by default one per CPU available; it is told a
+            :class:`QuantizeProgress` after every slab, and asked before every slab.
 
     Returns:
         The outcome of each type: its file, or its error.
@@ -70,7 +67,7 @@ def quantize_file(
     Raises:
         PackagingError: What concerns all types: ``gguf_invalid``, ``gguf_already_quantized``, ``imatrix_required``,
             ``imatrix_invalid``, ``imatrix_mismatch`` before any work; ``weights_not_finite`` naming the tensor.
-        StopRequested: ``should_stop`` said so; call again to go on.
+        StopRequested: as asked; call again to go on.
     """
     keep_freed_memory()
     with open_source(source) as opened:
@@ -88,9 +85,9 @@ def quantize_file(
             opened,
             preparation,
             files,
-            threads=threads or available_cpus(),
-            report=report or (lambda _: None),
-            should_stop=should_stop or (lambda: False),
+            threads=setting.threads or available_cpus(),
+            report=setting.report,
+            should_stop=setting.should_stop,
         )
         with gpu_if_there():
             return work.run(confirm or (lambda: None))
@@ -226,13 +223,13 @@ class _Pass:
         alive = [quant_type for quant_type, file in self.files.items() if file.error is None]
         self.report(
             QuantizeProgress(
-                slab.tensor.name,
-                self.tensors_done,
-                len(self.preparation.tensors),
                 self.elements_done,
                 self.elements_total,
-                {quant_type: self.bytes_done[quant_type] for quant_type in alive},
-                {quant_type: self.bytes_total[quant_type] for quant_type in alive},
+                slab.tensor.name,
+                tensors_done=self.tensors_done,
+                tensors_total=len(self.preparation.tensors),
+                written_bytes={quant_type: self.bytes_done[quant_type] for quant_type in alive},
+                total_bytes={quant_type: self.bytes_total[quant_type] for quant_type in alive},
             )
         )
 

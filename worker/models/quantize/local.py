@@ -13,12 +13,12 @@ from api_client.contract.outputs import QUANTIZED, OutputNames
 from api_client.contract.quant_types import QuantType
 from api_client.contract.request import unknown_quant_type
 from api_client.disk import failed_write
-from worker.models.quantize.engine import Report, quantize_file
+from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.result import QuantizeResult, TypeOutcome
 from worker.models.quantize.source import whole_stem
 from worker.models.quantize.split import split_gguf
-from worker.stop import ShouldStop
+from worker.setting import ON_THIS_MACHINE, WorkSetting
 from worker.storage.checksums import sha256_file
 
 
@@ -46,18 +46,33 @@ class LocalResult:
     failed: dict[QuantType, PackagingError]
 
 
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """How a file is quantized, and what may be left in the output directory.
+
+    Attributes:
+        imatrix: Importance matrix, if any.
+        allow_requantize: Take an already quantized source.
+        overwrite: Replace files that are there.
+        split_max_bytes: Cut larger files into shards of this much tensor data; the single file is removed then.
+    """
+
+    imatrix: ImatrixData | None = None
+    allow_requantize: bool = False
+    overwrite: bool = False
+    split_max_bytes: int | None = None
+
+
+PLAIN = LocalOptions()
+
+
 def quantize_local(
     source: Path,
     quant_types: Sequence[str],
     output_dir: Path,
     *,
-    imatrix: ImatrixData | None = None,
-    threads: int | None = None,
-    allow_requantize: bool = False,
-    overwrite: bool = False,
-    split_max_bytes: int | None = None,
-    report: Report | None = None,
-    should_stop: ShouldStop | None = None,
+    options: LocalOptions = PLAIN,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> LocalResult:
     """Quantize ``source`` into ``output_dir`` as ``{stem}-{QUANT}.gguf``, a shard's number left out of the stem.
 
@@ -65,38 +80,31 @@ def quantize_local(
         source: Unquantized GGUF file, or the first of its shards.
         quant_types: Names, upper or lower case, each once.
         output_dir: Made if it does not exist.
-        imatrix: Importance matrix, if any.
-        threads: Threads to use; by default one per CPU available.
-        allow_requantize: Take an already quantized source.
-        overwrite: Replace files that are there.
-        split_max_bytes: Cut larger files into shards of this much tensor data; the single file is removed then.
-        report: As for :func:`~worker.models.quantize.engine.quantize_file`.
-        should_stop: As for :func:`~worker.models.quantize.engine.quantize_file`.
+        options: How, and what to leave there.
+        setting: As for :func:`~worker.models.quantize.engine.quantize_file`.
 
     Raises:
         PackagingError: ``quant_types_empty``, ``quant_type_unknown``, ``quant_type_duplicate``, ``output_exists``,
             ``output_dir_not_writable``, and those of :func:`~worker.models.quantize.engine.quantize_file`.
-        StopRequested: ``should_stop`` said so; the same call goes on later.
+        StopRequested: as asked; the same call goes on later.
     """
     kinds = parse_quant_types(quant_types)
     names = OutputNames(model=whole_stem(source), adapter="")
     outputs = {kind: output_dir / names.name(QUANTIZED, kind) for kind in kinds}
-    if not overwrite:
+    if not options.overwrite:
         _check_absent(outputs.values())
     with _directory(output_dir):
         result = quantize_file(
             source,
             outputs,
-            imatrix=imatrix,
-            threads=threads,
-            allow_requantize=allow_requantize,
-            report=report,
-            should_stop=should_stop,
+            imatrix=options.imatrix,
+            allow_requantize=options.allow_requantize,
+            setting=setting,
         )
         files, failed = {}, result.failed
         for kind in [kind for kind in kinds if kind not in failed]:
             try:
-                files[kind] = _split(result.outcomes[kind], split_max_bytes)
+                files[kind] = _split(result.outcomes[kind], options.split_max_bytes)
             except PackagingError as error:
                 failed[kind] = error
         return LocalResult(result, files, failed)

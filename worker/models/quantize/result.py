@@ -8,27 +8,22 @@ from pathlib import Path
 
 from api_client.contract.errors import PackagingError
 from api_client.contract.quant_types import QuantType
+from worker.setting import WorkProgress
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizeProgress:
-    """How far the pass is.
+@dataclass(frozen=True, kw_only=True)
+class QuantizeProgress(WorkProgress):
+    """How far the pass is: ``done`` and ``total`` are elements of the source file, ``detail`` the tensor.
 
     Attributes:
-        tensor: Tensor last worked on.
         tensors_done: Tensors written to every file that still goes on.
         tensors_total: Tensors in all.
-        elements_done: Elements read, of ``elements_total``.
-        elements_total: Elements in the source file.
         written_bytes: Bytes of tensor data written, by quant type; missing for a type that failed.
         total_bytes: Bytes of tensor data to write, by quant type.
     """
 
-    tensor: str
     tensors_done: int
     tensors_total: int
-    elements_done: int
-    elements_total: int
     written_bytes: Mapping[QuantType, int]
     total_bytes: Mapping[QuantType, int]
 
