@@ -41,7 +41,7 @@ from worker.service.state.transitions import Transitions
 from worker.service.supervisor.drain import Drain
 from worker.service.supervisor.forkserver import fork_context, start_forkserver
 from worker.service.supervisor.heart import Heart
-from worker.service.supervisor.supervisor import Identity, Supervisor
+from worker.service.supervisor.supervisor import Equipment, Identity, Supervisor
 from worker.service.warm_up import start_warm_up
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -140,15 +140,17 @@ class Service:
         supervisor = Supervisor(
             settings,
             identity,
-            redis=self._redis,
-            transitions=self._transitions,
-            heart=self._heart,
-            sender=self._sender,
-            context=context,
-            drain=self._drain,
-            observer=self._observer,
-            gpus=self._gpus,
-            seal=self._seal,
+            Equipment(
+                redis=self._redis,
+                transitions=self._transitions,
+                heart=self._heart,
+                sender=self._sender,
+                context=context,
+                drain=self._drain,
+                observer=self._observer,
+                gpus=self._gpus,
+                seal=self._seal,
+            ),
         )
         app = create_app(settings, supervisor)
         threads: tuple[ServicePart, ...] = (

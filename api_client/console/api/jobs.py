@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 
 from api_client.console.api.documents import NO_JOB, BulkReplayBody, JobPage, ReplayBody, ReplayedJobs, errors
 from api_client.console.api.parameters import JobId, Labels, Operator, Reader, Submitter
@@ -32,24 +34,41 @@ def submit(
     return told_job(job, language)
 
 
-@router.get("/jobs")
-def list_jobs(
-    *,
-    client: Client,
-    _: Reader,
-    language: ReaderLanguage,
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs to list, and which page of them."""
+
+    labels: dict[str, str]
+    state: JobState | None
+    since: datetime | None
+    limit: int
+    cursor: str | None
+
+
+def job_filter(
     labels: Labels,
+    *,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     since: Annotated[
         Time | None, Query(description="Only jobs submitted at or after this time. Without a zone: UTC.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=100)] = None,
+) -> JobFilter:
+    """The query of a list of jobs."""
+    return JobFilter(labels, state, since, limit, cursor)
+
+
+@router.get("/jobs")
+def list_jobs(
+    client: Client, _: Reader, language: ReaderLanguage, chosen: Annotated[JobFilter, Depends(job_filter)]
 ) -> JobPage:
     """List jobs, newest first, in pages."""
-    jobs = client.list(state=state, labels=labels, since=since, limit=limit + 1, cursor=cursor)
-    page = tuple(told_job(job, language) for job in jobs[:limit])
-    return JobPage(jobs=page, next_cursor=page[-1].id if len(jobs) > limit else None)
+    jobs = client.list(
+        state=chosen.state, labels=chosen.labels, since=chosen.since, limit=chosen.limit + 1, cursor=chosen.cursor
+    )
+    page = tuple(told_job(job, language) for job in jobs[: chosen.limit])
+    return JobPage(jobs=page, next_cursor=page[-1].id if len(jobs) > chosen.limit else None)
 
 
 @router.get("/jobs/{job_id}", responses=NO_JOB)

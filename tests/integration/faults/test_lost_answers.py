@@ -10,7 +10,7 @@ from api_client import AttemptOutcome, JobState, StageName
 from api_client.ledger.scripts import Script
 from tests.integration.faults.wire import Wire
 from tests.integration.harness import Installation, outcomes
-from worker.service.state.transitions import Begun, Ignored, Lease, Transitions, new_token
+from worker.service.state.transitions import Begun, Ignored, Lease, Taker, Transitions, new_token
 from worker.stages.context import StageResult
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
@@ -39,7 +39,7 @@ def test_a_lease_is_taken_once_by_one_token(service: Installation) -> None:
     hand = Transitions(service.redis, service.keys, 30)
 
     def take(token: str) -> Begun | Ignored:
-        return hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=True, limits={}, token=token)
+        return hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=True), limits={}, token=token)
 
     token = new_token(1)
     first = take(token)
@@ -55,7 +55,7 @@ def test_going_back_for_lost_files_may_be_said_again(service: Installation) -> N
     hand = Transitions(service.redis, service.keys, 30)
 
     def take(stage: StageName) -> Lease:
-        begun = hand.begin(job.id, stage, 1, worker="w", host="h", pin=True, limits={})
+        begun = hand.begin(job.id, stage, 1, taker=Taker("w", "h", pin=True), limits={})
         assert isinstance(begun, Begun)
         return begun.lease
 

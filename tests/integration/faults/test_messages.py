@@ -12,7 +12,7 @@ from api_client import AttemptOutcome, JobState, PackagingError, StageName
 from api_client.ledger.messages import MessageSender, StageMessage, queue_keys, waiting_task_ids
 from tests.integration.harness import Installation, eventually, outcomes
 from worker.service.state.decisions import RetryPolicy, Spent, after_rescue
-from worker.service.state.transitions import Begun, Ignored, Transitions
+from worker.service.state.transitions import Begun, Ignored, Taker, Transitions
 from worker.stages.context import StageResult
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
@@ -131,7 +131,7 @@ def test_two_reapers_rescue_once(service: Installation) -> None:
     service.submit(labels={"prepare": "noisy:1"})
     hands = [Transitions(service.redis, service.keys, 1.5) for _ in range(8)]
     job = service.client.list()[0]
-    begun = hands[0].begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=False, limits={})
+    begun = hands[0].begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=False), limits={})
     assert isinstance(begun, Begun)
     [(member, until)] = hands[0].running().items()
     running = hands[0].running_stage(member, until)
@@ -149,13 +149,13 @@ def test_two_reapers_rescue_once(service: Installation) -> None:
 def test_a_lease_that_moved_is_not_rescued(service: Installation) -> None:
     job = service.submit()
     hand = Transitions(service.redis, service.keys, 1.5)
-    begun = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=False, limits={})
+    begun = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=False), limits={})
     assert isinstance(begun, Begun)
     [(member, until)] = hand.running().items()
     eventually(lambda: hand.renew(begun.lease) == "ok" and hand.running()[member] != until, "the lease moves")
     decision = after_rescue("w", Spent(), RetryPolicy(5, 3, 1, 2))
     assert hand.end_attempt(begun.lease, decision, until) is None
-    again = hand.begin(job.id, StageName.PREPARE, 2, worker="x", host="h", pin=False, limits={})
+    again = hand.begin(job.id, StageName.PREPARE, 2, taker=Taker("x", "h", pin=False), limits={})
     assert isinstance(again, Ignored)
 
 
@@ -164,7 +164,7 @@ def test_one_of_many_takes_a_stage(service: Installation) -> None:
     hand = Transitions(service.redis, service.keys, 1.5)
 
     def take(number: int) -> bool:
-        begun = hand.begin(job.id, StageName.PREPARE, 1, worker=f"w{number}", host="h", pin=False, limits={})
+        begun = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker(f"w{number}", "h", pin=False), limits={})
         return isinstance(begun, Begun)
 
     with ThreadPoolExecutor(8) as pool:
@@ -185,10 +185,10 @@ def test_only_one_worker_reaps(service: Installation) -> None:
 def test_an_old_token_writes_nothing(service: Installation) -> None:
     job = service.submit()
     hand = Transitions(service.redis, service.keys, 1.5)
-    begun = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="h", pin=False, limits={})
+    begun = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=False), limits={})
     assert isinstance(begun, Begun)
     hand.end_attempt(begun.lease, after_rescue("w", Spent(), RetryPolicy(5, 3, 1, 2)))
-    newer = hand.begin(job.id, StageName.PREPARE, 2, worker="x", host="h", pin=False, limits={})
+    newer = hand.begin(job.id, StageName.PREPARE, 2, taker=Taker("x", "h", pin=False), limits={})
     assert isinstance(newer, Begun)
     before = service.client.get(job.id)
     assert hand.renew(begun.lease) == "lost"

@@ -11,7 +11,7 @@ from tests.integration.harness import Installation, eventually, outcomes
 from worker.service.metrics.observer import Observer
 from worker.service.reaper import Reaper
 from worker.service.state.decisions import RetryPolicy, Spent, after_error
-from worker.service.state.transitions import Begun, Lease, Transitions
+from worker.service.state.transitions import Begun, Lease, Taker, Transitions
 from worker.service.supervisor.heart import Heart
 from worker.stages.context import StageResult
 
@@ -22,7 +22,7 @@ HOUR_MS = 3_600_000
 def begun(service: Installation, job: Job) -> Lease:
     """A lease of a worker that is gone."""
     hand = Transitions(service.redis, service.keys, 1.5)
-    found = hand.begin(job.id, StageName.PREPARE, 1, worker="gone", host="gone", pin=False, limits={})
+    found = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("gone", "gone", pin=False), limits={})
     assert isinstance(found, Begun)
     return found.lease
 
@@ -101,7 +101,7 @@ def test_a_server_whose_clock_leaps_ahead_gives_no_host_up(service: Installation
     """The first look after the leap, before any heartbeat: every host seems to have been silent for an hour."""
     hand = Transitions(service.redis, service.keys, 30)
     job = service.submit()
-    taken = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host="alive", pin=True, limits={})
+    taken = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "alive", pin=True), limits={})
     assert isinstance(taken, Begun)
     service.redis.zadd(service.keys.named("hosts"), {"alive": service.redis.time()[0] * 1000 - HOUR_MS})
     assert hand.complete(taken.lease, StageResult(), "done") is not None

@@ -10,7 +10,7 @@ from typing import Any
 from api_client import Job, JobState, StageName
 from config.settings import load_settings
 from tests.integration.harness import Installation, eventually
-from worker.service.state.transitions import Begun, Transitions
+from worker.service.state.transitions import Begun, Taker, Transitions
 from worker.service.supervisor.cleaning import Cleaner
 from worker.service.supervisor.scratch import remove_scratch
 from worker.service.supervisor.scratch_lock import acquire
@@ -52,7 +52,7 @@ def failed_at_once(service: Installation) -> tuple[Job, Path]:
 def replay_and_begin(service: Installation, job: Job) -> None:
     service.client.replay(job.id)
     hand = Transitions(service.redis, service.keys, 30)
-    begun = hand.begin(job.id, StageName.PREPARE, 1, worker="w", host=HOST, pin=True, limits={})
+    begun = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", HOST, pin=True), limits={})
     assert isinstance(begun, Begun)
 
 

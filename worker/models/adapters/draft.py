@@ -18,7 +18,7 @@ from worker.models.checkpoint.base_model import BaseModel
 if TYPE_CHECKING:
     import torch
 
-    from worker.models.adapters.one_expert import OneExpert
+    from worker.models.adapters.expert_linears import OneExpert
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 

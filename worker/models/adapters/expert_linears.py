@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class OneExpert:
+    """One expert's factors, on their way into an update: (r, i), (o, r), and the factor of their product."""
+
+    expert: int
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExpertLinearsUpdate:
     """Low-rank sums on some experts of a stack; each is merged as PEFT merges a linear layer: one rounding.
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.config import LoraSettings
 from worker.models.adapters.draft import Draft
-from worker.models.adapters.expert_linears import ExpertLinearsUpdate
+from worker.models.adapters.expert_linears import ExpertLinearsUpdate, OneExpert
 from worker.models.adapters.keys import AdapterKey
 from worker.models.adapters.places import Place
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _LEAVES = "gate_up_proj|down_proj|gate_proj|up_proj|w1|w2|w3"
 _BY_INDEX = re.compile(rf"(?P<experts>.*\.experts)\.(?P<index>\d{{1,6}})\.(?P<leaf>{_LEAVES})")
@@ -44,16 +44,6 @@ class Slice:
     expert: int
     half: int | None
     in_out: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class OneExpert:
-    """One expert's factors, on their way into an update: (r, i), (o, r), and the factor of their product."""
-
-    expert: int
-    a: torch.Tensor
-    b: torch.Tensor
-    scaling: float
 
 
 def plan_one_expert(
@@ -107,10 +97,10 @@ def add_one_experts(draft: Draft) -> None:
 
     for (place, _, transposed, rows), found in draft.one_experts.items():
         update = ExpertLinearsUpdate(
-            torch.stack([one.a for one in found]),
-            torch.stack([one.b for one in found]),
-            tuple(one.expert for one in found),
-            tuple(one.scaling for one in found),
+            torch.stack([expert.a for expert in found]),
+            torch.stack([expert.b for expert in found]),
+            tuple(expert.expert for expert in found),
+            tuple(expert.scaling for expert in found),
             transposed,
             rows,
         )

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.models.convert.split_columns import SplitColumns
+
 
 class LowRank:
     """``W = B @ A``.
@@ -97,9 +99,7 @@ class LowRank:
             and wanted[-1] != self.shape[-1]
             and wanted[: self.ndim - 1] == list(self.shape[:-1])
         ):
-            from worker.models.convert.split_columns import SplitColumns
-
-            return SplitColumns(self.a.reshape(*self.a.shape[:-1], *wanted[self.ndim - 1 :]), self.b)
+            return SplitColumns(self.a.reshape(*self.a.shape[:-1], *wanted[self.ndim - 1 :]), self.b, LowRank)
         if len(wanted) < 2 or wanted[-1] != self.shape[-1]:
             raise NotImplementedError("a reshape that joins or cuts the input axis")
         kept = self._leading_kept(wanted)

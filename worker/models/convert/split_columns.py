@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.models.convert.lowrank import LowRank
-
 
 class SplitColumns:
     """``W = B @ A`` seen as (e.., o, i1, i2, ..).
@@ -23,11 +21,13 @@ class SplitColumns:
     Args:
         a: (e.., r, i1, i2, ..).
         b: (e.., o, r).
+        join: Makes the update whose columns are whole again, of its ``a`` and ``b``.
     """
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
+    def __init__(self, a: Tensor, b: Tensor, join: Callable[[Tensor, Tensor], Any]) -> None:
         self.a = a
         self.b = b
+        self._join = join
 
     @property
     def _kept(self) -> int:
@@ -46,9 +46,9 @@ class SplitColumns:
 
     def contiguous(self) -> SplitColumns:
         """Both factors contiguous."""
-        return SplitColumns(self.a.contiguous(), self.b.contiguous())
+        return SplitColumns(self.a.contiguous(), self.b.contiguous(), self._join)
 
-    def reshape(self, *shape: Any) -> LowRank | SplitColumns:
+    def reshape(self, *shape: Any) -> Any:
         """Join the columns again, or cut them otherwise."""
         wanted = list(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else list(shape)
         if -1 in wanted:
@@ -58,7 +58,7 @@ class SplitColumns:
         if wanted[:kept] != list(self.shape[:kept]) or len(wanted) == kept:
             raise NotImplementedError("a reshape that mixes rows and columns")
         a = self.a.reshape(*self.a.shape[:kept], *wanted[kept:])
-        return LowRank(a, self.b) if len(wanted) == kept + 1 else SplitColumns(a, self.b)
+        return self._join(a, self.b) if len(wanted) == kept + 1 else SplitColumns(a, self.b, self._join)
 
     view = reshape
 
@@ -67,7 +67,7 @@ class SplitColumns:
         order = [axis % self.ndim for axis in (dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims)]
         if order[: self._kept] != list(range(self._kept)):
             raise NotImplementedError("a permutation that moves rows among columns")
-        return SplitColumns(self.a.permute(*order), self.b)
+        return SplitColumns(self.a.permute(*order), self.b, self._join)
 
     def transpose(self, dim0: int, dim1: int) -> SplitColumns:
         """Swap two axes."""
@@ -83,7 +83,7 @@ class SplitColumns:
         if axis < self._kept:
             raise NotImplementedError("a split of rows whose columns are cut")
         sizes = size if isinstance(size, int) else list(size)
-        return tuple(SplitColumns(part, self.b) for part in torch.split(self.a, sizes, axis))
+        return tuple(SplitColumns(part, self.b, self._join) for part in torch.split(self.a, sizes, axis))
 
     @classmethod
     def __torch_function__(

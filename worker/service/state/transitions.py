@@ -111,6 +111,21 @@ class RunningStage:
     counts: Spent
 
 
+@dataclass(frozen=True)
+class Taker:
+    """Who takes the lease of a stage.
+
+    Attributes:
+        worker: The worker.
+        host: Its host.
+        pin: Whether the job's later stages must run on this host, where its scratch is.
+    """
+
+    worker: str
+    host: str
+    pin: bool
+
+
 class Transitions:
     """All scripts of the worker's side, on one connection pool."""
 
@@ -127,9 +142,7 @@ class Transitions:
         stage: StageName,
         attempt: int,
         *,
-        worker: str,
-        host: str,
-        pin: bool,
+        taker: Taker,
         limits: Mapping[str, int],
         token: str | None = None,
     ) -> Begun | Ignored:
@@ -140,9 +153,9 @@ class Transitions:
             stage=stage.value,
             attempt=attempt,
             token=token,
-            worker=worker,
-            host=host,
-            pin=pin,
+            worker=taker.worker,
+            host=taker.host,
+            pin=taker.pin,
             limits=dict(limits),
             lease_ms=self._lease_ms,
             schema_version=SCHEMA_VERSION,

@@ -28,7 +28,7 @@ from worker.service.metrics.observer import Observer
 from worker.service.state import decisions
 from worker.service.state.decisions import Decision, RetryPolicy, Spent
 from worker.service.state.seal import Seal
-from worker.service.state.transitions import Begun, Ignored, Lease, Settled, Transitions, new_token
+from worker.service.state.transitions import Begun, Ignored, Lease, Settled, Taker, Transitions, new_token
 from worker.service.supervisor.child import StageStart, as_packaging_error
 from worker.service.supervisor.cleaning import Cleaner
 from worker.service.supervisor.drain import Drain
@@ -78,37 +78,50 @@ class Inputs:
     scratch: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """What a supervisor works with: the parts of the service that it shares, started by whoever owns them.
+
+    Attributes:
+        redis: Where jobs are kept.
+        transitions: The scripts that change them.
+        heart: Renews leases and tells that the worker is alive.
+        sender: Sends the message of the next stage.
+        context: Starts stage processes.
+        drain: Whether the worker is to stop.
+        observer: Counts what happens.
+        gpus: Devices to give to stage processes in turn; none where there are none.
+        seal: Signs what is read back.
+    """
+
+    redis: TextRedis
+    transitions: Transitions
+    heart: Heart
+    sender: MessageSender
+    context: ForkServerContext
+    drain: Drain
+    observer: Observer
+    gpus: tuple[str, ...]
+    seal: Seal
+
+
 class Supervisor:
     """Runs stages for one worker; one instance, called from every thread of the pool."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        identity: Identity,
-        *,
-        redis: TextRedis,
-        transitions: Transitions,
-        heart: Heart,
-        sender: MessageSender,
-        context: ForkServerContext,
-        drain: Drain,
-        observer: Observer,
-        gpus: tuple[str, ...] = (),
-        seal: Seal | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, identity: Identity, equipment: Equipment) -> None:
         self._settings = settings
         self._identity = identity
-        self._redis = redis
+        self._redis = equipment.redis
         self._keys = Keys(settings.key_prefix)
-        self._transitions = transitions
-        self._heart = heart
-        self._sender = sender
-        self._context = context
-        self._drain = drain
-        self._observer = observer
-        self._gpus = gpus
-        self._seal = seal or Seal(None)
-        self._cleaner = Cleaner(settings, redis, transitions)
+        self._transitions = equipment.transitions
+        self._heart = equipment.heart
+        self._sender = equipment.sender
+        self._context = equipment.context
+        self._drain = equipment.drain
+        self._observer = equipment.observer
+        self._gpus = equipment.gpus
+        self._seal = equipment.seal
+        self._cleaner = Cleaner(settings, equipment.redis, equipment.transitions)
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(settings.slots):
             self._slots.put(slot)
@@ -128,9 +141,7 @@ class Supervisor:
             job_id,
             stage,
             attempt,
-            worker=self._identity.worker,
-            host=self._identity.host,
-            pin=not self._settings.scratch_shared,
+            taker=Taker(self._identity.worker, self._identity.host, pin=not self._settings.scratch_shared),
             limits=self._settings.label_limits,
             token=new_token(attempt),
         )
