@@ -39,7 +39,7 @@ HELP_ZH = {
         "给出平均 KL 散度及其误差、尾部分位数、首选 token 一致率；有适配器时还给出每个文件保留的训练比例。"
         "不写入任何文件。"
     ),
-    "GGUF files; of a split one the first.": "GGUF 文件；分片文件给出第一个。",
+    "GGUF files, or first shards of split ones.": "GGUF 文件；分片文件给出第一个。",
     "Directory of the model; of its base with --checkpoint.": "模型目录；配合 --checkpoint 时为基础模型目录。",
     "The adapter that was merged.": "已合并的适配器。",
     "Text to measure on.": "用于测量的文本。",

@@ -81,7 +81,7 @@ class Loop:
 
 
 def note_trouble(log: structlog.stdlib.BoundLogger, error: RedisError) -> None:
-    """Log what a loop that goes on met. An outage ends by itself; of what Redis refuses nobody would hear otherwise."""
+    """Log the trouble of a loop that goes on: an outage quietly, since it ends by itself; a refusal as a warning."""
     if is_away(error):
         log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
     else:

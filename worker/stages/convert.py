@@ -1,7 +1,7 @@
 """Convert: base model and overlay to one unquantized GGUF, tensor by tensor, no merged model anywhere.
 
-Reads the base model and ``overlay.safetensors``; writes the GGUF to scratch. An attempt that stopped or died is gone on
-from. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabulary_mismatch``,
+Reads the base model and ``overlay.safetensors``; writes the GGUF to scratch. Where an attempt stopped or died, the next
+one goes on. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabulary_mismatch``,
 ``disk_space_insufficient``.
 """
 

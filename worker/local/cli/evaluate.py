@@ -36,7 +36,9 @@ EVALUATE_EXAMPLES = """[bold]Examples[/bold]
 def evaluate(
     output: Output,
     *,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files; of a split one the first.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files, or first shards of split ones.")
+    ],
     reference: Annotated[
         Path,
         typer.Option(

@@ -128,7 +128,7 @@ def compute_imatrix(
         token_count=tokens.numel(),
         device=target.type,
         left_out=tuple(mapped.left_out),
-        unreached={name: int((each.counts == 0).sum()) for name, each in entries.items() if (each.counts == 0).any()},
+        unreached={name: int((sums.counts == 0).sum()) for name, sums in entries.items() if (sums.counts == 0).any()},
     )
 
 
@@ -180,11 +180,11 @@ def _run(skeleton: Skeleton, tokens: torch.Tensor, layered: bool, setting: WorkS
         with scope():
             Lockstep(doors, enter, leave, scope).run(passes, progress.layer_done, setting.should_stop)
     else:
-        for each in passes:
+        for forward in passes:
             if setting.should_stop():
                 raise StopRequested
             with scope():
-                each()
+                forward()
             progress.batch_done()
     _check_finite(tap, "")
     return tap
@@ -221,7 +221,7 @@ class _Progress:
     def layer_done(self, door: Door) -> None:
         """One batch has passed ``door``."""
         self._visited.add(_list_name(door))
-        self._tell(sum(_list_name(each) in self._visited for each in self._doors))
+        self._tell(sum(_list_name(other) in self._visited for other in self._doors))
 
     def batch_done(self) -> None:
         """One batch has passed the whole model."""

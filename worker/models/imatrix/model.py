@@ -102,8 +102,8 @@ class Skeleton:
     def _read_mapping(self) -> None:
         """Which checkpoint tensors each parameter or buffer is made of."""
         self._mapping = get_model_conversion_mapping(self.model)
-        renamings = [each for each in self._mapping if isinstance(each, WeightRenaming)]
-        converters = [each for each in self._mapping if isinstance(each, WeightConverter)]
+        renamings = [entry for entry in self._mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in self._mapping if isinstance(entry, WeightConverter)]
         targets = self.model.state_dict()
         prefix = self.model.base_model_prefix
         self._sources: dict[str, list[str]] = defaultdict(list)

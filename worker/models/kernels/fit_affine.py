@@ -1,8 +1,8 @@
 """The search for the scale and the minimum of a sub-block (Q2_K, Q4_K, Q5_K, Q4_1, Q5_1).
 
 It follows ggml's routines operation by operation: float32 sums are taken in element order, and a candidate
-replaces the best one only if it is strictly better. Levels are not kept: what gave the best ones is, so that they can
-be had again.
+replaces the best one only if it is strictly better. The search keeps no levels. It keeps the numbers that the best
+levels came from, and the caller computes the levels once more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SearchRange(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """Scale and minimum of a sub-block, and how its levels are had again (:func:`affine_level`)."""
+    """Scale and minimum of a sub-block, with what :func:`affine_level` computes its levels from once more."""
 
     scale: Float
     minimum: Float

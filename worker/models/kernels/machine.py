@@ -8,7 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worker.models.kernels.lanes import Arithmetic, Array, Float, Index, Int, Mask, Scratch, Table, Value, select
+from worker.models.kernels.lanes import Arithmetic, Array, Float, Index, Int, Mask, Scratch, Table, select
+
+
+class _ListSearch(NamedTuple):
+    """Loop state of :meth:`Machine.nearest_point`."""
+
+    position: Int
+    """Where the next point of the list stands in the table."""
+    left: Int
+    """Points that were not looked at."""
+    error: Float
+    """The least error so far."""
+    nearest: Int
+    """The point that has it."""
 
 
 class Machine(Arithmetic):
@@ -57,25 +70,24 @@ class Machine(Arithmetic):
         start = select(searching, self.i32(0) - entry, 0)
         count = select(searching, table[start], 0)
 
-        def consider(_: Index, *state: Any) -> tuple[Value, ...]:
-            position, left, best, found = state
+        def consider(_: Index, *state: Any) -> _ListSearch:
+            position, left, best, nearest = _ListSearch(*state)
             point = table[position]
             error = self.f32(0)
             for element, by_level in enumerate(errors):
                 error = error + _picked(by_level, (point >> (bits * element)) & ((1 << bits) - 1))
             better = (left > 0) & (error < best)
-            return (
-                select(left > 1, position + 1, start),
-                left - 1,
-                select(better, error, best),
-                select(better, point, found),
+            return _ListSearch(
+                position=select(left > 1, position + 1, start),
+                left=left - 1,
+                error=select(better, error, best),
+                nearest=select(better, point, nearest),
             )
 
         first = select(searching, table[start + 1], entry)
-        state = (start + 1, count, self.f32(LARGEST_FLOAT), first)
-        *_, found = self.fold(LONGEST_LIST, consider, *state, again=lambda *s: s[1] > 0)
-        nearest: Int = found
-        return nearest
+        before = _ListSearch(start + 1, count, self.f32(LARGEST_FLOAT), first)
+        after = self.fold(LONGEST_LIST, consider, *before, again=lambda *state: _ListSearch(*state).left > 0)
+        return _ListSearch(*after).nearest
 
 
 LARGEST_FLOAT = 3.4028234663852886e38

@@ -33,7 +33,7 @@ def purpose_of(path: Path) -> Purpose:
     """What a file is for.
 
     Args:
-        path: The file; of a split one, the first shard.
+        path: The file, or the first shard of a split one.
 
     Raises:
         PackagingError: ``gguf_invalid``.
