@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from api_client.enum_rows import named_member
+from api_client.contract.enum_rows import named_member
 
 _CHUNK_BYTES = 4 * 2**20
 

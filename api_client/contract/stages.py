@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Self
 
 from api_client.contract.artifacts import Artifact, ArtifactKind
+from api_client.contract.enum_rows import named_member
 from api_client.contract.event_kinds import EventKind
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
-from api_client.enum_rows import named_member
 from api_client.words.language import Language
 
 _K = ArtifactKind
