@@ -35,7 +35,7 @@ def submit(
 
 
 @dataclass(frozen=True)
-class JobFilter:
+class JobSelection:
     """Which jobs to list, and which page of them."""
 
     labels: dict[str, str]
@@ -45,7 +45,7 @@ class JobFilter:
     cursor: str | None
 
 
-def job_filter(
+def job_selection(
     labels: Labels,
     *,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
@@ -54,14 +54,14 @@ def job_filter(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=100)] = None,
-) -> JobFilter:
+) -> JobSelection:
     """The query of a list of jobs."""
-    return JobFilter(labels, state, since, limit, cursor)
+    return JobSelection(labels, state, since, limit, cursor)
 
 
 @router.get("/jobs")
 def list_jobs(
-    client: Client, _: Reader, language: ReaderLanguage, chosen: Annotated[JobFilter, Depends(job_filter)]
+    client: Client, _: Reader, language: ReaderLanguage, chosen: Annotated[JobSelection, Depends(job_selection)]
 ) -> JobPage:
     """List jobs, newest first, in pages."""
     jobs = client.list(
