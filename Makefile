@@ -59,10 +59,11 @@ demo: install ## Train a small LoRA, package it through the real service, ask be
 test: install ## Run all tests: unit, integration (real servers and workers), end to end (real weights)
 	$(BIN)/python -m pytest
 
-lint: install ## Formatter, linter and type checker
+lint: install ## Formatter, linter, type checker, and which rooms may import which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: install ## Format the code
 	$(BIN)/ruff format .
