@@ -35,7 +35,7 @@ def rewritten(adapter: Path, out: Path, drop: tuple[str, ...] = (), **changes) -
 
 
 def made_merge(model: str, release: str) -> dict[str, torch.Tensor]:
-    return load_file(_MADE / f"{model}-{release}" / "merged.safetensors")
+    return load_file(_MADE / f"{model}-{release}.merged.safetensors")
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -45,6 +45,16 @@ def test_the_release_of_peft_decides_where_shapes_do_not(model, release, tmp_pat
     expected = made_merge(model, release)
     assert differences(expected, {name: actual[name] for name in expected}) == []
     assert changed(_MADE / model, actual)
+
+
+@pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])
+def test_experts_that_are_merged_already_beside_their_adapter_are_refused(model, tmp_path):
+    adapter = rewritten(_MADE / f"{model}-0.19.1", tmp_path / "a")
+    shutil.copy(_MADE / f"{model}-0.19.1.merged.safetensors", adapter / "merged.safetensors")
+    with pytest.raises(PackagingError, match="merged into them already") as caught:
+        overlay_merge(_MADE / model, adapter, tmp_path / "overlay")
+    assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
+    assert caught.value.fields["file"] == "merged.safetensors"
 
 
 @pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])

@@ -10,7 +10,7 @@ from worker.models.adapters.config import lora_settings
 from worker.models.adapters.draft import Draft
 from worker.models.adapters.locator import Locator
 from worker.models.adapters.lora import plan_lora
-from worker.models.adapters.misfits import refuse_unmatched
+from worker.models.adapters.misfits import refuse_doubled, refuse_unmatched
 from worker.models.adapters.overlay import OverlaySummary, write_overlay
 from worker.models.adapters.through_peft import MERGED_BY_PEFT, plan_through_peft
 from worker.models.adapters.tying import Tying, read_tying, settle_tying
@@ -81,4 +81,5 @@ def read_draft(adapter: Adapter, base: BaseModel, report: Report = no_report) ->
             fields={"feature": adapter.peft_type},
         )
     refuse_unmatched(draft)
+    refuse_doubled(draft)
     return draft, one_adapter_for_both, tying

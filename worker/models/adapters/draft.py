@@ -34,6 +34,7 @@ class Draft:
         steps: In the order in which they apply to each target.
         unmatched: Adapter tensors without a place in the base.
         notes: Sentences for the user.
+        beside: Target -> the tensor beside the adapter whose values it has.
         one_experts: Experts trained one by one, by tensor, rank, orientation and rows, until all are known.
     """
 
@@ -43,6 +44,7 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     unmatched: list[AdapterKey] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    beside: dict[str, AdapterKey] = field(default_factory=dict)
     one_experts: dict[tuple[Place, int, bool, tuple[int, int] | None], list[OneExpert]] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from worker.models.adapters.adapter import Adapter
 from worker.models.adapters.config import LoraSettings
 from worker.models.adapters.draft import Draft
 from worker.models.adapters.experts import plan_parameter, targeted_parameter
-from worker.models.adapters.keys import LORA_PARTS, TOKENS_PART, AdapterKey
+from worker.models.adapters.keys import TOKENS_PART, AdapterKey
 from worker.models.adapters.low_rank import LoraStyle, LoraUpdate
 from worker.models.adapters.names import CONV1D_MODEL_TYPES, is_head
 from worker.models.adapters.one_expert import add_one_experts, plan_one_expert
@@ -59,9 +59,7 @@ def _plan_module(draft: Draft, settings: LoraSettings, path: str, depth: int, pa
     left = set(parts)
     for part, key in parts.items():
         if part.startswith("."):
-            replaced = plan_replacement(draft, (path + part).lstrip("."), key)
-            if part == ".weight" and replaced and draft.adapter.is_beside(key) and not key.depth and left & LORA_PARTS:
-                _refuse_both(draft, path, key)
+            plan_replacement(draft, (path + part).lstrip("."), key)
             left.remove(part)
         elif part == TOKENS_PART:
             plan_token_rows(draft, settings.trainable_token_indices, path, key)
@@ -82,18 +80,6 @@ def _plan_module(draft: Draft, settings: LoraSettings, path: str, depth: int, pa
             left -= {"lora_magnitude_vector", f"{name_b}.bias"}
     if left:
         _refuse_left_over(draft, parts[min(left)])
-
-
-def _refuse_both(draft: Draft, path: str, key: AdapterKey) -> NoReturn:
-    """Other weights for a module that the adapter changes as well: merged already, or trained beside it?"""
-    entry = draft.adapter.tensors[key]
-    raise PackagingError(
-        ErrorCode.ADAPTER_UNSUPPORTED,
-        f"{entry.file.name} beside the adapter of {draft.adapter.directory} holds weights of {path}, which the adapter "
-        "changes as well and which are not the base model's: the adapter may be merged into them already",
-        remedy=f"Move {entry.file.name} away to merge the adapter into the base, or package it alone as full weights.",
-        fields={"file": entry.file.name, "tensor": entry.name},
-    )
 
 
 def _refuse_left_over(draft: Draft, key: AdapterKey) -> NoReturn:

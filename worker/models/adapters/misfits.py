@@ -150,3 +150,26 @@ def _layer_numbers(names: Iterable[str]) -> set[int]:
 def _trained_on(draft: Draft) -> str:
     name = draft.adapter.base_name
     return f" (adapter_config.json names {Path(name).name!r})" if name else ""
+
+
+_ADDED = frozenset({"lora", "experts", "expert_linears", "peft"})
+"""Kinds of steps that an adapter's own layers make, on top of the values that are there."""
+
+
+def refuse_doubled(draft: Draft) -> None:
+    """Refuse weights beside an adapter that the adapter changes as well: merged already, or trained beside it?
+
+    Raises:
+        PackagingError: ``adapter_unsupported``.
+    """
+    doubled = next((step.target for step in draft.steps if step.kind in _ADDED and step.target in draft.beside), None)
+    if doubled is None:
+        return
+    entry = draft.adapter.tensors[draft.beside[doubled]]
+    raise PackagingError(
+        ErrorCode.ADAPTER_UNSUPPORTED,
+        f"{entry.file.name} beside the adapter of {draft.adapter.directory} holds weights of {doubled}, which the "
+        "adapter changes as well and which are not the base model's: the adapter may be merged into them already",
+        remedy=f"Move {entry.file.name} away to merge the adapter into the base, or package it alone as full weights.",
+        fields={"file": entry.file.name, "tensor": entry.name},
+    )

@@ -18,11 +18,8 @@ _BUFFERS = ("rotary_emb.inv_freq", "position_ids")
 _ROWS = 1024  # compared at a time, to bound the widened copies
 
 
-def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> bool:
+def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> None:
     """A trained tensor: ``modules_to_save``, a bias, or an embedding saved because its vocabulary was resized.
-
-    Returns:
-        Whether it changes anything.
 
     Raises:
         PackagingError: ``adapter_mismatch``, ``adapter_not_finite``.
@@ -31,8 +28,8 @@ def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> bool:
     if not places:
         if not name.endswith(_BUFFERS):
             draft.miss(key)
-        return False
-    value, steps = draft.read(key), len(draft.steps)
+        return
+    value = draft.read(key)
     for place in places:
         part = place.part_of(value).contiguous()
         have, want = tuple(part.shape), draft.current_shape(place)
@@ -41,7 +38,8 @@ def plan_replacement(draft: Draft, name: str, key: AdapterKey) -> bool:
             draft.refuse_shape(key, have, place)
         if not (have == want and place.whole and same_values(part, draft.base.read_tensor(place.source))):
             draft.add(place, "replace", ReplaceUpdate(part))
-    return len(draft.steps) > steps
+            if draft.adapter.is_beside(key):
+                draft.beside[place.target] = key
 
 
 def same_values(first: torch.Tensor, second: torch.Tensor) -> bool:

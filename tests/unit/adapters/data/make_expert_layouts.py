@@ -51,7 +51,9 @@ def make(model_type: str, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tuned.merge_and_unload().save_pretrained(scratch)
         merged = load_file(Path(scratch) / "model.safetensors")
-    save_file({name: value for name, value in merged.items() if "experts" in name}, adapter / "merged.safetensors")
+    # not beside the adapter, where it would be read as trained weights
+    experts = {name: value for name, value in merged.items() if "experts" in name}
+    save_file(experts, adapter.with_name(f"{adapter.name}.merged.safetensors"))
 
 
 if __name__ == "__main__":
