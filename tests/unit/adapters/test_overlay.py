@@ -190,7 +190,13 @@ def test_progress_is_reported_module_by_module(tmp_path):
     adapter = open_adapter(write_adapter(tmp_path / "adapter", tensors))
     seen = []
 
-    build_overlay(adapter, base, tmp_path / "o", precision="base", report=lambda *counts: seen.append(counts))
+    build_overlay(
+        adapter,
+        base,
+        tmp_path / "o",
+        precision="base",
+        report=lambda progress: seen.append((progress.done, progress.total)),
+    )
 
     assert seen == [(1, 2), (2, 2)]
 
