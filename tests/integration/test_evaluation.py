@@ -1,0 +1,60 @@
+"""Evaluation through the real service: its report is published, and a bound keeps back what is below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api_client import ArtifactKind, ErrorCode, StageName
+from api_client.contract.quality import QualityReport
+from tests.integration.harness import Installation
+from tests.tiny import TEXT, tiny_base, tiny_checkpoint
+from worker.storage.checksums import parse_checksums
+
+REAL = {
+    "stage_registry": "worker.stages.registry:STAGES",
+    "preload": "worker.service.preload",
+    "lease_s": 30,
+    "heartbeat_s": 1,
+    "verify_load": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("model")
+    base = tiny_base(directory / "base")
+    return {"base_model": str(base), "checkpoint": str(tiny_checkpoint(base, directory / "run"))}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(TEXT * 60))
+    return str(path)
+
+
+def test_the_report_is_published_and_a_bound_keeps_the_files_back(
+    service: Installation, model: dict[str, str], text: str
+) -> None:
+    service.start_worker(**REAL)
+    wanted = {"quant_types": ["Q8_0", "Q4_0"], **model}
+    kept = service.wait(service.submit("kept", evaluation={"text": text, "min_retention": 0.2}, **wanted), 180)
+    assert kept.error is None
+    assert StageName.EVALUATE in kept.plan
+    assert ArtifactKind.QUALITY in {artifact.kind for artifact in kept.outputs}
+    directory = Path(str(kept.request.output_dir))
+    assert "quality.json" in parse_checksums((directory / "SHA256SUMS").read_text())
+    report = QualityReport.model_validate_json((directory / "quality.json").read_bytes())
+    whole, q8, q4 = (file.overall.mean_kld.value for file in report.files if file.overall is not None)
+    # the 16-bit file is the merged model and not the base's: its KLD is rounding, the base's is the training
+    assert report.training is not None
+    assert whole < 1e-6 < q8 < q4 < report.training.mean_kld.value
+    assert str(directory.parent) not in (directory / "quality.json").read_text()
+
+    below = service.wait(service.submit("below", evaluation={"text": text, "max_mean_kld": q4 / 2}, **wanted), 180)
+    assert below.error is not None
+    assert below.error["code"] == ErrorCode.QUALITY_BELOW_THRESHOLD
+    assert "merged_model-Q4_0.gguf" in below.error["message"]
+    assert not list(Path(str(below.request.output_dir)).glob("*.gguf"))
