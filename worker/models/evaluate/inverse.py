@@ -92,6 +92,7 @@ class BlockMap:
 
 def _write(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> None:
     """``matrix[rows, columns] = values`` for the rows that lie in the matrix; at once where rows are whole."""
+    rows, columns, values = (part.to(matrix.device) for part in (rows, columns, values))
     inside = (rows >= 0) & (rows < matrix.shape[0])
     if rows.shape[1] == 1 and _counts_up(columns, matrix.shape[1]):
         kept = inside[:, 0]
@@ -103,7 +104,7 @@ def _write(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, valu
 
 
 def _counts_up(columns: torch.Tensor, count: int) -> bool:
-    return columns.shape == (1, count) and bool((columns[0] == torch.arange(count)).all())
+    return columns.shape == (1, count) and bool((columns[0] == torch.arange(count, device=columns.device)).all())
 
 
 def map_block(shapes: Mapping[str, torch.Size], to_checkpoint: ToCheckpoint, converter: Converter) -> BlockMap:

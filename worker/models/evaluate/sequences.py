@@ -8,7 +8,7 @@ scored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,11 +105,3 @@ def _batch(group: Sequence[TokenSequence]) -> Batch:
             targets.append(member.ids[position])
             parts.append(member.part)
     return Batch(ids, torch.tensor(rows), torch.tensor(positions), torch.tensor(targets), tuple(parts))
-
-
-def counts_by_part(sequences: Iterable[TokenSequence]) -> Mapping[str, int]:
-    """Scored tokens of each part."""
-    counts: dict[str, int] = {}
-    for sequence in sequences:
-        counts[sequence.part] = counts.get(sequence.part, 0) + sequence.scored
-    return counts

@@ -136,7 +136,7 @@ class SideBySide:
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the scored positions, ``(n, vocabulary)``."""
-        logits: torch.Tensor = self.skeleton.model(input_ids=batch.ids, use_cache=False).logits
+        logits: torch.Tensor = self.skeleton.model(input_ids=batch.ids.to(self.skeleton.device), use_cache=False).logits
         return logits[0]
 
     @contextmanager
@@ -147,7 +147,8 @@ class SideBySide:
 
         def forward(hidden: torch.Tensor, *arguments: Any, **named: Any) -> Any:
             current = batch()
-            return original(hidden[current.rows, current.positions][None], *arguments, **named)
+            scored = hidden[current.rows.to(hidden.device), current.positions.to(hidden.device)]
+            return original(scored[None], *arguments, **named)
 
         head.forward = forward
         try:

@@ -126,6 +126,11 @@ class Skeleton:
             self._read_mapping()
 
     @property
+    def device(self) -> torch.device:
+        """Where weights go."""
+        return self._device
+
+    @property
     def embedding_rows(self) -> int:
         """Token ids the model knows."""
         return int(self.model.get_input_embeddings().weight.shape[0])
