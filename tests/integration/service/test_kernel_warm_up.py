@@ -9,7 +9,7 @@ from worker.models.kernels.precompile import main as precompile
 
 
 def warm_ups(service: Installation) -> list[psutil.Process]:
-    return [each for each in service.stage_processes() if "worker.models.kernels.precompile" in each.cmdline()]
+    return [each for each in service.stage_processes() if "worker.kernels.precompile" in each.cmdline()]
 
 
 def test_a_worker_is_ready_before_its_kernels_and_takes_them_along(service: Installation) -> None:
