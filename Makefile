@@ -85,4 +85,4 @@ reference: install ## Build llama-quantize and llama-imatrix for the benchmarks 
 	$(BIN)/python -m tests.bench.reference
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .cache .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
