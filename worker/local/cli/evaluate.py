@@ -71,11 +71,14 @@ def evaluate(
         from worker.models.evaluate.run import Budget
         from worker.models.kernels import use_cache
     use_cache(load_settings().kernels_dir)
-    compared = Compared(*(_absolute(path) for path in (reference, checkpoint, text, dataset)))  # type: ignore[arg-type]
+    compared = Compared(
+        _absolute(reference),
+        *(_absolute(path) if path is not None else None for path in (checkpoint, text, dataset)),
+    )
     with stop_on_signals() as should_stop, _bar(output) as report:
         try:
             quality = evaluate_local(
-                [path.expanduser().absolute() for path in files],
+                [_absolute(path) for path in files],
                 compared,
                 Budget(None if full else seconds),
                 report=report,
@@ -143,8 +146,8 @@ def _percent(figure: Figure) -> str:
     return f"{100 * figure.value:.1f}{error} %"
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return path.expanduser().absolute() if path is not None else None
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
 
 
 @contextmanager

@@ -16,13 +16,13 @@ Nothing is executed and nothing is fetched; Parquet needs the ``pyarrow`` packag
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.artifacts import file_sha256
 from api_client.contract.errors import ErrorCode, PackagingError
 
 MAX_BYTES = 1 << 30
@@ -98,7 +98,7 @@ def read_samples(path: Path) -> Samples:
     if not samples:
         fact = f"its first record has {reason.partition(' has ')[2]}" if reason else "it holds no record"
         raise _invalid(path, f"no record of a known shape: {fact}; known are {', '.join(SHAPES)}")
-    return Samples(samples, _sha256(path), left_out, reason)
+    return Samples(samples, file_sha256(path), left_out, reason)
 
 
 def _sample(record: Any) -> Sample | None:
@@ -229,11 +229,6 @@ def _described(value: Any) -> str:
     if isinstance(value, dict):
         return f"the keys {', '.join(str(key) for key in list(value)[:12])}"
     return f"a {type(value).__name__}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _invalid(path: Path, fact: str) -> PackagingError:
