@@ -62,6 +62,14 @@ class Roots:
         reason = f"{way} outside the directories this worker may {verb} ({self})"
         raise self._refusal(ErrorCode.PATH_NOT_ALLOWED, path, reason)
 
+    def allow(self, path: str | Path) -> bool:
+        """Whether :meth:`resolve` takes a path."""
+        try:
+            self.resolve(path)
+        except PackagingError:
+            return False
+        return True
+
     def __str__(self) -> str:
         names = ", ".join(map(str, self.directories)) or "none"
         return names if self.bound else "any"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from api_client.cli.flags import SET_PATH, RequestFlags
 from api_client.cli.output import Output
-from api_client.cli.run_base import checkpoint_from_here, named_by_run
+from api_client.cli.run_base import checkpoint_from_here, named_by_run, suggested_base
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.field_types import FieldGroup, FieldKind, RequestField
 from api_client.contract.field_values import nested, read_pair, read_size, value_at
@@ -216,17 +216,20 @@ def _check_base_model(filled: PackagingRequest, output: Output, sees_files: bool
     if not sees_files:
         output.say(output.text("not_visible", field="base_model", path=location), style="yellow")
         return
-    if Path(location).exists() or not _is_named_elsewhere(filled):
-        reason = "is not a directory" if Path(location).exists() else "does not exist"
-        raise PackagingError(
-            ErrorCode.BASE_MODEL_NOT_FOUND,
-            f"base_model: {location} {reason}",
-            fields={"field": "base_model", "path": location},
-        )
+    derived = filled.task is not None and filled.task.base_model == location
+    if not Path(location).exists() and derived and _is_named_elsewhere(filled):
+        return
+    meant = suggested_base(filled)
+    reason = "is not a directory" if Path(location).exists() else f"does not exist{did_you_mean(meant)}"
+    raise PackagingError(
+        ErrorCode.BASE_MODEL_NOT_FOUND,
+        f"base_model: {location} {reason}",
+        fields={"field": "base_model", "path": location, "suggestion": meant},
+    )
 
 
 def _is_named_elsewhere(filled: PackagingRequest) -> bool:
-    """Whether the worker will find a base model that has moved: by the adapter's files or the run's."""
+    """Whether the worker will find the base model of a task that has moved: by the adapter's files or the run's."""
     return any(Path(named.location).is_absolute() and Path(named.location).is_dir() for named in named_by_run(filled))
 
 

@@ -9,7 +9,7 @@ from api_client.cli.output import Output
 from api_client.contract.errors import PackagingError
 from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.contract.request import PackagingRequest
-from api_client.runs.base_models import NamedBase, base_location, named_base_models
+from api_client.runs.base_models import NamedBase, base_location, likely_base, named_base_models
 from api_client.runs.checkpoints import resolve_checkpoint
 from api_client.runs.files import LocalRunFiles
 
@@ -23,24 +23,39 @@ def fill_base_model(request: PackagingRequest, output: Output) -> PackagingReque
     """
     if request.base_model is not None or request.task is not None:
         return request
-    for named in named_by_run(request):
-        location = base_location(named.location)
-        if location is not None:
-            output.say(output.text("base_taken", base=location, file=named.file))
-            return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": location})
-    return request
+    usable = [(base_location(named.location), named.file) for named in named_by_run(request)]
+    found = [(location, file) for location, file in usable if location is not None]
+    # the first that is here; where none is, the first is what is reported as missing, or looked for by the worker
+    here = (one for one in found if is_remote(one[0]) or Path(one[0]).is_dir())
+    location, file = next(here, found[0] if found else (None, ""))
+    if location is None:
+        return request
+    output.say(output.text("base_taken", base=location, file=file))
+    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": location})
 
 
 def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:
     """Every base model that the checkpoint's adapter or its run names; none where they are not visible here."""
+    checkpoint = _local_checkpoint(filled)
+    if checkpoint is not None:
+        yield from named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
+
+
+def suggested_base(filled: PackagingRequest) -> str | None:
+    """The directory that was perhaps meant by a base model's path that leads nowhere here."""
+    checkpoint = _local_checkpoint(filled)
+    run = LocalRunFiles(checkpoint.parent) if checkpoint else None
+    return likely_base(str(filled.base_model), run, checkpoint.name if checkpoint else "", lambda _: True)
+
+
+def _local_checkpoint(filled: PackagingRequest) -> Path | None:
     reference, run_dir = checkpoint_from_here(filled)
     if reference is None or is_remote(reference):
-        return
+        return None
     try:
-        checkpoint = resolve_checkpoint(reference, run_dir)
+        return resolve_checkpoint(reference, run_dir)
     except PackagingError:  # told when the checkpoint is checked
-        return
-    yield from named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name)
+        return None
 
 
 def checkpoint_from_here(filled: PackagingRequest) -> tuple[str | None, str | None]:

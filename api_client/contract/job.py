@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart, is_plain_name
 from api_client.contract.errors import Failure, failure_of
@@ -36,6 +36,7 @@ __all__ = [
     "Stage",
     "StageName",
     "StageState",
+    "UsedBase",
     "is_plain_name",
 ]
 
@@ -169,6 +170,17 @@ class Stage(_Record):
         return ((now or datetime.now(UTC)) - self.started_at).total_seconds()
 
 
+class UsedBase(_Record):
+    """The weights that a job's files are made from, as ``prepare`` found them."""
+
+    path: str
+    """Directory on the worker; for a remote model, of its copy there."""
+    digest: str
+    """SHA-256 over its config and the headers of its weights, as hexadecimal digits; equal for copies of a model."""
+    named_by: str | None = None
+    """File of the run that names it, where the base model of the task is gone and this one was taken instead."""
+
+
 class Job(_Record):
     """One accepted request, as clients see it."""
 
@@ -216,6 +228,19 @@ class Job(_Record):
     def outputs(self) -> tuple[Artifact, ...]:
         """The published files; empty until ``publish`` has succeeded."""
         return next((stage.artifacts for stage in self.stages if stage.name is StageName.PUBLISH), ())
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own, above a property
+    @property
+    def base_used(self) -> UsedBase | None:
+        """The base model that was used; ``None`` before ``prepare`` has found it."""
+        facts = next((stage.facts for stage in self.stages if stage.name is StageName.PREPARE), {})
+        inputs = facts.get("inputs")
+        model = inputs.get("base_model") if isinstance(inputs, dict) else None
+        path, digest = facts.get("base_dir"), model.get("header_fingerprint") if isinstance(model, dict) else None
+        if not isinstance(path, str) or not isinstance(digest, str):
+            return None
+        named_by = facts.get("base_named_by")
+        return UsedBase(path=path, digest=digest, named_by=named_by if isinstance(named_by, str) else None)
 
     @property
     def current_stage(self) -> Stage | None:

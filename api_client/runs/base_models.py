@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from api_client.contract.errors import PackagingError
 from api_client.contract.locations import is_remote
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG
+from api_client.words.suggestions import nearest
 
 RUN_CONFIGS = ("args.json", "training_args.json", "training_args.yaml", "train_config.yaml", "config.json")
 """What trainers write beside their checkpoints; the last one is the model's own, which names what it was made from."""
@@ -52,6 +54,38 @@ def base_location(name: str) -> str | None:
     if name.startswith("/") or is_remote(name):
         return name
     return f"hf://{name}" if name.count("/") == 1 and all(name.split("/")) and not name.startswith(".") else None
+
+
+def likely_base(missing: str, run: RunFiles | None, checkpoint: str, may_read: Callable[[str], bool]) -> str | None:
+    """The directory that was perhaps meant by a base model's path that leads nowhere; a suggestion, never a choice.
+
+    Args:
+        missing: A local path that does not exist.
+        run: The run that the checkpoint belongs to, whose own files name a base model.
+        checkpoint: The checkpoint's name.
+        may_read: Whether a path may be looked at, and told.
+
+    Returns:
+        A neighbour whose name is spelt alike, else a directory that the run's files name.
+    """
+    place = Path(missing)
+    while place.name and not place.parent.is_dir():
+        place = place.parent
+    if place.name and may_read(str(place.parent)):
+        alike = nearest(place.name, _directories(place.parent))
+        meant = place.parent / alike / Path(missing).relative_to(place) if alike else None
+        if meant is not None and meant.is_dir() and may_read(str(meant)):
+            return str(meant)
+    named = named_base_models(run, checkpoint) if run is not None else ()
+    paths = (one.location for one in named if one.location.startswith("/"))
+    return next((path for path in paths if may_read(path) and (Path(path) / "config.json").is_file()), None)
+
+
+def _directories(place: Path) -> list[str]:
+    try:
+        return [entry.name for entry in place.iterdir() if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _path(*parts: str) -> str:

@@ -10,6 +10,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     "artifact": ("file", "文件"),
     "attempt": ("attempt", "尝试"),
     "base_model": ("base model", "基础模型"),
+    "base_instead": (
+        "(named by {file}; the task's own does not exist)",
+        "（由 {file} 指明；任务中的路径不存在）",
+    ),
+    "base_used": ("weights used", "实际使用的权重"),
     "best": ("best", "最佳"),
     "best_fitting": (
         "* recommended here; the best that fits is {quant_type}",

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from api_client.cli.output import standard_output
+from api_client.cli.render.job import job_view
 from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode
 from api_client.contract.events import EventKind
@@ -148,3 +150,27 @@ def test_weights_that_were_trained_beside_the_adapter_are_packaged_or_refused_by
     assert set(values.ravel().tolist()) == {3.0}
     manifest = json.loads((tmp_path / "package" / "manifest.json").read_text())
     assert "non_lora_state_dict.safetensors" in json.dumps(manifest)
+
+
+def test_a_given_base_that_is_not_there_is_refused_and_a_derived_one_is_shown(
+    client: PackagingClient, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, checkpoint = run
+    wrong = base.with_name("bsae")
+    fields = {"checkpoint": checkpoint, "template": "merge", "upload": False}
+    given = PackagingRequest(base_model=wrong, output_dir=tmp_path / "given", **fields)
+    refused = finished(client, given)
+    assert refused.failure is not None
+    assert refused.failure.code is ErrorCode.BASE_MODEL_NOT_FOUND
+    assert refused.failure.message == f"base_model: {wrong} does not exist; did you mean {base}?"
+    assert not (tmp_path / "given" / "merged_model.gguf").exists()
+    task = {"task_id": "7", "status": "completed", "base_model": str(wrong), "output_dir": str(checkpoint.parent)}
+    derived = finished(client, PackagingRequest(task=task, output_dir=tmp_path / "derived", **fields))
+    assert derived.error is None
+    manifest = json.loads((tmp_path / "derived" / "manifest.json").read_text())
+    assert derived.base_used is not None
+    assert derived.base_used.path == str(base)
+    assert derived.base_used.named_by == "checkpoint-10/adapter_config.json"
+    assert derived.base_used.digest == manifest["inputs"]["base_model"]["header_fingerprint"]
+    shown = "\n".join(str(part) for part in job_view(standard_output(as_json=False), derived, 120))
+    assert f"weights used: {base}  {derived.base_used.digest[:12]}  (named by checkpoint-10/" in shown

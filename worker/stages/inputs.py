@@ -11,7 +11,7 @@ from api_client.contract.job import ArtifactKind, StageName
 from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.contract.outputs import InputNames
 from api_client.contract.request import PackagingRequest, is_remote
-from api_client.runs.base_models import named_base_models
+from api_client.runs.base_models import likely_base, named_base_models
 from api_client.runs.checkpoints import (
     CheckpointList,
     choose_checkpoint,
@@ -21,6 +21,7 @@ from api_client.runs.checkpoints import (
 )
 from api_client.runs.files import LocalRunFiles
 from api_client.runs.kinds import CheckpointKind
+from api_client.words.suggestions import did_you_mean
 from worker.models.adapters.adapter import Adapter, open_adapter
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
@@ -44,6 +45,7 @@ class JobInputs:
         checkpoint: The chosen checkpoint's directory.
         tokenizer: The tokenizer that goes into the GGUF.
         architecture: Hugging Face architecture name.
+        base_named_by: File that names the base model, where the one that the task names is gone.
     """
 
     base: BaseModel
@@ -52,6 +54,7 @@ class JobInputs:
     checkpoint: Path | None
     tokenizer: TokenizerChoice
     architecture: str
+    base_named_by: str | None = None
 
     @property
     def base_name(self) -> str:
@@ -68,6 +71,7 @@ class JobInputs:
         return Prepared(
             base_dir=self.base.directory,
             base_name=self.base_name,
+            base_named_by=self.base_named_by,
             # the checkpoint itself: weights beside the adapter belong to it, wherever in it the adapter lies
             adapter_dir=self.checkpoint if self.adapter else None,
             adapter_base=self.adapter.base_name if self.adapter else None,
@@ -98,11 +102,12 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     uses_adapter = options.merge_lora or options.export_lora
     checkpoint = _checkpoint(context) if request.checkpoint is not None else None
     names = InputNames.of(request, options, checkpoint.name if checkpoint is not None else None)
+    named_by = None
     if checkpoint is not None and not uses_adapter:
         base_dir = _full_weights(context, checkpoint).directory
     else:
-        base_dir, found_as = _base(context, request.base_model, checkpoint)
-        names = replace(names, base=found_as or names.base)
+        base_dir, named_by = _base(context, request.base_model, checkpoint)
+        names = replace(names, base=base_dir.name if named_by else names.base)
     roots = context.settings.allowed_roots
     base = open_base_model(base_dir, allowed_roots=roots, allow_quantized=not options.merge_lora)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
@@ -110,7 +115,7 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     if checkpoint is not None and uses_adapter:
         adapter = open_adapter(checkpoint, allowed_roots=roots)
     tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
-    return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture)
+    return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture, named_by)
 
 
 def job_tokenizer(context: StageContext) -> TokenizerChoice:
@@ -175,24 +180,41 @@ def fetch_evaluation(context: StageContext) -> GivenText:
 
 
 def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str | None]:
-    """The base model; one that has moved is looked for where the adapter and its run say, and has another name then."""
+    """The base model, and the file that names it where it is not the one of the request.
+
+    One that the task names may have moved since: it is looked for where the adapter and its run say. One that somebody
+    gave by its path is never replaced, since the wrong base makes a file that loads and talks nonsense.
+    """
     directory = _fetched(context, location, "base_model")
-    if checkpoint is None or directory.exists():
+    if is_remote(location) or directory.exists():
         return directory, None
-    for named in named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name):
+    task = context.request.task
+    if task is None or task.base_model != location:
+        raise _base_missing(context, location, checkpoint)
+    for named in named_base_models(LocalRunFiles(checkpoint.parent), checkpoint.name) if checkpoint else ():
         try:
             moved = context.settings.allowed_roots.resolve(named.location)
         except PackagingError:  # no absolute path, or none that jobs may read
             continue
         if (moved / "config.json").is_file():
             context.report.log(
-                f"Base model {location} does not exist; taking {moved}, which {named.file} names",
+                f"Base model {location} of the task does not exist; taking {moved}, which {named.file} names",
                 level="warning",
                 base_model=str(moved),
                 named_by=named.file,
             )
-            return moved, moved.name
-    return directory, None
+            return moved, named.file
+    raise _base_missing(context, location, checkpoint)
+
+
+def _base_missing(context: StageContext, location: str, checkpoint: Path | None) -> PackagingError:
+    run = LocalRunFiles(checkpoint.parent) if checkpoint else None
+    meant = likely_base(location, run, checkpoint.name if checkpoint else "", context.settings.allowed_roots.allow)
+    return PackagingError(
+        ErrorCode.BASE_MODEL_NOT_FOUND,
+        f"base_model: {location} does not exist" + did_you_mean(meant),
+        fields={"field": "base_model", "path": location, "suggestion": meant},
+    )
 
 
 def _checkpoint(context: StageContext) -> Path:

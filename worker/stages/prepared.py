@@ -48,6 +48,8 @@ class Prepared(BaseModel):
     """The model to convert: the base model, or a full-weights checkpoint in its place."""
     base_name: str
     """Its name, for output files and metadata."""
+    base_named_by: str | None = None
+    """File of the run that names it, where the base model that the task names is gone."""
     adapter_dir: Path | None = None
     adapter_base: str | None = None
     """``base_model_name_or_path`` of the adapter: a Hub name, or a path on the machine that trained it."""
@@ -80,7 +82,8 @@ class Prepared(BaseModel):
         content = self.model_dump(mode="json")
         content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
-        return content if content["evaluation"] else {key: content[key] for key in content if key != "evaluation"}
+        unset = {"evaluation": {}, "base_named_by": None}
+        return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
     @property
     def adapter(self) -> Path:

@@ -63,6 +63,7 @@ def _facts(output: Output, job: Job) -> Text:
     facts: list[tuple[str, Any]] = [
         ("task", request.task.task_id if request.task else None),
         ("base_model", request.base_model),
+        ("base_used", _base_used(output, job)),
         ("checkpoint", request.checkpoint),
         ("output_dir", request.output_dir),
         ("quant_types", ", ".join(job.options.quant_types)),
@@ -75,6 +76,15 @@ def _facts(output: Output, job: Job) -> Text:
             lines.append(f"\n  {output.text(key)}: " if lines else f"  {output.text(key)}: ", style="dim")
             lines.append(one_line(value))
     return lines
+
+
+def _base_used(output: Output, job: Job) -> str | None:
+    """Which weights the files are made of, and why they are not those of the request where they are not."""
+    used = job.base_used
+    if used is None:
+        return None
+    told = f"{used.path}  {used.digest[:12]}"
+    return told if used.named_by is None else f"{told}  {output.text('base_instead', file=used.named_by)}"
 
 
 def stage_table(output: Output, job: Job, width: int, now: datetime | None = None) -> RenderableType:

@@ -144,8 +144,22 @@ def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path, ru
     assert "checkpoint-3" not in ran.err
 
 
-def test_a_base_model_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(cli, tmp_path, run_dir):
-    arguments = ("submit", "-b", tmp_path / "gone", "-c", run_dir / "latest", "-o", tmp_path / "out")
+def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(cli, tmp_path, run_dir):
+    arguments = ("submit", "-b", tmp_path / "bsae", "-c", run_dir / "latest", "-o", tmp_path / "out", "--json")
+    config = run_dir / "checkpoint-2" / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    ran = cli(*arguments)
+    assert (ran.code, ran.error["code"]) == (2, "base_model_not_found")
+    assert ran.error["message"].endswith(f"bsae does not exist; did you mean {tmp_path / 'base'}?")
+    assert ran.error["fields"]["suggestion"] == str(tmp_path / "base")
+
+
+def test_the_base_model_of_a_task_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(
+    cli, tmp_path, run_dir
+):
+    task = {"task_id": "7", "status": "completed", "base_model": str(tmp_path / "gone"), "output_dir": str(run_dir)}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    arguments = ("submit", "--task", tmp_path / "task.json", "-c", "latest", "-o", tmp_path / "out")
     assert cli(*arguments).code == 2
     config = run_dir / "checkpoint-2" / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))

@@ -1,4 +1,4 @@
-"""A base model that is no longer where the request says is looked for where the adapter and its run say."""
+"""A base model that a task names and that has moved is looked for where the run says; a given one is not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from tests.harness import RecordingReporter, run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 
 
-def prepared(tiny: TinyRun, tmp_path: Path, base: Path, reporter: RecordingReporter | None = None) -> str:
-    """The base model's directory that ``prepare`` settles on."""
+def prepared(
+    tiny: TinyRun, tmp_path: Path, base: Path, reporter: RecordingReporter | None = None, *, given: bool = False
+) -> str:
+    """The base model's directory that ``prepare`` settles on, for a base that the task names or somebody has given."""
+    task = None if given else {"task_id": "7", "status": "completed", "base_model": base, "output_dir": tiny.run}
     settings = stage_settings(tmp_path / "home", allowed_roots=(tmp_path,))
     done = run_stages(
-        tiny.request(base_model=base),
+        tiny.request(base_model=base, task=task),
         tmp_path / "scratch",
         until=StageName.PREPARE,
         settings=settings,
@@ -37,6 +40,14 @@ def test_the_adapter_s_own_base_is_taken_and_said(tiny: TinyRun, tmp_path: Path)
     [(level, line)] = [said for said in reporter.lines if str(old) in said[1]]
     assert level == "warning"
     assert f"taking {tiny.base}, which checkpoint-10/adapter_config.json names" in line
+
+
+def test_a_base_that_somebody_gave_is_never_replaced(tiny: TinyRun, tmp_path: Path) -> None:
+    for wrong, meant in ((tmp_path / "bsae", tiny.base), (tmp_path / "far" / "away" / "x", tiny.base)):
+        with pytest.raises(PackagingError) as caught:
+            prepared(tiny, tmp_path, wrong, given=True)
+        assert caught.value.code is ErrorCode.BASE_MODEL_NOT_FOUND
+        assert caught.value.message == f"base_model: {wrong} does not exist; did you mean {meant}?"
 
 
 @pytest.mark.parametrize(
