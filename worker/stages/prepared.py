@@ -82,7 +82,7 @@ class Prepared(BaseModel):
         content = self.model_dump(mode="json")
         content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
-        unset = {"evaluation": {}, "base_named_by": None}
+        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None}
         return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
     @property
