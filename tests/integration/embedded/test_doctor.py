@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,19 +19,19 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory):
     with Stack(tmp_path_factory.mktemp("home"), workers=0) as stack:
         yield stack
 
 
 @pytest.fixture
-def settings(stack, monkeypatch):
+def settings(stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
     return Settings()
 
 
-def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process(settings):
+def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process(settings) -> None:
     before = "torch" in sys.modules
     checks = {check.name: check for check in run_checks(settings)}
     assert [check for check in checks.values() if not check.ok] == []
@@ -53,7 +54,7 @@ def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process
     assert ("torch" in sys.modules) == before
 
 
-def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path):
+def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     broken = settings.model_copy(
         update={
@@ -83,7 +84,7 @@ def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path):
     assert check_workers(broken).fact == "not known while Redis does not answer"
 
 
-def test_a_redis_that_may_lose_jobs_is_not_well(settings):
+def test_a_redis_that_may_lose_jobs_is_not_well(settings) -> None:
     import redis
 
     with redis.Redis.from_url(settings.redis_url) as client:
@@ -97,14 +98,14 @@ def test_a_redis_that_may_lose_jobs_is_not_well(settings):
     assert check_redis(settings).ok
 
 
-def test_the_test_object_is_gone_afterwards(settings):
+def test_the_test_object_is_gone_afterwards(settings) -> None:
     from worker.storage.s3 import S3Location, S3Storage
 
     assert check_storage(settings).ok
     assert S3Storage(settings.storage()).list_objects(S3Location(settings.s3_bucket)) == []
 
 
-def test_the_gguf_distribution_is_a_conflict(settings, tmp_path, monkeypatch):
+def test_the_gguf_distribution_is_a_conflict(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_gguf_conflict(settings).ok
     (tmp_path / "gguf-0.17.1.dist-info").mkdir()
     (tmp_path / "gguf-0.17.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: gguf\nVersion: 0.17.1\n")
@@ -114,7 +115,7 @@ def test_the_gguf_distribution_is_a_conflict(settings, tmp_path, monkeypatch):
     assert "gguf 0.17.1" in check.fact
 
 
-def test_a_package_that_does_not_import_is_named():
+def test_a_package_that_does_not_import_is_named() -> None:
     found = {"failed": {"xllamacpp": "ImportError: libgomp.so.1"}, "devices": [], "torch": "2.13", "cuda": None}
     check = read_probe(found)
     assert (check.ok, check.fact) == (False, "xllamacpp: ImportError: libgomp.so.1")

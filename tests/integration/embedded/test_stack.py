@@ -73,7 +73,7 @@ def owner_process(home):
         process.communicate()
 
 
-def fake_worker(directory, mode, **settings):
+def fake_worker(directory, mode, **settings) -> Stack:
     def serving(_redis_url):
         return frozenset(int(path.name.split("-")[1]) for path in directory.glob("serving-*"))
 
@@ -82,13 +82,13 @@ def fake_worker(directory, mode, **settings):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
+def running(tmp_path_factory: pytest.TempPathFactory):
     with Stack(tmp_path_factory.mktemp("home"), workers=0) as stack:
         yield stack
 
 
 class TestARunningStack:
-    def test_valkey_keeps_everything_and_asks_for_its_password(self, running):
+    def test_valkey_keeps_everything_and_asks_for_its_password(self, running) -> None:
         with redis.Redis.from_url(running.info.redis_url, decode_responses=True) as client:
             config = client.config_get("appendonly", "maxmemory-policy", "save", "bind")
             assert config == {
@@ -101,24 +101,24 @@ class TestARunningStack:
         with redis.Redis(port=port) as anonymous, pytest.raises(redis.AuthenticationError):
             anonymous.ping()
 
-    def test_the_bucket_is_there_and_strangers_are_kept_out(self, running):
+    def test_the_bucket_is_there_and_strangers_are_kept_out(self, running) -> None:
         client = s3(running.info)
         client.put_object(Bucket="trainpack", Key="a/b.txt", Body=b"x")
         assert client.get_object(Bucket="trainpack", Key="a/b.txt")["Body"].read() == b"x"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{running.info.endpoint_url}/trainpack/a/b.txt")
 
-    def test_the_inner_http_servers_do_not_give_objects_away(self, running):
+    def test_the_inner_http_servers_do_not_give_objects_away(self, running) -> None:
         filer = running._seaweed_ports["filer"]
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"http://127.0.0.1:{filer}/buckets/trainpack/")
 
-    def test_uploads_do_not_make_up_buckets(self, running):
+    def test_uploads_do_not_make_up_buckets(self, running) -> None:
         client = s3(running.info)
         with pytest.raises(client.exceptions.ClientError):
             client.put_object(Bucket="misspelt", Key="x", Body=b"x")
 
-    def test_nothing_listens_beyond_loopback(self, running):
+    def test_nothing_listens_beyond_loopback(self, running) -> None:
         listening = [
             connection.laddr.ip
             for process in processes_of(running)
@@ -128,7 +128,7 @@ class TestARunningStack:
         assert len(listening) >= 9
         assert set(listening) == {"127.0.0.1"}
 
-    def test_secrets_are_readable_by_their_owner_only_and_in_no_command_line(self, running):
+    def test_secrets_are_readable_by_their_owner_only_and_in_no_command_line(self, running) -> None:
         info = running.info
         files = ["stack.json", "secrets.json", "valkey/valkey.conf", "seaweedfs/s3.json"]
         assert {name: oct((running.home / name).stat().st_mode & 0o777) for name in files} == dict.fromkeys(
@@ -140,21 +140,21 @@ class TestARunningStack:
         said = " ".join(" ".join(process.cmdline()) for process in processes_of(running)) + repr(info)
         assert not [secret for secret in (password, info.access_key, info.secret_key) if secret in said]
 
-    def test_other_commands_find_it(self, running, monkeypatch):
+    def test_other_commands_find_it(self, running, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_stack(running.home) == running.info
         monkeypatch.delenv("TRAINPACK_REDIS_URL", raising=False)
         monkeypatch.setenv("TRAINPACK_HOME", str(running.home))
         assert find_redis_url() == running.info.redis_url
         assert running.environment()["TRAINPACK_S3_ENDPOINT_URL"] == running.info.endpoint_url
 
-    def test_a_second_start_uses_it_and_leaves_it_running(self, running):
+    def test_a_second_start_uses_it_and_leaves_it_running(self, running) -> None:
         with Stack(running.home, workers=3) as second:
             assert not second.owned
             assert second.info == running.info
         assert read_stack(running.home) == running.info
 
 
-def test_an_owner_can_wait_for_those_who_use_its_stack(running):
+def test_an_owner_can_wait_for_those_who_use_its_stack(running) -> None:
     with pytest.raises(StopRequested), Stack(running.home, workers=0):
         running.wait_for_users(should_stop=lambda: True)
     running.wait_for_users()
@@ -166,7 +166,7 @@ def test_an_owner_can_wait_for_those_who_use_its_stack(running):
         assert not late.owned
 
 
-def test_a_stop_leaves_no_process_and_the_data_for_the_next_start_on_other_ports(tmp_path):
+def test_a_stop_leaves_no_process_and_the_data_for_the_next_start_on_other_ports(tmp_path: Path) -> None:
     stack = Stack(tmp_path, workers=0)
     first = stack.start()
     with redis.Redis.from_url(first.redis_url) as client:
@@ -192,13 +192,13 @@ def test_a_stop_leaves_no_process_and_the_data_for_the_next_start_on_other_ports
         assert s3(again.info).get_object(Bucket="trainpack", Key="out.gguf")["Body"].read() == b"GGUF"
 
 
-def test_of_two_that_start_at_once_one_starts_and_both_serve(tmp_path):
+def test_of_two_that_start_at_once_one_starts_and_both_serve(tmp_path: Path) -> None:
     with owner_process(tmp_path) as (_, one), owner_process(tmp_path) as (_, two):
         assert sorted([one["owned"], two["owned"]]) == [False, True]
         assert one["services"] == two["services"]
 
 
-def test_interrupting_the_owner_ends_everything(tmp_path):
+def test_interrupting_the_owner_ends_everything(tmp_path: Path) -> None:
     with owner_process(tmp_path) as (process, state):
         services = [psutil.Process(pid) for pid in (*state["services"].values(), state["guard"])]
         process.send_signal(signal.SIGINT)
@@ -208,7 +208,7 @@ def test_interrupting_the_owner_ends_everything(tmp_path):
     assert not (tmp_path / "stack.json").exists()
 
 
-def test_killing_the_owner_ends_everything_and_the_next_start_waits_for_that(tmp_path):
+def test_killing_the_owner_ends_everything_and_the_next_start_waits_for_that(tmp_path: Path) -> None:
     with owner_process(tmp_path) as (process, state):
         services = [psutil.Process(pid) for pid in (*state["services"].values(), state["guard"])]
         process.kill()
@@ -219,7 +219,7 @@ def test_killing_the_owner_ends_everything_and_the_next_start_waits_for_that(tmp
             assert alive(services) == [], "the guard had given up the lock last"
 
 
-def test_leftovers_of_a_killed_owner_and_a_killed_guard_are_ended_by_the_next_start(tmp_path):
+def test_leftovers_of_a_killed_owner_and_a_killed_guard_are_ended_by_the_next_start(tmp_path: Path) -> None:
     with owner_process(tmp_path) as (process, state):
         os.kill(state["guard"], signal.SIGKILL)
         process.kill()
@@ -231,7 +231,7 @@ def test_leftovers_of_a_killed_owner_and_a_killed_guard_are_ended_by_the_next_st
             assert alive(services) == []
 
 
-def test_a_state_file_that_names_another_process_is_stale(running, tmp_path):
+def test_a_state_file_that_names_another_process_is_stale(running, tmp_path: Path) -> None:
     from dataclasses import replace
 
     info = replace(running.info, home=tmp_path)
@@ -243,7 +243,7 @@ def test_a_state_file_that_names_another_process_is_stale(running, tmp_path):
     assert read_stack(tmp_path) is None
 
 
-def test_a_worker_that_fails_fails_the_start_with_its_last_words_and_leaves_nothing(tmp_path):
+def test_a_worker_that_fails_fails_the_start_with_its_last_words_and_leaves_nothing(tmp_path: Path) -> None:
     stack = fake_worker(tmp_path, "broken")
     with pytest.raises(PackagingError, match="no such thing as a worker here") as caught:
         stack.start()
@@ -254,7 +254,7 @@ def test_a_worker_that_fails_fails_the_start_with_its_last_words_and_leaves_noth
     assert not (stack.home / "stack.json").exists()
 
 
-def test_a_server_that_cannot_start_fails_with_its_last_words(tmp_path):
+def test_a_server_that_cannot_start_fails_with_its_last_words(tmp_path: Path) -> None:
     (tmp_path / "valkey").mkdir()
     (tmp_path / "valkey" / "appendonlydir").write_text("in the way")
     with pytest.raises(
@@ -264,14 +264,14 @@ def test_a_server_that_cannot_start_fails_with_its_last_words(tmp_path):
     assert processes_under(tmp_path) == []
 
 
-def test_a_worker_that_never_serves_is_given_up_after_the_bound(tmp_path):
+def test_a_worker_that_never_serves_is_given_up_after_the_bound(tmp_path: Path) -> None:
     stack = fake_worker(tmp_path, "silent", worker_timeout_s=1.0)
     with pytest.raises(PackagingError, match="worker-1: not ready after 1 s; last lines of"):
         stack.start()
     assert processes_under(stack.home) == []
 
 
-def test_workers_end_before_the_servers_and_a_dead_one_is_reported(tmp_path):
+def test_workers_end_before_the_servers_and_a_dead_one_is_reported(tmp_path: Path) -> None:
     stack = fake_worker(tmp_path, "obedient", workers=2)
     with stack:
         assert stack.ended() == ()
@@ -282,7 +282,7 @@ def test_workers_end_before_the_servers_and_a_dead_one_is_reported(tmp_path):
     assert (tmp_path / "last-words").read_text() == "redis answered True"
 
 
-def test_a_worker_that_will_not_end_is_killed(tmp_path):
+def test_a_worker_that_will_not_end_is_killed(tmp_path: Path) -> None:
     stack = fake_worker(tmp_path, "stubborn", worker_grace_s=0.2)
     stack.start()
     worker = psutil.Process(stack.info.services["worker-1"].pid)
@@ -290,7 +290,7 @@ def test_a_worker_that_will_not_end_is_killed(tmp_path):
     assert not worker.is_running()
 
 
-def test_the_real_worker_serves_when_the_start_returns(tmp_path):
+def test_the_real_worker_serves_when_the_start_returns(tmp_path: Path) -> None:
     from api_client.client import PackagingClient
 
     with Stack(tmp_path / "home", workers=1) as stack:

@@ -13,7 +13,7 @@ QUICK = S3Retry(attempts=3, base_s=0.01, max_s=0.02)
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory):
     """A real SeaweedFS for all tests of this folder; each uses a prefix of its own."""
     with Stack(tmp_path_factory.mktemp("stack"), workers=0) as stack:
         yield stack.info
@@ -25,12 +25,12 @@ def settings(stack):
 
 
 @pytest.fixture
-def prefix(stack):
+def prefix(stack) -> S3Location:
     return S3Location(stack.bucket, f"test-{uuid.uuid4().hex}")
 
 
 @pytest.fixture
-def storage(settings):
+def storage(settings) -> S3Storage:
     return S3Storage(settings, retry=QUICK)
 
 
@@ -41,7 +41,7 @@ def proxy(stack):
 
 
 @pytest.fixture
-def proxied(settings, proxy):
+def proxied(settings, proxy) -> S3Storage:
     """The storage as seen through the proxy."""
     return S3Storage(settings.model_copy(update={"endpoint_url": proxy.url}), retry=QUICK)
 

@@ -13,7 +13,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    def __init__(self, port):
+    def __init__(self, port) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.files = {}
         self.seen = []
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the name the server looks for
 
-    def file(self, name):
+    def file(self, name) -> None:
         data = self.hub.files[name]
         digest = hashlib.sha256(data).hexdigest()
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"'}
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             data = b"\0" * len(data)
         self.answer(200, data, headers)
 
-    def answer(self, status, body, headers):
+    def answer(self, status, body, headers) -> None:
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_):
+    def log_message(self, *_) -> None:
         pass
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import pytest
+
 
 @dataclass
 class Fault:
@@ -37,10 +39,10 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def count(self, method, text=""):
+    def count(self, method, text: str = ""):
         return sum(1 for each in self.seen if each[0] == method and text in each[1])
 
     def take(self, method, path):
@@ -57,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: Proxy
 
-    def handle_any(self):
+    def handle_any(self) -> None:
         fault = self.proxy.take(self.command, self.path) or Fault("none", self.command)
         body = self.read_body(half=fault.kind == "cut_request")
         if fault.kind in ("drop", "cut_request"):
@@ -79,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - names the server looks for
 
-    def read_body(self, half=False):
+    def read_body(self, half: bool = False):
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.send_response_only(100)
             self.end_headers()
@@ -98,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         connection.close()
         return answer
 
-    def answer(self, status, headers, body, fault=None):
+    def answer(self, status, headers, body, fault=None) -> None:
         kind = fault.kind if fault else ""
         if kind == "answer_header":
             name, text = fault.value
@@ -119,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_):
+    def log_message(self, *_) -> None:
         pass
 
 
@@ -131,7 +133,7 @@ def flip(body):
 class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: pytest.FixtureRequest, client_address) -> None:
         """A client that hangs up is part of the tests."""
 
 

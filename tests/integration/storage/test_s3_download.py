@@ -1,5 +1,6 @@
 import hashlib
 import random
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from worker.storage.s3 import S3Location, S3Storage
 pytestmark = pytest.mark.integration
 
 
-def noise(size_bytes, seed=1):
+def noise(size_bytes, seed: int = 1):
     return random.Random(seed).randbytes(size_bytes)
 
 
@@ -53,7 +54,7 @@ def names(directory):
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 2 * PART + 9])
-def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(storage, put, tmp_path, size_bytes):
+def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(storage, put, tmp_path: Path, size_bytes) -> None:
     source = put("x", noise(size_bytes))
     seen = []
     storage.download_file(source, tmp_path / "a" / "x", report=lambda *progress: seen.append(progress))
@@ -63,7 +64,7 @@ def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(storage, pu
 
 
 @pytest.mark.parametrize("kind", ["cut_answer", "drop", "status"])
-def test_a_passing_fault_is_survived(proxied, proxy, put, tmp_path, kind):
+def test_a_passing_fault_is_survived(proxied, proxy, put, tmp_path: Path, kind: str) -> None:
     source = put("x", noise(PART + 9))
     proxy.faults.append(Fault(kind, "GET", "/x", 503, times=2))
     proxied.download_file(source, tmp_path / "x")
@@ -82,7 +83,9 @@ def test_a_passing_fault_is_survived(proxied, proxy, put, tmp_path, kind):
     ],
     ids=lambda value: getattr(value, "kind", value),
 )
-def test_a_lasting_fault_fails_with_its_code_and_makes_no_file(proxied, proxy, put, tmp_path, fault, code):
+def test_a_lasting_fault_fails_with_its_code_and_makes_no_file(
+    proxied, proxy, put, tmp_path: Path, fault: Fault, code: ErrorCode
+) -> None:
     source = put("x", noise(1000))
     proxy.faults.append(fault)
     with pytest.raises(PackagingError) as caught:
@@ -93,8 +96,8 @@ def test_a_lasting_fault_fails_with_its_code_and_makes_no_file(proxied, proxy, p
 
 @pytest.mark.parametrize("part_size_bytes", [None, PART + 1000])
 def test_bytes_that_change_on_the_way_are_noticed_and_fetched_anew(
-    proxied, proxy, put, put_in_parts, tmp_path, part_size_bytes
-):
+    proxied, proxy, put, put_in_parts, tmp_path: Path, part_size_bytes: int | None
+) -> None:
     data = noise(2 * PART + 9)
     source = put_in_parts("x", data, part_size_bytes) if part_size_bytes else put("x", data)
     proxy.faults.append(Fault("flip_answer", "GET", "/x", times=1))
@@ -107,7 +110,7 @@ def test_bytes_that_change_on_the_way_are_noticed_and_fetched_anew(
     assert (tmp_path / "x").read_bytes() == data
 
 
-def test_what_trainpack_uploaded_is_checked_by_its_sha256(proxied, proxy, storage, prefix, tmp_path):
+def test_what_trainpack_uploaded_is_checked_by_its_sha256(proxied, proxy, storage, prefix, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"GGUF" * 100)
     storage.upload_file(tmp_path / "x", prefix.child("x"))
     proxy.faults.append(Fault("flip_answer", "GET"))
@@ -115,12 +118,12 @@ def test_what_trainpack_uploaded_is_checked_by_its_sha256(proxied, proxy, storag
         proxied.download_file(prefix.child("x"), tmp_path / "y")
 
 
-def test_the_callers_sha256_wins(storage, put, tmp_path):
+def test_the_callers_sha256_wins(storage, put, tmp_path: Path) -> None:
     with pytest.raises(PackagingError, match="its sha256 differs"):
         storage.download_file(put("x", b"other"), tmp_path / "x", sha256="0" * 64)
 
 
-def test_a_stopped_download_goes_on_where_it_was(settings, proxy, put, tmp_path):
+def test_a_stopped_download_goes_on_where_it_was(settings, proxy, put, tmp_path: Path) -> None:
     proxied = S3Storage(settings.model_copy(update={"endpoint_url": proxy.url, "concurrency": 1}))
     data = noise(4 * PART)
     source = put("x", data)
@@ -139,7 +142,9 @@ def test_a_stopped_download_goes_on_where_it_was(settings, proxy, put, tmp_path)
     assert names(tmp_path) == ["x"]
 
 
-def test_pieces_that_the_journal_promises_and_the_file_lacks_are_fetched_again(proxied, proxy, put, tmp_path):
+def test_pieces_that_the_journal_promises_and_the_file_lacks_are_fetched_again(
+    proxied, proxy, put, tmp_path: Path
+) -> None:
     data = noise(2 * PART)
     source = put("x", data)
     proxy.faults.append(Fault("status", "GET", "/x", 403, times=1))
@@ -154,11 +159,11 @@ def test_pieces_that_the_journal_promises_and_the_file_lacks_are_fetched_again(p
     assert (tmp_path / "x").read_bytes() == data
 
 
-def test_an_object_replaced_meanwhile_is_noticed(settings, proxied, proxy, put, tmp_path):
+def test_an_object_replaced_meanwhile_is_noticed(settings, proxied, proxy, put, tmp_path: Path) -> None:
     source = put("x", noise(2 * PART))
     arrived = []
 
-    def replace_it(*_):
+    def replace_it(*_) -> None:
         if not arrived:
             put("x", noise(2 * PART, seed=2))
         arrived.append(1)
@@ -171,7 +176,9 @@ def test_an_object_replaced_meanwhile_is_noticed(settings, proxied, proxy, put, 
     assert (tmp_path / "x").read_bytes() == noise(2 * PART, seed=2)
 
 
-def test_a_missing_object_has_the_code_the_caller_names_and_a_missing_bucket_is_denied(storage, prefix, tmp_path):
+def test_a_missing_object_has_the_code_the_caller_names_and_a_missing_bucket_is_denied(
+    storage, prefix, tmp_path: Path
+) -> None:
     with pytest.raises(PackagingError, match=f"{prefix.child('x')} does not exist") as caught:
         storage.download_file(prefix.child("x"), tmp_path / "x", missing=ErrorCode.BASE_MODEL_NOT_FOUND)
     assert caught.value.code is ErrorCode.BASE_MODEL_NOT_FOUND
@@ -180,14 +187,14 @@ def test_a_missing_object_has_the_code_the_caller_names_and_a_missing_bucket_is_
     assert caught.value.code is ErrorCode.STORAGE_DENIED
 
 
-def test_a_file_in_the_way_of_the_directory_is_not_writable(storage, put, tmp_path):
+def test_a_file_in_the_way_of_the_directory_is_not_writable(storage, put, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PackagingError) as caught:
         storage.download_file(put("x", b"x"), tmp_path / "file" / "x")
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_listing_stays_below_the_prefix_and_turns_the_page(proxied, proxy, put, prefix):
+def test_listing_stays_below_the_prefix_and_turns_the_page(proxied, proxy, put, prefix) -> None:
     for name in ("models/base/config.json", "models/base/sub/x", "models/base-2/config.json"):
         put(name, b"{}")
     found = proxied.list_objects(prefix.child("models/base"))
@@ -203,7 +210,7 @@ def test_listing_stays_below_the_prefix_and_turns_the_page(proxied, proxy, put, 
     assert [each.key for each in proxied.list_objects(prefix)] == ["k1", "k2"]
 
 
-def test_deleting_is_done_once_and_forgiven_twice(storage, put):
+def test_deleting_is_done_once_and_forgiven_twice(storage, put) -> None:
     source = put("x", b"x")
     storage.delete(source)
     assert storage.find(source) is None

@@ -1,6 +1,7 @@
 import hashlib
 import random
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +17,12 @@ from worker.storage.s3 import S3Location, S3Storage
 pytestmark = pytest.mark.integration
 
 
-def noise(size_bytes, seed=1):
+def noise(size_bytes, seed: int = 1):
     return random.Random(seed).randbytes(size_bytes)
 
 
 @pytest.fixture
-def big(tmp_path):
+def big(tmp_path: Path):
     """A file of three parts, the last one short."""
     path = tmp_path / "merged_model.gguf"
     path.write_bytes(noise(2 * PART + 12345))
@@ -38,7 +39,7 @@ def unfinished(settings, location):
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, PART + 1, 2 * PART, 3 * PART + 7])
-def test_what_is_uploaded_is_there_byte_for_byte(storage, settings, prefix, tmp_path, size_bytes):
+def test_what_is_uploaded_is_there_byte_for_byte(storage, settings, prefix, tmp_path: Path, size_bytes) -> None:
     path = tmp_path / "模型 Q4_K_M.gguf"
     path.write_bytes(noise(size_bytes))
     seen = []
@@ -49,7 +50,7 @@ def test_what_is_uploaded_is_there_byte_for_byte(storage, settings, prefix, tmp_
     assert unfinished(settings, prefix) == []
 
 
-def test_the_same_file_is_not_sent_twice_and_a_changed_one_is(proxied, proxy, prefix, big):
+def test_the_same_file_is_not_sent_twice_and_a_changed_one_is(proxied, proxy, prefix, big) -> None:
     proxied.upload_file(big, prefix.child("x"))
     sent = proxy.count("PUT")
     assert sent == 3
@@ -71,7 +72,7 @@ def test_the_same_file_is_not_sent_twice_and_a_changed_one_is(proxied, proxy, pr
     ],
     ids=lambda fault: f"{fault.kind}-{fault.method}",
 )
-def test_a_passing_fault_is_survived(proxied, proxy, settings, prefix, big, fault):
+def test_a_passing_fault_is_survived(proxied, proxy, settings, prefix, big, fault: Fault) -> None:
     proxy.faults.append(fault)
     proxied.upload_file(big, prefix.child("x"))
     assert fault.times == 0, "the fault was met"
@@ -88,7 +89,9 @@ def test_a_passing_fault_is_survived(proxied, proxy, settings, prefix, big, faul
     ],
     ids=lambda value: getattr(value, "kind", value),
 )
-def test_a_lasting_fault_fails_with_its_code_and_leaves_nothing(proxied, proxy, settings, prefix, big, fault, code):
+def test_a_lasting_fault_fails_with_its_code_and_leaves_nothing(
+    proxied, proxy, settings, prefix, big, fault: Fault, code: ErrorCode
+) -> None:
     proxy.faults.append(fault)
     with pytest.raises(PackagingError, match=f"part 2 of {prefix.child('x')}") as caught:
         proxied.upload_file(big, prefix.child("x"))
@@ -99,7 +102,7 @@ def test_a_lasting_fault_fails_with_its_code_and_leaves_nothing(proxied, proxy, 
     assert proxy.count("PUT", "partNumber=2") == expected
 
 
-def test_an_upload_that_is_tried_again_goes_on_where_it_failed(proxied, proxy, settings, prefix, big):
+def test_an_upload_that_is_tried_again_goes_on_where_it_failed(proxied, proxy, settings, prefix, big) -> None:
     proxy.faults.append(Fault("status", "PUT", "partNumber=3", 503, times=QUICK.attempts))
     with pytest.raises(PackagingError, match="part 3"):
         proxied.upload_file(big, prefix.child("x"), keep_parts=True)
@@ -110,7 +113,7 @@ def test_an_upload_that_is_tried_again_goes_on_where_it_failed(proxied, proxy, s
     assert unfinished(settings, prefix) == []
 
 
-def test_parts_of_another_file_are_thrown_away(proxied, proxy, settings, prefix, big):
+def test_parts_of_another_file_are_thrown_away(proxied, proxy, settings, prefix, big) -> None:
     proxy.faults.append(Fault("status", "PUT", "partNumber=3", 503, times=QUICK.attempts))
     with pytest.raises(PackagingError, match="part 3"):
         proxied.upload_file(big, prefix.child("x"), keep_parts=True)
@@ -120,7 +123,7 @@ def test_parts_of_another_file_are_thrown_away(proxied, proxy, settings, prefix,
     assert unfinished(settings, prefix) == []
 
 
-def test_a_storage_that_does_not_answer_in_time_is_unreachable(settings, proxy, prefix, tmp_path):
+def test_a_storage_that_does_not_answer_in_time_is_unreachable(settings, proxy, prefix, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     proxy.faults.append(Fault("hang", "PUT"))
     slow = S3Storage(settings.model_copy(update={"endpoint_url": proxy.url, "timeout_s": 0.3}), retry=QUICK)
@@ -130,7 +133,7 @@ def test_a_storage_that_does_not_answer_in_time_is_unreachable(settings, proxy, 
     assert caught.value.retryable
 
 
-def test_nobody_listening_is_unreachable(settings, prefix, tmp_path):
+def test_nobody_listening_is_unreachable(settings, prefix, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     nobody = S3Storage(settings.model_copy(update={"endpoint_url": "http://u:pw@127.0.0.1:1"}), retry=QUICK)
     with pytest.raises(PackagingError, match=r"no answer from http://127.0.0.1:1 ") as caught:
@@ -139,13 +142,13 @@ def test_nobody_listening_is_unreachable(settings, prefix, tmp_path):
     assert "pw" not in str(caught.value.to_dict())
 
 
-def test_an_endpoint_that_is_no_url_is_a_setting_to_correct(settings):
+def test_an_endpoint_that_is_no_url_is_a_setting_to_correct(settings) -> None:
     with pytest.raises(PackagingError, match="'localhost:9000' is not a URL") as caught:
         S3Storage(settings.model_copy(update={"endpoint_url": "localhost:9000"})).check_bucket("x")
     assert caught.value.code is ErrorCode.SETTINGS_INVALID
 
 
-def test_wrong_credentials_are_denied_at_once_and_not_shown(with_secret, settings, prefix, tmp_path):
+def test_wrong_credentials_are_denied_at_once_and_not_shown(with_secret, settings, prefix, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(PackagingError, match="403") as caught:
         with_secret("not-the-secret-key").upload_file(tmp_path / "x", prefix.child("x"))
@@ -156,7 +159,7 @@ def test_wrong_credentials_are_denied_at_once_and_not_shown(with_secret, setting
     assert settings.access_key.get_secret_value() not in shown
 
 
-def test_a_missing_bucket_is_denied(storage, tmp_path):
+def test_a_missing_bucket_is_denied(storage, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(PackagingError, match=r"AccessDenied|NoSuchBucket") as caught:
         storage.upload_file(tmp_path / "x", S3Location("misspelt", "x"))
@@ -166,7 +169,7 @@ def test_a_missing_bucket_is_denied(storage, tmp_path):
     assert caught.value.code is ErrorCode.STORAGE_DENIED
 
 
-def test_a_storage_without_checksums_is_read_back(proxied, proxy, prefix, big):
+def test_a_storage_without_checksums_is_read_back(proxied, proxy, prefix, big) -> None:
     proxy.faults.append(Fault("answer_header", "HEAD", "", ("x-amz-checksum-sha256", None)))
     proxied.upload_file(big, prefix.child("x"))
     assert proxy.count("GET", "/x") == 3
@@ -177,7 +180,7 @@ def test_a_storage_without_checksums_is_read_back(proxied, proxy, prefix, big):
 
 
 @pytest.mark.parametrize("size_bytes", [100, PART + 100])
-def test_a_checksum_of_other_bytes_fails_the_upload(proxied, proxy, prefix, tmp_path, size_bytes):
+def test_a_checksum_of_other_bytes_fails_the_upload(proxied, proxy, prefix, tmp_path: Path, size_bytes: int) -> None:
     (tmp_path / "x").write_bytes(noise(size_bytes))
     other = "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
     proxy.faults.append(
@@ -188,7 +191,7 @@ def test_a_checksum_of_other_bytes_fails_the_upload(proxied, proxy, prefix, tmp_
     assert caught.value.code is ErrorCode.UPLOAD_FAILED
 
 
-def test_a_stop_is_heard_and_leaves_nothing(storage, settings, prefix, big):
+def test_a_stop_is_heard_and_leaves_nothing(storage, settings, prefix, big) -> None:
     seen = []
     with pytest.raises(StopRequested):
         storage.upload_file(big, prefix.child("x"), report=seen.append, should_stop=lambda: bool(seen))
@@ -197,7 +200,7 @@ def test_a_stop_is_heard_and_leaves_nothing(storage, settings, prefix, big):
     assert storage.find(prefix.child("x")) is None
 
 
-def test_what_a_crashed_upload_left_is_thrown_away(storage, settings, prefix, big):
+def test_what_a_crashed_upload_left_is_thrown_away(storage, settings, prefix, big) -> None:
     client = make_client(settings)
     for name in ("x", "x-other"):
         client.create_multipart_upload(Bucket=prefix.bucket, Key=prefix.child(name).key)
@@ -206,7 +209,9 @@ def test_what_a_crashed_upload_left_is_thrown_away(storage, settings, prefix, bi
 
 
 @pytest.mark.parametrize("size_bytes", [10, PART + 10])
-def test_a_file_that_changed_since_it_was_made_is_not_published(storage, settings, prefix, tmp_path, size_bytes):
+def test_a_file_that_changed_since_it_was_made_is_not_published(
+    storage, settings, prefix, tmp_path: Path, size_bytes: int
+) -> None:
     (tmp_path / "x").write_bytes(noise(size_bytes))
     with pytest.raises(PackagingError, match="has changed") as caught:
         storage.upload_file(tmp_path / "x", prefix.child("x"), sha256=hashlib.sha256(b"before").hexdigest())
@@ -215,7 +220,9 @@ def test_a_file_that_changed_since_it_was_made_is_not_published(storage, setting
     assert unfinished(settings, prefix) == []
 
 
-def test_a_signed_link_opens_without_credentials(storage, stack, prefix, tmp_path, monkeypatch):
+def test_a_signed_link_opens_without_credentials(
+    storage, stack, prefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x").write_bytes(b"GGUF")
     storage.upload_file(tmp_path / "x", prefix.child("a b.gguf"))
     for name in ("endpoint_url", "access_key", "secret_key"):

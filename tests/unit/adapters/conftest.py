@@ -8,7 +8,7 @@ from tiny_models import tiny_config
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory):
+def tiny_base(tmp_path_factory: pytest.TempPathFactory):
     """Path of a tiny base model, made once per architecture and dtype."""
     made: dict[tuple[str, str], Path] = {}
 

@@ -47,5 +47,5 @@ _Q = "model.layers.0.self_attn.q_proj"
         ("weight", AdapterKey("", ".weight")),
     ],
 )
-def test_names_are_taken_apart(name, key):
+def test_names_are_taken_apart(name: str, key: AdapterKey) -> None:
     assert parse_key(name) == key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ _BASE = {
 }
 
 
-def _refusal(tmp_path, tensors, base=None, **config) -> PackagingError:
+def _refusal(tmp_path: Path, tensors, base=None, **config) -> PackagingError:
     out = tmp_path / "overlay.safetensors"
     model = open_base_model(write_base(tmp_path / "base", base or _BASE))
     with pytest.raises(PackagingError) as caught:
@@ -34,7 +36,7 @@ def _refusal(tmp_path, tensors, base=None, **config) -> PackagingError:
     return caught.value
 
 
-def test_adapter_of_a_wider_model(tmp_path):
+def test_adapter_of_a_wider_model(tmp_path: Path) -> None:
     error = _refusal(tmp_path, pair(Q, [[1, 1, 1, 1]], [[1], [1]]))
 
     assert error.code is ErrorCode.ADAPTER_MISMATCH
@@ -44,7 +46,7 @@ def test_adapter_of_a_wider_model(tmp_path):
     assert error.fields["base_tensor"] == f"{Q}.weight"
 
 
-def test_adapter_without_a_single_match(tmp_path):
+def test_adapter_without_a_single_match(tmp_path: Path) -> None:
     error = _refusal(
         tmp_path, pair("encoder.block.0.attention", [[1, 1]], [[1], [1]]), base_model_name_or_path="/x/other"
     )
@@ -56,14 +58,14 @@ def test_adapter_without_a_single_match(tmp_path):
 
 
 @pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"text_config": {"num_experts": 10**9}}])
-def test_a_config_that_asks_for_absurdly_many_modules_builds_nothing(config, tmp_path):
+def test_a_config_that_asks_for_absurdly_many_modules_builds_nothing(config: dict[str, Any], tmp_path: Path) -> None:
     model = open_base_model(write_base(tmp_path / "base", _BASE, **config))
 
     assert read_module_tree(model) is None
 
 
 @pytest.mark.parametrize("name", [f"{Q}.lora_A.weight", "lm_head.weight"])
-def test_tensors_that_a_sharding_trainer_did_not_gather(name, tmp_path):
+def test_tensors_that_a_sharding_trainer_did_not_gather(name: str, tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, name: torch.zeros(0)})
 
     assert error.code is ErrorCode.ADAPTER_INVALID
@@ -71,7 +73,7 @@ def test_tensors_that_a_sharding_trainer_did_not_gather(name, tmp_path):
     assert "gather" in error.remedy
 
 
-def test_adapter_of_which_a_part_matches(tmp_path):
+def test_adapter_of_which_a_part_matches(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, **pair(Q.replace("layers.0", "layers.7"), [[1, 1]], [[1], [1]])})
 
     assert error.code is ErrorCode.ADAPTER_MISMATCH
@@ -81,7 +83,7 @@ def test_adapter_of_which_a_part_matches(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", [f"{Q}.lora_B.weight", "lm_head.weight", f"{Q}.lora_magnitude_vector.weight"])
-def test_values_that_are_not_finite(name, value, tmp_path):
+def test_values_that_are_not_finite(name: str, value, tmp_path: Path) -> None:
     shapes = {"lm_head.weight": (5, 2), f"{Q}.lora_magnitude_vector.weight": (2,)}
     bad = torch.zeros(shapes.get(name, (2, 1)))
     bad.view(-1)[-1] = value
@@ -104,7 +106,7 @@ def test_values_that_are_not_finite(name, value, tmp_path):
         ("use_something_new", True),
     ],
 )
-def test_settings_that_cannot_be_merged_are_named(setting, value, tmp_path):
+def test_settings_that_cannot_be_merged_are_named(setting: str, value: Any, tmp_path: Path) -> None:
     error = _refusal(tmp_path, _FACTORS, **{setting: value})
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -122,7 +124,7 @@ def test_settings_that_cannot_be_merged_are_named(setting, value, tmp_path):
         "lm_head.lora_B.bias",
     ],
 )
-def test_a_tensor_that_no_layer_has_is_not_left_out_without_a_word(name, tmp_path):
+def test_a_tensor_that_no_layer_has_is_not_left_out_without_a_word(name: str, tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, name: torch.ones(2)})
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -131,7 +133,7 @@ def test_a_tensor_that_no_layer_has_is_not_left_out_without_a_word(name, tmp_pat
 
 
 @pytest.mark.parametrize("init", ["corda", "loftq", "lora_ga", "pissa_niter_4", "PiSSA_niter_16"])
-def test_initialisations_that_altered_the_base(init, tmp_path):
+def test_initialisations_that_altered_the_base(init: str, tmp_path: Path) -> None:
     error = _refusal(tmp_path, _FACTORS, init_lora_weights=init)
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -140,14 +142,14 @@ def test_initialisations_that_altered_the_base(init, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["PROMPT_TUNING", "PREFIX_TUNING", "XLORA", "POLY", "BOFT", "NOT_YET_KNOWN"])
-def test_methods_without_merged_weights(method, tmp_path):
+def test_methods_without_merged_weights(method: str, tmp_path: Path) -> None:
     error = _refusal(tmp_path, {"prompt_embeddings": torch.zeros(3, 2)}, peft_type=method)
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
     assert error.fields == {"feature": method}
 
 
-def test_lora_on_a_convolution(tmp_path):
+def test_lora_on_a_convolution(tmp_path: Path) -> None:
     factors = {f"{Q}.lora_A.weight": torch.zeros(1, 2, 3), f"{Q}.lora_B.weight": torch.zeros(2, 1, 1)}
     error = _refusal(tmp_path, factors)
 
@@ -155,7 +157,7 @@ def test_lora_on_a_convolution(tmp_path):
     assert error.fields["module"] == Q
 
 
-def test_lora_bias_without_a_bias_in_the_base(tmp_path):
+def test_lora_bias_without_a_bias_in_the_base(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, f"{Q}.lora_B.bias": torch.zeros(2)}, lora_bias=True)
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -169,21 +171,21 @@ def test_lora_bias_without_a_bias_in_the_base(tmp_path):
         ({f"{Q}.lora_B.weight": torch.zeros(2, 1)}, "without its partner"),
     ],
 )
-def test_half_of_a_pair(tensors, fact, tmp_path):
+def test_half_of_a_pair(tensors: dict[str, Any], fact: str, tmp_path: Path) -> None:
     error = _refusal(tmp_path, tensors)
 
     assert error.code is ErrorCode.ADAPTER_INVALID
     assert fact in error.message
 
 
-def test_dora_without_magnitudes(tmp_path):
+def test_dora_without_magnitudes(tmp_path: Path) -> None:
     error = _refusal(tmp_path, _FACTORS, use_dora=True)
 
     assert error.code is ErrorCode.ADAPTER_INVALID
     assert "magnitude" in error.message
 
 
-def test_token_outside_the_embedding(tmp_path):
+def test_token_outside_the_embedding(tmp_path: Path) -> None:
     rows = {"model.embed_tokens.token_adapter.trainable_tokens_delta": torch.zeros(2, 2)}
     error = _refusal(tmp_path, {**_FACTORS, **rows}, trainable_token_indices=[1, 5])
 
@@ -191,14 +193,14 @@ def test_token_outside_the_embedding(tmp_path):
     assert error.fields == {"token": 5, "rows": 5}
 
 
-def test_vocabulary_of_which_only_one_half_grew(tmp_path):
+def test_vocabulary_of_which_only_one_half_grew(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, "model.embed_tokens.weight": torch.zeros(7, 2)})
 
     assert error.code is ErrorCode.ADAPTER_MISMATCH
     assert error.fields == {"rows": 7, "tensor": "lm_head.weight", "tensor_rows": 5}
 
 
-def test_norm_of_another_width(tmp_path):
+def test_norm_of_another_width(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, "model.norm.weight": torch.zeros(3)})
 
     assert error.code is ErrorCode.ADAPTER_MISMATCH
@@ -218,14 +220,14 @@ def test_norm_of_another_width(tmp_path):
         ("target_parameters", "gate_up_proj"),
     ],
 )
-def test_settings_of_the_wrong_kind(setting, value, tmp_path):
+def test_settings_of_the_wrong_kind(setting: str, value: Any, tmp_path: Path) -> None:
     error = _refusal(tmp_path, _FACTORS, **{setting: value})
 
     assert error.code is ErrorCode.ADAPTER_INVALID
     assert setting in error.message
 
 
-def test_several_adapters_in_one_file(tmp_path):
+def test_several_adapters_in_one_file(tmp_path: Path) -> None:
     tensors = {f"{Q}.lora_A.one.weight": torch.zeros(1, 2), f"{Q}.lora_A.two.weight": torch.zeros(1, 2)}
     error = _refusal(tmp_path, tensors)
 
@@ -233,21 +235,21 @@ def test_several_adapters_in_one_file(tmp_path):
     assert error.fields["adapters"] == ["one", "two"]
 
 
-def test_one_tensor_under_two_names(tmp_path):
+def test_one_tensor_under_two_names(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {**_FACTORS, f"module.{Q}.lora_A.weight": torch.zeros(1, 2)})
 
     assert error.code is ErrorCode.ADAPTER_INVALID
     assert "same tensor" in error.message
 
 
-def test_dtype_that_adapters_do_not_have(tmp_path):
+def test_dtype_that_adapters_do_not_have(tmp_path: Path) -> None:
     error = _refusal(tmp_path, {f"{Q}.lora_A.weight": torch.zeros(1, 2, dtype=torch.uint8)})
 
     assert error.code is ErrorCode.ADAPTER_UNSUPPORTED
     assert error.fields["feature"] == "U8"
 
 
-def test_targeted_parameters_of_a_model_that_transformers_does_not_know(tmp_path):
+def test_targeted_parameters_of_a_model_that_transformers_does_not_know(tmp_path: Path) -> None:
     """Two parameters of one module: which wrapper is whose is known only from the model's class."""
     base = {f"model.layers.0.experts.{name}": torch.zeros(2, 2, 2) for name in ("down", "up")}
     factors = pair("model.layers.0.experts", [[1, 1], [1, 1]], [[1, 1], [1, 1]])
@@ -264,7 +266,7 @@ def test_targeted_parameters_of_a_model_that_transformers_does_not_know(tmp_path
     assert caught.value.fields["feature"] == "target_parameters"
 
 
-def test_base_tensor_in_eight_bits(tmp_path):
+def test_base_tensor_in_eight_bits(tmp_path: Path) -> None:
     base = {**_BASE, f"{Q}.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}
     error = _refusal(tmp_path, _FACTORS, base)
 
@@ -272,7 +274,7 @@ def test_base_tensor_in_eight_bits(tmp_path):
     assert error.fields == {"tensor": f"{Q}.weight", "dtype": "F8_E4M3"}
 
 
-def test_quantized_base(tmp_path):
+def test_quantized_base(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "fp8"}}
     model = open_base_model(write_base(tmp_path / "base", _BASE, **config), allow_quantized=True)
     adapter = open_adapter(write_adapter(tmp_path / "adapter", _FACTORS))
@@ -283,7 +285,7 @@ def test_quantized_base(tmp_path):
     assert caught.value.code is ErrorCode.BASE_MODEL_QUANTIZED
 
 
-def test_peft_cannot_use_a_tensor_of_the_file(tmp_path):
+def test_peft_cannot_use_a_tensor_of_the_file(tmp_path: Path) -> None:
     tensors = {f"{Q}.hada_w1_a": torch.zeros(2, 1), f"{Q}.surprise": torch.zeros(2)}
     error = _refusal(tmp_path, tensors, peft_type="LOHA")
 
@@ -291,7 +293,7 @@ def test_peft_cannot_use_a_tensor_of_the_file(tmp_path):
     assert Q in error.message
 
 
-def test_config_that_is_no_json(tmp_path):
+def test_config_that_is_no_json(tmp_path: Path) -> None:
     directory = write_adapter(tmp_path / "adapter", _FACTORS)
     (directory / "adapter_config.json").write_text("{")
 
@@ -300,7 +302,7 @@ def test_config_that_is_no_json(tmp_path):
     assert caught.value.code is ErrorCode.ADAPTER_INVALID
 
 
-def test_config_with_absurd_nesting(tmp_path):
+def test_config_with_absurd_nesting(tmp_path: Path) -> None:
     directory = write_adapter(tmp_path / "adapter", _FACTORS)
     (directory / "adapter_config.json").write_text(json.dumps({"r": 1})[:-1] + ', "x": ' + "[" * 100_000)
 
@@ -340,7 +342,9 @@ _TALL = "model.layers.40.self_attn.q_proj"
         (pair("encoder.attention", [[1, 1]], [[1], [1]]), _BASE, {}, "does not know", "trained on"),
     ],
 )
-def test_the_remedy_of_a_mismatch_follows_from_its_cause(tensors, base, config, fact, remedy, tmp_path):
+def test_the_remedy_of_a_mismatch_follows_from_its_cause(
+    tensors, base, config: dict[str, Any], fact: str, remedy: str, tmp_path: Path
+) -> None:
     if "does not know" in fact:
         config = {**config, "base_model_name_or_path": "/x/other"}
     model = write_base(tmp_path / "base", base, **({"model_type": "fancy"} if "does not know" in fact else {}))
@@ -352,7 +356,7 @@ def test_the_remedy_of_a_mismatch_follows_from_its_cause(tensors, base, config, 
     assert remedy in caught.value.remedy
 
 
-def test_an_adapter_attached_to_a_part_of_the_model(tmp_path):
+def test_an_adapter_attached_to_a_part_of_the_model(tmp_path: Path) -> None:
     """`thinker.base_model.model.`: PEFT's own components stand inside the path."""
     tensors = {f"thinker.base_model.model.{name}": value for name, value in _FACTORS.items()}
     for directory, prefix in (("text", ""), ("whole", "thinker.")):

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,11 +32,11 @@ WEIGHT_FILES = [
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def checkpoint(tmp_path: Path):
     return write_adapter(tmp_path / "checkpoint-10", pair(Q, [[1, 1]], [[1], [1]]))
 
 
-def merged(tmp_path, checkpoint) -> dict[str, torch.Tensor]:
+def merged(tmp_path: Path, checkpoint) -> dict[str, torch.Tensor]:
     base = open_base_model(write_base(tmp_path / "base", _BASE))
     build_overlay(open_adapter(checkpoint), base, tmp_path / "overlay", precision="base")
     overlay = Overlay.load(tmp_path / "overlay")
@@ -43,7 +44,9 @@ def merged(tmp_path, checkpoint) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", WEIGHT_FILES)
-def test_pickled_weights_are_refused_and_the_command_of_the_remedy_converts_them(name, checkpoint, tmp_path):
+def test_pickled_weights_are_refused_and_the_command_of_the_remedy_converts_them(
+    name, checkpoint, tmp_path: Path
+) -> None:
     torch.save({f"base_model.model.{NORM}": TRAINED}, checkpoint / name)
     with pytest.raises(PackagingError) as caught:
         open_adapter(checkpoint)
@@ -57,7 +60,7 @@ def test_pickled_weights_are_refused_and_the_command_of_the_remedy_converts_them
 
 
 @pytest.mark.parametrize("sub", ["adapter_model", "adapter", "default"])
-def test_those_of_the_checkpoint_around_the_adapter_count_as_well(sub, tmp_path):
+def test_those_of_the_checkpoint_around_the_adapter_count_as_well(sub: str, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "checkpoint-10" / sub, pair(Q, [[1, 1]], [[1], [1]]))
     torch.save({NORM: TRAINED}, tmp_path / "checkpoint-10" / "non_lora_trainables.bin")
     for way in (tmp_path / "checkpoint-10", adapter):  # as prepare opens it, and as the later stages do
@@ -75,7 +78,7 @@ def test_those_of_the_checkpoint_around_the_adapter_count_as_well(sub, tmp_path)
         ("norm.safetensors", {"weight": TRAINED}),
     ],
 )
-def test_safetensors_replace_the_base_s_tensors(file, tensors, checkpoint, tmp_path):
+def test_safetensors_replace_the_base_s_tensors(file: str, tensors, checkpoint, tmp_path: Path) -> None:
     save_file(tensors, checkpoint / file)
     result = merged(tmp_path, checkpoint)
     assert torch.equal(result[NORM], TRAINED)
@@ -83,7 +86,7 @@ def test_safetensors_replace_the_base_s_tensors(file, tensors, checkpoint, tmp_p
     assert not result[EMBEDDING].any()
 
 
-def test_a_resized_embedding_beside_the_adapter_wins(checkpoint, tmp_path):
+def test_a_resized_embedding_beside_the_adapter_wins(checkpoint, tmp_path: Path) -> None:
     for file, name in (("embed_tokens.safetensors", "weight"), ("lm_head.safetensors", "lm_head.weight")):
         save_file({name: torch.ones(6, 2)}, checkpoint / file)
     result = merged(tmp_path, checkpoint)
@@ -91,7 +94,7 @@ def test_a_resized_embedding_beside_the_adapter_wins(checkpoint, tmp_path):
     assert torch.equal(result["lm_head.weight"], torch.ones(6, 2))
 
 
-def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint, tmp_path):
+def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint, tmp_path: Path) -> None:
     save_file({NORM: TRAINED, "model.mm_projector.0.weight": torch.ones(2, 2)}, checkpoint / "mm_projector.safetensors")
     with pytest.raises(PackagingError) as caught:
         merged(tmp_path, checkpoint)
@@ -100,7 +103,7 @@ def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint, tmp_p
     assert "model.mm_projector.0.weight" in caught.value.message
 
 
-def test_whole_weights_beside_the_adapter(checkpoint, tmp_path):
+def test_whole_weights_beside_the_adapter(checkpoint, tmp_path: Path) -> None:
     """The base's own change nothing; others may have the adapter in them already."""
     save_file(_BASE, checkpoint / "model.safetensors")
     assert torch.equal(merged(tmp_path, checkpoint)[f"{Q}.weight"], torch.ones(2, 2))
@@ -112,7 +115,7 @@ def test_whole_weights_beside_the_adapter(checkpoint, tmp_path):
     assert "merged into them already" in caught.value.message
 
 
-def test_one_tensor_in_two_files_must_be_the_same(checkpoint, tmp_path):
+def test_one_tensor_in_two_files_must_be_the_same(checkpoint, tmp_path: Path) -> None:
     save_file({NORM: TRAINED}, checkpoint / "vit.safetensors")
     save_file({NORM: TRAINED}, checkpoint / "non_lora.safetensors")
     assert torch.equal(merged(tmp_path, checkpoint)[NORM], TRAINED)
@@ -140,7 +143,7 @@ def write_state(checkpoint) -> None:
     (checkpoint / "random_states_0.pkl").write_bytes(b"\x80\x04.")
 
 
-def test_the_state_of_the_run_is_known_and_not_read(checkpoint, tmp_path):
+def test_the_state_of_the_run_is_known_and_not_read(checkpoint, tmp_path: Path) -> None:
     write_state(checkpoint)
     adapter = open_adapter(checkpoint)
     assert adapter.left_out == ()
@@ -149,14 +152,14 @@ def test_the_state_of_the_run_is_known_and_not_read(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "scheduler.pt", "scaler.pt", "rng_state.pth"])
-def test_a_name_alone_does_not_make_state_of_weights(name, checkpoint):
+def test_a_name_alone_does_not_make_state_of_weights(name: str, checkpoint) -> None:
     torch.save({NORM: torch.ones(600, 600)}, checkpoint / name)
     with pytest.raises(PackagingError, match=name) as caught:
         open_adapter(checkpoint)
     assert caught.value.code is ErrorCode.WEIGHTS_PICKLED
 
 
-def test_a_pickle_is_never_opened(checkpoint, tmp_path):
+def test_a_pickle_is_never_opened(checkpoint, tmp_path: Path) -> None:
     """Whether it is refused or known: nothing in it runs."""
     evil = b"cos\nsystem\n(S'touch %s'\ntR." % bytes(tmp_path / "ran")
     for name in ("optimizer.pt", "training_args.bin"):
@@ -169,6 +172,6 @@ def test_a_pickle_is_never_opened(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["value_head.safetensors", "value_head.bin", "model-Q4_K_M.gguf", "model.onnx"])
-def test_weights_of_something_else_are_named(name, checkpoint):
+def test_weights_of_something_else_are_named(name: str, checkpoint) -> None:
     (checkpoint / name).write_bytes(b"x")
     assert open_adapter(checkpoint).left_out == (name,)

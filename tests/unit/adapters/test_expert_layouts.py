@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def made_merge(model: str, release: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])
-def test_the_release_of_peft_decides_where_shapes_do_not(model, release, tmp_path):
+def test_the_release_of_peft_decides_where_shapes_do_not(model: str, release, tmp_path: Path) -> None:
     actual = overlay_merge(_MADE / model, _MADE / f"{model}-{release}", tmp_path / "overlay")
     expected = made_merge(model, release)
     assert differences(expected, {name: actual[name] for name in expected}) == []
@@ -48,7 +49,7 @@ def test_the_release_of_peft_decides_where_shapes_do_not(model, release, tmp_pat
 
 
 @pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])
-def test_experts_that_are_merged_already_beside_their_adapter_are_refused(model, tmp_path):
+def test_experts_that_are_merged_already_beside_their_adapter_are_refused(model: str, tmp_path: Path) -> None:
     adapter = rewritten(_MADE / f"{model}-0.19.1", tmp_path / "a")
     shutil.copy(_MADE / f"{model}-0.19.1.merged.safetensors", adapter / "merged.safetensors")
     with pytest.raises(PackagingError, match="merged into them already") as caught:
@@ -58,7 +59,7 @@ def test_experts_that_are_merged_already_beside_their_adapter_are_refused(model,
 
 
 @pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])
-def test_the_releases_do_differ(model):
+def test_the_releases_do_differ(model: str) -> None:
     """The fixtures have one seed: the factors are the same numbers, their merges are not."""
     factors = [load_file(_MADE / f"{model}-{release}" / "adapter_model.safetensors") for release in RELEASES]
     assert not differences(factors[0], factors[1])
@@ -66,7 +67,7 @@ def test_the_releases_do_differ(model):
     assert differences(made_merge(model, "0.19.0"), made_merge(model, "0.19.1"))
 
 
-def test_without_a_version_both_readings_are_named(tmp_path):
+def test_without_a_version_both_readings_are_named(tmp_path: Path) -> None:
     adapter = rewritten(_MADE / "mixtral-0.18.1", tmp_path / "a", drop=("peft_version",))
     with pytest.raises(PackagingError) as caught:
         overlay_merge(_MADE / "mixtral", adapter, tmp_path / "overlay")
@@ -77,13 +78,13 @@ def test_without_a_version_both_readings_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["0.19.1.dev0", "0.19.0.dev0@abc", "main", 19])
-def test_a_version_on_the_border_is_no_version(version, tmp_path):
+def test_a_version_on_the_border_is_no_version(version: int | str, tmp_path: Path) -> None:
     adapter = rewritten(_MADE / "mixtral-0.18.1", tmp_path / "a", peft_version=version)
     with pytest.raises(PackagingError, match="are square"):
         overlay_merge(_MADE / "mixtral", adapter, tmp_path / "overlay")
 
 
-def test_without_a_version_layers_that_all_releases_read_alike_are_merged(tmp_path):
+def test_without_a_version_layers_that_all_releases_read_alike_are_merged(tmp_path: Path) -> None:
     """PEFT 0.17 wrote no version; its layout of (in, out) experts is today's."""
     adapter = rewritten(_MADE / "gpt_oss-0.18.1", tmp_path / "a", drop=("peft_version",))
     actual = overlay_merge(_MADE / "gpt_oss", adapter, tmp_path / "overlay")
@@ -92,7 +93,7 @@ def test_without_a_version_layers_that_all_releases_read_alike_are_merged(tmp_pa
 
 
 @pytest.mark.parametrize(("stamp", "release"), [("peft-0.18", "0.18.1"), ("peft-0.19.1", "0.19.1")])
-def test_nemo_says_the_layout_in_a_file_of_its_own(stamp, release, tmp_path):
+def test_nemo_says_the_layout_in_a_file_of_its_own(stamp: str, release: str, tmp_path: Path) -> None:
     adapter = rewritten(_MADE / "mixtral-0.18.1", tmp_path / "a", drop=("peft_version",))
     (adapter / "automodel_peft_config.json").write_text(json.dumps({"paramwrapper_layout": stamp, "use_triton": True}))
     actual = overlay_merge(_MADE / "mixtral", adapter, tmp_path / "overlay")
@@ -101,7 +102,7 @@ def test_nemo_says_the_layout_in_a_file_of_its_own(stamp, release, tmp_path):
 
 
 @pytest.mark.parametrize("stamp", ["peft-0.30", ["peft-0.18"]])
-def test_a_layout_of_nemo_s_that_is_not_known_is_refused(stamp, tmp_path):
+def test_a_layout_of_nemo_s_that_is_not_known_is_refused(stamp: list[str] | str, tmp_path: Path) -> None:
     adapter = rewritten(_MADE / "mixtral-0.18.1", tmp_path / "a")
     (adapter / "automodel_peft_config.json").write_text(json.dumps({"paramwrapper_layout": stamp}))
     with pytest.raises(PackagingError, match="paramwrapper_layout") as caught:
@@ -143,7 +144,9 @@ _DETAIL = {"parameters": {one.rpartition(".")[2]: {**GROUPED, "num_experts": 4} 
         {"unsloth_fixed": True},
     ],
 )
-def test_what_unsloth_grouped_by_expert_is_merged_as_it_was_trained(model, marks, tiny_base, tmp_path):
+def test_what_unsloth_grouped_by_expert_is_merged_as_it_was_trained(
+    model: str, marks, tiny_base, tmp_path: Path
+) -> None:
     base, adapter = fused(model, tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
     actual = overlay_merge(base, by_expert(adapter, tmp_path / "grouped", **marks), tmp_path / "overlay")
@@ -159,14 +162,14 @@ def test_what_unsloth_grouped_by_expert_is_merged_as_it_was_trained(model, marks
         {"auto_mapping": {"base_model_class": "X", "parent_library": "y"}},
     ],
 )
-def test_what_peft_says_anyway_is_merged_as_peft_does(marks, tiny_base, tmp_path):
+def test_what_peft_says_anyway_is_merged_as_peft_does(marks: dict[str, Any], tiny_base, tmp_path: Path) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
     actual = overlay_merge(base, rewritten(adapter, tmp_path / "marked", **marks), tmp_path / "overlay")
     assert differences(expected, actual) == []
 
 
-def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(tiny_base, tmp_path):
+def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(tiny_base, tmp_path: Path) -> None:
     base, adapter = fused("olmoe", tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
     marked = rewritten(adapter, tmp_path / "marked", auto_mapping={"unsloth_fixed": True})
@@ -180,7 +183,7 @@ def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(tiny_base, t
         {"unsloth_fused_expert_lora": {"parameters": {"down_proj": GROUPED | {"lora_B_layout": "mixed"}}}},
     ],
 )
-def test_an_order_that_is_none_is_refused_with_both_named(marks, tiny_base, tmp_path):
+def test_an_order_that_is_none_is_refused_with_both_named(marks: dict[str, Any], tiny_base, tmp_path: Path) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     with pytest.raises(PackagingError) as caught:
         overlay_merge(base, rewritten(adapter, tmp_path / "marked", **marks), tmp_path / "overlay")
@@ -189,7 +192,7 @@ def test_an_order_that_is_none_is_refused_with_both_named(marks, tiny_base, tmp_
     assert "grouped_by_expert" in caught.value.message
 
 
-def test_an_exported_lora_file_has_the_same_order(tiny_base, tmp_path):
+def test_an_exported_lora_file_has_the_same_order(tiny_base, tmp_path: Path) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     grouped = by_expert(adapter, tmp_path / "grouped", **GROUPED)
     plain, other = (normalise_for_export(open_adapter(one), open_base_model(base)) for one in (adapter, grouped))

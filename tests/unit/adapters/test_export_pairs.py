@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hand_made import Q, pair, write_adapter, write_base
@@ -27,7 +30,9 @@ _SOME = ["q_proj", "v_proj", "up_proj"]
         ("gpt-oss", {"target_modules": [], "target_parameters": ["experts.gate_up_proj"]}, 2),
     ],
 )
-def test_pairs_added_at_run_time_give_the_merged_weights(architecture, settings, count, tiny_base, tmp_path):
+def test_pairs_added_at_run_time_give_the_merged_weights(
+    architecture: str, settings: dict[str, Any], count: int, tiny_base, tmp_path: Path
+) -> None:
     base = tiny_base(architecture)
     adapter = save_adapter(base, LoraConfig(r=4, lora_alpha=13, **settings), tmp_path / "adapter")
     merged = overlay_merge(base, adapter, tmp_path / "overlay", precision="f32")
@@ -44,7 +49,7 @@ def test_pairs_added_at_run_time_give_the_merged_weights(architecture, settings,
         torch.testing.assert_close(actual, merged[one.name], rtol=1e-5, atol=1e-6)
 
 
-def test_b_is_untouched_where_alpha_over_r_says_it_all(tmp_path):
+def test_b_is_untouched_where_alpha_over_r_says_it_all(tmp_path: Path) -> None:
     base = open_base_model(write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(2, 2)}))
     plain = write_adapter(tmp_path / "plain", pair(Q, [[1, 2]], [[3], [4]]), lora_alpha=8)
     folded = write_adapter(
@@ -58,7 +63,7 @@ def test_b_is_untouched_where_alpha_over_r_says_it_all(tmp_path):
     assert (two.alpha, two.b.tolist()) == (8, [[6], [8]])
 
 
-def test_alpha_zero_is_folded_too(tmp_path):
+def test_alpha_zero_is_folded_too(tmp_path: Path) -> None:
     """llama.cpp reads alpha 0 as "no scaling", PEFT as "no effect"."""
     base = open_base_model(write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(2, 2)}))
     adapter = write_adapter(tmp_path / "adapter", pair(Q, [[1, 2]], [[3], [4]]), lora_alpha=0)
@@ -83,7 +88,9 @@ def test_alpha_zero_is_folded_too(tmp_path):
         ("llama", LoHaConfig(target_modules=_SOME), "LOHA"),
     ],
 )
-def test_what_a_lora_file_cannot_hold_is_named(architecture, config, feature, tiny_base, tmp_path):
+def test_what_a_lora_file_cannot_hold_is_named(
+    architecture: str, config: LoHaConfig | LoraConfig, feature: str, tiny_base, tmp_path: Path
+) -> None:
     base = tiny_base(architecture)
     adapter = save_adapter(base, config, tmp_path / "adapter")
 

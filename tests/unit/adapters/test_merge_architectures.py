@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from peft import LoraConfig
 from peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter, save_base
@@ -14,7 +16,7 @@ _TARGETS = {"mamba": ["in_proj", "x_proj", "dt_proj"], "mamba2": ["in_proj"]}
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", TINY)
-def test_lora_on_all_linear_layers_equals_peft(name, dtype, tiny_base, tmp_path):
+def test_lora_on_all_linear_layers_equals_peft(name, dtype: str, tiny_base, tmp_path: Path) -> None:
     base = tiny_base(name, dtype)
     config = LoraConfig(r=4, lora_alpha=13, target_modules=_TARGETS.get(name, "all-linear"))
     adapter = save_adapter(base, config, tmp_path / "adapter")
@@ -27,7 +29,7 @@ def test_lora_on_all_linear_layers_equals_peft(name, dtype, tiny_base, tmp_path)
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_more_architectures_equal_peft(name, tiny_base, tmp_path):
+def test_more_architectures_equal_peft(name, tiny_base, tmp_path: Path) -> None:
     base = tiny_base(name, "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=_TARGETS.get(name, "all-linear")), tmp_path / "adapter")
 
@@ -38,7 +40,7 @@ def test_more_architectures_equal_peft(name, tiny_base, tmp_path):
     assert len(changed(base, actual)) >= 2
 
 
-def test_experts_stored_with_their_axes_swapped(tmp_path):
+def test_experts_stored_with_their_axes_swapped(tmp_path: Path) -> None:
     """Qwen3-VL-MoE files hold experts (in, out), its modules (out, in)."""
     text = {**TINY["qwen3-moe"][1], "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
     vision = {
@@ -57,7 +59,7 @@ def test_experts_stored_with_their_axes_swapped(tmp_path):
     assert len(changed(base, actual)) == 6
 
 
-def test_vision_language_model_whose_files_use_other_names_than_its_modules(tmp_path):
+def test_vision_language_model_whose_files_use_other_names_than_its_modules(tmp_path: Path) -> None:
     """transformers saves Gemma 3 as `language_model.model.*` and loads it as `model.language_model.*`."""
     config = Gemma3Config(
         text_config={

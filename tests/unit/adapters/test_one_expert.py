@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def trained(base: Path, directory: Path, only: tuple[int, ...] = tuple(range(EXP
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
-def test_every_slice_equals_peft_s_merge_of_its_layer(name, dtype, tiny_base, tmp_path):
+def test_every_slice_equals_peft_s_merge_of_its_layer(name: str, dtype: str, tiny_base, tmp_path: Path) -> None:
     base = fused_base(name, tiny_base, tmp_path / "base", dtype)
     expected = trained(base, tmp_path / "adapter")
     actual = overlay_merge(base, tmp_path / "adapter", tmp_path / "overlay")
@@ -91,7 +92,7 @@ def test_every_slice_equals_peft_s_merge_of_its_layer(name, dtype, tiny_base, tm
     assert len(changed(base, actual)) == 4
 
 
-def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base, tmp_path):
+def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base, tmp_path: Path) -> None:
     """Two experts of four; other ranks and alphas for some of them."""
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     patterns = {"rank_pattern": {r"down_projs\.1": 2}, "alpha_pattern": {r"gate_up_projs\.3": 20}, "use_rslora": True}
@@ -104,7 +105,7 @@ def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
-def test_the_pairs_of_a_lora_file_add_what_merging_adds(name, tiny_base, tmp_path):
+def test_the_pairs_of_a_lora_file_add_what_merging_adds(name: str, tiny_base, tmp_path: Path) -> None:
     base = fused_base(name, tiny_base, tmp_path / "base", "float32")
     settings = {"rank_pattern": {r"down_projs\.1": 2}} if name == "gpt-oss" else {}
     merged = trained(base, tmp_path / "adapter", only=(1, 2), **settings)
@@ -126,7 +127,9 @@ def test_the_pairs_of_a_lora_file_add_what_merging_adds(name, tiny_base, tmp_pat
         ({"gate_projs.0": (2, 32, 24)}, ErrorCode.ADAPTER_MISMATCH, "gate_projs.0"),  # gate and up take turns
     ],
 )
-def test_what_is_no_slice_is_refused(change, code, fact, tiny_base, tmp_path):
+def test_what_is_no_slice_is_refused(
+    change: dict[str, Any], code: ErrorCode, fact: str, tiny_base, tmp_path: Path
+) -> None:
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     _write(tmp_path / "adapter", change)
     with pytest.raises(PackagingError) as caught:
@@ -136,7 +139,7 @@ def test_what_is_no_slice_is_refused(change, code, fact, tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["lora_magnitude_vector", "lora_B.bias"])
-def test_what_a_slice_cannot_have_is_named(part, tiny_base, tmp_path):
+def test_what_a_slice_cannot_have_is_named(part: str, tiny_base, tmp_path: Path) -> None:
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     _write(tmp_path / "adapter", {"down_projs.0": (2, 48, 32)}, extra=part)
     with pytest.raises(PackagingError, match=part) as caught:

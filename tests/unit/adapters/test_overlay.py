@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,14 +22,14 @@ from worker.models.checkpoint import open_base_model
 _WEIGHT = f"{Q}.weight"
 
 
-def _overlay(tmp_path, weight, adapter_tensors, precision="base", **config):
+def _overlay(tmp_path: Path, weight, adapter_tensors, precision: str = "base", **config):
     base = open_base_model(write_base(tmp_path / "base", {_WEIGHT: weight}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", adapter_tensors, **config))
     build_overlay(adapter, base, tmp_path / "overlay.safetensors", precision=precision)
     return Overlay.load(tmp_path / "overlay.safetensors")
 
 
-def test_the_low_rank_product_is_scaled_and_added(tmp_path):
+def test_the_low_rank_product_is_scaled_and_added(tmp_path: Path) -> None:
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     overlay = _overlay(tmp_path, weight, pair(Q, [[1, 2]], [[1], [0], [-1]]), lora_alpha=3)
 
@@ -37,7 +38,7 @@ def test_the_low_rank_product_is_scaled_and_added(tmp_path):
     assert merged.tolist() == [[4.0, 6.0], [0.0, 1.0], [-3.0, -6.0]]
 
 
-def test_rslora_divides_by_the_root_of_the_rank(tmp_path):
+def test_rslora_divides_by_the_root_of_the_rank(tmp_path: Path) -> None:
     weight = torch.zeros(1, 2)
     factors = pair(Q, [[1, 0], [0, 1], [0, 0], [0, 0]], [[1, 1, 1, 1]])
     overlay = _overlay(tmp_path, weight, factors, r=4, lora_alpha=8, use_rslora=True)
@@ -45,7 +46,7 @@ def test_rslora_divides_by_the_root_of_the_rank(tmp_path):
     assert overlay.apply(_WEIGHT, weight).tolist() == [[4.0, 4.0]]
 
 
-def test_small_updates_survive_in_float32_only(tmp_path):
+def test_small_updates_survive_in_float32_only(tmp_path: Path) -> None:
     """Half a unit in the last place of bfloat16 at 1.0 is 2**-8; an update of 2**-10 is lost by rounding."""
     weight = torch.ones(1, 1, dtype=torch.bfloat16)
     factors = pair(Q, [[2**-10]], [[1]])
@@ -57,7 +58,7 @@ def test_small_updates_survive_in_float32_only(tmp_path):
     assert (kept.dtype, kept.item()) == (torch.float32, 1 + 2**-10)
 
 
-def test_float32_precision_rounds_to_what_a_float32_merge_gives(tiny_base, tmp_path):
+def test_float32_precision_rounds_to_what_a_float32_merge_gives(tiny_base, tmp_path: Path) -> None:
     settings = {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True, "modules_to_save": ["lm_head"]}
     base = tiny_base("llama", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, **settings), tmp_path / "adapter")
@@ -72,7 +73,7 @@ def test_float32_precision_rounds_to_what_a_float32_merge_gives(tiny_base, tmp_p
     assert differences(expected, {name: value.float() for name, value in actual.items()}) == []
 
 
-def test_apply_writes_to_nothing_and_ignores_what_it_does_not_know(tmp_path):
+def test_apply_writes_to_nothing_and_ignores_what_it_does_not_know(tmp_path: Path) -> None:
     weight = torch.ones(2, 2, dtype=torch.bfloat16)
     overlay = _overlay(tmp_path, weight, pair(Q, [[1, 1]], [[1], [1]]))
 
@@ -85,7 +86,7 @@ def test_apply_writes_to_nothing_and_ignores_what_it_does_not_know(tmp_path):
     assert overlay.apply("model.norm.weight", weight) is weight
 
 
-def test_threads_get_the_same_bits(tiny_base, tmp_path):
+def test_threads_get_the_same_bits(tiny_base, tmp_path: Path) -> None:
     base = tiny_base("llama", "bfloat16")
     config = LoraConfig(r=4, target_modules="all-linear", use_dora=True)
     adapter = save_adapter(base, config, tmp_path / "adapter")
@@ -100,7 +101,7 @@ def test_threads_get_the_same_bits(tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize(("out", "width", "rank"), [(512, 300, 16), (1000, 257, 33), (96, 2048, 128)])
-def test_bits_do_not_depend_on_the_number_of_threads(out, width, rank, tmp_path):
+def test_bits_do_not_depend_on_the_number_of_threads(out: int, width: int, rank: int, tmp_path: Path) -> None:
     torch.manual_seed(1)
     weight = torch.randn(out, width).bfloat16()
     factors = {f"{Q}.lora_A.weight": torch.randn(rank, width), f"{Q}.lora_B.weight": torch.randn(out, rank)}
@@ -120,7 +121,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(out, width, rank, tmp_path)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv1d", "embedding"])
-def test_weights_larger_than_a_block_equal_peft(kind, use_dora, dtype):
+def test_weights_larger_than_a_block_equal_peft(kind: str, use_dora: bool, dtype: torch.dtype) -> None:
     """The weight is worked through in blocks of rows; PEFT takes it whole."""
     torch.manual_seed(2)
     rows, columns, rank = 700, 1030, 12
@@ -152,7 +153,7 @@ def test_weights_larger_than_a_block_equal_peft(kind, use_dora, dtype):
     assert torch.equal(merged, layer.get_base_layer().weight)
 
 
-def test_a_tensor_without_data_gives_shape_and_dtype(tmp_path):
+def test_a_tensor_without_data_gives_shape_and_dtype(tmp_path: Path) -> None:
     weight = torch.ones(3, 2, dtype=torch.float16)
     factors = pair(Q, [[1, 1]], [[1], [1], [1]])
     probe = torch.empty(3, 2, dtype=torch.float16, device="meta")
@@ -162,7 +163,7 @@ def test_a_tensor_without_data_gives_shape_and_dtype(tmp_path):
         assert (described.device.type, described.dtype, described.shape) == ("meta", dtype, (3, 2))
 
 
-def test_the_file_is_small_and_complete_or_absent(tmp_path, monkeypatch):
+def test_the_file_is_small_and_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(64, 64)
     base = open_base_model(write_base(tmp_path / "base", {_WEIGHT: weight}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", pair(Q, [[1.0] * 64], [[1.0]] * 64)))
@@ -181,7 +182,7 @@ def test_the_file_is_small_and_complete_or_absent(tmp_path, monkeypatch):
     assert [path.name for path in out.parent.iterdir()] == ["overlay.safetensors"]
 
 
-def test_progress_is_reported_module_by_module(tmp_path):
+def test_progress_is_reported_module_by_module(tmp_path: Path) -> None:
     other = Q.replace("q_proj", "k_proj")
     base = open_base_model(
         write_base(tmp_path / "base", {_WEIGHT: torch.zeros(2, 2), f"{other}.weight": torch.zeros(2, 2)})
@@ -201,7 +202,7 @@ def test_progress_is_reported_module_by_module(tmp_path):
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_an_overlay_of_another_base_is_refused(tmp_path):
+def test_an_overlay_of_another_base_is_refused(tmp_path: Path) -> None:
     overlay = _overlay(tmp_path, torch.zeros(2, 2), pair(Q, [[1, 1]], [[1], [1]]))
     overlay.check_base(open_base_model(tmp_path / "base"))
     other = open_base_model(write_base(tmp_path / "other", {_WEIGHT: torch.zeros(2, 3)}))
@@ -212,7 +213,7 @@ def test_an_overlay_of_another_base_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "not an overlay", "steps gone"])
-def test_a_damaged_overlay_is_a_lost_artifact(damage, tmp_path):
+def test_a_damaged_overlay_is_a_lost_artifact(damage: str, tmp_path: Path) -> None:
     _overlay(tmp_path, torch.zeros(2, 2), pair(Q, [[1, 1]], [[1], [1]]))
     path = tmp_path / "overlay.safetensors"
     raw = path.read_bytes()
@@ -234,7 +235,7 @@ def test_a_damaged_overlay_is_a_lost_artifact(damage, tmp_path):
     assert caught.value.code is ErrorCode.ARTIFACT_LOST
 
 
-def test_an_adapter_with_thousands_of_tensors_needs_few_file_descriptors(tmp_path):
+def test_an_adapter_with_thousands_of_tensors_needs_few_file_descriptors(tmp_path: Path) -> None:
     """A mapping per tensor would need one descriptor each."""
     import os
     import resource

@@ -6,6 +6,9 @@ tied pair is added to the tensor that both share), the merged model is held agai
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hand_made import Q, pair, write_adapter, write_base
@@ -45,7 +48,7 @@ def _build(base, adapter, out):
         ({"trainable_token_indices": [3, 7]}, False),
     ],
 )
-def test_trained_half_equals_peft(settings, untied, tiny_base, tmp_path):
+def test_trained_half_equals_peft(settings: dict[str, Any], untied: bool, tiny_base, tmp_path: Path) -> None:
     base = tiny_base("llama-tied", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"], **settings), tmp_path / "adapter")
 
@@ -67,7 +70,9 @@ def test_trained_half_equals_peft(settings, untied, tiny_base, tmp_path):
         (["embed_tokens", "lm_head"], {_EMBEDDING, _HEAD}),
     ],
 )
-def test_lora_on_a_tied_half_does_not_reach_the_other(targets, moved, tiny_base, tmp_path):
+def test_lora_on_a_tied_half_does_not_reach_the_other(
+    targets: list[str], moved: set[Any], tiny_base, tmp_path: Path
+) -> None:
     base = tiny_base("llama-tied", "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj", *targets]), tmp_path / "adapter")
 
@@ -84,7 +89,7 @@ def test_lora_on_a_tied_half_does_not_reach_the_other(targets, moved, tiny_base,
     )
 
 
-def test_one_adapter_for_both_halves_is_added_once(tiny_base, tmp_path):
+def test_one_adapter_for_both_halves_is_added_once(tiny_base, tmp_path: Path) -> None:
     base = tiny_base("llama-tied", "float32")
     config = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     adapter = save_adapter(base, config, tmp_path / "adapter")
@@ -101,7 +106,7 @@ def test_one_adapter_for_both_halves_is_added_once(tiny_base, tmp_path):
     )
 
 
-def _with_vocabulary(adapter, rows, *, names=("embed_tokens", "lm_head"), equal=False):
+def _with_vocabulary(adapter, rows, *, names=("embed_tokens", "lm_head"), equal: bool = False):
     """The adapter as saved after resize_token_embeddings: whole embeddings beside its LoRA tensors."""
     weights = adapter / "adapter_model.safetensors"
     tensors = load_file(weights)
@@ -116,7 +121,7 @@ def _with_vocabulary(adapter, rows, *, names=("embed_tokens", "lm_head"), equal=
 
 @pytest.mark.parametrize("rows", [80, 96, 100])
 @pytest.mark.parametrize("architecture", ["llama", "llama-tied"])
-def test_resized_vocabulary_of_the_adapter_wins(architecture, rows, tiny_base, tmp_path):
+def test_resized_vocabulary_of_the_adapter_wins(architecture: str, rows: int, tiny_base, tmp_path: Path) -> None:
     base = tiny_base(architecture, "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "adapter")
     saved = _with_vocabulary(adapter, rows)
@@ -133,7 +138,7 @@ def test_resized_vocabulary_of_the_adapter_wins(architecture, rows, tiny_base, t
     assert overlay.apply(_EMBEDDING, probe).shape == (rows, 32)
 
 
-def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base, tmp_path):
+def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base, tmp_path: Path) -> None:
     base = tiny_base("llama-tied", "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "adapter")
     _with_vocabulary(adapter, 100, equal=True)
@@ -145,7 +150,7 @@ def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base, tmp_path):
     assert Overlay.load(tmp_path / "overlay.safetensors").config_changes() == {"vocab_size": 100}
 
 
-def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base, tmp_path):
+def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base, tmp_path: Path) -> None:
     """PEFT saves `embed_tokens.base_layer.weight` beside the LoRA of a targeted, resized embedding."""
     base = tiny_base("llama", "float32")
     adapter = save_adapter(base, LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), tmp_path / "adapter")
@@ -161,7 +166,7 @@ def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base, tmp_path
     assert torch.equal(merged[_EMBEDDING], saved + (b @ a).T)
 
 
-def test_lora_on_a_padded_embedding_keeps_the_rows_it_knows(tiny_base, tmp_path):
+def test_lora_on_a_padded_embedding_keeps_the_rows_it_knows(tiny_base, tmp_path: Path) -> None:
     base = tiny_base("llama", "float32")
     adapter = save_adapter(base, LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), tmp_path / "adapter")
     weights = adapter / "adapter_model.safetensors"
@@ -198,7 +203,7 @@ def _base_with_both_halves_stored(tied, directory):
         ({"trainable_token_indices": [3, 7]}, False),
     ],
 )
-def test_head_that_the_files_hold_twice(settings, untied, tiny_base, tmp_path):
+def test_head_that_the_files_hold_twice(settings: dict[str, Any], untied: bool, tiny_base, tmp_path: Path) -> None:
     tied = tiny_base("llama-tied", "bfloat16")
     adapter = save_adapter(tied, LoraConfig(r=4, target_modules=["q_proj"], **settings), tmp_path / "adapter")
     base = _base_with_both_halves_stored(tied, tmp_path / "both")
@@ -214,7 +219,7 @@ def test_head_that_the_files_hold_twice(settings, untied, tiny_base, tmp_path):
     assert overlay.config_changes() == ({"tie_word_embeddings": False} if untied else {})
 
 
-def test_lora_on_a_head_that_the_files_hold_twice(tiny_base, tmp_path):
+def test_lora_on_a_head_that_the_files_hold_twice(tiny_base, tmp_path: Path) -> None:
     tied = tiny_base("llama-tied", "float32")
     adapter = save_adapter(tied, LoraConfig(r=4, target_modules=["lm_head"]), tmp_path / "adapter")
     base = _base_with_both_halves_stored(tied, tmp_path / "both")
@@ -225,7 +230,7 @@ def test_lora_on_a_head_that_the_files_hold_twice(tiny_base, tmp_path):
     assert Overlay.load(tmp_path / "overlay.safetensors").config_changes() == {"tie_word_embeddings": False}
 
 
-def test_halves_of_different_sizes_are_left_alone(tmp_path):
+def test_halves_of_different_sizes_are_left_alone(tmp_path: Path) -> None:
     """An embedding with rows for picture tokens, which the head does not answer with (Mllama)."""
     base = {
         f"{Q}.weight": torch.zeros(2, 2),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hand_made import Q, pair, write_adapter, write_base
@@ -27,14 +30,14 @@ WRITTEN = {
 }  # fmt: skip
 
 
-def merged(tmp_path, **settings) -> torch.Tensor:
+def merged(tmp_path: Path, **settings) -> torch.Tensor:
     base = open_base_model(write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(2, 2)}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", pair(Q, [[1, 2]], [[3], [4]]), **settings))
     build_overlay(adapter, base, tmp_path / "overlay", precision="base")
 
 
 @pytest.mark.parametrize("trainer", WRITTEN)
-def test_what_trainers_write_is_known(trainer, tmp_path):
+def test_what_trainers_write_is_known(trainer, tmp_path: Path) -> None:
     merged(tmp_path, **WRITTEN[trainer])
     assert (tmp_path / "overlay").exists()
 
@@ -49,7 +52,7 @@ def test_what_trainers_write_is_known(trainer, tmp_path):
         ("swift_type", "LLAMAPRO"),
     ],
 )
-def test_what_changes_the_tensors_is_refused_saying_whose_it_is(key, value, tmp_path):
+def test_what_changes_the_tensors_is_refused_saying_whose_it_is(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         merged(tmp_path, **{key: value})
     assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -58,7 +61,9 @@ def test_what_changes_the_tensors_is_refused_saying_whose_it_is(key, value, tmp_
     assert TRAINER_KEYS[key].does in caught.value.message
 
 
-def test_a_setting_of_a_newer_peft_at_its_default_is_no_reason_to_refuse(tmp_path, monkeypatch):
+def test_a_setting_of_a_newer_peft_at_its_default_is_no_reason_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`megatron_core` is on by default; taken from what is known here, it stands for a setting of tomorrow's PEFT."""
     monkeypatch.setattr(config, "_KNOWN", config._KNOWN - {"megatron_core"})
     assert LoraConfig().megatron_core == "megatron.core"
@@ -68,6 +73,6 @@ def test_a_setting_of_a_newer_peft_at_its_default_is_no_reason_to_refuse(tmp_pat
         merged(tmp_path, megatron_core="another.core")
 
 
-def test_no_key_has_two_owners():
+def test_no_key_has_two_owners() -> None:
     assert not set(TRAINER_KEYS) & config._KNOWN
     assert not set(TRAINER_KEYS) & set(config._UNMERGEABLE)

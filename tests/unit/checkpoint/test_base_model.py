@@ -6,6 +6,7 @@ import gc
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def _refusal(directory, **options) -> PackagingError:
     return caught.value
 
 
-def test_tensors_come_back_as_written(tmp_path):
+def test_tensors_come_back_as_written(tmp_path: Path) -> None:
     write_model(tmp_path)
     tensors = {
         "half": torch.randn(3, 5).half(),
@@ -48,7 +49,7 @@ def test_tensors_come_back_as_written(tmp_path):
         assert torch.equal(read.double(), tensor.double())
 
 
-def test_tensors_that_are_not_aligned(tmp_path):
+def test_tensors_that_are_not_aligned(tmp_path: Path) -> None:
     """A header of odd length leaves every tensor at an odd address."""
     write_model(tmp_path)
     value = torch.tensor([1.5, -2.0])
@@ -59,7 +60,7 @@ def test_tensors_that_are_not_aligned(tmp_path):
     assert open_base_model(tmp_path).read_tensor("a").tolist() == [1.5, -2.0]
 
 
-def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
+def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path: Path) -> None:
     model = open_base_model(write_model(tmp_path))
     before = (tmp_path / "model.safetensors").read_bytes()
 
@@ -69,7 +70,7 @@ def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
     assert model.read_tensor("a").item() == 0
 
 
-def test_mappings_end_with_their_tensors(tmp_path):
+def test_mappings_end_with_their_tensors(tmp_path: Path) -> None:
     write_model(tmp_path)
     save_file({"a": torch.zeros(4)}, tmp_path / "model.safetensors")
     model = open_base_model(tmp_path)
@@ -85,7 +86,7 @@ def test_mappings_end_with_their_tensors(tmp_path):
     assert not mapped()
 
 
-def test_threads_read_at_once(tmp_path):
+def test_threads_read_at_once(tmp_path: Path) -> None:
     names = [f"t{index}" for index in range(50)]
     write_model(tmp_path)
     save_file(
@@ -99,13 +100,13 @@ def test_threads_read_at_once(tmp_path):
     assert values == [100.0 * index for index in range(50)] * 4
 
 
-def test_unknown_tensor(tmp_path):
+def test_unknown_tensor(tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         open_base_model(write_model(tmp_path)).read_tensor("c")
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path):
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     model = open_base_model(write_model(tmp_path))
     write_shard(tmp_path / "model.safetensors", ["a", "b", "c"])
 
@@ -113,7 +114,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path):
         model.read_tensor("a")
 
 
-def test_sharded(tmp_path):
+def test_sharded(tmp_path: Path) -> None:
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     model = open_base_model(write_sharded(tmp_path, weight_map))
 
@@ -121,7 +122,7 @@ def test_sharded(tmp_path):
     assert model.size_bytes == 8
 
 
-def test_shards_without_an_index(tmp_path):
+def test_shards_without_an_index(tmp_path: Path) -> None:
     write_sharded(tmp_path, {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"})
     (tmp_path / _INDEX).unlink()
     assert set(open_base_model(tmp_path).tensors) == {"a", "b"}
@@ -132,7 +133,7 @@ def test_shards_without_an_index(tmp_path):
     assert error.fields == {"shard": "model-00001-of-00002.safetensors"}
 
 
-def test_missing_shard_is_named(tmp_path):
+def test_missing_shard_is_named(tmp_path: Path) -> None:
     write_sharded(tmp_path, {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"})
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
 
@@ -145,7 +146,7 @@ def test_missing_shard_is_named(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../outside.safetensors", "/etc/x.safetensors", "a/../../outside.safetensors", "a\\b.safetensors"]
 )
-def test_shard_names_that_lead_elsewhere(name, tmp_path):
+def test_shard_names_that_lead_elsewhere(name: str, tmp_path: Path) -> None:
     write_shard(tmp_path / "outside.safetensors", ["a"])
     directory = write_sharded(tmp_path / "base", {"a": name})
 
@@ -164,14 +165,14 @@ def test_shard_names_that_lead_elsewhere(name, tmp_path):
         {"weight_map": {"absent": "model-00001-of-00001.safetensors"}},
     ],
 )
-def test_indexes_that_make_no_sense(index, tmp_path):
+def test_indexes_that_make_no_sense(index: dict[str, Any], tmp_path: Path) -> None:
     write_sharded(tmp_path, {"a": "model-00001-of-00001.safetensors"})
     (tmp_path / _INDEX).write_text(json.dumps(index))
 
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_symlinks_lead_only_into_allowed_roots(tmp_path):
+def test_symlinks_lead_only_into_allowed_roots(tmp_path: Path) -> None:
     """The layout of the Hub's cache: snapshots are links to blobs beside them."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
     write_model(blobs)
@@ -184,7 +185,7 @@ def test_symlinks_lead_only_into_allowed_roots(tmp_path):
     assert set(open_base_model(snapshot, allowed_roots=Roots.only(tmp_path)).tensors) == {"a", "b"}
 
 
-def test_symlink_to_itself(tmp_path):
+def test_symlink_to_itself(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").symlink_to("model.safetensors")
@@ -192,14 +193,14 @@ def test_symlink_to_itself(tmp_path):
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_missing_parts(tmp_path):
+def test_missing_parts(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "absent").code is ErrorCode.BASE_MODEL_NOT_FOUND
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
     (tmp_path / "config.json").write_text("{}")
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_pickles_are_never_opened(tmp_path):
+def test_pickles_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "training_args.bin").write_bytes(b"x")
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
@@ -211,14 +212,14 @@ def test_pickles_are_never_opened(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1, "a": 2}', "{" + '"x": {' * 50_000])
-def test_configs_that_are_no_object(content, tmp_path):
+def test_configs_that_are_no_object(content: str, tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "config.json").write_text(content)
 
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_config_of_absurd_size(tmp_path):
+def test_config_of_absurd_size(tmp_path: Path) -> None:
     write_model(tmp_path)
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(65 * 1024 * 1024)
@@ -238,7 +239,7 @@ def test_config_of_absurd_size(tmp_path):
         ({"bits": 4}, "unknown"),
     ],
 )
-def test_quantized_by_config(quantization, method, tmp_path):
+def test_quantized_by_config(quantization: dict[str, Any], method: str, tmp_path: Path) -> None:
     for nested in (False, True):
         config = {"quantization_config": quantization}
         write_model(tmp_path, config={"text_config": config} if nested else config)
@@ -249,7 +250,7 @@ def test_quantized_by_config(quantization, method, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fp8", "mxfp4", "compressed-tensors"])
-def test_quantized_but_turned_back_by_the_converter(method, tmp_path):
+def test_quantized_but_turned_back_by_the_converter(method: str, tmp_path: Path) -> None:
     write_model(tmp_path, config={"quantization_config": {"quant_method": method}})
 
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_QUANTIZED
@@ -259,14 +260,14 @@ def test_quantized_but_turned_back_by_the_converter(method, tmp_path):
 @pytest.mark.parametrize(
     "name", ["model.layers.0.q_proj.weight.SCB", "q.weight.absmax", "model.layers.0.q_proj.qzeros"]
 )
-def test_quantized_by_its_tensors_alone(name, tmp_path):
+def test_quantized_by_its_tensors_alone(name: str, tmp_path: Path) -> None:
     write_model(tmp_path, names=("a", name))
 
     assert _refusal(tmp_path).code is ErrorCode.BASE_MODEL_QUANTIZED
 
 
 @pytest.mark.parametrize("suffix", ["_scale", "_scale_inv", "_scale_2"])
-def test_scales_that_no_config_explains(suffix, tmp_path):
+def test_scales_that_no_config_explains(suffix: str, tmp_path: Path) -> None:
     """A "16-bit" save of an FP8 model: weights, scales, and nothing that says how to read them."""
     names = ("model.norm.weight", "model.layers.0.q_proj.weight", f"model.layers.0.q_proj.weight{suffix}")
     write_model(tmp_path, names=names)
@@ -283,7 +284,7 @@ def test_scales_that_no_config_explains(suffix, tmp_path):
     assert open_base_model(tmp_path, allow_quantized=True).quant_method == "fp8"
 
 
-def test_cut_short(tmp_path):
+def test_cut_short(tmp_path: Path) -> None:
     write_model(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
@@ -291,7 +292,7 @@ def test_cut_short(tmp_path):
     assert _refusal(tmp_path).code is ErrorCode.WEIGHTS_TRUNCATED
 
 
-def test_one_tensor_in_two_shards(tmp_path):
+def test_one_tensor_in_two_shards(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     write_shard(tmp_path / "model-a.safetensors", ["a"])
     write_shard(tmp_path / "model-b.safetensors", ["a"])
@@ -301,7 +302,7 @@ def test_one_tensor_in_two_shards(tmp_path):
     assert "two files" in error.message
 
 
-def test_fingerprint_follows_config_and_headers_not_the_place(tmp_path):
+def test_fingerprint_follows_config_and_headers_not_the_place(tmp_path: Path) -> None:
     first = open_base_model(write_model(tmp_path / "one"))
     copy = open_base_model(write_model(tmp_path / "two"))
     other = open_base_model(write_model(tmp_path / "three", config={"model_type": "qwen2"}))
@@ -311,7 +312,7 @@ def test_fingerprint_follows_config_and_headers_not_the_place(tmp_path):
     assert len({first.fingerprint, other.fingerprint, more.fingerprint}) == 3
 
 
-def test_text_config(tmp_path):
+def test_text_config(tmp_path: Path) -> None:
     plain = open_base_model(write_model(tmp_path / "one", config={"model_type": "llama"}))
     nested = open_base_model(
         write_model(tmp_path / "two", config={"model_type": "x", "text_config": {"vocab_size": 3}})
@@ -322,7 +323,7 @@ def test_text_config(tmp_path):
     assert open_base_model(write_model(tmp_path / "three", config={"model_type": 3})).model_type == ""
 
 
-def test_no_code_of_the_directory_runs(tmp_path):
+def test_no_code_of_the_directory_runs(tmp_path: Path) -> None:
     """`auto_map` names a module beside the weights that would leave a mark."""
     directory = write_model(
         tmp_path / "base",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -27,7 +30,7 @@ def _refusal(directory, function=classify_checkpoint) -> PackagingError:
 
 
 @pytest.mark.parametrize("sub", ["", "adapter_model", "adapter", "default"])
-def test_adapter_layouts(sub, tmp_path):
+def test_adapter_layouts(sub: str, tmp_path: Path) -> None:
     checkpoint = _touch(tmp_path / "checkpoint-9", "trainer_state.json", "optimizer.pt", "training_args.bin")
     _touch(checkpoint / sub, _CONFIG, _WEIGHTS)
 
@@ -38,14 +41,14 @@ def test_adapter_layouts(sub, tmp_path):
     assert require_adapter(checkpoint) == layout.directory
 
 
-def test_an_adapter_beside_full_weights_is_an_adapter(tmp_path):
+def test_an_adapter_beside_full_weights_is_an_adapter(tmp_path: Path) -> None:
     _touch(tmp_path, _CONFIG, _WEIGHTS, "model.safetensors", "config.json")
 
     assert classify_checkpoint(tmp_path).kind is CheckpointKind.ADAPTER
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors"])
-def test_full_weights(name, tmp_path):
+def test_full_weights(name: str, tmp_path: Path) -> None:
     _touch(tmp_path, "config.json", name)
 
     assert classify_checkpoint(tmp_path).kind is CheckpointKind.FULL
@@ -66,20 +69,20 @@ def test_full_weights(name, tmp_path):
         ((), ErrorCode.CHECKPOINT_NOT_FOUND),
     ],
 )
-def test_what_is_neither(names, code, tmp_path):
+def test_what_is_neither(names: tuple[Any, ...] | tuple[str, ...], code: ErrorCode, tmp_path: Path) -> None:
     error = _refusal(_touch(tmp_path, *names))
 
     assert error.code is code
     assert str(tmp_path) in error.message
 
 
-def test_missing_directory(tmp_path):
+def test_missing_directory(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "checkpoint-1").code is ErrorCode.CHECKPOINT_NOT_FOUND
     (tmp_path / "file").touch()
     assert _refusal(tmp_path / "file").code is ErrorCode.CHECKPOINT_NOT_FOUND
 
 
-def test_sub_directory_that_leads_out(tmp_path):
+def test_sub_directory_that_leads_out(tmp_path: Path) -> None:
     outside = _touch(tmp_path / "outside", _CONFIG, _WEIGHTS)
     checkpoint = _touch(tmp_path / "checkpoint-1", "trainer_state.json")
     (checkpoint / "adapter_model").symlink_to(outside)
@@ -95,7 +98,9 @@ def test_sub_directory_that_leads_out(tmp_path):
         (("pytorch_model_fsdp_0/__0_0.distcp",), "accelerate merge-weights {0}/pytorch_model_fsdp_0 {0}"),
     ],
 )
-def test_shards_alone_are_refused_with_the_command_that_joins_them(names, command, tmp_path):
+def test_shards_alone_are_refused_with_the_command_that_joins_them(
+    names: tuple[str, ...], command: str, tmp_path: Path
+) -> None:
     directory = _touch(tmp_path / "checkpoint-9", "config.json", "rng_state_0.pth", *names)
     for function in (classify_checkpoint, open_base_model):
         (directory / "config.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ _INVALID, _TRUNCATED = ErrorCode.BASE_MODEL_INVALID, ErrorCode.WEIGHTS_TRUNCATED
 _FINE = {"a": entry([2], 0, 8)}
 
 
-def test_a_file_of_the_reference_writer(tmp_path):
+def test_a_file_of_the_reference_writer(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     tensors = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.zeros(0, 4), "c": torch.tensor(1.0)}
     save_file(tensors, path, metadata={"format": "pt"})
@@ -67,7 +68,7 @@ def test_a_file_of_the_reference_writer(tmp_path):
         ({"__metadata__": [], **_FINE}, bytes(8), _INVALID, "__metadata__"),
     ],
 )
-def test_hostile_headers(header, data, code, fact, tmp_path):
+def test_hostile_headers(header, data, code, fact: str, tmp_path: Path) -> None:
     path = write_raw(tmp_path / "model.safetensors", header, data)
     if code is None:
         assert read_safetensors_header(path).tensors == {}
@@ -85,7 +86,7 @@ def test_hostile_headers(header, data, code, fact, tmp_path):
     ("length", "code"),
     [(2**63, _INVALID), (100_000_001, _INVALID), (1000, _TRUNCATED)],
 )
-def test_header_lengths_that_cannot_be(length, code, tmp_path):
+def test_header_lengths_that_cannot_be(length: int, code, tmp_path: Path) -> None:
     path = write_raw(tmp_path / "model.safetensors", _FINE, bytes(8), length=length)
 
     with pytest.raises(PackagingError) as caught:
@@ -94,7 +95,7 @@ def test_header_lengths_that_cannot_be(length, code, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567"])
-def test_files_too_short_for_a_length(content, tmp_path):
+def test_files_too_short_for_a_length(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
 
@@ -103,7 +104,7 @@ def test_files_too_short_for_a_length(content, tmp_path):
     assert caught.value.code is _TRUNCATED
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path):
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     fifo = tmp_path / "model.safetensors"
     os.mkfifo(fifo)
 
@@ -111,7 +112,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
         read_safetensors_header(fifo)
 
 
-def test_the_caller_names_the_code(tmp_path):
+def test_the_caller_names_the_code(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "adapter_model.safetensors", b"[]")
 
     with pytest.raises(PackagingError) as caught:
@@ -121,7 +122,7 @@ def test_the_caller_names_the_code(tmp_path):
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 140))
-def test_no_bytes_make_it_fail_otherwise(tmp_path, raw, length):
+def test_no_bytes_make_it_fail_otherwise(tmp_path: Path, raw, length) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + raw)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +68,9 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "fact"), BAD_REQUESTS, ids=lambda value: str(value)[:60])
-def test_a_bad_request_is_refused_with_code_and_fact(cli, monkeypatch, arguments, code, fact):
+def test_a_bad_request_is_refused_with_code_and_fact(
+    cli, monkeypatch: pytest.MonkeyPatch, arguments, code, fact
+) -> None:
     # a service elsewhere: what is not visible here may be there
     monkeypatch.setenv("TRAINPACK_REDIS_URL", "redis://elsewhere.test:1")
     ran = cli(*arguments, "--json")
@@ -76,7 +79,7 @@ def test_a_bad_request_is_refused_with_code_and_fact(cli, monkeypatch, arguments
     assert ran.code == (3 if code == "redis_unreachable" else 2)
 
 
-def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remedy(cli):
+def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remedy(cli) -> None:
     ran = cli("submit", *BASE, "--set", "quantise=off")
     assert (ran.code, ran.out) == (2, "")
     assert "Error unknown_field" in ran.err
@@ -86,7 +89,7 @@ def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remed
 
 
 @pytest.mark.parametrize("arguments", UNREACHABLE, ids=" ".join)
-def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(cli, arguments):
+def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(cli, arguments) -> None:
     ran = cli(*arguments, "--json")
     assert ran.code == 3
     assert ran.error["code"] == "redis_unreachable"
@@ -97,7 +100,7 @@ def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(cli,
     assert "secret" not in ran.out + text.err
 
 
-def test_a_running_task_is_refused_and_a_damaged_one_named(cli, tmp_path):
+def test_a_running_task_is_refused_and_a_damaged_one_named(cli, tmp_path: Path) -> None:
     path = tmp_path / "task.json"
     path.write_text(json.dumps(TASK))
     ran = cli("submit", "--task", path, "-c", "latest", "--json")
@@ -111,7 +114,7 @@ def test_a_running_task_is_refused_and_a_damaged_one_named(cli, tmp_path):
     assert cli("submit", "--task", path, "--json").error["code"] == "request_invalid"
 
 
-def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, tmp_path, run_dir):
+def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, tmp_path: Path, run_dir) -> None:
     base, out = tmp_path / "base", tmp_path / "out"
     cases = [
         (("-b", tmp_path / "gone", "-c", run_dir / "latest", "-o", out), "base_model_not_found", "gone"),
@@ -133,7 +136,7 @@ def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, 
     assert cli("submit", "-b", base, "-c", run_dir / "latest", "-o", out).code == 3
 
 
-def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path, run_dir):
+def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path: Path, run_dir) -> None:
     (run_dir / "checkpoint-3").mkdir()
     (run_dir / "checkpoint-3" / "optimizer.pt").write_bytes(b"x")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
@@ -144,7 +147,7 @@ def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path, ru
     assert "checkpoint-3" not in ran.err
 
 
-def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(cli, tmp_path, run_dir):
+def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(cli, tmp_path: Path, run_dir) -> None:
     arguments = ("submit", "-b", tmp_path / "bsae", "-c", run_dir / "latest", "-o", tmp_path / "out", "--json")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
@@ -155,8 +158,8 @@ def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(
 
 
 def test_the_base_model_of_a_task_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(
-    cli, tmp_path, run_dir
-):
+    cli, tmp_path: Path, run_dir
+) -> None:
     task = {"task_id": "7", "status": "completed", "base_model": str(tmp_path / "gone"), "output_dir": str(run_dir)}
     (tmp_path / "task.json").write_text(json.dumps(task))
     arguments = ("submit", "--task", tmp_path / "task.json", "-c", "latest", "-o", tmp_path / "out")
@@ -166,7 +169,7 @@ def test_the_base_model_of_a_task_that_has_moved_is_left_to_the_worker_where_the
     assert cli(*arguments).code == 3
 
 
-def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, tmp_path, run_dir):
+def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, tmp_path: Path, run_dir) -> None:
     arguments = ("submit", "-c", run_dir / "latest", "-o", tmp_path / "out")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
     for relative in ("", "base", "./my/base", "a/b/c"):
@@ -182,7 +185,7 @@ def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, t
     assert "Base model" not in cli(*arguments, "-b", tmp_path / "base").err
 
 
-def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path, run_dir):
+def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path: Path, run_dir) -> None:
     full = tmp_path / "full" / "checkpoint-5"
     full.mkdir(parents=True)
     (full / "model.safetensors").write_bytes(one_value())
@@ -192,14 +195,16 @@ def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template
     assert cli("submit", "-t", "quantize_base", "-b", tmp_path / "base", "-c", full, "-o", tmp_path).code == 3
 
 
-def test_paths_of_a_service_elsewhere_are_left_to_its_workers(cli, tmp_path, monkeypatch):
+def test_paths_of_a_service_elsewhere_are_left_to_its_workers(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRAINPACK_REDIS_URL", "redis://elsewhere.test:1")
     ran = cli("submit", "-b", "/there/base", "-c", "/there/run/latest", "-o", "/there/out", "--json")
     assert ran.error["code"] == "redis_unreachable"
     assert ran.err.count("is not visible here") == 2
 
 
-def test_messages_follow_the_locale_and_json_does_not(cli, monkeypatch):
+def test_messages_follow_the_locale_and_json_does_not(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     english = cli("list", "--json").out
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert cli("list", "--json").out == english
@@ -209,7 +214,7 @@ def test_messages_follow_the_locale_and_json_does_not(cli, monkeypatch):
     assert "处理: 用 `trainpack up` 启动" in ran.err
 
 
-def test_an_error_that_nobody_foresaw_leaves_a_log_file(cli, tmp_path, monkeypatch):
+def test_an_error_that_nobody_foresaw_leaves_a_log_file(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api_client.cli.commands.reference.list_checkpoints", lambda _: 1 / 0)
     ran = cli("checkpoints", tmp_path, "--json")
     assert ran.code == 1
@@ -221,7 +226,7 @@ def test_an_error_that_nobody_foresaw_leaves_a_log_file(cli, tmp_path, monkeypat
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, tmp_path):
+def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, tmp_path: Path) -> None:
     ran = cli("checkpoints", tmp_path / "gone", "--json")
     assert ran.code == 2
     assert ran.document["empty_reason"] == "directory_missing"
@@ -230,14 +235,16 @@ def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, t
     assert "does not exist" in cli("checkpoints", tmp_path / "gone").out
 
 
-def test_an_unknown_setting_of_the_worker_is_named(cli, monkeypatch):
+def test_an_unknown_setting_of_the_worker_is_named(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINPACK_THREDS", "2")
     ran = cli("up", "--json")
     assert (ran.code, ran.error["code"]) == (2, "settings_invalid")
     assert "did you mean TRAINPACK_THREADS" in ran.error["message"]
 
 
-def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(cli, tmp_path, monkeypatch):
+def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "templates.toml").write_text("[edge]\ntitel_en = 'Edge'\n")
     monkeypatch.setenv("TRAINPACK_TEMPLATES_FILE", str(tmp_path / "templates.toml"))
     ran = cli("worker", "--json")
@@ -245,7 +252,7 @@ def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(cli, t
     assert "did you mean 'title_en'" in ran.error["message"]
 
 
-def test_package_starts_no_stack_for_a_template_that_is_not_there(cli, tmp_path, run_dir):
+def test_package_starts_no_stack_for_a_template_that_is_not_there(cli, tmp_path: Path, run_dir) -> None:
     ran = cli(
         "package", "-t", "mergequantize", "-b", tmp_path / "base", "-c", run_dir / "latest", "-o", "/out", "--json"
     )

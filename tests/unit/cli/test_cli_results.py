@@ -17,7 +17,7 @@ COMMANDS = [
 ]
 
 
-def test_help_lists_every_command_under_its_heading(cli):
+def test_help_lists_every_command_under_its_heading(cli) -> None:
     for arguments in ((), ("--help",), ("-h",)):
         ran = cli(*arguments)
         assert (ran.code, ran.err) == (0, "")
@@ -28,7 +28,7 @@ def test_help_lists_every_command_under_its_heading(cli):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_json(cli, command):
+def test_every_command_has_help_and_json(cli, command) -> None:
     ran = cli(command, "--help")
     assert ran.code == 0
     assert "--json" in ran.out
@@ -37,7 +37,7 @@ def test_every_command_has_help_and_json(cli, command):
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "zh_CN.UTF-8"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch, command, locale):
+def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch: pytest.MonkeyPatch, command, locale: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LC_ALL", locale)
     ran = cli(command, "--help")
@@ -46,7 +46,7 @@ def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch, command, locale):
 
 
 @pytest.mark.parametrize("command", ["submit", "package"])
-def test_submit_and_package_take_all_flags_of_a_request(cli, command):
+def test_submit_and_package_take_all_flags_of_a_request(cli, command: str) -> None:
     text = cli(command, "--help").out
     flags = (
         "--template --base --checkpoint --output --model-name --quant-type --gguf-dtype --imatrix --calibration --set "
@@ -56,7 +56,7 @@ def test_submit_and_package_take_all_flags_of_a_request(cli, command):
         assert f" {flag} " in text
 
 
-def test_templates_and_quant_types_are_listed_without_a_service(cli):
+def test_templates_and_quant_types_are_listed_without_a_service(cli) -> None:
     ran = cli("templates", "--json")
     assert ran.code == 0
     assert [one["name"] for one in ran.document["templates"]] == list(BUILTIN_TEMPLATES)
@@ -69,13 +69,13 @@ def test_templates_and_quant_types_are_listed_without_a_service(cli):
         assert name in cli("templates").out
 
 
-def test_lists_speak_chinese_where_the_locale_does(cli, monkeypatch):
+def test_lists_speak_chinese_where_the_locale_does(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert "合并并量化" in cli("templates").out
     assert "默认推荐" in cli("quant-types").out
 
 
-def test_checkpoints_are_listed_with_scores_and_words(cli, run_dir):
+def test_checkpoints_are_listed_with_scores_and_words(cli, run_dir) -> None:
     (run_dir / "checkpoint-2" / "trainer_state.json").write_text(
         '{"global_step": 2, "log_history": [{"step": 1, "eval_loss": 1.5}, {"step": 2, "eval_loss": NaN}]}'
     )
@@ -89,7 +89,7 @@ def test_checkpoints_are_listed_with_scores_and_words(cli, run_dir):
     assert re.search(r"checkpoint-2 .* - +latest", lines[3])
 
 
-def test_the_version_is_printed(cli):
+def test_the_version_is_printed(cli) -> None:
     ran = cli("--version")
     assert ran.code == 0
     assert re.fullmatch(r"trainpack \S+\n", ran.out)

@@ -8,7 +8,7 @@ from cli_samples import make_output, printed
 pytest.importorskip("psutil")
 
 
-def test_a_finding_is_one_line_with_its_remedy_beneath():
+def test_a_finding_is_one_line_with_its_remedy_beneath() -> None:
     from worker.local.cli.machine import _finding
     from worker.local.doctor import Check
 
@@ -22,7 +22,7 @@ def test_a_finding_is_one_line_with_its_remedy_beneath():
     ]
 
 
-def test_the_command_names_what_must_be_mended_and_exits_1(cli):
+def test_the_command_names_what_must_be_mended_and_exits_1(cli) -> None:
     ran = cli("doctor", "--json")
     assert ran.code == 1
     found = {check["name"]: check for check in ran.document["checks"]}

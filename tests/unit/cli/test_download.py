@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from cli_samples import make_job, make_output
@@ -13,7 +14,7 @@ from api_client.contract.job import Artifact, ArtifactKind, Job, StageName
 
 
 @pytest.fixture
-def job(tmp_path) -> Job:
+def job(tmp_path: Path) -> Job:
     (tmp_path / "out").mkdir()
     artifacts = []
     for name, content in (("a.gguf", b"a" * 5_000_000), ("SHA256SUMS", b"sums")):
@@ -35,7 +36,7 @@ def fetch(job, directory, **more):
     return fetch_all(job, directory, make_output(), **{"overwrite": False, **more})
 
 
-def test_files_near_by_are_copied_checked_and_kept_the_second_time(job, tmp_path):
+def test_files_near_by_are_copied_checked_and_kept_the_second_time(job, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "copy"
     fetched = fetch(job, target)
     assert [(one.name, one.how) for one in fetched] == [("a.gguf", "copied"), ("SHA256SUMS", "copied")]
@@ -50,7 +51,7 @@ def refused(job, directory, **more) -> PackagingError:
     return caught.value
 
 
-def test_a_file_that_changed_is_refused_and_leaves_nothing(job, tmp_path):
+def test_a_file_that_changed_is_refused_and_leaves_nothing(job, tmp_path: Path) -> None:
     (tmp_path / "out" / "a.gguf").write_bytes(b"b" * 5_000_000)
     error = refused(job, tmp_path / "copy")
     assert error.code is ErrorCode.DOWNLOAD_FAILED
@@ -58,7 +59,7 @@ def test_a_file_that_changed_is_refused_and_leaves_nothing(job, tmp_path):
     assert list((tmp_path / "copy").iterdir()) == []
 
 
-def test_another_file_of_the_name_is_replaced_only_on_request(job, tmp_path):
+def test_another_file_of_the_name_is_replaced_only_on_request(job, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "a.gguf").write_text("mine")
     assert refused(job, tmp_path / "copy").code is ErrorCode.OUTPUT_EXISTS
@@ -67,20 +68,20 @@ def test_another_file_of_the_name_is_replaced_only_on_request(job, tmp_path):
     assert (tmp_path / "copy" / "a.gguf").stat().st_size == 5_000_000
 
 
-def test_a_file_that_is_nowhere_says_so(job, tmp_path):
+def test_a_file_that_is_nowhere_says_so(job, tmp_path: Path) -> None:
     (tmp_path / "out" / "SHA256SUMS").unlink()
     error = refused(job, tmp_path / "copy")
     assert error.code is ErrorCode.DOWNLOAD_FAILED
     assert "was not uploaded" in error.message
 
 
-def test_a_job_without_outputs_and_a_directory_that_cannot_be_are_refused(job, tmp_path):
+def test_a_job_without_outputs_and_a_directory_that_cannot_be_are_refused(job, tmp_path: Path) -> None:
     assert refused(make_job(), tmp_path).code is ErrorCode.REQUEST_INVALID
     (tmp_path / "file").write_text("")
     assert refused(job, tmp_path / "file" / "copy").code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_an_artifact_s_name_cannot_lead_out_of_the_directory(job, tmp_path):
+def test_an_artifact_s_name_cannot_lead_out_of_the_directory(job, tmp_path: Path) -> None:
     publish = job.stages[-1]
     evil = publish.artifacts[0].model_copy(update={"name": "../../evil.gguf"})
     stages = (*job.stages[:-1], publish.model_copy(update={"artifacts": (evil,)}))

@@ -37,7 +37,7 @@ def start(tmp_path: Path, stdout: int, *before: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_to_end_lets_it_clean_up(tmp_path, number):
+def test_a_signal_to_end_lets_it_clean_up(tmp_path: Path, number) -> None:
     terminal, theirs = pty.openpty()
     process = start(tmp_path, theirs)
     os.close(theirs)
@@ -48,7 +48,7 @@ def test_a_signal_to_end_lets_it_clean_up(tmp_path, number):
     os.close(terminal)
 
 
-def test_a_terminal_that_is_gone_does_not_keep_it_from_cleaning_up(tmp_path):
+def test_a_terminal_that_is_gone_does_not_keep_it_from_cleaning_up(tmp_path: Path) -> None:
     terminal, theirs = pty.openpty()
     process = start(tmp_path, theirs)
     os.close(theirs)
@@ -59,7 +59,7 @@ def test_a_terminal_that_is_gone_does_not_keep_it_from_cleaning_up(tmp_path):
     assert (tmp_path / "clean").exists()
 
 
-def test_under_nohup_a_hang_up_stays_ignored(tmp_path):
+def test_under_nohup_a_hang_up_stays_ignored(tmp_path: Path) -> None:
     read, write = os.pipe()
     process = start(tmp_path, write, "nohup")
     os.close(write)

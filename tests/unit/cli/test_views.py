@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cli_samples import FAILURE, HOSTILE, NOW, OUTPUTS, START, failed_job, make_event, make_job, make_output, printed
@@ -74,7 +75,7 @@ def lines_of(width: int, *renderables, output=None) -> list[str]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("language", list(Language))
-def test_no_view_is_wider_than_the_terminal(width, language):
+def test_no_view_is_wider_than_the_terminal(width, language) -> None:
     output = make_output(width, language)
     hostile = make_job(labels={"k": "v" * 200}, model_name="m" * 120, output_dir="/" + "deep/" * 60)
     for job in (make_job(None), failed_job(), hostile):
@@ -86,7 +87,7 @@ def test_no_view_is_wider_than_the_terminal(width, language):
     lines_of(width, *service_view(output, [WORKER], QUEUES, width, NOW), output=output)
 
 
-def test_the_job_s_id_and_state_stay_in_the_narrowest_list_and_the_rest_comes_with_width():
+def test_the_job_s_id_and_state_stay_in_the_narrowest_list_and_the_rest_comes_with_width() -> None:
     jobs = [make_job(labels={"run": "42"}), failed_job()]
     narrow, wide = (lines_of(width, jobs_table(make_output(width), jobs, width, NOW)) for width in (40, 160))
     assert narrow[2].split() == ["20251123-120000-abc123", "running"]
@@ -106,7 +107,7 @@ def test_the_job_s_id_and_state_stay_in_the_narrowest_list_and_the_rest_comes_wi
     assert "disk_space_insufficient" in wide[3]
 
 
-def test_what_just_fits_is_neither_folded_nor_left_out():
+def test_what_just_fits_is_neither_folded_nor_left_out() -> None:
     jobs = [make_job()]
     needed = len("20251123-120000-abc123  running  convert 60%")
     assert lines_of(needed, jobs_table(make_output(needed), jobs, needed, NOW))[2:] == [
@@ -117,7 +118,7 @@ def test_what_just_fits_is_neither_folded_nor_left_out():
     ]
 
 
-def test_status_shows_stages_attempts_error_with_remedy_and_outputs():
+def test_status_shows_stages_attempts_error_with_remedy_and_outputs() -> None:
     text = "\n".join(lines_of(160, *job_view(make_output(160), failed_job(), 160, NOW)))
     for fact in (
         "20251123-120000-abc123  failed  merge_quantize  1:35",
@@ -155,7 +156,7 @@ def test_a_stage_is_named_as_it_is_shown(name: str) -> None:
     assert parse_stage(name) is StageName.EXPORT_LORA
 
 
-def test_the_marks_of_stages_are_ascii_where_the_stream_is():
+def test_the_marks_of_stages_are_ascii_where_the_stream_is() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     output = Output(False, Language.EN, make_console(stream, 80), make_console(stream, 80))
     output.show(stage_table(output, make_job(None), 80, NOW))
@@ -163,7 +164,7 @@ def test_the_marks_of_stages_are_ascii_where_the_stream_is():
     assert b"+ |prepare  |succeeded" in stream.buffer.getvalue()
 
 
-def test_an_error_speaks_the_language_and_keeps_a_remedy_made_for_the_case():
+def test_an_error_speaks_the_language_and_keeps_a_remedy_made_for_the_case() -> None:
     output = make_output(language=Language.ZH)
     text = error_text(output, FAILURE).plain
     assert text.startswith("错误 disk_space_insufficient\n  /out: needed 31.2 GB, free 12.0 GB\n  原因: ")
@@ -182,11 +183,11 @@ def test_an_error_speaks_the_language_and_keeps_a_remedy_made_for_the_case():
         ({"LC_ALL": "", "LANG": "de_DE"}, Language.EN),
     ],
 )
-def test_the_locale_decides_the_language(environment, language):
+def test_the_locale_decides_the_language(environment: dict[str, Any], language: Language) -> None:
     assert language_of(environment) is language
 
 
-def test_checkpoints_carry_their_words_and_problems():
+def test_checkpoints_carry_their_words_and_problems() -> None:
     lines = lines_of(160, *checkpoints_view(make_output(160), LISTING, 160))
     assert lines[2].split("  ")[0] == "checkpoint-100"
     assert lines[2].endswith("best, last before early stopping")
@@ -195,7 +196,7 @@ def test_checkpoints_carry_their_words_and_problems():
     assert "incomplete" in lines[4]
 
 
-def test_an_empty_fleet_is_pointed_out():
+def test_an_empty_fleet_is_pointed_out() -> None:
     lines = lines_of(80, *service_view(make_output(80), [], QUEUES, 80, NOW))
     assert "no worker is running" in " ".join(lines)
     assert lines[-1].split() == ["packaging.heavy", "12", "1:02:03", "1"]
@@ -204,7 +205,7 @@ def test_an_empty_fleet_is_pointed_out():
     assert "draining" in busy[2]
 
 
-def test_log_lines_show_progress_in_words_and_indent_what_follows_a_break():
+def test_log_lines_show_progress_in_words_and_indent_what_follows_a_break() -> None:
     line = log_line(make_event("first\nsecond", EventKind.MERGE_LORA)).plain
     first, second = line.splitlines()
     assert first[9:] == "Merge LoRA        first"
@@ -215,7 +216,7 @@ def test_log_lines_show_progress_in_words_and_indent_what_follows_a_break():
     assert "20251123-120000-abc123" in progress
 
 
-def test_foreign_text_cannot_steer_the_terminal_or_the_markup():
+def test_foreign_text_cannot_steer_the_terminal_or_the_markup() -> None:
     job = make_job(None, state=JobState.FAILED).model_copy(
         update={"error": PackagingError(ErrorCode.INTERNAL_ERROR, HOSTILE).to_dict()}
     )
@@ -228,6 +229,6 @@ def test_foreign_text_cannot_steer_the_terminal_or_the_markup():
     assert text.count("\\x1b[2J\\x1b]0;title\\x07\\x202e [red]markup[/red] :boom:") == 3
 
 
-def test_ages_in_a_list_are_those_of_submission():
+def test_ages_in_a_list_are_those_of_submission() -> None:
     lines = lines_of(160, jobs_table(make_output(160), [make_job(None)], 160, START + timedelta(days=3)))
     assert " 3 d " in lines[2]

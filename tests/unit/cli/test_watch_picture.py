@@ -15,7 +15,7 @@ from api_client.words.language import Language
 TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))
 
 
-def draw(*jobs, width=80, height=24, tail=(), language=Language.EN, **more) -> list[str]:
+def draw(*jobs, width: int = 80, height: int = 24, tail=(), language: Language = Language.EN, **more) -> list[str]:
     frame = Frame(jobs=jobs, tail=tail, now=NOW, width=width, height=height, **more)
     lines = watch_lines(make_output(language=language), frame)
     for line in lines:
@@ -29,7 +29,7 @@ def draw(*jobs, width=80, height=24, tail=(), language=Language.EN, **more) -> l
 @pytest.mark.parametrize("language", list(Language))
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24, 100])
 @pytest.mark.parametrize("width", [1, 10, 20, 40, 80, 160, 400])
-def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width, height, language):
+def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width: int, height: int, language) -> None:
     jobs = [
         make_job(),
         make_job("prepare", progress=None),
@@ -43,7 +43,7 @@ def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width, height,
     draw(*jobs, width=width, height=height, tail=TAIL, language=language)
 
 
-def test_a_running_stage_shows_bar_amount_rate_and_time_left():
+def test_a_running_stage_shows_bar_amount_rate_and_time_left() -> None:
     lines = draw(make_job(), width=120)
     assert lines[0] == "20251123-120000-abc123  running  merge_quantize  1:35"
     assert lines[1].startswith("✔ prepare")
@@ -64,19 +64,19 @@ def test_a_running_stage_shows_bar_amount_rate_and_time_left():
         (20, ["60%"]),
     ],
 )
-def test_facts_give_way_in_order_as_the_terminal_narrows(width, facts):
+def test_facts_give_way_in_order_as_the_terminal_narrows(width: int, facts: list[str]) -> None:
     everything = ["60%", "2.0 s left", "1.2 of 2.0 GB", "410.0 MB/s", "blk.7.ffn_down"]
     line = next(line for line in draw(make_job(), width=width) if "convert" in line)
     assert [fact for fact in everything if fact in line] == facts
     assert ("━" in line) == (width > 20)
 
 
-def test_a_low_terminal_keeps_the_stage_that_runs():
+def test_a_low_terminal_keeps_the_stage_that_runs() -> None:
     for height in (1, 2, 3, 4):
         assert any("convert" in line and "60%" in line for line in draw(make_job(), height=height))
 
 
-def test_the_newest_log_lines_fill_what_room_is_left():
+def test_the_newest_log_lines_fill_what_room_is_left() -> None:
     lines = draw(make_job(), width=200, height=11, tail=TAIL)
     assert [line[27:35] for line in lines[8:]] == ["entry 17", "entry 18", "entry 19"]
     assert "\\x1b[2J" in lines[-1]
@@ -84,7 +84,7 @@ def test_the_newest_log_lines_fill_what_room_is_left():
     assert "GGUF conversion" in lines[-1]
 
 
-def test_a_failed_stage_names_its_error_and_a_cancelled_job_says_so():
+def test_a_failed_stage_names_its_error_and_a_cancelled_job_says_so() -> None:
     lines = draw(failed_job(), width=100)
     assert any(line.startswith("✘ convert") and FAILURE.code.value in line for line in lines)
     asked = make_job().model_copy(update={"cancel_requested": True})
@@ -92,7 +92,7 @@ def test_a_failed_stage_names_its_error_and_a_cancelled_job_says_so():
     assert "正在取消" in draw(asked, language=Language.ZH)[0]
 
 
-def test_stages_are_called_in_chinese_as_on_the_pages_and_stay_in_line():
+def test_stages_are_called_in_chinese_as_on_the_pages_and_stay_in_line() -> None:
     job = make_job("quantize")
     lines = draw(job, language=Language.ZH, width=120)[1:]
     titles = [line.title for line in stage_lines(job, Language.ZH)]
@@ -103,7 +103,7 @@ def test_stages_are_called_in_chinese_as_on_the_pages_and_stay_in_line():
     assert " 量化 " in draw(job, make_job(), language=Language.ZH)[0]
 
 
-def test_many_jobs_take_a_line_each_and_those_that_do_not_fit_are_counted():
+def test_many_jobs_take_a_line_each_and_those_that_do_not_fit_are_counted() -> None:
     jobs = [make_job().model_copy(update={"id": f"job-{number}"}) for number in range(6)]
     jobs[0] = make_job(None).model_copy(update={"id": "job-0"})
     lines = draw(*jobs, width=100)
@@ -115,22 +115,22 @@ def test_many_jobs_take_a_line_each_and_those_that_do_not_fit_are_counted():
     assert low[3] == "... 3 more"
 
 
-def test_a_terminal_without_line_characters_gets_plain_ones():
+def test_a_terminal_without_line_characters_gets_plain_ones() -> None:
     lines = draw(make_job(), ascii_only=True, tail=(make_event("plain"),))
     assert all(line.isascii() for line in lines)
     assert "####" in lines[3]
 
 
 @pytest.mark.parametrize(("fraction", "full"), [(-1, 0), (0, 0), (0.5, 5), (1, 10), (7, 10)])
-def test_bars_stay_within_their_width(fraction, full):
+def test_bars_stay_within_their_width(fraction: float, full: int) -> None:
     assert bar(fraction, 10).plain == "━" * full + "─" * (10 - full)
 
 
-def test_a_note_about_redis_stays_visible_in_a_low_terminal():
+def test_a_note_about_redis_stays_visible_in_a_low_terminal() -> None:
     assert draw(make_job(), height=3, note="Redis does not answer")[-1] == "Redis does not answer"
 
 
-def test_progress_that_cannot_be_shown_does_no_harm():
+def test_progress_that_cannot_be_shown_does_no_harm() -> None:
     for progress in (
         Progress(done=3, total=2, unit="files"),
         Progress(done=0, total=0, unit=""),

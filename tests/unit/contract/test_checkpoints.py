@@ -56,7 +56,7 @@ def early_stopping(patience: int, waited: int) -> dict:
     }
 
 
-def test_checkpoints_are_listed_by_step_with_size_kind_and_scores(tmp_path):
+def test_checkpoints_are_listed_by_step_with_size_kind_and_scores(tmp_path: Path) -> None:
     run = make_run(tmp_path, LOSSES)
     (run / "checkpoint-200" / "optimizer.pt").write_bytes(b"x" * 5000)
     os.utime(run / "checkpoint-200" / "trainer_state.json", (1_700_000_000, 4_000_000_000))
@@ -77,17 +77,17 @@ def test_checkpoints_are_listed_by_step_with_size_kind_and_scores(tmp_path):
 @pytest.mark.parametrize(
     "recorded", ["/gone/elsewhere/checkpoint-100", "C:\\runs\\checkpoint-100", "./out/checkpoint-100"]
 )
-def test_the_recorded_best_is_found_by_name_although_the_run_has_moved(tmp_path, recorded):
+def test_the_recorded_best_is_found_by_name_although_the_run_has_moved(tmp_path: Path, recorded: str) -> None:
     listing = list_checkpoints(make_run(tmp_path, LOSSES, best_model_checkpoint=recorded, best_metric=2.0))
     assert (listing.best, listing.best_recorded) == ("checkpoint-100", True)
 
 
-def test_the_recorded_step_counts_where_no_name_is_recorded(tmp_path):
+def test_the_recorded_step_counts_where_no_name_is_recorded(tmp_path: Path) -> None:
     listing = list_checkpoints(make_run(tmp_path, LOSSES, best_global_step=1000, best_metric=1.5))
     assert (listing.best, listing.best_recorded) == ("checkpoint-1000", True)
 
 
-def test_a_recorded_best_that_was_deleted_gives_way_to_the_best_that_is_left(tmp_path):
+def test_a_recorded_best_that_was_deleted_gives_way_to_the_best_that_is_left(tmp_path: Path) -> None:
     run = make_run(tmp_path, LOSSES, best_model_checkpoint="/r/checkpoint-200", best_metric=1.2)
     for file in (run / "checkpoint-200").iterdir():
         file.unlink()
@@ -96,7 +96,7 @@ def test_a_recorded_best_that_was_deleted_gives_way_to_the_best_that_is_left(tmp
     assert (listing.best, listing.best_recorded, listing.metric) == ("checkpoint-1000", False, "eval_loss")
 
 
-def test_a_metric_to_maximise_is_recognised_by_the_recorded_value(tmp_path):
+def test_a_metric_to_maximise_is_recognised_by_the_recorded_value(tmp_path: Path) -> None:
     scores = {
         10: {"eval_f1": 0.5, "eval_loss": 1.0},
         20: {"eval_f1": 0.9, "eval_loss": 3.0},
@@ -106,12 +106,12 @@ def test_a_metric_to_maximise_is_recognised_by_the_recorded_value(tmp_path):
     assert (listing.best, listing.metric, listing.greater_is_better) == ("checkpoint-20", "eval_f1", True)
 
 
-def test_a_single_metric_that_is_no_loss_is_maximised(tmp_path):
+def test_a_single_metric_that_is_no_loss_is_maximised(tmp_path: Path) -> None:
     listing = list_checkpoints(make_run(tmp_path, {1: {"eval_accuracy": 0.2}, 2: {"eval_accuracy": 0.1}}))
     assert (listing.best, listing.greater_is_better) == ("checkpoint-1", True)
 
 
-def test_several_metrics_with_none_deciding_leave_best_open(tmp_path):
+def test_several_metrics_with_none_deciding_leave_best_open(tmp_path: Path) -> None:
     run = make_run(tmp_path, {1: {"eval_a": 0.2, "eval_b": 3}, 2: {"eval_a": 0.1, "eval_b": 4}})
     assert list_checkpoints(run).best is None
     with pytest.raises(PackagingError, match="no evaluation scores") as caught:
@@ -120,18 +120,18 @@ def test_several_metrics_with_none_deciding_leave_best_open(tmp_path):
     assert "checkpoint-1, checkpoint-2" in caught.value.remedy
 
 
-def test_a_score_that_is_not_finite_is_shown_as_absent_and_never_best(tmp_path):
+def test_a_score_that_is_not_finite_is_shown_as_absent_and_never_best(tmp_path: Path) -> None:
     listing = list_checkpoints(make_run(tmp_path, {1: {"eval_loss": 2.0}, 2: {"eval_loss": float("nan")}}))
     assert listing.find("checkpoint-2").scores == {"eval_loss": None}
     assert listing.best == "checkpoint-1"
     json.loads(listing.model_dump_json(), parse_constant=pytest.fail)
 
 
-def test_a_tie_goes_to_the_earlier_checkpoint(tmp_path):
+def test_a_tie_goes_to_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert list_checkpoints(make_run(tmp_path, {5: {"eval_loss": 1}, 6: {"eval_loss": 1}})).best == "checkpoint-5"
 
 
-def test_a_checkpoint_s_own_state_wins_over_the_newest_and_the_newest_fills_gaps(tmp_path):
+def test_a_checkpoint_s_own_state_wins_over_the_newest_and_the_newest_fills_gaps(tmp_path: Path) -> None:
     adapter(tmp_path / "checkpoint-1")
     adapter(tmp_path / "checkpoint-2")
     state(tmp_path / "checkpoint-1", 1, [{"step": 1, "eval_loss": 5.0}])
@@ -141,7 +141,7 @@ def test_a_checkpoint_s_own_state_wins_over_the_newest_and_the_newest_fills_gaps
     assert listing.best == "checkpoint-1"
 
 
-def test_the_run_s_own_state_knows_the_last_evaluation(tmp_path):
+def test_the_run_s_own_state_knows_the_last_evaluation(tmp_path: Path) -> None:
     run = make_run(tmp_path, {1: {"eval_loss": 3.0}, 2: {}})
     history = [{"step": 1, "eval_loss": 3.0}, {"step": 2, "eval_loss": 1.0}]
     state(run, 2, history, best_model_checkpoint="/x/checkpoint-2", best_metric=1.0)
@@ -151,13 +151,15 @@ def test_the_run_s_own_state_knows_the_last_evaluation(tmp_path):
 
 
 @pytest.mark.parametrize(("waited", "stopped_at", "before"), [(3, 1000, "checkpoint-200"), (2, None, None)])
-def test_the_last_checkpoint_before_early_stopping_is_named(tmp_path, waited, stopped_at, before):
+def test_the_last_checkpoint_before_early_stopping_is_named(
+    tmp_path: Path, waited: int, stopped_at: int | None, before: str | None
+) -> None:
     listing = list_checkpoints(make_run(tmp_path, LOSSES, stateful_callbacks=early_stopping(3, waited)))
     assert (listing.stopped_early_at, listing.before_early_stopping) == (stopped_at, before)
     assert listing.latest == "checkpoint-1000"
 
 
-def test_empty_lists_say_why(tmp_path):
+def test_empty_lists_say_why(tmp_path: Path) -> None:
     missing = list_checkpoints(tmp_path / "gone")
     assert missing.empty_reason is EmptyReason.DIRECTORY_MISSING
     assert str(tmp_path / "gone") in missing.explanation
@@ -221,7 +223,7 @@ def broken_checkpoints(run: Path) -> dict[str, str]:
     }
 
 
-def test_wreckage_is_listed_with_its_problem_and_never_chosen(tmp_path):
+def test_wreckage_is_listed_with_its_problem_and_never_chosen(tmp_path: Path) -> None:
     problems = broken_checkpoints(tmp_path / "run")
     listing = list_checkpoints(tmp_path / "run")
     assert {one.name for one in listing.checkpoints} == set(problems)
@@ -239,7 +241,7 @@ def test_wreckage_is_listed_with_its_problem_and_never_chosen(tmp_path):
     assert "checkpoint-0" in caught.value.remedy
 
 
-def test_full_weights_checkpoints_are_told_apart(tmp_path):
+def test_full_weights_checkpoints_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     for i in (1, 2):
         (tmp_path / "checkpoint-1" / f"model-{i:05d}-of-00002.safetensors").write_bytes(safetensors(i))
@@ -249,7 +251,7 @@ def test_full_weights_checkpoints_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("sub", ["adapter_model", "adapter", "default"])
-def test_adapters_in_a_subdirectory_are_found_and_their_paths_mean_the_checkpoint(tmp_path, sub):
+def test_adapters_in_a_subdirectory_are_found_and_their_paths_mean_the_checkpoint(tmp_path: Path, sub: str) -> None:
     checkpoint = tmp_path / "checkpoint-7"
     adapter(checkpoint / sub)
     assert list_checkpoints(tmp_path).find("checkpoint-7").kind is CheckpointKind.ADAPTER
@@ -259,7 +261,7 @@ def test_adapters_in_a_subdirectory_are_found_and_their_paths_mean_the_checkpoin
     assert resolve_checkpoint(str(checkpoint / sub / "adapter_model.safetensors"), None) == checkpoint
 
 
-def test_references_mean_what_they_say(tmp_path):
+def test_references_mean_what_they_say(tmp_path: Path) -> None:
     run = make_run(tmp_path / "运行 42", LOSSES)
     for reference, base, name in [
         ("latest", run, "checkpoint-1000"),
@@ -281,7 +283,7 @@ def not_found(reference: str, run: Path | None) -> PackagingError:
     return caught.value
 
 
-def test_a_reference_that_means_nothing_says_what_there_is(tmp_path):
+def test_a_reference_that_means_nothing_says_what_there_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", LOSSES)
     for reference, base in (("checkpoint-1001", run), (str(run / "checkpoint-1001"), None), ("1000", run)):
         error = not_found(reference, base)
@@ -311,7 +313,7 @@ def test_a_reference_that_means_nothing_says_what_there_is(tmp_path):
         "[" * 100_000,
     ],
 )
-def test_a_trainer_state_of_any_content_does_no_harm(tmp_path, text):
+def test_a_trainer_state_of_any_content_does_no_harm(tmp_path: Path, text: str) -> None:
     adapter(tmp_path / "checkpoint-1")
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(text)
     (tmp_path / "trainer_state.json").write_bytes(b"\xff\xfe\x00")
@@ -319,7 +321,7 @@ def test_a_trainer_state_of_any_content_does_no_harm(tmp_path, text):
     assert (listing.latest, listing.best, listing.stopped_early_at) == ("checkpoint-1", None, None)
 
 
-def test_names_without_a_number_take_their_step_from_the_state(tmp_path):
+def test_names_without_a_number_take_their_step_from_the_state(tmp_path: Path) -> None:
     for name, step in (("checkpoint-final", 300), ("checkpoint-100", 100), ("checkpoint-odd", None)):
         adapter(tmp_path / name)
         if step is not None:
@@ -333,7 +335,7 @@ def test_names_without_a_number_take_their_step_from_the_state(tmp_path):
     assert listing.latest == "checkpoint-final"
 
 
-def test_other_directories_and_files_are_not_checkpoints(tmp_path):
+def test_other_directories_and_files_are_not_checkpoints(tmp_path: Path) -> None:
     make_run(tmp_path, {1: {}})
     (tmp_path / "runs").mkdir()
     (tmp_path / "checkpoint-2").write_text("a file")
@@ -342,7 +344,7 @@ def test_other_directories_and_files_are_not_checkpoints(tmp_path):
     assert [one.name for one in list_checkpoints(tmp_path).checkpoints] == ["checkpoint-1"]
 
 
-def test_a_list_can_come_from_anything_that_has_files(tmp_path):
+def test_a_list_can_come_from_anything_that_has_files(tmp_path: Path) -> None:
     class Bucket(LocalRunFiles):
         location = "s3://bucket/run"
 
@@ -351,7 +353,7 @@ def test_a_list_can_come_from_anything_that_has_files(tmp_path):
     assert choose_checkpoint(listing, "best").path == "s3://bucket/run/checkpoint-200"
 
 
-def test_a_folder_above_runs_names_them_and_offers_the_newest(tmp_path):
+def test_a_folder_above_runs_names_them_and_offers_the_newest(tmp_path: Path) -> None:
     make_run(tmp_path / "v0-20261031", {5: {}})
     make_run(tmp_path / "v1-20261101", {100: {}, 800: {}})
     (tmp_path / "logs").mkdir()
@@ -384,7 +386,7 @@ SHARDED = {
 
 
 @pytest.mark.parametrize("trainer", SHARDED)
-def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them(tmp_path, trainer):
+def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them(tmp_path: Path, trainer) -> None:
     part, command = SHARDED[trainer]
     checkpoint = tmp_path / "run" / "checkpoint-100"
     (checkpoint / part).parent.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_every_code_has_cause_and_remedy_in_both_languages(code):
+def test_every_code_has_cause_and_remedy_in_both_languages(code) -> None:
     entry = code.row
     assert isinstance(entry.error_class, ErrorClass)
     for text in (entry.cause_en, entry.remedy_en):
@@ -26,7 +27,7 @@ def test_every_code_has_cause_and_remedy_in_both_languages(code):
     assert code.value == code.name.lower()
 
 
-def test_an_error_survives_json_and_pickle_with_its_facts():
+def test_an_error_survives_json_and_pickle_with_its_facts() -> None:
     error = PackagingError(
         ErrorCode.DISK_SPACE_INSUFFICIENT, "needed 31.2 GB, free 12.0 GB", fields={"needed_bytes": 31_200_000_000}
     )
@@ -37,7 +38,7 @@ def test_an_error_survives_json_and_pickle_with_its_facts():
 
 
 @pytest.mark.parametrize("error_class", list(ErrorClass))
-def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class):
+def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class) -> None:
     stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
     error = PackagingError.from_dict(stored)
     for copy in (error, pickle.loads(pickle.dumps(error)), PackagingError.of(error.failure)):
@@ -54,7 +55,7 @@ def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(err
 
 
 @pytest.mark.parametrize(("code", "error_class"), [("upload_failed", "transient"), ("quantum_decoherence", "bug")])
-def test_a_record_of_the_version_before_holds_no_class(code, error_class):
+def test_a_record_of_the_version_before_holds_no_class(code: str, error_class: str) -> None:
     error = PackagingError.from_dict({"code": code, "message": "m", "remedy": "r", "fields": {"stage": "publish"}})
     assert (error.code, error.error_class, error.failure.stage) == (code, error_class, "publish")
 
@@ -63,12 +64,12 @@ def test_a_record_of_the_version_before_holds_no_class(code, error_class):
     "record",
     [{}, {"code": None}, {"code": "\x1b[2J"}, {"code": "x" * 65, "class": "transient"}, {"code": "A", "fields": [1]}],
 )
-def test_a_record_that_holds_no_code_is_an_internal_error(record):
+def test_a_record_that_holds_no_code_is_an_internal_error(record: dict[str, Any]) -> None:
     failure = Failure.from_record(record)
     assert (failure.code, failure.error_class, failure.fields) == (ErrorCode.INTERNAL_ERROR, ErrorClass.BUG, {})
 
 
-def test_a_remedy_is_told_in_the_reader_s_language_unless_it_was_written_for_the_case():
+def test_a_remedy_is_told_in_the_reader_s_language_unless_it_was_written_for_the_case() -> None:
     usual = Failure.from_record(PackagingError(ErrorCode.JOB_NOT_FOUND, "m").failure.to_record())
     own = Failure.from_record(PackagingError(ErrorCode.JOB_NOT_FOUND, "m", remedy="Ask Ann.").failure.to_record())
     assert usual.remedy is None
@@ -86,7 +87,7 @@ def test_a_remedy_is_told_in_the_reader_s_language_unless_it_was_written_for_the
         (ErrorCode.INTERNAL_ERROR, False),
     ],
 )
-def test_only_transient_errors_are_retried(code, retryable):
+def test_only_transient_errors_are_retried(code: ErrorCode, retryable: bool) -> None:
     assert PackagingError(code, "m").retryable is retryable
 
 
@@ -98,13 +99,13 @@ FILE_TYPES = (
 )
 
 
-def test_quant_types_are_the_promised_ones_with_llama_cpp_s_numbers():
+def test_quant_types_are_the_promised_ones_with_llama_cpp_s_numbers() -> None:
     expected = {name: int(number) for name, number in (item.split() for item in FILE_TYPES.split(", "))}
     assert {quant.value: QUANT_TYPES[quant].file_type for quant in QuantType} == expected
     assert set(QUANT_TYPES) == set(QuantType)
 
 
-def test_every_quant_type_is_described_in_both_languages_within_sane_bits():
+def test_every_quant_type_is_described_in_both_languages_within_sane_bits() -> None:
     for quant, info in QUANT_TYPES.items():
         assert info.description_en
         assert not HAN.search(info.description_en)
@@ -116,7 +117,7 @@ def test_every_quant_type_is_described_in_both_languages_within_sane_bits():
         assert ("imatrix" in info.description_en) == info.needs_imatrix
 
 
-def test_recommended_and_matrix_needing_types_are_the_known_ones():
+def test_recommended_and_matrix_needing_types_are_the_known_ones() -> None:
     assert {q.value for q in QuantType if QUANT_TYPES[q].recommended} == {"Q4_K_M", "Q5_K_M", "Q8_0"}
     needing = sorted(q.value for q in QuantType if QUANT_TYPES[q].needs_imatrix)
     assert " ".join(needing) == "IQ1_M IQ1_S IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ3_XS IQ3_XXS Q2_K_S"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def refused(**data) -> PackagingError:
         ({"zzzzzz": 1}, None),
     ],
 )
-def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(data, suggestion):
+def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(data: dict[str, Any], suggestion: str | None) -> None:
     error = refused(**data)
     assert error.code is C.UNKNOWN_FIELD
     assert error.fields["suggestion"] == suggestion
@@ -52,7 +53,7 @@ def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(data, suggestio
     ("name", "suggestion"),
     [("Q4_K", "Q4_K_S"), ("q4km", "Q4_K_M"), ("Q9_0", "Q8_0"), ("fp16", "F16"), ("\u00e9", None)],
 )
-def test_an_unknown_quant_type_is_refused_with_the_nearest(name, suggestion):
+def test_an_unknown_quant_type_is_refused_with_the_nearest(name: str, suggestion: str | None) -> None:
     error = refused(quant_types=["Q8_0", name])
     assert error.code is C.QUANT_TYPE_UNKNOWN
     if suggestion is None:
@@ -61,25 +62,25 @@ def test_an_unknown_quant_type_is_refused_with_the_nearest(name, suggestion):
         assert error.fields["suggestion"] in (suggestion, "Q4_K_M")
 
 
-def test_quant_types_may_be_written_small_and_alone():
+def test_quant_types_may_be_written_small_and_alone() -> None:
     assert PackagingRequest(quant_types="q4_k_m").quant_types == (QuantType.Q4_K_M,)
     assert PackagingRequest(quant_types=[" q8_0 ", "iq1_s"]).quant_types == (QuantType.Q8_0, QuantType.IQ1_S)
 
 
 @pytest.mark.parametrize("value", ["yes", "false", 1, 0, 1.0, None, []])
 @pytest.mark.parametrize("field", ["overwrite", "upload", "keep_unquantized", "save_merged", "companions"])
-def test_a_switch_is_on_or_off_and_nothing_that_reads_like_it(field, value):
+def test_a_switch_is_on_or_off_and_nothing_that_reads_like_it(field: str, value: Any) -> None:
     assert refused(**{field: value}).fields["field"] == field
     assert value is None or refused(options={"merge_lora": value}).fields["field"] == "options.merge_lora"
 
 
 @pytest.mark.parametrize("value", [True, False, "many", 1.5, -1, 10, None])
-def test_a_priority_is_a_number_from_0_to_9(value):
+def test_a_priority_is_a_number_from_0_to_9(value: Any) -> None:
     assert refused(priority=value).fields["field"] == "priority"
 
 
 @pytest.mark.parametrize("value", [{"Q4_K_M": 1}, b"Q4_K_M", 4])
-def test_quant_types_are_a_list(value):
+def test_quant_types_are_a_list(value: Any) -> None:
     assert refused(quant_types=value).code is C.REQUEST_INVALID
 
 
@@ -102,14 +103,14 @@ def test_quant_types_are_a_list(value):
         "a\x7f",
     ],
 )
-def test_a_model_name_that_is_no_plain_file_name_is_refused(name):
+def test_a_model_name_that_is_no_plain_file_name_is_refused(name: str) -> None:
     error = refused(model_name=name)
     assert error.code is C.REQUEST_INVALID
     assert error.message.startswith("model_name:")
 
 
 @pytest.mark.parametrize("name", ["llama-3.2-1b", "模型", "a b", "x" * 120, "model.v2.gguf"])
-def test_plain_model_names_are_accepted(name):
+def test_plain_model_names_are_accepted(name: str) -> None:
     assert PackagingRequest(model_name=name).model_name == name
 
 
@@ -129,21 +130,21 @@ def test_plain_model_names_are_accepted(name):
         ("~no-such-user-here/x", "home"),
     ],
 )
-def test_a_location_that_cannot_be_meant_is_refused(field, location, reason):
+def test_a_location_that_cannot_be_meant_is_refused(field: str, location: str, reason: str) -> None:
     error = refused(**{field: location})
     assert error.code is C.REQUEST_INVALID
     assert error.message.startswith(f"{field}:")
     assert reason in error.message
 
 
-def test_hugging_face_locations_name_owner_and_model_and_cannot_be_written_to():
+def test_hugging_face_locations_name_owner_and_model_and_cannot_be_written_to() -> None:
     assert PackagingRequest(base_model="hf://owner/name").base_model == "hf://owner/name"
     assert PackagingRequest(base_model="hf://owner/name@v1").base_model == "hf://owner/name@v1"
     assert "owner/name" in refused(base_model="hf://name").message
     assert "hf://" in refused(output_dir="hf://owner/name").message
 
 
-def test_local_paths_become_absolute_and_remote_ones_stay(tmp_path, monkeypatch):
+def test_local_paths_become_absolute_and_remote_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     request = PackagingRequest(base_model=Path("models/base"), checkpoint="./checkpoint-9", output_dir="~/out dir/包")
@@ -154,7 +155,7 @@ def test_local_paths_become_absolute_and_remote_ones_stay(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("word", ["latest", "best", "checkpoint-900"])
-def test_checkpoint_words_and_bare_names_are_kept_for_the_run_s_directory(word):
+def test_checkpoint_words_and_bare_names_are_kept_for_the_run_s_directory(word: str) -> None:
     assert PackagingRequest(checkpoint=word).checkpoint == word
 
 
@@ -182,7 +183,7 @@ def test_checkpoint_words_and_bare_names_are_kept_for_the_run_s_directory(word):
         ({"template": None}, "template"),
     ],
 )
-def test_a_wrong_value_is_refused_naming_its_field(data, field):
+def test_a_wrong_value_is_refused_naming_its_field(data: dict[str, Any], field: str) -> None:
     error = refused(**data)
     assert error.code is C.REQUEST_INVALID
     assert error.fields["field"] == field
@@ -203,11 +204,11 @@ def test_a_wrong_value_is_refused_naming_its_field(data, field):
         ({}, "auto"),
     ],
 )
-def test_imatrix_has_short_forms(given, mode):
+def test_imatrix_has_short_forms(given: Any, mode: str) -> None:
     assert PackagingRequest(imatrix=given).imatrix.mode == mode
 
 
-def test_a_request_survives_json_and_does_not_change():
+def test_a_request_survives_json_and_does_not_change() -> None:
     request = PackagingRequest(
         template="custom",
         options={"merge_lora": False},
@@ -223,14 +224,14 @@ def test_a_request_survives_json_and_does_not_change():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"priority": "x"}', b"\xff\xfe", '{"a": 1}'])
-def test_text_that_is_no_request_is_refused_with_a_code(text):
+def test_text_that_is_no_request_is_refused_with_a_code(text: bytes | str) -> None:
     with pytest.raises(PackagingError) as caught:
         PackagingRequest.from_json(text)
     assert caught.value.code in (C.REQUEST_INVALID, C.UNKNOWN_FIELD)
 
 
 @pytest.mark.parametrize("status", list(TaskStatus))
-def test_only_ended_tasks_can_be_packaged(status):
+def test_only_ended_tasks_can_be_packaged(status) -> None:
     request = PackagingRequest(task=TASK | {"status": status}, checkpoint="latest")
     if status in ("completed", "stopped", "failed"):
         resolved, _ = resolve_request(request)
@@ -242,20 +243,20 @@ def test_only_ended_tasks_can_be_packaged(status):
     assert caught.value.fields == {"task_id": "t-1", "status": status.value}
 
 
-def test_the_request_s_own_paths_win_over_the_task_s():
+def test_the_request_s_own_paths_win_over_the_task_s() -> None:
     request = PackagingRequest(task=TASK, checkpoint="best", base_model="/mine", output_dir="/mine/out", priority=2)
     resolved, _ = resolve_request(request)
     assert (resolved.base_model, resolved.output_dir, resolved.priority) == ("/mine", "/mine/out", 2)
 
 
-def test_a_task_s_relative_paths_mean_the_same_to_the_worker(tmp_path, monkeypatch):
+def test_a_task_s_relative_paths_mean_the_same_to_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     request = PackagingRequest(task=TASK | {"base_model": "base", "output_dir": "runs/42"}, checkpoint="latest")
     assert (request.task.base_model, request.task.output_dir) == (str(tmp_path / "base"), str(tmp_path / "runs/42"))
     assert refused(task=TASK | {"output_dir": "ftp://x"}).fields["field"] == "task.output_dir"
 
 
-def test_a_fully_fine_tuned_task_is_refused_by_a_merge_template_before_it_is_queued():
+def test_a_fully_fine_tuned_task_is_refused_by_a_merge_template_before_it_is_queued() -> None:
     task = TASK | {"finetuning": "full"}
     for template in ("merge_quantize", "merge", "lora_only"):
         with pytest.raises(PackagingError, match="t-1") as caught:
@@ -265,7 +266,7 @@ def test_a_fully_fine_tuned_task_is_refused_by_a_merge_template_before_it_is_que
     resolve_request(PackagingRequest(template="quantize_base", task=task, checkpoint="latest"))
 
 
-def test_importing_the_contract_pulls_in_no_worker_and_no_config():
+def test_importing_the_contract_pulls_in_no_worker_and_no_config() -> None:
     code = (
         "import sys, api_client.contract.request, api_client.contract.rules, api_client.contract.plan,"
         " api_client.contract.job, api_client.contract.events;"

@@ -63,7 +63,7 @@ def make(template: str, switches: tuple, checkpoint: bool, types: list[str] | No
 
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "no-checkpoint"])
 @pytest.mark.parametrize("template", list(TABLE))
-def test_every_combination_is_accepted_or_refused_as_the_rules_say(template, checkpoint):
+def test_every_combination_is_accepted_or_refused_as_the_rules_say(template, checkpoint: bool) -> None:
     seen = set()
     for *switches, types in product(*[(None, True, False)] * 4, TYPE_CHOICES):
         case = (template, tuple(switches), checkpoint, types)
@@ -118,7 +118,7 @@ PLANS = [
 
 
 @pytest.mark.parametrize(("template", "extra", "stages"), PLANS)
-def test_plan_has_the_stages_that_the_options_need_in_order(template, extra, stages):
+def test_plan_has_the_stages_that_the_options_need_in_order(template, extra, stages) -> None:
     request, options = resolve_request(
         PackagingRequest(template=template, base_model="/b", checkpoint="/c", output_dir="/o", **extra)
     )
@@ -133,7 +133,7 @@ def refused(**data) -> PackagingError:
     return caught.value
 
 
-def test_a_locked_switch_is_named_even_when_set_to_the_template_s_own_value():
+def test_a_locked_switch_is_named_even_when_set_to_the_template_s_own_value() -> None:
     error = refused(template="merge", options={"quantize": False})
     assert error.code is C.TEMPLATE_LOCKED
     assert "'quantize'" in error.message
@@ -141,14 +141,14 @@ def test_a_locked_switch_is_named_even_when_set_to_the_template_s_own_value():
     assert error.fields == {"template": "merge", "switches": ["quantize"]}
 
 
-def test_a_misspelt_template_is_answered_with_the_nearest_one():
+def test_a_misspelt_template_is_answered_with_the_nearest_one() -> None:
     error = refused(template="merge_quantise")
     assert error.code is C.UNKNOWN_TEMPLATE
     assert "merge_quantize" in error.message
     assert error.fields["known"] == sorted(TABLE)
 
 
-def test_missing_paths_have_codes_of_their_own():
+def test_missing_paths_have_codes_of_their_own() -> None:
     assert refused(base_model=None).code is C.BASE_MODEL_REQUIRED
     assert refused(output_dir=None).code is C.OUTPUT_DIR_REQUIRED
     assert refused(checkpoint=None).fields == {"switch": "merge_lora"}
@@ -156,13 +156,13 @@ def test_missing_paths_have_codes_of_their_own():
 
 
 @pytest.mark.parametrize("quant", [q for q in QuantType if q.value in ("IQ1_S", "IQ2_XXS", "IQ3_XXS", "Q2_K_S")])
-def test_types_that_need_a_matrix_are_refused_with_imatrix_off(quant):
+def test_types_that_need_a_matrix_are_refused_with_imatrix_off(quant) -> None:
     error = refused(quant_types=["Q8_0", quant], imatrix="off")
     assert error.code is C.IMATRIX_REQUIRED
     assert error.fields == {"quant_types": [quant.value]}
 
 
-def test_an_option_that_could_have_no_effect_is_refused():
+def test_an_option_that_could_have_no_effect_is_refused() -> None:
     assert refused(template="merge", imatrix="compute").code is C.REQUEST_INVALID
     assert "imatrix" in refused(template="merge", imatrix="/m.gguf").message
     assert "save_merged" in refused(template="quantize_base", save_merged=True).message
@@ -182,7 +182,7 @@ SITE = Template(
 )
 
 
-def test_a_site_s_template_is_resolved_and_locked_like_a_built_in_one():
+def test_a_site_s_template_is_resolved_and_locked_like_a_built_in_one() -> None:
     templates = BUILTIN_TEMPLATES | {SITE.name: SITE}
     request = PackagingRequest(template="site_small", base_model="/b", checkpoint="/c", output_dir="/o")
     assert resolve_request(request, templates)[1].quant_types == (QuantType.Q2_K, QuantType.Q8_0)
@@ -194,7 +194,7 @@ def test_a_site_s_template_is_resolved_and_locked_like_a_built_in_one():
     assert caught.value.code is C.UNKNOWN_TEMPLATE
 
 
-def test_the_built_in_templates_are_those_of_the_table():
+def test_the_built_in_templates_are_those_of_the_table() -> None:
     assert list(BUILTIN_TEMPLATES) == list(TABLE)
     for name, template in BUILTIN_TEMPLATES.items():
         assert template.name == name

@@ -34,12 +34,12 @@ def raised_in(source: str) -> Iterator[str]:
             yield from codes_in(node.value)
 
 
-def test_every_code_is_raised_somewhere():
+def test_every_code_is_raised_somewhere() -> None:
     files = [path for package in ("api_client", "config", "worker") for path in (ROOT / package).rglob("*.py")]
     raised = {name for path in files if path != TABLE for name in raised_in(path.read_text("utf-8"))}
     assert sorted(set(ErrorCode.__members__) - raised) == []
 
 
-def test_a_code_that_is_only_compared_is_not_raised():
+def test_a_code_that_is_only_compared_is_not_raised() -> None:
     looked_at = "if error.code is ErrorCode.A: pass\nx = {ErrorCode.B: 1}\nerrors(_C.C)\n"
     assert set(raised_in(looked_at + "raise E(_C.D if y else _C.E, '')\n")) == {"D", "E"}

@@ -30,7 +30,7 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def run_of(tmp_path_factory):
+def run_of(tmp_path_factory: pytest.TempPathFactory):
     """A run per architecture, made once."""
     made: dict[str, Run] = {}
 

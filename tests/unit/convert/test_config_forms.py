@@ -96,7 +96,7 @@ def _with_config(base: Path, directory: Path, config: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_config_of_the_hub_and_one_saved_by_transformers_5_make_the_same_file(tmp_path, name):
+def test_a_config_of_the_hub_and_one_saved_by_transformers_5_make_the_same_file(tmp_path: Path, name) -> None:
     model_type, settings, own_keys = HUB[name]
     saved = _save(tmp_path / "saved" / "model", model_type, settings)
     hub = {key: value for key, value in saved.items() if key not in own_keys} | settings
@@ -125,11 +125,11 @@ def _parsed(**keys: Any) -> Callable[[], dict[str, Any]]:
     ],
     ids=["fills", "fills what is null", "adds no null", "deep", "names are the file's", "never replaces a part"],
 )
-def test_what_transformers_drops_is_put_back(parsed, raw, whole):
+def test_what_transformers_drops_is_put_back(parsed, raw: dict[str, Any], whole: dict[str, Any]) -> None:
     assert completed(parsed(), raw) == {"model_type": "x", **whole}
 
 
-def test_repairs_reach_the_text_part_of_a_larger_model():
+def test_repairs_reach_the_text_part_of_a_larger_model() -> None:
     text = {
         "model_type": "gemma4_text", "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"],
         "per_layer_config": {"1": {"head_dim": 32, "num_key_value_heads": 1}},
@@ -154,5 +154,5 @@ def test_repairs_reach_the_text_part_of_a_larger_model():
         ({"model_type": "modernbert", "norm_eps": 1e-6}, "layer_norm_eps", 1e-6),
     ],
 )
-def test_keys_that_transformers_5_says_otherwise_are_said_again(config, key, value):
+def test_keys_that_transformers_5_says_otherwise_are_said_again(config: dict[str, Any], key: str, value: float) -> None:
     assert repaired(config)[key] == value

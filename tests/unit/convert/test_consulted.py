@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def _text(node):
     return "*" if isinstance(node, ast.Name) else None
 
 
-def known(name):
+def known(name) -> bool:
     """Whether the table has a file, a directory of one, or a file that is named apart from its directory."""
     for row in CONSULTED:
         parts = row.name.replace(MODULE, "*").split("/")
@@ -81,17 +82,17 @@ def known(name):
 
 
 @pytest.fixture(autouse=True)
-def _known_pre_tokenizers(monkeypatch):
+def _known_pre_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
     teach_pre_tokenizers(monkeypatch)
 
 
-def test_table_has_every_file_that_upstream_opens():
+def test_table_has_every_file_that_upstream_opens() -> None:
     unknown = sorted({f"{name} ({place})" for name, place in opened_names() if not known(name)})
     assert unknown == []
     assert len({name for name, _ in opened_names()}) > 25, "the walk finds next to nothing"
 
 
-def test_walk_finds_a_file_that_the_table_lacks():
+def test_walk_finds_a_file_that_the_table_lacks() -> None:
     assert not known("pooling.yaml")
     assert not known("3_Normalize.json")
     assert list(_names_in(ast.parse("a / 'x' / f'y-{b}.json'; c / 2; open('new.json')"))) == [
@@ -102,12 +103,12 @@ def test_walk_finds_a_file_that_the_table_lacks():
     assert known("additional_chat_templates/*.jinja")
 
 
-def test_tokenizer_files_are_those_that_are_looked_for():
+def test_tokenizer_files_are_those_that_are_looked_for() -> None:
     assert sorted(named(Handling.TOKENIZER)) == sorted({*VOCABULARIES, *COMPANIONS})
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory):
+def sample(tmp_path_factory: pytest.TempPathFactory):
     made = {}
 
     def make(name):
@@ -121,25 +122,25 @@ def sample(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_staged_and_unstaged_conversion_are_the_same_file(name, sample, tmp_path):
+def test_staged_and_unstaged_conversion_are_the_same_file(name, sample, tmp_path: Path) -> None:
     model = sample(name)
     convert(model, tmp_path / "ours.gguf", gguf_dtype="f32", naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(model, tmp_path / "theirs.gguf", "ALL_F32"))
 
 
 @pytest.mark.parametrize(("name", "pooling"), [("bert-mean", 1), ("bert-cls", 2), ("xlm-roberta", 2)])
-def test_pooling_reaches_the_file(name, pooling, sample, tmp_path):
+def test_pooling_reaches_the_file(name: str, pooling: int, sample, tmp_path: Path) -> None:
     convert(sample(name), tmp_path / "out.gguf")
     assert read_gguf(tmp_path / "out.gguf")[0]["bert.pooling_type"] == pooling
 
 
-def test_name_of_the_directory_reaches_the_file_as_it_is(sample, tmp_path):
+def test_name_of_the_directory_reaches_the_file_as_it_is(sample, tmp_path: Path) -> None:
     convert(sample("bert"), tmp_path / "ours.gguf", gguf_dtype="f32")
     theirs = upstream_convert(sample("bert"), tmp_path / "theirs.gguf", "ALL_F32", name=None)
     assert_same_file(tmp_path / "ours.gguf", theirs)
 
 
-def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, tmp_path):
+def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, tmp_path: Path) -> None:
     """What is said of the result is another card; upstream looks for the heading of the base's."""
     model = sample("qwen3-reranker")
     checkpoint = tmp_path / "run" / "checkpoint-3"
@@ -151,7 +152,7 @@ def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, 
         assert "cls.output.weight" in tensors
 
 
-def test_modules_that_only_the_checkpoint_has_decide(sample, tmp_path):
+def test_modules_that_only_the_checkpoint_has_decide(sample, tmp_path: Path) -> None:
     """sentence-transformers saves pooling beside an adapter whose base is a plain encoder."""
     base, checkpoint = sample("bert"), tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
@@ -160,7 +161,7 @@ def test_modules_that_only_the_checkpoint_has_decide(sample, tmp_path):
     assert read_gguf(tmp_path / "out.gguf")[0]["bert.pooling_type"] == 2
 
 
-def test_dense_layers_that_upstream_leaves_out_are_named(sample):
+def test_dense_layers_that_upstream_leaves_out_are_named(sample) -> None:
     _, plan = plan_conversion(open_base_model(sample("embedding-gemma")))
     assert plan.notes == ("dense layers after the pooling are not in the file: 2_Dense, 3_Dense",)
     _, plan = plan_conversion(open_base_model(sample("lfm2-colbert")))
@@ -168,7 +169,7 @@ def test_dense_layers_that_upstream_leaves_out_are_named(sample):
     assert [path.name for path in plan.beside] == ["model.safetensors"]
 
 
-def test_dense_layer_that_changed_makes_another_file(sample, tmp_path):
+def test_dense_layer_that_changed_makes_another_file(sample, tmp_path: Path) -> None:
     """What an attempt before had written is not taken up."""
     model = tmp_path / "model"
     shutil.copytree(sample("lfm2-colbert"), model)
@@ -190,7 +191,7 @@ def test_dense_layer_that_changed_makes_another_file(sample, tmp_path):
         ([{"type": "x", "path": ""}] * 65, "entry 64 is one more than the 64"),
     ],
 )
-def test_modules_that_cannot_be_followed_are_refused_by_name(content, fact, tmp_path):
+def test_modules_that_cannot_be_followed_are_refused_by_name(content: Any, fact: str, tmp_path: Path) -> None:
     bert(tmp_path, "mean_tokens")
     put(tmp_path / "modules.json", content)
     with pytest.raises(PackagingError) as caught:
@@ -199,7 +200,7 @@ def test_modules_that_cannot_be_followed_are_refused_by_name(content, fact, tmp_
     assert fact in caught.value.message
 
 
-def test_module_that_is_a_link_out_of_the_model_is_refused(tmp_path):
+def test_module_that_is_a_link_out_of_the_model_is_refused(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     bert(model, "mean_tokens")
@@ -211,7 +212,7 @@ def test_module_that_is_a_link_out_of_the_model_is_refused(tmp_path):
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
 
-def test_damaged_dense_layer_is_refused(sample, tmp_path):
+def test_damaged_dense_layer_is_refused(sample, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(sample("lfm2-colbert"), model)
     (model / "1_Dense" / "model.safetensors").write_bytes(b"\xff" * 100)
@@ -220,14 +221,14 @@ def test_damaged_dense_layer_is_refused(sample, tmp_path):
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_code_in_any_module_config_is_gone(tmp_path, monkeypatch):
+def test_code_in_any_module_config_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from worker.models.convert import consulted
 
     content = {"auto_map": {"a": "b"}, "layers": [{"auto_map": 1, "size": 2}], "deep": {"trust_remote_code": True}}
     assert consulted.without_code(content) == {"layers": [{"size": 2}], "deep": {}}
 
 
-def test_adapter_of_a_reranker_is_exported(sample, tmp_path):
+def test_adapter_of_a_reranker_is_exported(sample, tmp_path: Path) -> None:
     """Upstream opens the tokenizer of a reranker whatever it converts."""
     from worker.models.adapters import normalise_for_export, open_adapter
 

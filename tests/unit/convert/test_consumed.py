@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def overlay_of(base, directory, auto_class=AutoModelForCausalLM, **settings):
     return Overlay.load(directory / "o")
 
 
-def test_a_trained_head_that_gemma_files_have_no_place_for_is_refused(tmp_path):
+def test_a_trained_head_that_gemma_files_have_no_place_for_is_refused(tmp_path: Path) -> None:
     """Upstream's Gemma drops ``lm_head``: the file would go on with the embedding, and nobody would know."""
     base = save_model("gemma2", tmp_path / "base", tie_word_embeddings=True)
     overlay = overlay_of(base, tmp_path, target_modules=["q_proj"], modules_to_save=["lm_head"])
@@ -46,7 +47,7 @@ def test_a_trained_head_that_gemma_files_have_no_place_for_is_refused(tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_a_trained_head_of_an_architecture_that_has_one_is_written(tmp_path):
+def test_a_trained_head_of_an_architecture_that_has_one_is_written(tmp_path: Path) -> None:
     base = save_model("llama", tmp_path / "base", tie_word_embeddings=True)
     overlay = overlay_of(base, tmp_path, target_modules=["q_proj"], modules_to_save=["lm_head"])
     _, plan = plan_conversion(open_base_model(base), overlay=overlay)
@@ -54,7 +55,7 @@ def test_a_trained_head_of_an_architecture_that_has_one_is_written(tmp_path):
     assert plan.notes == ()
 
 
-def test_a_trained_vision_tower_is_left_out_and_told(tmp_path):
+def test_a_trained_vision_tower_is_left_out_and_told(tmp_path: Path) -> None:
     base = save_vision_model(tmp_path / "base")
     overlay = overlay_of(base, tmp_path, AutoModelForImageTextToText, target_modules=["q_proj"])
     touched = [name for name in overlay.names() if "vision_tower" in name]
@@ -66,13 +67,13 @@ def test_a_trained_vision_tower_is_left_out_and_told(tmp_path):
     assert touched[0] in note
 
 
-def test_a_model_without_adapter_may_leave_out_what_it_likes(tmp_path):
+def test_a_model_without_adapter_may_leave_out_what_it_likes(tmp_path: Path) -> None:
     _, plan = plan_conversion(open_base_model(save_vision_model(tmp_path / "base")))
     assert plan.left_out
     assert plan.notes == ()
 
 
-def test_tensors_that_a_sharding_trainer_did_not_gather_are_refused(run_of, tmp_path):
+def test_tensors_that_a_sharding_trainer_did_not_gather_are_refused(run_of, tmp_path: Path) -> None:
     """They would convert and not load."""
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ from worker.models.convert.upstream import load_upstream
 from worker.setting import WorkSetting
 
 
-def assert_same_file(ours, theirs):
+def assert_same_file(ours, theirs) -> None:
     """Equal bytes; where they differ, say in which key or tensor."""
     if ours.read_bytes() != theirs.read_bytes():
         (metadata, tensors), (their_metadata, their_tensors) = read_gguf(ours), read_gguf(theirs)
@@ -39,7 +41,7 @@ def assert_same_file(ours, theirs):
         pytest.fail("the files differ outside of what was compared")
 
 
-def test_result_describes_the_file(run_of, tmp_path):
+def test_result_describes_the_file(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     result = convert(run.base, tmp_path / "ours.gguf", naming=Naming(model_name="M"), setting=WorkSetting(threads=2))
     data = (tmp_path / "ours.gguf").read_bytes()
@@ -52,7 +54,7 @@ def test_result_describes_the_file(run_of, tmp_path):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_merge_of_every_architecture(name, run_of, tmp_path):
+def test_merge_of_every_architecture(name, run_of, tmp_path: Path) -> None:
     run = run_of(name)
     merged = save_peft_merge(run.base, run.adapter, tmp_path / "base-model")
     convert(run.base, tmp_path / "ours.gguf", overlay=run.overlay(tmp_path / "overlay"), naming=Naming(model_name="M"))
@@ -61,7 +63,7 @@ def test_merge_of_every_architecture(name, run_of, tmp_path):
 
 # llama.cpp applies no adapter to compressed attention, so DeepSeek is among the refusals
 @pytest.mark.parametrize("name", [*(name for name in ARCHITECTURES if not name.startswith("deepseek")), *WITHOUT_MTP])
-def test_lora_file_is_what_merging_adds(name, run_of, tmp_path):
+def test_lora_file_is_what_merging_adds(name, run_of, tmp_path: Path) -> None:
     """``alpha / r * (B @ A)`` as llama.cpp computes it, added to the base's GGUF, is the merged model's GGUF."""
     run = run_of(name)
     export_lora(run.pairs(), run.open_base(), tmp_path / "lora.gguf", gguf_dtype="f32", name="A")
@@ -88,13 +90,13 @@ def test_lora_file_is_what_merging_adds(name, run_of, tmp_path):
         (torch.bfloat16, "f32", "ALL_F32"),
     ],
 )
-def test_types(dtype, gguf_dtype, theirs, tmp_path):
+def test_types(dtype: torch.dtype, gguf_dtype: str, theirs: str, tmp_path: Path) -> None:
     base = save_model("llama", tmp_path / "base-model", dtype=dtype)
     convert(base, tmp_path / "ours.gguf", gguf_dtype=gguf_dtype, naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(base, tmp_path / "theirs.gguf", theirs))
 
 
-def test_f32_keeps_updates_that_bf16_loses(run_of, tmp_path):
+def test_f32_keeps_updates_that_bf16_loses(run_of, tmp_path: Path) -> None:
     """A sum rounded once from float32 is finer than PEFT's in bfloat16, and rounds to it."""
     run = run_of("llama")
     fine, coarse = run.overlay(tmp_path / "fine", "f32"), run.overlay(tmp_path / "coarse", "base")
@@ -107,7 +109,7 @@ def test_f32_keeps_updates_that_bf16_loses(run_of, tmp_path):
     assert torch.equal(fine_tensor.bfloat16(), coarse_tensor.bfloat16())
 
 
-def test_overlay_of_another_base_is_refused(run_of, tmp_path):
+def test_overlay_of_another_base_is_refused(run_of, tmp_path: Path) -> None:
     overlay = run_of("llama").overlay(tmp_path / "overlay")
     with pytest.raises(PackagingError) as caught:
         convert(run_of("gemma2").base, tmp_path / "x.gguf", overlay=overlay)
@@ -115,7 +117,7 @@ def test_overlay_of_another_base_is_refused(run_of, tmp_path):
     assert not (tmp_path / "x.gguf").exists()
 
 
-def test_text_part_of_a_vision_language_model(tmp_path):
+def test_text_part_of_a_vision_language_model(tmp_path: Path) -> None:
     """The vision tower is left out, and said to be; its ``mmproj`` file is not made."""
     base = save_vision_model(tmp_path / "base-model")
     result = convert(base, tmp_path / "ours.gguf", naming=Naming(model_name="M"))
@@ -125,7 +127,9 @@ def test_text_part_of_a_vision_language_model(tmp_path):
     assert len(result.left_out) > 10
 
 
-def test_layers_that_the_config_announces_and_the_weights_lack_are_not_announced_by_the_file(run_of, tmp_path):
+def test_layers_that_the_config_announces_and_the_weights_lack_are_not_announced_by_the_file(
+    run_of, tmp_path: Path
+) -> None:
     """Such a file converts, quantizes and does not load: llama.cpp looks for the tensors of ``blk.2``."""
     base = tmp_path / "base-model"
     shutil.copytree(run_of("deepseek-v3").base, base)
@@ -138,7 +142,9 @@ def test_layers_that_the_config_announces_and_the_weights_lack_are_not_announced
 
 
 @pytest.mark.parametrize("announced", [{}, {"mtp_num_hidden_layers": 1}])
-def test_mtp_layers_that_transformers_does_not_save(announced, tmp_path, monkeypatch):
+def test_mtp_layers_that_transformers_does_not_save(
+    announced: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file is the one that upstream makes when it is told to leave them out; without that it gives up."""
     base = save_model("qwen3.5", tmp_path / "base-model", **announced)
     adapter = save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "in_proj_qkv", "up_proj"])
@@ -152,10 +158,10 @@ def test_mtp_layers_that_transformers_does_not_save(announced, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("gguf_dtype", ["auto", "f32"])
-def test_planning_reads_no_weights(gguf_dtype, run_of, tmp_path, monkeypatch):
+def test_planning_reads_no_weights(gguf_dtype: str, run_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream asks tensors for their axes to guess the type, and a lazy tensor computes itself for that."""
 
-    def read(self, name):
+    def read(self, name) -> None:
         raise AssertionError(f"{name} was read")
 
     run = run_of("llama")

@@ -93,13 +93,13 @@ def write(plan: Plan, path: Path, progress: Progress | None = None, fingerprint:
 
 
 @pytest.fixture(autouse=True)
-def small_window(monkeypatch):
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of these tensors at a time, so that a stop comes before the end."""
     monkeypatch.setattr("worker.models.convert.writer._AHEAD_BYTES", 130)
 
 
 @pytest.fixture
-def stopped(tmp_path):
+def stopped(tmp_path: Path):
     """A partial file and its journal, stopped after the third of six tensors."""
     path = tmp_path / "out.bin"
     with pytest.raises(StopRequested):
@@ -109,7 +109,7 @@ def stopped(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_bytes_digest_and_reports(tmp_path, threads):
+def test_bytes_digest_and_reports(tmp_path: Path, threads: int) -> None:
     plan, progress = Plan(), Progress()
     written = write(plan, tmp_path / "out.bin", progress, threads=threads)
     assert (tmp_path / "out.bin").read_bytes() == plan.expected()
@@ -120,7 +120,7 @@ def test_bytes_digest_and_reports(tmp_path, threads):
     assert names_in(tmp_path) == ["out.bin"]
 
 
-def test_stopped_pass_is_resumed(stopped):
+def test_stopped_pass_is_resumed(stopped) -> None:
     path, _, journal = stopped
     plan = Plan()
     finished = len(journal.read_text().splitlines()) - 2  # fingerprint, header
@@ -133,7 +133,7 @@ def test_stopped_pass_is_resumed(stopped):
     assert names_in(path.parent) == ["out.bin"]
 
 
-def test_nothing_is_kept_of_other_inputs(stopped):
+def test_nothing_is_kept_of_other_inputs(stopped) -> None:
     path, _, _ = stopped
     written = write(Plan(), path, fingerprint="another")
     assert written.resumed_bytes == 0
@@ -156,7 +156,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found_and_the_file_is_right(stopped, damage):
+def test_damage_is_found_and_the_file_is_right(stopped, damage) -> None:
     path, partial, journal = stopped
     which, change = DAMAGE[damage]
     file = {"partial": partial, "journal": journal}[which]
@@ -170,7 +170,7 @@ def test_damage_is_found_and_the_file_is_right(stopped, damage):
     assert names_in(path.parent) == ["out.bin"]
 
 
-def test_good_beginning_is_kept_up_to_the_damage(tmp_path):
+def test_good_beginning_is_kept_up_to_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
     with pytest.raises(StopRequested):
         write(Plan(count=50), path, Progress(stop_after=30))
@@ -184,7 +184,7 @@ def test_good_beginning_is_kept_up_to_the_damage(tmp_path):
     assert path.read_bytes() == plan.expected()
 
 
-def test_second_stop_keeps_what_the_first_had(tmp_path):
+def test_second_stop_keeps_what_the_first_had(tmp_path: Path) -> None:
     path = tmp_path / "out.bin"
     with pytest.raises(StopRequested):
         write(Plan(count=400), path, Progress(stop_after=5))
@@ -198,7 +198,7 @@ def test_second_stop_keeps_what_the_first_had(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_failure_removes_what_was_begun(tmp_path, threads):
+def test_failure_removes_what_was_begun(tmp_path: Path, threads: int) -> None:
     (tmp_path / "out.bin").write_bytes(b"of an earlier job")
     with pytest.raises(PackagingError, match="t3 cannot be read"):
         write(Plan(fail_at="t3"), tmp_path / "out.bin", threads=threads)
@@ -206,7 +206,7 @@ def test_failure_removes_what_was_begun(tmp_path, threads):
     assert names_in(tmp_path) == ["out.bin"]
 
 
-def test_full_disk_is_told_in_numbers_before_anything_is_written(tmp_path):
+def test_full_disk_is_told_in_numbers_before_anything_is_written(tmp_path: Path) -> None:
     plan = Plan()
     size = 1 << 60
 
@@ -222,13 +222,13 @@ def test_full_disk_is_told_in_numbers_before_anything_is_written(tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_directory_that_is_missing_is_told(tmp_path):
+def test_directory_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         write(Plan(), tmp_path / "missing" / "out.bin")
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_tensors_ahead_of_hashing_are_bounded(tmp_path):
+def test_tensors_ahead_of_hashing_are_bounded(tmp_path: Path) -> None:
     """With a window of two tensors, a third is begun only when the first is hashed."""
     plan = Plan()
     seen: list[int] = []
@@ -240,7 +240,7 @@ def test_tensors_ahead_of_hashing_are_bounded(tmp_path):
     assert all(made <= number + 2 for number, made in enumerate(seen)), seen
 
 
-def test_journal_of_another_format_is_worthless(tmp_path):
+def test_journal_of_another_format_is_worthless(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, "f")
     journal.start()
@@ -252,7 +252,7 @@ def test_journal_of_another_format_is_worthless(tmp_path):
     assert Journal(path, "f").load() == []
 
 
-def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path):
+def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     overlay = run.overlay(tmp_path / "overlay")
     whole = convert(run.base, tmp_path / "whole.gguf", overlay=overlay, naming=Naming(model_name="M"))
@@ -271,7 +271,7 @@ def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path):
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
-def test_conversion_of_another_overlay_does_not_resume(run_of, tmp_path):
+def test_conversion_of_another_overlay_does_not_resume(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     progress = Progress(stop_after=1)
     with pytest.raises(StopRequested):

@@ -79,24 +79,24 @@ def widened(tree):
 
 @pytest.mark.parametrize("name", [*MOVEMENTS, *COMPUTATIONS])
 @pytest.mark.parametrize("qtype", ["BF16", "F16", "F32"])
-def test_bits_are_upstreams(name, qtype):
+def test_bits_are_upstreams(name, qtype: str) -> None:
     tensor = torch.randn(32, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     ours, theirs, reads = both(widened((MOVEMENTS | COMPUTATIONS)[name]), tensor, qtype)
     assert ours == theirs
     assert reads == 1
 
 
-def test_quantizing_is_left_to_upstream():
+def test_quantizing_is_left_to_upstream() -> None:
     tensor = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     ours, theirs, _ = both(widened(lambda w: w + 1), tensor, "Q8_0")
     assert ours == theirs
 
 
 @pytest.mark.parametrize("name", MOVEMENTS)
-def test_movements_never_widen(name, monkeypatch):
+def test_movements_never_widen(name, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree that only moves elements is not rounded, because it was never widened."""
 
-    def no_rounding(self, values):
+    def no_rounding(self, values) -> None:
         raise AssertionError("rounded")
 
     monkeypatch.setattr(Rounding, "__call__", no_rounding)
@@ -107,7 +107,7 @@ def test_movements_never_widen(name, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("qtype", ["BF16", "F16"])
-def test_rounding_of_every_corner(dtype, qtype):
+def test_rounding_of_every_corner(dtype: torch.dtype, qtype: str) -> None:
     """Ties, overflow, denormals, signed zeros, infinities and NaN of either sign."""
     values = [0.0, -0.0, 1.0, 1.00390625, 1.01171875, 65504.0, 65519.9, 65520.0, 3.4e38, 1e-45, 6e-8, 5.96e-8, 2.98e-8]
     values += [float("inf"), float("nan"), 1.1754943508e-38, 3.3895313892515355e38]
@@ -117,7 +117,7 @@ def test_rounding_of_every_corner(dtype, qtype):
     assert ours == theirs
 
 
-def test_weight_made_into_several_tensors_is_computed_once():
+def test_weight_made_into_several_tensors_is_computed_once() -> None:
     computed: list[str] = []
 
     def compute(name: str) -> torch.Tensor:
@@ -134,19 +134,19 @@ def test_weight_made_into_several_tensors_is_computed_once():
     assert computed == ["fused", "single", "fused"], "nothing is kept after the last use that was announced"
 
 
-def test_sources_are_told_without_reading():
+def test_sources_are_told_without_reading() -> None:
     first, second = Loads(torch.zeros(2, 2)), Loads(torch.zeros(2, 2))
     node = written(torch.stack([first.lazy("a"), second.lazy("b"), first.lazy("a")]), "F32", recognised=True)
     assert sorted(evaluator().sources(node)) == ["a", "a", "b"]
     assert (first.count, second.count) == (0, 0)
 
 
-def test_arrays_that_upstream_computed_itself_pass_through():
+def test_arrays_that_upstream_computed_itself_pass_through() -> None:
     assert evaluator().bytes_of(np.array([1.5, 2.5], np.float32)).tobytes() == np.array([1.5, 2.5], "<f4").tobytes()
 
 
 @pytest.mark.parametrize("name", ["nothing", "rows permuted", "plus one"])
-def test_weights_are_let_go_without_the_garbage_collector(name):
+def test_weights_are_let_go_without_the_garbage_collector(name: str) -> None:
     """A cycle anywhere in the evaluation would let tensors pile up until a collection."""
     alive: list[weakref.ref[torch.Tensor]] = []
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ class Mark:
 
 
 @pytest.fixture
-def evil(run_of, tmp_path):
+def evil(run_of, tmp_path: Path):
     """A copy of a good model whose every corner names code, and the file that running any of it would write."""
     mark = tmp_path / "mark"
     model = tmp_path / "evil-model"
@@ -97,13 +98,13 @@ def edit(path: Path, **changes) -> None:
 
 
 @pytest.fixture
-def in_model_directory(evil, monkeypatch):
+def in_model_directory(evil, monkeypatch: pytest.MonkeyPatch):
     """Work from inside the model directory, as `python -m` would: its files shadow modules if sys.path lets them."""
     monkeypatch.chdir(evil[0])
     return evil
 
 
-def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path):
+def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path: Path) -> None:
     model, mark = in_model_directory
     result = convert(model, tmp_path / "out.gguf")
     assert result.tensor_types == {"BF16": 16, "F32": 5}
@@ -111,13 +112,13 @@ def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path):
     assert not any("evil" in name for name in sys.modules)
 
 
-def test_nothing_runs_during_lora_export(in_model_directory, run_of, tmp_path):
+def test_nothing_runs_during_lora_export(in_model_directory, run_of, tmp_path: Path) -> None:
     model, mark = in_model_directory
     export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", name="A")
     assert not mark.exists()
 
 
-def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path):
+def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path: Path) -> None:
     """An unknown model type and a tokenizer that only its own Python file can read."""
     model, mark = evil
     edit(model / "config.json", model_type="evil")
@@ -129,7 +130,7 @@ def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path):
     assert not list(tmp_path.glob("out.gguf*"))
 
 
-def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path):
+def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path: Path) -> None:
     model, mark = evil
     checkpoint = tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
@@ -142,7 +143,7 @@ def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path):
     assert not mark.exists()
 
 
-def test_locks_hold_where_upstream_asks_for_remote_code(evil, tmp_path):
+def test_locks_hold_where_upstream_asks_for_remote_code(evil, tmp_path: Path) -> None:
     """The second line of defence: a directory that was not staged, opened as upstream opens tokenizers."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -165,7 +166,7 @@ def _code_only(model: Path, directory: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
-def test_no_architecture_gets_round_the_locks(evil):
+def test_no_architecture_gets_round_the_locks(evil) -> None:
     """Every way in which a class of the package reads a tokenizer, on a directory that was not staged."""
     model, mark = evil
     upstream = load_upstream()
@@ -189,7 +190,7 @@ def test_no_architecture_gets_round_the_locks(evil):
     assert not any("evil" in name for name in sys.modules)
 
 
-def test_last_lock_refuses_to_execute_a_module(evil):
+def test_last_lock_refuses_to_execute_a_module(evil) -> None:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     model, mark = evil
@@ -198,7 +199,7 @@ def test_last_lock_refuses_to_execute_a_module(evil):
     assert not mark.exists()
 
 
-def test_network_is_off_inside_and_restored_outside(monkeypatch):
+def test_network_is_off_inside_and_restored_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -222,7 +223,9 @@ def test_network_is_off_inside_and_restored_outside(monkeypatch):
         ("depth_anything", "DepthAnythingForDepthEstimation"),
     ],
 )
-def test_pretrained_parts_are_not_fetched(model_type, architecture, run_of, tmp_path, monkeypatch):
+def test_pretrained_parts_are_not_fetched(
+    model_type: str, architecture: str, run_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers looks the part up on the Hub while it reads the config or builds the model."""
     asked = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: asked.append(host) or [])
@@ -237,7 +240,7 @@ def test_pretrained_parts_are_not_fetched(model_type, architecture, run_of, tmp_
     assert asked == []
 
 
-def test_no_other_model_is_loaded(run_of):
+def test_no_other_model_is_loaded(run_of) -> None:
     from transformers import AutoModelForCausalLM
 
     with locked_down(), pytest.raises(ModelCodeRefusedError, match="no other model"):
@@ -257,7 +260,7 @@ def test_no_other_model_is_loaded(run_of):
         ("tokenizer.json", '{"model": {"vocab": '),
     ],
 )
-def test_json_bombs_are_refused(file, content, run_of, tmp_path):
+def test_json_bombs_are_refused(file: str, content: str, run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     (model / file).write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -279,7 +282,7 @@ def test_json_bombs_are_refused(file, content, run_of, tmp_path):
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "OfTomorrow"}},
     ],
 )
-def test_tokenizers_of_the_wrong_shape_are_refused(content, run_of, tmp_path):
+def test_tokenizers_of_the_wrong_shape_are_refused(content: dict[str, Any], run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     (model / "tokenizer.model").unlink()
@@ -293,7 +296,7 @@ def test_tokenizers_of_the_wrong_shape_are_refused(content, run_of, tmp_path):
     "change",
     [{"top_k": "many"}, {"top_k": 1.5}, {"top_k": 10**12}, {"temperature": "hot"}, {"min_p": [1]}, {"top_p": 1e999}],
 )
-def test_sampling_values_that_no_file_can_hold_are_named(change, run_of, tmp_path):
+def test_sampling_values_that_no_file_can_hold_are_named(change: dict[str, Any], run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "generation_config.json", **change)
@@ -303,7 +306,7 @@ def test_sampling_values_that_no_file_can_hold_are_named(change, run_of, tmp_pat
 
 
 @pytest.mark.parametrize("change", [{"rms_norm_eps": [1]}, {"num_attention_heads": 0}, {"max_position_embeddings": -1}])
-def test_config_values_that_no_file_can_hold_are_refused(change, run_of, tmp_path):
+def test_config_values_that_no_file_can_hold_are_refused(change: dict[str, Any], run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "config.json", **change)
@@ -312,7 +315,7 @@ def test_config_values_that_no_file_can_hold_are_refused(change, run_of, tmp_pat
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path):
+def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path: Path) -> None:
     """It reads the config once more to choose a tokenizer's class."""
     model = tmp_path / "model"
     shutil.copytree(run_of("gpt2").base, model)
@@ -323,7 +326,7 @@ def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"vocab_size": 10**12}, {"num_local_experts": 10**9}])
-def test_counts_that_would_fill_the_memory_are_refused(change, run_of, tmp_path):
+def test_counts_that_would_fill_the_memory_are_refused(change: dict[str, Any], run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "config.json", **change)
@@ -333,7 +336,7 @@ def test_counts_that_would_fill_the_memory_are_refused(change, run_of, tmp_path)
     assert next(iter(change)) in caught.value.message
 
 
-def test_links_out_of_the_model_are_not_followed(run_of, tmp_path):
+def test_links_out_of_the_model_are_not_followed(run_of, tmp_path: Path) -> None:
     model, outside = tmp_path / "model", tmp_path / "outside"
     shutil.copytree(run_of("llama").base, model)
     outside.mkdir()
@@ -346,7 +349,7 @@ def test_links_out_of_the_model_are_not_followed(run_of, tmp_path):
     assert convert(model, tmp_path / "out.gguf", setting=WorkSetting(roots=Roots.only(outside))).size_bytes > 0
 
 
-def test_a_pipe_is_not_waited_for(run_of, tmp_path):
+def test_a_pipe_is_not_waited_for(run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     for name in ("README.md", "chat_template.jinja", "generation_config.json", "modules.json"):
@@ -355,7 +358,7 @@ def test_a_pipe_is_not_waited_for(run_of, tmp_path):
     assert convert(model, tmp_path / "out.gguf").size_bytes > 0
 
 
-def test_cards_with_yaml_bombs_or_python_tags_are_ignored(tmp_path):
+def test_cards_with_yaml_bombs_or_python_tags_are_ignored(tmp_path: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
     )

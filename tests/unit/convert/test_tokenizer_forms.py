@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 from consulted_samples import put, save_encoder
@@ -37,11 +38,11 @@ COMPARED = (
 
 
 @pytest.fixture(autouse=True)
-def _known_pre_tokenizers(monkeypatch):
+def _known_pre_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
     teach_pre_tokenizers(monkeypatch)
 
 
-def save_weights(name, directory, tokens):
+def save_weights(name, directory, tokens) -> None:
     """Weights and config of the architecture that reads a family's tokenizer, and no tokenizer."""
     if name == "t5":
         sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
@@ -58,7 +59,7 @@ def save_weights(name, directory, tokens):
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory):
+def family(tmp_path_factory: pytest.TempPathFactory):
     """Per family: weights, the base's and a checkpoint's tokenizer in both forms."""
     made = {}
 
@@ -98,7 +99,9 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize(("base_form", "checkpoint_form"), COMBINATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_file_says_of_tokens_what_upstream_says_of_the_older_form(name, base_form, checkpoint_form, family, tmp_path):
+def test_file_says_of_tokens_what_upstream_says_of_the_older_form(
+    name, base_form, checkpoint_form, family, tmp_path: Path
+) -> None:
     weights, base_forms, trained_forms = family(name)
     forms = {"older": 0, "newer": 1}
     base = assemble(tmp_path / "base", weights, base_forms[forms[base_form]])
@@ -130,7 +133,7 @@ def plain(value):
     return [item if isinstance(item, str) else float(item) for item in texts]
 
 
-def test_sentencepiece_model_is_made_again_piece_by_piece(family):
+def test_sentencepiece_model_is_made_again_piece_by_piece(family) -> None:
     """The one that training wrote, and the one made of tokenizer.json alone."""
     for name, file in (("llama-spm", "tokenizer.model"), ("gemma", "tokenizer.model"), ("t5-unigram", "spiece.model")):
         older = family(name)[1][0]
@@ -152,11 +155,11 @@ def test_sentencepiece_model_is_made_again_piece_by_piece(family):
 
 
 @pytest.mark.parametrize("name", ["llama3-bpe", "qwen2-bpe", "gpt2-bpe", "bert-wordpiece"])
-def test_no_sentencepiece_model_is_made_of_another_kind(name, family):
+def test_no_sentencepiece_model_is_made_of_another_kind(name: str, family) -> None:
     assert sentencepiece_model(json.loads((family(name)[1][1] / "tokenizer.json").read_text())) is None
 
 
-def test_vocabulary_whose_scores_cannot_be_told_is_refused(family, tmp_path):
+def test_vocabulary_whose_scores_cannot_be_told_is_refused(family, tmp_path: Path) -> None:
     """Upstream gives every token -1000, and llama.cpp cuts words elsewhere."""
     weights, (_, newer), _ = family("llama-spm")
     base = assemble(tmp_path / "base", weights, newer)
@@ -169,7 +172,7 @@ def test_vocabulary_whose_scores_cannot_be_told_is_refused(family, tmp_path):
     assert caught.value.fields == {"file": "tokenizer.model"}
 
 
-def test_two_files_that_name_one_token_differently_are_refused(family, tmp_path):
+def test_two_files_that_name_one_token_differently_are_refused(family, tmp_path: Path) -> None:
     weights, (older, _), _ = family("qwen2-bpe")
     base = assemble(tmp_path / "base", weights, older)
     config = json.loads((base / "tokenizer_config.json").read_text())
@@ -182,7 +185,7 @@ def test_two_files_that_name_one_token_differently_are_refused(family, tmp_path)
     assert caught.value.fields == {"token": token, "config": "<other>", "json": "<tool>"}
 
 
-def test_form_before_the_table_of_added_tokens_is_left_as_it_is(family, tmp_path):
+def test_form_before_the_table_of_added_tokens_is_left_as_it_is(family, tmp_path: Path) -> None:
     """Before transformers 4.34 no file said more than upstream reads of it."""
     weights, (older, _), _ = family("llama-spm")
     base = assemble(tmp_path / "base", weights, older)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from convert_samples import teach_pre_tokenizers
@@ -25,12 +26,12 @@ REFUSED = {
 
 
 @pytest.fixture(autouse=True)
-def _known_pre_tokenizers(monkeypatch):
+def _known_pre_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
     teach_pre_tokenizers(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory):
+def forms(tmp_path_factory: pytest.TempPathFactory):
     made = {}
 
     def make(name, form):
@@ -50,7 +51,7 @@ def forms(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["older", "newer"])
 @pytest.mark.parametrize("name", CHATS)
-def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form, forms, tmp_path):
+def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form: str, forms, tmp_path: Path) -> None:
     model = forms(name, form)
     convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
     chat = rendered_chat(find_tokenizer(None, model))
@@ -66,7 +67,7 @@ def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form, form
     assert caught.value.fields["file"] == "out.gguf"
 
 
-def test_control_token_that_arrives_as_letters_is_refused(forms, tmp_path):
+def test_control_token_that_arrives_as_letters_is_refused(forms, tmp_path: Path) -> None:
     """The fault that this is for: what tokenizer.json says of a token is not in the file."""
     model = forms("qwen2-bpe", "newer")
     convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
@@ -80,7 +81,7 @@ def test_control_token_that_arrives_as_letters_is_refused(forms, tmp_path):
     assert caught.value.fields["read"] != caught.value.fields["trained"]
 
 
-def test_first_difference_is_named():
+def test_first_difference_is_named() -> None:
     chat = Rendered("text", (1, 2, 3, 4))
     check_tokens("m.gguf", chat, [1, 2, 3, 4])
     for found, at, read in (([1, 2, 9, 4], 2, [9, 4]), ([1, 2], 2, []), ([1, 2, 3, 4, 5], 4, [5])):
@@ -92,13 +93,13 @@ def test_first_difference_is_named():
 @pytest.mark.parametrize(
     "template", ["{{ 1 / 0 }}", "{{ raise_exception('no') }}", "{% for", "{{ ''.__class__.mro() }}"]
 )
-def test_template_that_cannot_be_rendered_is_no_trouble(template, forms, tmp_path):
+def test_template_that_cannot_be_rendered_is_no_trouble(template: str, forms, tmp_path: Path) -> None:
     model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
     (model / "chat_template.jinja").write_text(template)
     assert rendered_chat(find_tokenizer(None, model)) is None
 
 
-def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path):
+def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path: Path) -> None:
     model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
     (model / "chat_template.jinja").write_text(
         "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
@@ -106,7 +107,7 @@ def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path):
     assert rendered_chat(find_tokenizer(None, model)).text == "Hello, how are you? 2026"
 
 
-def test_tokenizer_that_transformers_cannot_open_is_refused(forms, tmp_path):
+def test_tokenizer_that_transformers_cannot_open_is_refused(forms, tmp_path: Path) -> None:
     model = assemble(tmp_path / "model", forms("llama-spm", "newer"))
     description = json.loads((model / "tokenizer.json").read_text())
     del description["model"]["vocab"]["in"]  # merges make it

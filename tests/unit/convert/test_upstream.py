@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from worker.setting import WorkSetting
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+def checkout(tmp_path_factory: pytest.TempPathFactory):
     """A llama.cpp checkout as far as conversion goes, with a version of its own and one architecture more."""
     root = tmp_path_factory.mktemp("llama.cpp")
     installed = load_upstream()
@@ -44,7 +45,7 @@ def checkout(tmp_path_factory):
     return root
 
 
-def test_architectures_are_known_without_importing_torch():
+def test_architectures_are_known_without_importing_torch() -> None:
     script = (
         "import sys; from worker.models.convert.upstream import *\n"
         "assert 'LlamaForCausalLM' in supported_architectures()\n"
@@ -59,7 +60,7 @@ def test_architectures_are_known_without_importing_torch():
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_unknown_architecture_names_the_pinned_version():
+def test_unknown_architecture_names_the_pinned_version() -> None:
     with pytest.raises(PackagingError) as caught:
         check_architecture({"architectures": ["MarvelForCausalLM"]})
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
@@ -69,13 +70,13 @@ def test_unknown_architecture_names_the_pinned_version():
 
 
 @pytest.mark.parametrize("config", [{}, {"architectures": []}, {"architectures": "Llama"}, {"architectures": [3]}])
-def test_config_without_an_architecture_is_told(config):
+def test_config_without_an_architecture_is_told(config: dict[str, Any]) -> None:
     with pytest.raises(PackagingError) as caught:
         check_architecture(config)
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_text_model_inside_a_multimodal_one_goes_first():
+def test_text_model_inside_a_multimodal_one_goes_first() -> None:
     config = {
         "architectures": ["OuterForConditionalGeneration"],
         "text_config": {"architectures": ["LlamaForCausalLM"]},
@@ -84,7 +85,7 @@ def test_text_model_inside_a_multimodal_one_goes_first():
     assert check_architecture(config) == "LlamaForCausalLM"
 
 
-def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(checkout):
+def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(checkout) -> None:
     assert "NewestForCausalLM" in supported_architectures(checkout) - supported_architectures()
     path = list(sys.path)
     newer = load_upstream(checkout)
@@ -97,7 +98,7 @@ def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(che
     assert sys.path == path
 
 
-def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout):
+def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout) -> None:
     version = upstream_version(checkout)
     assert version.startswith("llama.cpp sources ")
     assert str(checkout) not in version
@@ -105,7 +106,7 @@ def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout):
     assert upstream_version(checkout) != version
 
 
-def test_directory_that_is_no_checkout_is_refused(tmp_path):
+def test_directory_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     for call in (load_upstream, supported_architectures, upstream_version):
         with pytest.raises(PackagingError) as caught:
             call(tmp_path)
@@ -115,7 +116,7 @@ def test_directory_that_is_no_checkout_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "architecture", ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM", "Mistral3ForConditionalGeneration"]
 )
-def test_names_that_the_package_lacks_do_not_take_a_whole_module_away(architecture):
+def test_names_that_the_package_lacks_do_not_take_a_whole_module_away(architecture: str) -> None:
     """Release 0.1.1 names enum members that its own gguf does not have, in classes beside these."""
     assert load_upstream().model_class(architecture).model_arch in load_upstream().gguf.MODEL_ARCH
 
@@ -123,13 +124,13 @@ def test_names_that_the_package_lacks_do_not_take_a_whole_module_away(architectu
 @pytest.mark.parametrize(
     "architecture", ["LagunaForCausalLM", "GraniteSpeechForConditionalGeneration", "MarvelForCausalLM"]
 )
-def test_class_whose_own_architecture_is_missing_is_unsupported(architecture):
+def test_class_whose_own_architecture_is_missing_is_unsupported(architecture: str) -> None:
     with pytest.raises(PackagingError) as caught:
         load_upstream().model_class(architecture)
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
 
 
-def test_every_module_is_there_before_a_method_asks_for_it():
+def test_every_module_is_there_before_a_method_asks_for_it() -> None:
     """Methods import one another's modules; one that names what gguf lacks was found only then."""
     upstream = load_upstream()
     assert upstream.broken == {}
@@ -138,7 +139,7 @@ def test_every_module_is_there_before_a_method_asks_for_it():
     assert upstream.gguf.MODEL_TENSOR.DSPARK_MARKOV_W1
 
 
-def test_module_that_does_not_import_takes_only_its_own_architectures_away(checkout, tmp_path):
+def test_module_that_does_not_import_takes_only_its_own_architectures_away(checkout, tmp_path: Path) -> None:
     broken = tmp_path / "llama.cpp"
     shutil.copytree(checkout, broken)
     (broken / "conversion" / "xverse.py").write_text("import a_package_that_nobody_has\n")
@@ -165,14 +166,14 @@ def test_module_that_does_not_import_takes_only_its_own_architectures_away(check
         (ImportError("something else"), ""),
     ],
 )
-def test_missing_package_is_named(error, package):
+def test_missing_package_is_named(error: ImportError | ModuleNotFoundError, package: str) -> None:
     made = missing_package(error, "reading the tokenizer")
     assert made.code is ErrorCode.DEPENDENCY_MISSING
     assert made.fields == {"package": package}
     assert (package or "something else") in made.message
 
 
-def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path):
+def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path: Path) -> None:
     """And beside tokenizer.json it is no reason for anything."""
     from worker.models.convert.pipeline import plan_conversion
 
@@ -188,7 +189,7 @@ def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path):
     assert "tokenizer.json" in caught.value.remedy
 
 
-def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
+def test_conversion_by_a_checkout(checkout, run_of, tmp_path: Path) -> None:
     from worker.models.convert.pipeline import convert
 
     base = tmp_path / "base"
@@ -204,7 +205,7 @@ def test_conversion_by_a_checkout(checkout, run_of, tmp_path):
     assert convert(base, tmp_path / "again.gguf").sha256 == result.sha256
 
 
-def test_upstream_does_not_complain_of_the_usual_rotary_embedding(caplog):
+def test_upstream_does_not_complain_of_the_usual_rotary_embedding(caplog) -> None:
     load_upstream()
     logger = logging.getLogger("hf-to-gguf")
     logger.warning("Unknown RoPE type: default")

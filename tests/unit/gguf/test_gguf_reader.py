@@ -1,6 +1,7 @@
 """The reader believes nothing: sound files are read exactly, broken and hostile ones refused by name."""
 
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ def refused(data: bytes) -> PackagingError:
     return caught.value
 
 
-def test_a_sound_file_is_read():
+def test_a_sound_file_is_read() -> None:
     file = parse_gguf(bytes(File(data=bytes(range(256)))))
     assert file.version == 3
     assert file.alignment == 32
@@ -36,7 +37,7 @@ def test_a_sound_file_is_read():
     assert file.tensor_bytes(file.by_name["a"]).shape == (4, 32)
 
 
-def test_version_2_has_the_same_layout():
+def test_version_2_has_the_same_layout() -> None:
     assert parse_gguf(bytes(File(version=2))).version == 2
 
 
@@ -60,7 +61,7 @@ def test_version_2_has_the_same_layout():
         (9, struct.pack("<IQ", 6, 0), []),
     ],
 )
-def test_every_value_type_is_decoded_and_encoded_back(tag, raw, value):
+def test_every_value_type_is_decoded_and_encoded_back(tag: int, raw, value) -> None:
     found = parse_gguf(bytes(File(pairs=[pair("k", tag, raw)]))).metadata["k"]
     assert found.value == value
     assert found.encode() == struct.pack("<I", tag) + raw
@@ -70,19 +71,19 @@ def test_every_value_type_is_decoded_and_encoded_back(tag, raw, value):
         assert MetadataValue.scalar(ValueType(tag), value) == found
 
 
-def test_text_that_is_not_utf8_survives():
+def test_text_that_is_not_utf8_survives() -> None:
     found = parse_gguf(bytes(File(pairs=[pair("k", 8, text(b"\xff\xfea"))]))).metadata["k"]
     assert MetadataValue.scalar(ValueType.STRING, found.value) == found
 
 
-def test_trailing_ones_are_no_dimensions():
+def test_trailing_ones_are_no_dimensions() -> None:
     tensors = [tensor("a", (8, 4, 1, 1), 0, 0), tensor("s", (), 0, 128), tensor("one", (1, 1), 0, 160)]
     file = parse_gguf(bytes(File(tensors=tensors)))
     assert [t.shape for t in file.tensors] == [(8, 4), (1,), (1,)]
 
 
 @pytest.mark.parametrize("alignment", [1, 8, 64, 4096])
-def test_any_power_of_two_aligns(alignment):
+def test_any_power_of_two_aligns(alignment: int) -> None:
     file = File(pairs=[pair("general.alignment", 4, struct.pack("<I", alignment))], alignment=alignment)
     file.tensors = [tensor("a", (8,), 0, 0), tensor("b", (1,), 0, max(alignment, 32))]
     file.data = bytes(max(alignment, 32)) + b"\1\2\3\4"
@@ -137,11 +138,11 @@ def test_any_power_of_two_aligns(alignment):
         (bytes(File(tensors=[tensor("a", (4,), 0, 0), tensor("b", (4,), 0, 0)])), "overlaps"),
     ],
 )
-def test_what_is_wrong_is_named(broken, fact):
+def test_what_is_wrong_is_named(broken, fact: str) -> None:
     assert fact in refused(broken).message
 
 
-def test_a_file_cut_anywhere_is_refused():
+def test_a_file_cut_anywhere_is_refused() -> None:
     whole = bytes(File())
     for length in range(len(whole)):
         refused(whole[:length])
@@ -149,7 +150,7 @@ def test_a_file_cut_anywhere_is_refused():
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_random_damage_is_read_or_refused_never_worse(data):
+def test_random_damage_is_read_or_refused_never_worse(data) -> None:
     whole = bytearray(bytes(File(pairs=[pair("k", 9, struct.pack("<IQ", 8, 2) + text("x") + text("yy"))])))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 257))] = data.draw(st.integers(0, 255))
@@ -166,7 +167,7 @@ def test_random_damage_is_read_or_refused_never_worse(data):
     assert all(value.encode() for value in outcome.metadata.values())
 
 
-def test_a_header_without_end_is_refused_before_it_is_read(tmp_path):
+def test_a_header_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse.gguf"
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") + struct.pack("<IIQ", 9, 10, 2**33))
@@ -175,7 +176,7 @@ def test_a_header_without_end_is_refused_before_it_is_read(tmp_path):
         open_gguf(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.gguf").touch()
     for path in (tmp_path, tmp_path / "missing.gguf", tmp_path / "empty.gguf"):
         with pytest.raises(PackagingError) as caught:
@@ -184,7 +185,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         assert str(path) in caught.value.message
 
 
-def test_an_open_file_reads_the_same_from_disk(tmp_path):
+def test_an_open_file_reads_the_same_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(bytes(File(data=bytes(range(256)))))
     with open_gguf(path) as file:

@@ -1,5 +1,7 @@
 """The writer makes files that this reader and upstream's agree on."""
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def write(path, metadata=METADATA):
     return path
 
 
-def test_upstreams_reader_sees_the_same(tmp_path):
+def test_upstreams_reader_sees_the_same(tmp_path: Path) -> None:
     reader = gguf.GGUFReader(write(tmp_path / "m.gguf"))
     assert reader.fields["general.architecture"].contents() == "llama"
     assert reader.fields["a.list"].contents() == [3, -4]
@@ -46,7 +48,7 @@ def test_upstreams_reader_sees_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("alignment", [32, 8, 256])
-def test_data_lies_where_the_header_says(tmp_path, alignment):
+def test_data_lies_where_the_header_says(tmp_path: Path, alignment: int) -> None:
     path = write(tmp_path / "m.gguf", {**METADATA, "general.alignment": uint32_value(alignment)})
     with open_gguf(path) as file:
         assert file.alignment == alignment
@@ -57,34 +59,34 @@ def test_data_lies_where_the_header_says(tmp_path, alignment):
         assert dict(file.metadata) == {**METADATA, "general.alignment": uint32_value(alignment)}
 
 
-def test_metadata_read_is_written_back_to_the_byte(tmp_path):
+def test_metadata_read_is_written_back_to_the_byte(tmp_path: Path) -> None:
     first = write(tmp_path / "a.gguf")
     with open_gguf(first) as file:
         assert encode_header(file.metadata, file.tensors) == first.read_bytes()[: file.data_offset]
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "a.gguf").read_bytes() == write(tmp_path / "b.gguf").read_bytes()
 
 
-def test_an_array_of_another_size_leaves_nothing_behind(tmp_path):
+def test_an_array_of_another_size_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x: 12 bytes given, 16 expected"):
         write_gguf(tmp_path / "m.gguf", {}, [(TensorSpec("x", (4,), GGMLType.F32), np.zeros(3, np.float32))])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_offsets_are_padded_sums():
+def test_offsets_are_padded_sums() -> None:
     specs = [TensorSpec(name, (count,), GGMLType.I8) for name, count in (("a", 1), ("b", 32), ("c", 33), ("d", 5))]
     assert [tensor.offset for tensor in place_tensors(specs)] == [0, 32, 64, 128]
     assert [tensor.offset for tensor in place_tensors(specs, 64)] == [0, 64, 128, 192]
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((), (1,)), ((1, 1), (1,)), ((5, 1), (5,)), ((1, 5), (1, 5))])
-def test_shapes_lose_trailing_ones(shape, expected):
+def test_shapes_lose_trailing_ones(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     assert normal_shape(shape) == expected
 
 
-def test_block_sizes_are_upstreams():
+def test_block_sizes_are_upstreams() -> None:
     for kind, (length, size) in gguf.GGML_QUANT_SIZES.items():
         if kind.name == "Q8_1":
             continue  # upstream's table gives it two float32 where ggml has two float16; no file holds the type
@@ -92,7 +94,7 @@ def test_block_sizes_are_upstreams():
         assert GGMLType[kind.name] == kind.value
 
 
-def test_row_bytes_are_whole_blocks():
+def test_row_bytes_are_whole_blocks() -> None:
     assert row_bytes(GGMLType.Q4_K, 512) == 288
     assert tensor_bytes(GGMLType.Q8_0, (64, 3, 2)) == 2 * 34 * 6
     with pytest.raises(ValueError, match="300 is not a multiple of the 256 of Q6_K"):

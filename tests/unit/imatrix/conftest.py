@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from worker.models.imatrix.compute import CalibrationChunks, ComputedImatrix, co
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Matrices of a few thousand numbers are slower with many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -21,7 +22,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory):
     """Directory of a tiny model, made once per architecture."""
     made: dict[str, Path] = {}
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from imatrix_models import TEXT
@@ -14,7 +15,7 @@ from worker.models.imatrix.calibration import load_calibration
 from worker.models.imatrix.tokens import tokenize_chunks
 
 
-def test_the_shipped_text_is_long_varied_and_does_not_repeat_itself():
+def test_the_shipped_text_is_long_varied_and_does_not_repeat_itself() -> None:
     text = load_calibration().text
     assert len(text.encode()) >= 64 * 1024
     letters = Counter(unicodedata.name(char, "?").split()[0] for char in text if char.isalpha())
@@ -30,7 +31,7 @@ def test_the_shipped_text_is_long_varied_and_does_not_repeat_itself():
     assert sum(count - 1 for count in windows.values()) < 0.002 * len(windows)
 
 
-def test_a_file_of_the_users_is_named_by_its_base_name_only(tmp_path):
+def test_a_file_of_the_users_is_named_by_its_base_name_only(tmp_path: Path) -> None:
     path = tmp_path / "support tickets.txt"
     path.write_bytes("naïve ".encode() + b"\xff\xfe end")
     calibration = load_calibration(path)
@@ -38,7 +39,7 @@ def test_a_file_of_the_users_is_named_by_its_base_name_only(tmp_path):
     assert calibration.text == "naïve \ufffd\ufffd end"
 
 
-def test_an_unreadable_file_is_refused(tmp_path):
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.txt", tmp_path):
         with pytest.raises(PackagingError) as caught:
             load_calibration(path)
@@ -46,7 +47,7 @@ def test_an_unreadable_file_is_refused(tmp_path):
         assert str(path) in caught.value.message
 
 
-def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(model_dir, tmp_path):
+def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(model_dir, tmp_path: Path) -> None:
     with_begin = model_dir("llama")
     without = tmp_path / "tokenizer"
     without.mkdir()
@@ -63,19 +64,19 @@ def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(model_dir,
     assert 1 not in plain
 
 
-def test_all_whole_chunks_are_used_and_no_more_than_asked_for(model_dir):
+def test_all_whole_chunks_are_used_and_no_more_than_asked_for(model_dir) -> None:
     everything = tokenize_chunks(TEXT, model_dir("llama"), 64, None)
     assert everything.shape[0] > 10
     assert tokenize_chunks(TEXT, model_dir("llama"), 64, 4).tolist() == everything[:4].tolist()
     assert tokenize_chunks(TEXT, model_dir("llama"), 64, 10_000).shape == everything.shape
 
 
-def test_special_tokens_written_out_in_the_text_are_text(model_dir):
+def test_special_tokens_written_out_in_the_text_are_text(model_dir) -> None:
     chunks = tokenize_chunks("</s> <unk> " * 20, model_dir("llama"), 32, None)
     assert 2 not in chunks.flatten().tolist()
 
 
-def test_loading_and_checking_matrices_needs_no_torch():
+def test_loading_and_checking_matrices_needs_no_torch() -> None:
     import subprocess
 
     names = ("load", "validate", "gguf_form", "calibration")

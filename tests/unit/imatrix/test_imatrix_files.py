@@ -2,6 +2,8 @@
 
 import json
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ SUMS = np.array([[2.0, 4.0, 6.0, 8.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
 NAN, INF = float("nan"), float("inf")
 
 
-def tensor(name, values, ggml_type=GGMLType.F32):
+def tensor(name, values, ggml_type: GGMLType = GGMLType.F32):
     values = np.asarray(values, np.float32)
     return TensorSpec(name, values.shape[::-1], ggml_type), values
 
@@ -43,7 +45,7 @@ def write(path, tensors, **changes):
     return path
 
 
-def legacy(entries, trailer=b""):
+def legacy(entries, trailer: bytes = b""):
     data = struct.pack("<i", len(entries))
     for name, calls, values in entries:
         data += struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, len(values))
@@ -59,7 +61,7 @@ def refusal(path) -> str:
     return caught.value.message
 
 
-def test_sums_are_divided_by_counts_and_an_expert_without_tokens_gets_ones(tmp_path):
+def test_sums_are_divided_by_counts_and_an_expert_without_tokens_gets_ones(tmp_path: Path) -> None:
     tensors = [tensor("blk.0.x.weight.in_sum2", SUMS), tensor("blk.0.x.weight.counts", [[2.0], [0.0]])]
     matrix = load_imatrix(write(tmp_path / "m.gguf", tensors))
     assert (matrix.file_name, matrix.dataset, matrix.chunk_count) == ("m.gguf", "a.txt", 7)
@@ -68,12 +70,12 @@ def test_sums_are_divided_by_counts_and_an_expert_without_tokens_gets_ones(tmp_p
 
 
 @pytest.mark.parametrize(("count", "mean"), [(2.4, 1.0), (2.5, 2 / 3), (0.4, 1.0), (0.5, 2.0)])
-def test_counts_are_rounded_half_away_from_zero_as_lround_does(count, mean, tmp_path):
+def test_counts_are_rounded_half_away_from_zero_as_lround_does(count: float, mean: float, tmp_path: Path) -> None:
     tensors = [tensor("t.in_sum2", [[2.0]]), tensor("t.counts", [[count]])]
     assert load_imatrix(write(tmp_path / "m.gguf", tensors)).entries["t"][0, 0] == np.float32(mean)
 
 
-def test_what_the_reference_tool_wrote_in_both_forms_is_the_same_matrix():
+def test_what_the_reference_tool_wrote_in_both_forms_is_the_same_matrix() -> None:
     new, old = load_imatrix(DATA / "llama-imatrix.gguf"), load_imatrix(DATA / "llama-imatrix.dat")
     assert (new.dataset, new.chunk_count) == (old.dataset, old.chunk_count) == ("text.txt", 46)
     assert new.entries.keys() == old.entries.keys()
@@ -85,14 +87,14 @@ def test_what_the_reference_tool_wrote_in_both_forms_is_the_same_matrix():
 
 
 @pytest.mark.parametrize("model", ["dense", "experts"])
-def test_a_matrix_that_llama_quantize_took_is_read_and_written_without_a_change(model, tmp_path):
+def test_a_matrix_that_llama_quantize_took_is_read_and_written_without_a_change(model: str, tmp_path: Path) -> None:
     given = build_imatrix(tmp_path / "given.gguf", model)
     assert digest(given) == json.loads(RECORD.read_text())[model]["imatrix"]
     write_imatrix(tmp_path / "again.gguf", read_imatrix(given))
     assert load_imatrix(tmp_path / "again.gguf").sha256 == load_imatrix(given).sha256
 
 
-def test_what_we_write_is_laid_out_as_the_reference_tool_does(tmp_path):
+def test_what_we_write_is_laid_out_as_the_reference_tool_does(tmp_path: Path) -> None:
     """All keys and tensors of ours stand in its file with the same bytes; it adds sums and statistics for printing."""
     write_imatrix(tmp_path / "ours.gguf", read_imatrix(DATA / "llama-imatrix.gguf"))
     with open_gguf(tmp_path / "ours.gguf") as ours, open_gguf(DATA / "llama-imatrix.gguf") as theirs:
@@ -104,7 +106,7 @@ def test_what_we_write_is_laid_out_as_the_reference_tool_does(tmp_path):
             assert np.array_equal(ours.tensor_bytes(mine), theirs.tensor_bytes(other)), mine.name
 
 
-def test_a_written_matrix_is_read_back(tmp_path):
+def test_a_written_matrix_is_read_back(tmp_path: Path) -> None:
     sums = ImatrixSums(("日本.txt",), 3, 128, {"b": TensorSums(SUMS, np.array([4, 5], np.float32))})
     write_imatrix(tmp_path / "m.gguf", sums)
     again = read_imatrix(tmp_path / "m.gguf")
@@ -113,7 +115,7 @@ def test_a_written_matrix_is_read_back(tmp_path):
     assert again.entries["b"].counts.tolist() == [4, 5]
 
 
-def test_legacy_values_are_divided_by_their_calls_and_the_trailer_may_be_missing(tmp_path):
+def test_legacy_values_are_divided_by_their_calls_and_the_trailer_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "m.dat"
     path.write_bytes(legacy([(b"a.weight", 4, [4.0, 8.0]), (b"b.weight", 0, [3.0])]))
     matrix = load_imatrix(path)
@@ -121,7 +123,7 @@ def test_legacy_values_are_divided_by_their_calls_and_the_trailer_may_be_missing
     assert (matrix.dataset, matrix.chunk_count) == (None, 0)
 
 
-def test_a_legacy_matrix_cut_anywhere_is_refused(tmp_path):
+def test_a_legacy_matrix_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = legacy([(b"a.weight", 4, [4.0, 8.0])], struct.pack("<ii", 9, 3) + b"x.t")
     trailer_bytes = 11
     for size in range(len(whole)):
@@ -132,7 +134,7 @@ def test_a_legacy_matrix_cut_anywhere_is_refused(tmp_path):
         refusal(path)
 
 
-def test_a_gguf_matrix_cut_anywhere_is_refused(tmp_path):
+def test_a_gguf_matrix_cut_anywhere_is_refused(tmp_path: Path) -> None:
     tensors = [tensor("t.in_sum2", [[2.0, 3.0]]), tensor("t.counts", [[2.0]])]
     whole = write(tmp_path / "m.gguf", tensors).read_bytes()
     for size in range(len(whole) - 28):  # the last tensor's padding may be missing
@@ -153,21 +155,23 @@ def test_a_gguf_matrix_cut_anywhere_is_refused(tmp_path):
         ([[1.0, 1.0, 1.0]], [[1.0], [1.0]], "3 sums and 2 counts"),
     ],
 )
-def test_impossible_statistics_are_refused_with_the_tensor_named(sums, counts, fact, tmp_path):
+def test_impossible_statistics_are_refused_with_the_tensor_named(
+    sums: list[list[Any]] | list[list[float]], counts: list[list[Any]] | list[list[float]], fact: str, tmp_path: Path
+) -> None:
     path = write(tmp_path / "m.gguf", [tensor("blk.3.w.in_sum2", sums), tensor("blk.3.w.counts", counts)])
     message = refusal(path)
     assert fact in message
     assert "blk.3.w" in message
 
 
-def test_sums_that_no_row_went_into_may_hold_anything(tmp_path):
+def test_sums_that_no_row_went_into_may_hold_anything(tmp_path: Path) -> None:
     path = write(
         tmp_path / "m.gguf", [tensor("t.in_sum2", [[NAN, -1.0], [4.0, 6.0]]), tensor("t.counts", [[0.4], [2.0]])]
     )
     assert load_imatrix(path).entries["t"].tolist() == [[1, 1], [2, 3]]
 
 
-def test_parts_of_a_matrix_that_are_missing_or_of_another_type_are_named(tmp_path):
+def test_parts_of_a_matrix_that_are_missing_or_of_another_type_are_named(tmp_path: Path) -> None:
     good = [tensor("t.in_sum2", [[2.0]]), tensor("t.counts", [[2.0]])]
     path = tmp_path / "m.gguf"
     assert "without counts" in refusal(write(path, good[:1]))
@@ -206,19 +210,19 @@ def test_parts_of_a_matrix_that_are_missing_or_of_another_type_are_named(tmp_pat
         legacy([(b"a", 1, [1.0])], struct.pack("<ii", 1, 500)),
     ],
 )
-def test_what_is_no_matrix_is_refused(content, tmp_path):
+def test_what_is_no_matrix_is_refused(content, tmp_path: Path) -> None:
     path = tmp_path / "m.dat"
     path.write_bytes(content)
     refusal(path)
 
 
-def test_a_path_that_is_no_file_is_refused(tmp_path):
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "missing.gguf")
     (tmp_path / "folder.gguf").mkdir()
     refusal(tmp_path / "folder.gguf")
 
 
-def test_a_model_given_as_a_matrix_is_recognised(tmp_path):
+def test_a_model_given_as_a_matrix_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path, {"general.architecture": string_value("llama")}, [tensor("output.weight", [[1.0]])], durable=False)
     assert "no importance matrix" in refusal(path)

@@ -11,11 +11,11 @@ from worker.stop import StopRequested
 
 
 class Layer(torch.nn.Module):
-    def __init__(self, log, name):
+    def __init__(self, log, name) -> None:
         super().__init__()
         self.log, self.name = log, name
 
-    def forward(self, value, *, number):
+    def forward(self, value, *, number) -> int:
         self.log.append((self.name, number, threading.current_thread() is threading.main_thread()))
         if (self.name, number) == ("c", 7):
             raise ArithmeticError("seven")
@@ -23,20 +23,20 @@ class Layer(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, order):
+    def __init__(self, order) -> None:
         super().__init__()
         self.log = []
         self.layers = torch.nn.ModuleList([Layer(self.log, name) for name in "abc"])
         self.order = order
 
-    def forward(self, number):
+    def forward(self, number) -> None:
         value = torch.tensor(0)
         for index in self.order:
             value = self.layers[index](value, number=number)
         self.log.append(("end", number, int(value)))
 
 
-def run(model, numbers, step=lambda _door: None, should_stop=lambda: False):
+def run(model, numbers, step=lambda _door: None, should_stop=lambda: False) -> None:
     doors = find_doors(model)
 
     def note(what):
@@ -46,7 +46,7 @@ def run(model, numbers, step=lambda _door: None, should_stop=lambda: False):
     lockstep.run([lambda n=n: model(n) for n in numbers], step, should_stop)
 
 
-def test_every_pass_goes_through_a_layer_before_any_goes_through_the_next():
+def test_every_pass_goes_through_a_layer_before_any_goes_through_the_next() -> None:
     model = Model([0, 1, 2])
     run(model, [0, 1])
     assert model.log == [
@@ -56,7 +56,7 @@ def test_every_pass_goes_through_a_layer_before_any_goes_through_the_next():
     ]  # fmt: skip
 
 
-def test_a_layer_that_is_used_twice_is_entered_twice_and_one_that_is_skipped_never():
+def test_a_layer_that_is_used_twice_is_entered_twice_and_one_that_is_skipped_never() -> None:
     model = Model([0, 2, 0])
     run(model, [4])
     assert [entry for entry in model.log if entry[0] in ("enter", "end")] == [
@@ -67,7 +67,7 @@ def test_a_layer_that_is_used_twice_is_entered_twice_and_one_that_is_skipped_nev
     ]
 
 
-def test_an_error_in_a_layer_or_between_layers_is_raised_and_leaves_no_thread():
+def test_an_error_in_a_layer_or_between_layers_is_raised_and_leaves_no_thread() -> None:
     before = threading.active_count()
     with pytest.raises(ArithmeticError, match="seven"):
         run(Model([0, 1, 2]), [5, 6, 7, 8])
@@ -76,7 +76,7 @@ def test_an_error_in_a_layer_or_between_layers_is_raised_and_leaves_no_thread():
     assert threading.active_count() == before
 
 
-def test_a_stop_is_heeded_between_steps_and_leaves_the_model_as_it_was():
+def test_a_stop_is_heeded_between_steps_and_leaves_the_model_as_it_was() -> None:
     model = Model([0, 1, 2])
     steps = []
     before, cores = threading.active_count(), torch.get_num_threads()
@@ -90,7 +90,7 @@ def test_a_stop_is_heeded_between_steps_and_leaves_the_model_as_it_was():
     assert model.log[-1] == ("end", 9, 3)
 
 
-def test_doors_are_the_members_of_the_outermost_lists():
+def test_doors_are_the_members_of_the_outermost_lists() -> None:
     inner = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
     block = torch.nn.Module()
     block.experts = inner

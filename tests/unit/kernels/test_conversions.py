@@ -16,12 +16,12 @@ def floats_of(bits: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversions_are_compiled(name):
+def test_conversions_are_compiled(name) -> None:
     assert isinstance(conversion(name), CompiledStream)
 
 
 @pytest.mark.parametrize("widen", [conversion("widen_f16"), CONVERSIONS["widen_f16"]], ids=["compiled", "plain"])
-def test_every_f16_widens_exactly(widen):
+def test_every_f16_widens_exactly(widen) -> None:
     target = np.empty(ALL_HALVES.size, np.float32)
     widen(ALL_HALVES, target)
     with np.errstate(invalid="ignore"):  # signalling NaNs
@@ -31,7 +31,7 @@ def test_every_f16_widens_exactly(widen):
 
 
 @pytest.mark.parametrize("widen", [conversion("widen_bf16"), CONVERSIONS["widen_bf16"]], ids=["compiled", "plain"])
-def test_every_bf16_becomes_the_upper_half(widen):
+def test_every_bf16_becomes_the_upper_half(widen) -> None:
     target = np.empty(ALL_HALVES.size, np.float32)
     widen(ALL_HALVES, target)
     assert np.array_equal(target.view(np.uint32), ALL_HALVES.astype(np.uint32) << 16)
@@ -66,7 +66,7 @@ NARROWING = {
 
 @pytest.mark.parametrize("kind", ["compiled", "plain"])
 @pytest.mark.parametrize(("name", "column"), [("narrow_f16", 0), ("narrow_bf16", 1)])
-def test_narrowing_rounds_to_even(name, column, kind):
+def test_narrowing_rounds_to_even(name: str, column: int, kind: str) -> None:
     narrow = conversion(name) if kind == "compiled" else CONVERSIONS[name]
     source = floats_of(list(NARROWING) * 2)  # more than one vector and a rest
     target = np.empty(source.size, np.uint16)
@@ -76,7 +76,7 @@ def test_narrowing_rounds_to_even(name, column, kind):
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 4099])
-def test_rows_of_any_length_go_there_and_back(length):
+def test_rows_of_any_length_go_there_and_back(length: int) -> None:
     numbers = np.random.default_rng(length).standard_normal((3, length)).astype(np.float16).astype(np.float32)
     out = np.zeros((3, 2 * length), np.uint8)
     quantize_rows(GGMLType.F16, numbers, out)
@@ -84,7 +84,7 @@ def test_rows_of_any_length_go_there_and_back(length):
     assert np.array_equal(dequantize_rows(GGMLType.F16, out), numbers)
 
 
-def test_widening_takes_odd_addresses_and_a_given_output():
+def test_widening_takes_odd_addresses_and_a_given_output() -> None:
     raw = np.zeros(1 + 6, np.uint8)[1:]
     raw[:] = np.array([1.5, -2, 0.25], np.float16).view(np.uint8)
     out = np.empty((1, 3), np.float32)
@@ -92,7 +92,7 @@ def test_widening_takes_odd_addresses_and_a_given_output():
     assert out.tolist() == [[1.5, -2.0, 0.25]]
 
 
-def test_f32_is_not_copied():
+def test_f32_is_not_copied() -> None:
     raw = np.array([[1.0, -2.5]], np.float32).view(np.uint8)
     widened = widen_rows(GGMLType.F32, raw)
     assert widened.tolist() == [[1.0, -2.5]]
@@ -101,7 +101,7 @@ def test_f32_is_not_copied():
 
 @pytest.mark.parametrize("position", [0, 1, 65535, 65536, 100_000])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_first_number_that_is_not_finite(position, value):
+def test_first_number_that_is_not_finite(position: int, value) -> None:
     numbers = np.zeros((1, 100_001), np.float32)
     assert first_non_finite(numbers) is None
     numbers[0, position] = value
@@ -110,7 +110,7 @@ def test_first_number_that_is_not_finite(position, value):
 
 
 @pytest.mark.parametrize("ggml_type", sorted(QUANTIZED_TYPES), ids=lambda t: t.name)
-def test_decoded_numbers_are_near_the_originals(ggml_type):
+def test_decoded_numbers_are_near_the_originals(ggml_type) -> None:
     case = next(case for case in block_cases(ggml_type) if case.input_name == "normal" and case.weights_name != "zeros")
     out = np.empty((case.rows.shape[0], case.rows.shape[1] // ggml_type.block_length * ggml_type.block_bytes), np.uint8)
     quantize_rows(ggml_type, case.rows, out, case.weights)
@@ -121,7 +121,7 @@ def test_decoded_numbers_are_near_the_originals(ggml_type):
     assert error < 1.6 * 2 ** (1 - bits)
 
 
-def test_decoding_q8_0_by_hand():
+def test_decoding_q8_0_by_hand() -> None:
     block = np.zeros(34, np.uint8)
     block[:2] = np.array([0.5], np.float16).view(np.uint8)
     block[2:6] = np.array([1, -1, 127, -128], np.int8).view(np.uint8)

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def out_for(n_bytes: int) -> np.ndarray:
         (lambda: kernel_kind(GGMLType.I8, weighted=False), "no kernel for I8"),
     ],
 )
-def test_misuse_is_an_internal_error(call, fact):
+def test_misuse_is_an_internal_error(call: Callable[..., Any], fact: str) -> None:
     with pytest.raises(PackagingError) as raised:
         call()
     assert raised.value.code is ErrorCode.INTERNAL_ERROR
@@ -47,14 +49,14 @@ def test_misuse_is_an_internal_error(call, fact):
 
 
 @pytest.mark.parametrize("ggml_type", [GGMLType.IQ2_XXS, GGMLType.IQ2_XS, GGMLType.IQ1_S], ids=lambda t: t.name)
-def test_types_that_need_weights_are_refused_without(ggml_type):
+def test_types_that_need_weights_are_refused_without(ggml_type: GGMLType) -> None:
     with pytest.raises(PackagingError) as raised:
         quantize_rows(ggml_type, ROWS, out_for(ggml_type.block_bytes))
     assert raised.value.code is ErrorCode.IMATRIX_REQUIRED
     assert kernel_kind(ggml_type, weighted=False) == "reference"
 
 
-def test_no_rows_are_no_error():
+def test_no_rows_are_no_error() -> None:
     quantize_rows(GGMLType.Q4_K, np.empty((0, 256), np.float32), np.empty((0, 144), np.uint8))
     assert dequantize_rows(GGMLType.Q4_K, np.empty((0, 144), np.uint8)).shape == (0, 256)
 
@@ -64,7 +66,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
 
 
-def test_without_a_compiler_the_reference_gives_the_same_bytes():
+def test_without_a_compiler_the_reference_gives_the_same_bytes() -> None:
     rows = np.sin(np.arange(512, dtype=np.float32)).reshape(2, 256)
     expected = out_for(144)
     quantize_rows(GGMLType.Q4_K, rows, expected)
@@ -87,7 +89,7 @@ def test_without_a_compiler_the_reference_gives_the_same_bytes():
     assert sum("using the reference" in line and "kernel=Q4_K" in line.replace("'", "") for line in lines) == 1
 
 
-def test_importing_the_package_loads_no_compiler():
+def test_importing_the_package_loads_no_compiler() -> None:
     run_python("""
         import sys
         import worker.models.kernels
@@ -96,7 +98,7 @@ def test_importing_the_package_loads_no_compiler():
     """)
 
 
-def test_compiled_kernels_are_kept_and_damaged_ones_made_again(tmp_path: Path):
+def test_compiled_kernels_are_kept_and_damaged_ones_made_again(tmp_path: Path) -> None:
     kernel = KERNELS[GGMLType.Q8_0, False]
 
     def quantized() -> bytes:
@@ -121,19 +123,19 @@ def test_compiled_kernels_are_kept_and_damaged_ones_made_again(tmp_path: Path):
     assert list((tmp_path / "kernels").iterdir()) == [kept]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path):
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("")
     assert load(KERNELS[GGMLType.Q8_0, False], occupied / "kernels") is not None
 
 
-def test_multiplications_and_additions_are_not_fused():
+def test_multiplications_and_additions_are_not_fused() -> None:
     text = assembly(KERNELS[GGMLType.Q4_K, False])
     assert "mul" in text
     assert not any(name in text for name in ("fmadd", "fnmadd", "fmsub", "fmla", "fmls"))
 
 
-def test_a_missing_gpu_is_no_error():
+def test_a_missing_gpu_is_no_error() -> None:
     done = run_python("""
         import numpy as np
         from worker.models.gguf.types import GGMLType
@@ -146,7 +148,7 @@ def test_a_missing_gpu_is_no_error():
     assert "no GPU for quantization" in done.stdout
 
 
-def test_warm_up_in_the_background_leaves_kernels_ready(tmp_path: Path):
+def test_warm_up_in_the_background_leaves_kernels_ready(tmp_path: Path) -> None:
     done = run_python(f"""
         import threading
         from pathlib import Path

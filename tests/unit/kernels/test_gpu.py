@@ -4,6 +4,7 @@ No device is asked for: the kernels that run here are the code that the PTX is g
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def rows_and_result(n_rows: int, ggml_type: GGMLType = GGMLType.Q4_0) -> tuple[n
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_every_kernel_writes_what_ggml_writes(ggml_type, weighted):
+def test_every_kernel_writes_what_ggml_writes(ggml_type, weighted) -> None:
     """All golden cases of a type, and the text of its PTX: single operations, each rounded to nearest."""
     kernel = KERNELS[ggml_type, weighted]
     text = ptx(kernel, None)
@@ -73,7 +74,7 @@ def test_every_kernel_writes_what_ggml_writes(ggml_type, weighted):
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 64, 65])
-def test_any_number_of_blocks_and_no_store_beside_them(in_use, n_rows):
+def test_any_number_of_blocks_and_no_store_beside_them(in_use, n_rows: int) -> None:
     """Less than one group of threads, whole groups, and a rest; the simulator looks at both ends of all memory."""
     rows, expected, out = rows_and_result(n_rows)
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
@@ -83,7 +84,7 @@ def test_any_number_of_blocks_and_no_store_beside_them(in_use, n_rows):
     assert driver.launches == 2  # the check, and these rows
 
 
-def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use):
+def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use) -> None:
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
     largest = 64 * (256 * 4 + 144 + 4)
     for n_rows in (64, 3, 64, 1):
@@ -93,7 +94,7 @@ def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use):
     assert driver.peak_bytes <= largest
 
 
-def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use):
+def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use) -> None:
     rows, expected, out = rows_and_result(2000)
     driver = in_use(KERNELS[GGMLType.Q4_0, False], memory_bytes=1 << 20)
     with structlog.testing.capture_logs() as lines:
@@ -106,7 +107,7 @@ def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use):
     assert driver.used_bytes == 0
 
 
-def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use):
+def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use) -> None:
     rows, expected, out = rows_and_result(8)
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
     driver.fails_at = 2
@@ -117,7 +118,7 @@ def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use):
     assert driver.launches == 2
 
 
-def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch):
+def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if its driver fused what it must not: the check before the first use tells."""
     rows, expected, out = rows_and_result(8)
     kernel = KERNELS[GGMLType.Q4_0, False]
@@ -130,14 +131,14 @@ def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch):
     assert driver.launches == 1
 
 
-def _one_bit_off(machine, block):
+def _one_bit_off(machine, block) -> None:
     from worker.models.kernels.legacy import quantize_q4_0
 
     quantize_q4_0(machine, block)
     block.out.put(17, machine.i32(0), 1)
 
 
-def test_a_type_whose_code_does_not_load_stays_on_the_processor(in_use):
+def test_a_type_whose_code_does_not_load_stays_on_the_processor(in_use) -> None:
     rows, expected, out = rows_and_result(8, GGMLType.Q8_0)
     in_use()
     with structlog.testing.capture_logs() as lines:
@@ -147,7 +148,7 @@ def test_a_type_whose_code_does_not_load_stays_on_the_processor(in_use):
 
 
 @pytest.mark.parametrize("visible", ["", "-1"])
-def test_a_hidden_device_is_none(monkeypatch, tmp_path, visible):
+def test_a_hidden_device_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str) -> None:
     monkeypatch.setattr(on_gpu, "DRIVER_FILES", (tmp_path,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert on_gpu.is_there()
@@ -155,7 +156,9 @@ def test_a_hidden_device_is_none(monkeypatch, tmp_path, visible):
     assert not on_gpu.is_there()
 
 
-def test_a_driver_that_does_not_answer_is_said_and_done_without(monkeypatch, tmp_path):
+def test_a_driver_that_does_not_answer_is_said_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(on_gpu, "DRIVER_FILES", (tmp_path,))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with structlog.testing.capture_logs() as lines, on_gpu.gpu_if_there():

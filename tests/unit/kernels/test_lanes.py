@@ -18,7 +18,7 @@ def floats(values: list[float]) -> Float:
     return Float(NumpyMachine(len(values)), np.array(values, np.float32))
 
 
-def test_nearest_int_rounds_to_even_and_wraps_as_ggml_does():
+def test_nearest_int_rounds_to_even_and_wraps_as_ggml_does() -> None:
     values = [0.5, 1.5, 2.5, -0.5, -1.5, 3.49, 4194303.0, np.inf, -np.inf, np.nan]
     with np.errstate(invalid="ignore"):
         assert nearest_int(floats(values)).raw.tolist()[:7] == [0, 2, 2, 0, -2, 3, 4194303]
@@ -26,7 +26,7 @@ def test_nearest_int_rounds_to_even_and_wraps_as_ggml_does():
         assert nearest_level(floats(values), 0, 15).raw.tolist() == [0, 2, 2, 0, 0, 3, 15, 0, 0, 0]
 
 
-def test_half_bits_and_values_agree_with_numpy():
+def test_half_bits_and_values_agree_with_numpy() -> None:
     halves = np.arange(1 << 16, dtype=np.uint16)
     numbers = halves.view(np.float16).astype(np.float32)
     machine = NumpyMachine(halves.size)
@@ -38,12 +38,12 @@ def test_half_bits_and_values_agree_with_numpy():
     assert np.array_equal(bits[finite], halves[finite])
 
 
-def test_truncation_is_defined_for_every_float():
+def test_truncation_is_defined_for_every_float() -> None:
     values = [1.9, -1.9, 2147483520.0, 2147483648.0, np.inf, np.nan]
     assert floats(values).truncated().raw.tolist() == [1, -1, 2147483520, 0, 0, 0]
 
 
-def test_nearest_iq4_value_is_the_one_of_the_binary_search():
+def test_nearest_iq4_value_is_the_one_of_the_binary_search() -> None:
     """ggml compares the distances to both neighbours; here it is one comparison with their middle."""
 
     def searched(x: np.float32) -> int:
@@ -62,7 +62,7 @@ def test_nearest_iq4_value_is_the_one_of_the_binary_search():
 
 
 @pytest.mark.parametrize("ggml_type", [GGMLType.IQ2_XS, GGMLType.IQ3_S], ids=lambda t: t.name)
-def test_point_search_is_the_loop_of_the_base_class(ggml_type):
+def test_point_search_is_the_loop_of_the_base_class(ggml_type: GGMLType) -> None:
     """Also with errors that are all equal, and all infinite but one."""
     table, rule, lanes = search_table(ggml_type), RULES[ggml_type], 64
     random = np.random.default_rng(4)
@@ -78,7 +78,7 @@ def test_point_search_is_the_loop_of_the_base_class(ggml_type):
 
 
 @pytest.mark.parametrize("ggml_type", sorted(GRID_TYPES), ids=lambda t: t.name)
-def test_grid_tables(ggml_type):
+def test_grid_tables(ggml_type) -> None:
     """The first point is level 0 everywhere, every combination leads to a point, lists are full vectors."""
     grid, table = grid_of(ggml_type), search_table(ggml_type)
     assert not grid.levels[0].any()

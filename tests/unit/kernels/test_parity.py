@@ -56,10 +56,10 @@ def _pattern(draw, random: np.random.Generator, length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_kernel_equals_reference(ggml_type, weighted):
+def test_kernel_equals_reference(ggml_type, weighted) -> None:
     @settings(max_examples=25, deadline=None, database=None)
     @given(rows_and_weights(ggml_type, weighted))
-    def check(drawn):
+    def check(drawn) -> None:
         rows, weights = drawn
         shape = (rows.shape[0], row_bytes(ggml_type, rows.shape[1]))
         made, expected = np.full(shape, 0x5A, np.uint8), np.zeros(shape, np.uint8)
@@ -71,7 +71,7 @@ def test_kernel_equals_reference(ggml_type, weighted):
 
 
 @pytest.mark.parametrize("n_blocks", [1, 15, 16, 17, 31, 32, 33])
-def test_any_number_of_blocks(n_blocks):
+def test_any_number_of_blocks(n_blocks: int) -> None:
     """Groups of 16 with and without a rest, as one row and as one row each."""
     random = np.random.default_rng(n_blocks)
     numbers = random.standard_normal(n_blocks * 256).astype(np.float32)
@@ -85,10 +85,10 @@ def test_any_number_of_blocks(n_blocks):
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_digests_of_the_self_check_are_the_references(ggml_type, weighted):
+def test_digests_of_the_self_check_are_the_references(ggml_type, weighted) -> None:
     kernel = KERNELS[ggml_type, weighted]
 
-    def quantize(rows, out, weights):
+    def quantize(rows, out, weights) -> None:
         quantize_by_reference(ggml_type, rows, out, weights)
 
     made = digest_of(quantize, kernel.length, kernel.size_bytes, weighted=kernel.weighted)

@@ -17,7 +17,7 @@ def names(cache: Path) -> list[str]:
     return sorted(path.name.rsplit("-", 1)[0] for path in cache.iterdir())
 
 
-def test_an_image_has_kernels_for_every_processor(tmp_path):
+def test_an_image_has_kernels_for_every_processor(tmp_path: Path) -> None:
     """And the one that is here then finds its own: nothing is compiled any more."""
     assert main(["--cache", str(tmp_path), "--types", "Q8_0"]) == 0
     kept = names(tmp_path)
@@ -30,7 +30,7 @@ def test_an_image_has_kernels_for_every_processor(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_the_warm_up_is_for_this_processor_only_and_loads_no_torch(tmp_path):
+def test_the_warm_up_is_for_this_processor_only_and_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, os; from worker.models.kernels.precompile import main; main(sys.argv[1:]);"
         "print(os.nice(0), 'torch' in sys.modules)"
@@ -42,13 +42,13 @@ def test_the_warm_up_is_for_this_processor_only_and_loads_no_torch(tmp_path):
     assert [name for name in names(tmp_path) if not name.startswith(("widen", "narrow"))] == expected
 
 
-def test_the_default_quant_type_comes_first_in_the_warm_up():
+def test_the_default_quant_type_comes_first_in_the_warm_up() -> None:
     kernels = kernels_of(COMMON_TYPES)
     assert [kernel.name for kernel in kernels[:2]] == ["q4_k", "q6_k"]
     assert len({kernel.name for kernel in kernels}) == len(kernels) == 2 * len(COMMON_TYPES) - 1
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--cache", str(tmp_path / "file")]) == 1
     assert "cannot be written to" in capsys.readouterr().err
@@ -56,7 +56,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path, capsys):
 
 @pytest.mark.skipif(not is_x86(), reason="levels are of x86-64")
 @pytest.mark.parametrize("level", list(Level))
-def test_code_for_a_level_fuses_nothing_and_is_vectorised(level):
+def test_code_for_a_level_fuses_nothing_and_is_vectorised(level) -> None:
     text = assembly(KERNELS[GGMLType.Q4_K, False], level.value)
     assert not any(name in text for name in ("fmadd", "fnmadd", "fmsub", "fnmsub"))
     assert text.count("vmulps") > 50 > text.count("vmulss")

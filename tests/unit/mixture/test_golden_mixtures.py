@@ -15,12 +15,12 @@ from worker.models.mixture.policy import choose_mixture
 TABLES = sorted((Path(__file__).parents[2] / "golden" / "mixture").glob("*.json.gz"))
 
 
-def test_all_tables_are_there():
+def test_all_tables_are_there() -> None:
     assert len(TABLES) == 69
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name.removesuffix(".json.gz"))
-def test_every_case_of_a_model(path):
+def test_every_case_of_a_model(path) -> None:
     table = json.loads(gzip.decompress(path.read_bytes()))
     model = facts_from_values(table["kv"])
     tensors = [TensorSpec(name, tuple(shape), GGMLType[kind]) for name, shape, kind in table["tensors"]]

@@ -30,20 +30,20 @@ def values(architecture: str, **keys: object) -> dict[str, object]:
 DENSE = ModelFacts("llama", 8, heads_per_kv_head=1)
 
 
-def test_layers_are_counted_not_read_in_dense_models():
+def test_layers_are_counted_not_read_in_dense_models() -> None:
     # eight layers: more bits for index 0 (first eighth), 7 (last eighth) and 3, 6 (every third from 1 on)
     downs = [spec(f"blk.{layer}.ffn_down.weight") for layer in (10, 11, 12, 13, 14, 15, 16, 17)]
     expected = ["Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"]
     assert types(DENSE, Q.Q4_K_M, *downs) == expected
 
 
-def test_layers_are_read_not_counted_with_experts():
+def test_layers_are_read_not_counted_with_experts() -> None:
     model = ModelFacts("llama", 8, expert_count=4)
     downs = [spec(f"blk.{layer}.ffn_down_exps.weight", 256, 64, 4) for layer in (7, 1, 3, 2)]
     assert types(model, Q.Q4_K_M, *downs) == ["Q6_K", "Q4_K", "Q6_K", "Q4_K"]
 
 
-def test_a_layer_out_of_range_is_refused_with_experts_only():
+def test_a_layer_out_of_range_is_refused_with_experts_only() -> None:
     down = spec("blk.8.ffn_down_exps.weight", 256, 64, 4)
     assert types(DENSE, Q.Q4_K_M, down) == ["Q6_K"]
     for name in (down.name, "mtp.ffn_up.weight"):
@@ -55,22 +55,22 @@ def test_a_layer_out_of_range_is_refused_with_experts_only():
     assert types(ModelFacts("llama", 8, expert_count=2), Q.IQ2_XXS, down, has_imatrix=True) == ["Q2_K"]
 
 
-def test_file_order_does_not_matter_for_blk_names():
+def test_file_order_does_not_matter_for_blk_names() -> None:
     values_ = [spec(f"blk.{layer}.attn_v.weight") for layer in (10, 2, 0, 1)]
     assert types(DENSE, Q.Q3_K_M, *values_) == ["Q4_K", "Q4_K", "Q5_K", "Q5_K"]
 
 
-def test_names_outside_blk_are_decided_in_byte_order():
+def test_names_outside_blk_are_decided_in_byte_order() -> None:
     values_ = [spec(f"enc.blk.{layer}.attn_v.weight") for layer in (2, 10, 0)]
     assert types(DENSE, Q.Q3_K_M, *values_) == ["Q4_K", "Q5_K", "Q5_K"]
 
 
 @pytest.mark.parametrize("name", ["attn_v", "attn_qkv", "attn_kv_b", "cross_attn_v"])
-def test_whatever_holds_values_counts_as_value_projection(name):
+def test_whatever_holds_values_counts_as_value_projection(name: str) -> None:
     assert types(DENSE, Q.Q3_K_L, spec(f"blk.0.{name}.weight")) == ["Q5_K"]
 
 
-def test_exactly_eight_experts_is_a_rule_of_its_own():
+def test_exactly_eight_experts_is_a_rule_of_its_own() -> None:
     attention = [spec(f"blk.0.attn_{part}.weight") for part in ("k", "q", "v", "output")]
     by_count = {
         count: types(ModelFacts("llama", 8, expert_count=count), Q.Q4_K_S, *attention) for count in (0, 4, 7, 8, 9)
@@ -80,7 +80,7 @@ def test_exactly_eight_experts_is_a_rule_of_its_own():
     assert types(ModelFacts("falcon", 8, expert_count=8), Q.Q4_K_S, *attention)[3] == "Q4_K"
 
 
-def test_four_experts_or_grouped_heads_raise_values_in_the_smallest_types():
+def test_four_experts_or_grouped_heads_raise_values_in_the_smallest_types() -> None:
     value = spec("blk.0.attn_v.weight")
     for model, expected in (
         (ModelFacts("llama", 8), "Q2_K"),
@@ -92,7 +92,7 @@ def test_four_experts_or_grouped_heads_raise_values_in_the_smallest_types():
         assert types(model, Q.IQ2_XS, value, has_imatrix=True) == [expected]
 
 
-def test_70b_is_a_name():
+def test_70b_is_a_name() -> None:
     def is_70b(architecture: str, **keys: object) -> bool:
         return facts_from_values(values(architecture, **keys)).is_70b
 
@@ -113,7 +113,7 @@ def test_70b_is_a_name():
     assert types(model, Q.Q3_K_S, spec("blk.0.attn_k.weight")) == ["Q3_K"]
 
 
-def test_facts_are_those_of_the_first_layer_and_of_the_loops():
+def test_facts_are_those_of_the_first_layer_and_of_the_loops() -> None:
     assert facts_from_values(values("deci", block_count=2, attention__head_count=[8, 4])).heads_per_kv_head == 1
     keys = {"attention__head_count": 32, "attention__head_count_kv": [8, 0]}
     assert facts_from_values(values("jamba", block_count=2, **keys)).heads_per_kv_head == 4
@@ -126,7 +126,7 @@ def test_facts_are_those_of_the_first_layer_and_of_the_loops():
     assert facts_from_values({"general.architecture": "clip"}) == ModelFacts("clip", 0)
 
 
-def test_facts_are_read_from_typed_metadata():
+def test_facts_are_read_from_typed_metadata() -> None:
     metadata = {
         "general.architecture": string_value("llama"),
         "llama.block_count": uint32_value(80),
@@ -150,13 +150,13 @@ def test_facts_are_read_from_typed_metadata():
         values("llama", block_count=2, attention__head_count=[1.5]),
     ],
 )
-def test_metadata_that_cannot_be_understood_is_refused(broken):
+def test_metadata_that_cannot_be_understood_is_refused(broken) -> None:
     with pytest.raises(PackagingError) as caught:
         facts_from_values(broken)
     assert caught.value.code is ErrorCode.GGUF_INVALID
 
 
-def test_output_and_tied_embeddings():
+def test_output_and_tied_embeddings() -> None:
     embedding, output = spec("token_embd.weight"), spec("output.weight")
     assert types(DENSE, Q.Q4_K_M, embedding) == ["Q6_K"]
     assert types(DENSE, Q.Q4_K_M, embedding, output) == ["Q4_K", "Q6_K"]
@@ -186,14 +186,14 @@ def test_output_and_tied_embeddings():
         (Q.Q4_K_S, 512, "Q4_K"),
     ],
 )
-def test_rows_that_do_not_fit_fall_back(quant, length, expected):
+def test_rows_that_do_not_fit_fall_back(quant: Q, length: int, expected: str) -> None:
     tensor = spec("blk.0.ssm_in.weight", length, 4)
     mixture = choose_mixture(DENSE, [tensor], quant, has_imatrix=True)
     assert [kind.name for kind in mixture.types] == [expected]
     assert mixture.fallback_count == (length != 512)
 
 
-def test_what_is_never_quantized_keeps_its_type_also_in_float_files():
+def test_what_is_never_quantized_keeps_its_type_also_in_float_files() -> None:
     kept = [
         spec("blk.0.attn_norm.weight", 256, kind=T.F32),
         spec("blk.0.attn_q.bias", 256, 2, kind=T.F32),
@@ -210,14 +210,14 @@ def test_what_is_never_quantized_keeps_its_type_also_in_float_files():
     assert types(DENSE, Q.BF16, spec("enc.position_embd.weights"), spec("blk.0.x.weight")) == ["F16", "BF16"]
 
 
-def test_a_name_of_five_bytes_counts_as_a_weight():
+def test_a_name_of_five_bytes_counts_as_a_weight() -> None:
     assert may_be_quantized("llama", "sinks", (4, 4))
     assert not may_be_quantized("llama", "sinks", (4,))
     assert not may_be_quantized("llama", "sink", (4, 4))
     assert not may_be_quantized("llama", "sinks6", (4, 4))
 
 
-def test_one_architecture_keeps_some_tensors_and_never_goes_below_q8_0():
+def test_one_architecture_keeps_some_tensors_and_never_goes_below_q8_0() -> None:
     model = ModelFacts("glm5-next", 8)
     names = ("attn_q_a", "attn_q_b", "hc_attn", "indexer.proj", "attn_kv_a_mqa", "attn_k_b")
     tensors = [spec(f"blk.0.{name}.weight") for name in names]
@@ -226,7 +226,7 @@ def test_one_architecture_keeps_some_tensors_and_never_goes_below_q8_0():
     assert types(DENSE, Q.Q4_K_M, *tensors) == ["Q4_K"] * 6
 
 
-def test_matrix_needs_follow_the_chosen_type_and_spare_embeddings():
+def test_matrix_needs_follow_the_chosen_type_and_spare_embeddings() -> None:
     def needs(quant: QuantType, *tensors: TensorSpec) -> list[tuple[str, str]]:
         found = choose_mixture(DENSE, tensors, quant, has_imatrix=False).imatrix_needs
         return [(need.tensor, need.type.name) for need in found]
@@ -241,7 +241,7 @@ def test_matrix_needs_follow_the_chosen_type_and_spare_embeddings():
     assert needs(Q.IQ2_M, spec("blk.0.ffn_up.weight", 96, 4)) == []  # falls back to IQ4_NL
 
 
-def test_an_imatrix_changes_some_choices():
+def test_an_imatrix_changes_some_choices() -> None:
     down = spec("blk.0.ffn_down.weight")
     assert types(DENSE, Q.Q4_0, down) == ["Q4_0"]
     assert types(DENSE, Q.Q4_0, down, has_imatrix=True) == ["Q4_1"]
@@ -249,7 +249,7 @@ def test_an_imatrix_changes_some_choices():
     assert types(DENSE, Q.IQ4_XS, down, has_imatrix=True) == ["IQ4_XS"]
 
 
-def test_block_numbers_are_read_as_c_reads_them():
+def test_block_numbers_are_read_as_c_reads_them() -> None:
     assert [block_number(name) for name in ("blk.7.x", "blk.12x", "blk.-3.x", "blk. 4.x", "blk.x", "ablk.1.x")] == [
         7,
         12,
@@ -260,13 +260,13 @@ def test_block_numbers_are_read_as_c_reads_them():
     ]
 
 
-def test_processing_order_is_by_layer_then_bytes():
+def test_processing_order_is_by_layer_then_bytes() -> None:
     names = ["blk.10.a", "blk.2.b", "blk.2.B", "token_embd.weight", "\u00e9.weight", "output.weight"]
     ordered = ["output.weight", "token_embd.weight", "\u00e9.weight", "blk.2.B", "blk.2.b", "blk.10.a"]
     assert sorted(names, key=processing_key) == ordered
 
 
-def test_the_first_fragment_decides_the_category():
+def test_the_first_fragment_decides_the_category() -> None:
     assert category_of("blk.0.ffn_gate_up_exps.weight").value == "feed-forward gate"
     assert category_of("blk.0.ffn_up_shexp.weight").value == "feed-forward up"
     assert category_of("blk.0.attn_q_norm.weight").value == "other"

@@ -38,7 +38,7 @@ def values(found):
     return {key: value.value for key, value in found.metadata.items()}
 
 
-def test_keys_set_again_move_to_the_end_and_split_keys_go():
+def test_keys_set_again_move_to_the_end_and_split_keys_go() -> None:
     assert list(values(plan()).items()) == [
         ("general.architecture", "llama"),
         ("llama.block_count", 2),
@@ -47,7 +47,7 @@ def test_keys_set_again_move_to_the_end_and_split_keys_go():
     ]
 
 
-def test_a_matrix_is_told_by_its_base_name():
+def test_a_matrix_is_told_by_its_base_name() -> None:
     stamp = ImatrixStamp("/home/somebody/runs/42/imatrix.gguf", "text/calibration.txt", 5, 7)
     assert list(values(plan(stamp)).items())[4:] == [
         ("quantize.imatrix.file", "imatrix.gguf"),
@@ -57,7 +57,7 @@ def test_a_matrix_is_told_by_its_base_name():
     ]
 
 
-def test_unknown_facts_of_a_matrix_are_left_out_and_long_texts_cut():
+def test_unknown_facts_of_a_matrix_are_left_out_and_long_texts_cut() -> None:
     found = values(plan(ImatrixStamp("x" * 200, None, 5, 0)))
     assert found["quantize.imatrix.file"] == "x" * 127
     assert "quantize.imatrix.dataset" not in found
@@ -66,7 +66,7 @@ def test_unknown_facts_of_a_matrix_are_left_out_and_long_texts_cut():
     assert dataset.raw == struct.pack("<Q", 127) + ("\u00e9" * 70).encode()[:127]
 
 
-def test_tensors_are_in_processing_order_with_padded_offsets():
+def test_tensors_are_in_processing_order_with_padded_offsets() -> None:
     found = plan()
     assert [(t.name, t.shape, t.type.name, t.offset) for t in found.tensors] == [
         ("output_norm.weight", (256,), "F32", 0),
@@ -78,7 +78,7 @@ def test_tensors_are_in_processing_order_with_padded_offsets():
 
 
 @pytest.mark.parametrize("alignment", [8, 32, 128])
-def test_alignment_is_kept_and_honoured(alignment):
+def test_alignment_is_kept_and_honoured(alignment: int) -> None:
     found = plan(metadata={**METADATA, "general.alignment": uint32_value(alignment)})
     parsed = parse_gguf(found.header + bytes(found.size_bytes - len(found.header)))
     assert parsed.alignment == alignment
@@ -87,7 +87,7 @@ def test_alignment_is_kept_and_honoured(alignment):
     assert parsed.size_bytes % alignment == 0
 
 
-def test_values_are_rewritten_as_llama_cpp_rewrites_them():
+def test_values_are_rewritten_as_llama_cpp_rewrites_them() -> None:
     texts = MetadataValue.array(ValueType.STRING, [b"a\0b", b"", b"c"])
     assert as_rewritten(texts).value == ["a", "", "c"]
     assert as_rewritten(MetadataValue.scalar(ValueType.STRING, b"x\0")).value == "x"
@@ -96,13 +96,13 @@ def test_values_are_rewritten_as_llama_cpp_rewrites_them():
     assert as_rewritten(untouched) is untouched
 
 
-def test_bits_per_weight_leave_padding_out():
+def test_bits_per_weight_leave_padding_out() -> None:
     tensors = [TensorSpec("a.weight", (32, 3), GGMLType.F16)]
     mixture = choose_mixture(MODEL, tensors, QuantType.Q8_0, has_imatrix=False)
     assert plan_output({}, tensors, mixture).bits_per_weight == 8.5
 
 
-def test_sizes_can_be_predicted_before_any_file_exists():
+def test_sizes_can_be_predicted_before_any_file_exists() -> None:
     predicted = predict_sizes(TENSORS, [QuantType.F16, QuantType.Q4_K_M], model=MODEL)
     assert predicted[QuantType.F16].data_bytes == 1024 + 512 * 3 + 512 * 2
     assert predicted[QuantType.Q4_K_M].data_bytes == 1024 + 448 + 288  # 3 and 2 rows of 144 bytes, padded

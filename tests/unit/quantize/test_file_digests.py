@@ -20,7 +20,7 @@ RECORDED = json.loads(RECORD.read_text())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     """The golden models and matrices, proven to be the ones that were recorded."""
     folder = tmp_path_factory.mktemp("golden")
     for name in MODELS:
@@ -44,7 +44,7 @@ def quantize(folder: Path, name: str, matrix: bool, kinds: list[QuantType], **op
 
 @pytest.mark.parametrize("matrix", [False, True], ids=["plain", "imatrix"])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_pass_makes_the_files_of_llama_quantize(folder, name, matrix):
+def test_one_pass_makes_the_files_of_llama_quantize(folder, name, matrix: bool) -> None:
     expected = {kind: entry for kind, entry in recorded(name, matrix).items() if entry}
     result = quantize(folder, name, matrix, list(expected))
     assert result.failed == {}
@@ -56,7 +56,7 @@ def test_one_pass_makes_the_files_of_llama_quantize(folder, name, matrix):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folder, name):
+def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folder, name) -> None:
     refused = [kind for kind, entry in recorded(name, False).items() if entry is None]
     assert QuantType.IQ1_S in refused
     for kind in refused:
@@ -70,7 +70,7 @@ def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folde
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_predicted_sizes_are_the_recorded_ones(folder, name):
+def test_predicted_sizes_are_the_recorded_ones(folder, name) -> None:
     with open_gguf(folder / f"{name}.gguf") as source:
         predicted = predict_sizes(source.tensors, QuantType, metadata=source.metadata)
         stamp = load_imatrix(folder / f"{name}.imatrix.gguf").stamp
@@ -85,7 +85,7 @@ def test_predicted_sizes_are_the_recorded_ones(folder, name):
         assert predicted[kind].header_bytes + predicted[kind].data_bytes == predicted[kind].file_bytes
 
 
-def test_threads_change_nothing_and_outputs_pass_the_check(folder):
+def test_threads_change_nothing_and_outputs_pass_the_check(folder) -> None:
     kinds = [QuantType.Q4_K_M, QuantType.Q6_K, QuantType.Q4_K_S]
     result = quantize(folder, "tied", True, kinds, setting=WorkSetting(threads=1))
     for kind, outcome in result.outcomes.items():

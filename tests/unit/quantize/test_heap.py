@@ -19,6 +19,6 @@ print(faults() - before)
 """
 
 
-def test_slabs_are_not_cleared_by_the_kernel_each_time():
+def test_slabs_are_not_cleared_by_the_kernel_each_time() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < 2048  # one of the twenty, at most; otherwise each costs 2048 pages

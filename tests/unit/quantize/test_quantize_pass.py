@@ -1,6 +1,7 @@
 """The pass itself: slabs, experts, alignment, progress."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def encoded(kind: GGMLType, rows, weights=None) -> bytes:
     return out.tobytes()
 
 
-def test_slabs_cover_every_row_once():
+def test_slabs_cover_every_row_once() -> None:
     tensors = [
         TensorInfo("a", (1000, 2500), GGMLType.F16, 0),
         TensorInfo("none", (8, 0), GGMLType.F16, 0),
@@ -51,7 +52,7 @@ def test_slabs_cover_every_row_once():
     ]
 
 
-def test_each_expert_has_its_own_weights_across_slab_borders(tmp_path):
+def test_each_expert_has_its_own_weights_across_slab_borders(tmp_path: Path) -> None:
     # 7 experts of 300 rows of 768: slabs of 1365 rows begin and end inside experts
     experts = bell("experts", 7 * 300 * 768).reshape(7, 300, 768)
     importance = positive("importance", 7 * 768).reshape(7, 768)
@@ -68,7 +69,7 @@ def test_each_expert_has_its_own_weights_across_slab_borders(tmp_path):
             assert file.tensor_bytes(file.tensors[0]).tobytes() == expected
 
 
-def test_a_flat_entry_of_the_older_format_is_cut_by_expert(tmp_path):
+def test_a_flat_entry_of_the_older_format_is_cut_by_expert(tmp_path: Path) -> None:
     experts = bell("flat", 3 * 4 * 64).reshape(3, 4, 64)
     importance = positive("flat importance", 3 * 64)
     source = save_source(tmp_path / "m.gguf", {"blk.0.ffn_up_exps.weight": experts})
@@ -81,7 +82,7 @@ def test_a_flat_entry_of_the_older_format_is_cut_by_expert(tmp_path):
 
 
 @pytest.mark.parametrize("alignment", [16, 64, 4096])
-def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp_path, alignment):
+def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp_path: Path, alignment: int) -> None:
     aligned = build_model(tmp_path / "m.gguf", "tied", extra={"general.alignment": uint32_value(alignment)})
     kinds = (Q.Q4_K_M, Q.F16)
     plain = quantize_file(tied, {kind: tmp_path / f"32-{kind.value}.gguf" for kind in kinds})
@@ -97,7 +98,7 @@ def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp
                 assert a.tensor_bytes(first).tobytes() == b.tensor_bytes(second).tobytes()
 
 
-def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path):
+def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path: Path) -> None:
     seen = []
     result = quantize_file(
         tied,
@@ -112,7 +113,7 @@ def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path):
         assert last.total_bytes[Q.Q8_0] == sum(tensor.size_bytes for tensor in file.tensors)
 
 
-def test_a_failed_type_leaves_the_progress(tied, tmp_path):
+def test_a_failed_type_leaves_the_progress(tied, tmp_path: Path) -> None:
     seen = []
     quantize_file(
         tied, {Q.Q8_0: tmp_path / "no" / "x", Q.Q4_0: tmp_path / "out.gguf"}, setting=WorkSetting(report=seen.append)
@@ -120,7 +121,7 @@ def test_a_failed_type_leaves_the_progress(tied, tmp_path):
     assert set(seen[-1].written_bytes) == {Q.Q4_0}
 
 
-def test_tensors_without_elements_pass_through(tmp_path):
+def test_tensors_without_elements_pass_through(tmp_path: Path) -> None:
     tensors = {"blk.0.attn_q.weight": np.ones((2, 64), np.float32), "blk.1.none.weight": np.ones((0, 64), np.float32)}
     result = quantize_file(save_source(tmp_path / "m.gguf", tensors), {Q.Q8_0: tmp_path / "out.gguf"})
     outcome = result.outcomes[Q.Q8_0]
@@ -132,14 +133,14 @@ def test_tensors_without_elements_pass_through(tmp_path):
         ]
 
 
-def test_the_digest_of_a_matrix_minds_names_and_weights_not_their_order():
+def test_the_digest_of_a_matrix_minds_names_and_weights_not_their_order() -> None:
     a, b = np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)
     first = ImatrixData("m", None, 0, {"a": a, "b": b}).sha256
     assert first == ImatrixData("other name", "text", 9, {"b": b, "a": a}).sha256
     assert first != ImatrixData("m", None, 0, {"a": b, "b": a}).sha256
 
 
-def test_parts_out_of_order_have_the_digest_of_the_whole():
+def test_parts_out_of_order_have_the_digest_of_the_whole() -> None:
     parts = [np.full(size, size, np.uint8) for size in (5, 3, 0, 7)]
     whole = b"head" + b"".join(part.tobytes() + bytes(index) for index, part in enumerate(parts))
     digest = OrderedDigest(b"head")

@@ -1,5 +1,7 @@
 """Shards equal those of llama-gguf-split, and the local command's function minds names and files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ RECORDED_SHARDS = {
 
 
 @pytest.mark.parametrize("name", RECORDED_SHARDS)
-def test_shards_are_those_of_llama_gguf_split(tmp_path, name):
+def test_shards_are_those_of_llama_gguf_split(tmp_path: Path, name) -> None:
     source = build_model(tmp_path / f"{name}.gguf", name)
     shards = split_gguf(source, 1_000_000)
     count = len(RECORDED_SHARDS[name])
@@ -45,7 +47,7 @@ def test_shards_are_those_of_llama_gguf_split(tmp_path, name):
     assert source.exists()
 
 
-def test_shards_hold_everything_once_and_the_keys_to_find_it(tmp_path):
+def test_shards_hold_everything_once_and_the_keys_to_find_it(tmp_path: Path) -> None:
     source = build_model(tmp_path / "dense.gguf", "dense", extra={"general.alignment": uint32_value(64)})
     shards = split_gguf(source, 600_000, stem=tmp_path / "cut")
     found = {}
@@ -61,7 +63,7 @@ def test_shards_hold_everything_once_and_the_keys_to_find_it(tmp_path):
         assert found == {tensor.name: whole.tensor_bytes(tensor).tobytes() for tensor in whole.tensors}
 
 
-def test_the_usual_alignment_is_not_told_to_later_shards(tmp_path):
+def test_the_usual_alignment_is_not_told_to_later_shards(tmp_path: Path) -> None:
     """The tool writes nothing but ``split.*`` into them; only another alignment must be known to read them."""
     plain = build_model(tmp_path / "plain.gguf", "dense")
     told = build_model(tmp_path / "told.gguf", "dense", extra={"general.alignment": uint32_value(32)})
@@ -69,13 +71,13 @@ def test_the_usual_alignment_is_not_told_to_later_shards(tmp_path):
         assert digest(left) == digest(right)
 
 
-def test_a_file_within_the_limit_stays_whole(tmp_path):
+def test_a_file_within_the_limit_stays_whole(tmp_path: Path) -> None:
     source = build_model(tmp_path / "dense.gguf", "dense")
     assert split_gguf(source, 10_000_000) == [source]
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_tensor_beyond_the_limit_has_a_shard_of_its_own(tmp_path):
+def test_a_tensor_beyond_the_limit_has_a_shard_of_its_own(tmp_path: Path) -> None:
     sizes = {"a": 900, "b": 10, "c": 10, "d": 900, "e": 10}
     source = save_source(tmp_path / "m.gguf", {name: np.zeros(size, np.float32) for name, size in sizes.items()})
     held = []
@@ -85,7 +87,7 @@ def test_a_tensor_beyond_the_limit_has_a_shard_of_its_own(tmp_path):
     assert held == ["a", "bc", "d", "e"]
 
 
-def test_shards_that_cannot_be_written_leave_nothing(tmp_path):
+def test_shards_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     source = build_model(tmp_path / "dense.gguf", "dense")
     with pytest.raises(PackagingError) as caught:
         split_gguf(source, 500_000, stem=tmp_path / "missing" / "m")
@@ -93,7 +95,7 @@ def test_shards_that_cannot_be_written_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_more_shards_than_can_be_counted_are_refused(tmp_path):
+def test_more_shards_than_can_be_counted_are_refused(tmp_path: Path) -> None:
     tensors = {f"t{index}": np.zeros(1, np.float32) for index in range(65_537)}
     source = save_source(tmp_path / "m.gguf", tensors)
     with pytest.raises(PackagingError, match="65537 shards") as caught:
@@ -101,7 +103,7 @@ def test_more_shards_than_can_be_counted_are_refused(tmp_path):
     assert caught.value.code is ErrorCode.REQUEST_INVALID
 
 
-def test_local_files_are_named_for_source_and_type(tied, tmp_path):
+def test_local_files_are_named_for_source_and_type(tied, tmp_path: Path) -> None:
     made = quantize_local(tied, ["q8_0", " Q4_0"], tmp_path / "new" / "folder")
     assert {kind.value: [file.path.name for file in files] for kind, files in made.files.items()} == {
         "Q8_0": ["tied-Q8_0.gguf"],
@@ -111,7 +113,7 @@ def test_local_files_are_named_for_source_and_type(tied, tmp_path):
     assert digest(file.path) == file.sha256 == made.result.outcomes[QuantType.Q8_0].sha256
 
 
-def test_local_files_are_not_replaced_unasked(tied, tmp_path):
+def test_local_files_are_not_replaced_unasked(tied, tmp_path: Path) -> None:
     (tmp_path / "tied-Q8_0.gguf").write_text("mine")
     with pytest.raises(PackagingError) as caught:
         quantize_local(tied, ["Q4_0", "Q8_0"], tmp_path)
@@ -121,7 +123,7 @@ def test_local_files_are_not_replaced_unasked(tied, tmp_path):
     check_gguf(tmp_path / "tied-Q8_0.gguf")
 
 
-def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
+def test_local_files_beyond_a_limit_are_split(tied, tmp_path: Path) -> None:
     made = quantize_local(tied, ["Q8_0", "Q2_K"], tmp_path, options=LocalOptions(split_max_bytes=1_200_000))
     assert [file.path.name for file in made.files[QuantType.Q8_0]] == [
         "tied-Q8_0-00001-of-00002.gguf",
@@ -138,7 +140,7 @@ def test_local_files_beyond_a_limit_are_split(tied, tmp_path):
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
 
 
-def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied, tmp_path):
+def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied, tmp_path: Path) -> None:
     (tmp_path / "tied-Q8_0-00002-of-00002.gguf").mkdir()
     made = quantize_local(
         tied, ["Q8_0", "Q6_K"], tmp_path, options=LocalOptions(overwrite=True, split_max_bytes=1_200_000)
@@ -161,14 +163,14 @@ def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied
         (["IQ2_XSS"], ErrorCode.QUANT_TYPE_UNKNOWN, "IQ2_X"),
     ],
 )
-def test_types_that_cannot_be_meant_are_refused(names, code, fact):
+def test_types_that_cannot_be_meant_are_refused(names: list[str], code: ErrorCode, fact: str) -> None:
     with pytest.raises(PackagingError) as caught:
         parse_quant_types(names)
     assert caught.value.code is code
     assert fact in caught.value.message
 
 
-def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, tmp_path):
+def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, tmp_path: Path) -> None:
     (first,) = quantize_local(tied, ["Q8_0"], tmp_path).files[QuantType.Q8_0]
     with pytest.raises(PackagingError) as caught:
         quantize_local(first.path, ["Q4_0"], tmp_path)
@@ -177,7 +179,7 @@ def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, 
     assert [file.path.name for file in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
 
 
-def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path):
+def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(tied.read_bytes()[:1000])
@@ -188,7 +190,7 @@ def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["damaged.gguf", "there"]
 
 
-def test_names_that_no_file_system_takes_are_refused(tied, tmp_path):
+def test_names_that_no_file_system_takes_are_refused(tied, tmp_path: Path) -> None:
     for source, directory, code in (
         (tied, tmp_path / ("x" * 300), ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
         (tmp_path / ("x" * 300), tmp_path / "new", ErrorCode.GGUF_INVALID),

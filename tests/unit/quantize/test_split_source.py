@@ -1,6 +1,7 @@
 """A source that lies in shards is quantized as the file that it was cut from."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -14,17 +15,17 @@ from worker.models.sizes import predict_file_sizes
 
 
 @pytest.fixture
-def whole(tmp_path):
+def whole(tmp_path: Path):
     return build_model(tmp_path / "experts.gguf", "experts")
 
 
 @pytest.fixture
-def shards(whole, tmp_path):
+def shards(whole, tmp_path: Path):
     (tmp_path / "cut").mkdir()
     return split_gguf(whole, 2_000_000, stem=tmp_path / "cut" / "experts")
 
 
-def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path):
+def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path: Path) -> None:
     assert len(shards) > 2
     (expected,) = quantize_local(whole, ["Q4_K_M"], tmp_path / "of_whole").files[QuantType.Q4_K_M]
     (made,) = quantize_local(shards[0], ["Q4_K_M"], tmp_path / "of_shards").files[QuantType.Q4_K_M]
@@ -32,11 +33,11 @@ def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path):
     assert digest(made.path) == digest(expected.path)
 
 
-def test_sizes_are_predicted_of_the_whole(whole, shards):
+def test_sizes_are_predicted_of_the_whole(whole, shards) -> None:
     assert predict_file_sizes(shards[0])[1] == predict_file_sizes(whole)[1]
 
 
-def test_a_shard_is_refused_where_the_others_cannot_be_had(shards, tmp_path):
+def test_a_shard_is_refused_where_the_others_cannot_be_had(shards, tmp_path: Path) -> None:
     def refusal(path) -> str:
         with pytest.raises(PackagingError) as caught:
             quantize_local(path, ["Q8_0"], tmp_path / "out")

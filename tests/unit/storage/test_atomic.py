@@ -18,7 +18,7 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_file_appears_only_when_complete(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"old")
     with AtomicFile(path) as file:
@@ -29,7 +29,7 @@ def test_a_file_appears_only_when_complete(tmp_path):
     assert names(tmp_path) == ["model.gguf"]
 
 
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), AtomicFile(path) as file:  # noqa: PT012 - the body is the subject
@@ -39,7 +39,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["model.gguf"]
 
 
-def test_permissions_follow_mode_and_umask(tmp_path):
+def test_permissions_follow_mode_and_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         atomic_write_text(tmp_path / "open", "x")
@@ -51,7 +51,7 @@ def test_permissions_follow_mode_and_umask(tmp_path):
     assert (tmp_path / "secret").read_text("utf-8") == "密"
 
 
-def test_a_full_disk_met_while_writing_has_its_own_code(tmp_path):
+def test_a_full_disk_met_while_writing_has_its_own_code(tmp_path: Path) -> None:
     with (
         pytest.raises(PackagingError, match="full") as caught,
         Path("/dev/full").open("wb", buffering=0) as full,
@@ -62,18 +62,18 @@ def test_a_full_disk_met_while_writing_has_its_own_code(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_other_errors_of_the_body_stay_as_they_are(tmp_path):
+def test_other_errors_of_the_body_stay_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), AtomicFile(tmp_path / "x"):
         (tmp_path / "missing").read_bytes()
 
 
-def test_a_missing_directory_is_not_writable(tmp_path):
+def test_a_missing_directory_is_not_writable(tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         atomic_write_bytes(tmp_path / "gone" / "x", b"")
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_a_directory_in_the_way_is_reported_and_nothing_left(tmp_path):
+def test_a_directory_in_the_way_is_reported_and_nothing_left(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(PackagingError) as caught:
         atomic_write_bytes(tmp_path / "x", b"1")
@@ -92,7 +92,9 @@ with AtomicFile(Path(sys.argv[1])) as file:
 """
 
 
-def test_a_killed_writer_leaves_no_final_name_and_the_next_one_tidies_up(tmp_path, monkeypatch):
+def test_a_killed_writer_leaves_no_final_name_and_the_next_one_tidies_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model[1].gguf"
     done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -111,7 +113,7 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_one_tidies_up(tmp_pat
     assert names(tmp_path) == ["model[1].gguf"]
 
 
-def test_placing_links_on_one_disk_and_replaces(tmp_path):
+def test_placing_links_on_one_disk_and_replaces(tmp_path: Path) -> None:
     source, final = tmp_path / "scratch.gguf", tmp_path / "out" / "model.gguf"
     final.parent.mkdir()
     source.write_bytes(b"new")
@@ -125,7 +127,7 @@ def test_placing_links_on_one_disk_and_replaces(tmp_path):
     assert names(final.parent) == ["model.gguf"], "placing twice leaves no second link"
 
 
-def test_placing_a_link_places_what_it_points_to(tmp_path):
+def test_placing_a_link_places_what_it_points_to(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"x")
     (tmp_path / "link").symlink_to("real")
     place_file(tmp_path / "link", tmp_path / "final")
@@ -133,7 +135,7 @@ def test_placing_a_link_places_what_it_points_to(tmp_path):
 
 
 @pytest.mark.skipif(not OTHER_DISK.is_dir(), reason="no second file system")
-def test_placing_copies_across_disks_and_stops_clean(tmp_path, tmp_path_factory):
+def test_placing_copies_across_disks_and_stops_clean(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     source = OTHER_DISK / f"trainpack-{os.getpid()}"
     source.write_bytes(b"x" * 5_000_000)
     try:
@@ -150,6 +152,6 @@ def test_placing_copies_across_disks_and_stops_clean(tmp_path, tmp_path_factory)
         source.unlink()
 
 
-def test_placing_what_is_missing_says_so(tmp_path):
+def test_placing_what_is_missing_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         place_file(tmp_path / "missing", tmp_path / "final")

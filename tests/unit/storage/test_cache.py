@@ -12,12 +12,12 @@ from worker.storage.cache import Content, InputCache
 from worker.storage.locks import FileLock
 
 
-def content(name, size_bytes=100):
+def content(name, size_bytes: int = 100) -> Content:
     return Content(f"s3://b/{name}", name, size_bytes, {"x": size_bytes})
 
 
-def filler(size_bytes=100, calls=None):
-    def fill(directory):
+def filler(size_bytes: int = 100, calls=None):
+    def fill(directory) -> None:
         (directory / "x").write_bytes(b"x" * size_bytes)
         if calls is not None:
             calls.append(directory)
@@ -26,21 +26,21 @@ def filler(size_bytes=100, calls=None):
 
 
 @pytest.fixture
-def cache(tmp_path):
+def cache(tmp_path: Path) -> InputCache:
     return InputCache(tmp_path / "cache", 250)
 
 
 @pytest.fixture
-def gone(tmp_path):
+def gone(tmp_path: Path) -> str:
     """A holder that has ended."""
     return tmp_path / "scratch-of-a-finished-job"
 
 
-def used_at(path, moment):
+def used_at(path, moment) -> None:
     os.utime(path.parent / "record.json", (moment, moment))
 
 
-def test_an_entry_is_filled_once(cache):
+def test_an_entry_is_filled_once(cache) -> None:
     calls = []
     first = cache.get(content("a"), filler(calls=calls))
     assert cache.get(content("a"), filler(calls=calls)) == first
@@ -48,7 +48,7 @@ def test_an_entry_is_filled_once(cache):
     assert (first / "x").stat().st_size == 100
 
 
-def test_an_entry_that_lost_a_file_is_filled_again(cache):
+def test_an_entry_that_lost_a_file_is_filled_again(cache) -> None:
     calls = []
     files = cache.get(content("a"), filler(calls=calls))
     (files / "x").write_bytes(b"cut")
@@ -56,8 +56,8 @@ def test_an_entry_that_lost_a_file_is_filled_again(cache):
     assert len(calls) == 2
 
 
-def test_a_failed_fill_is_not_taken_for_a_finished_one(cache):
-    def fail(directory):
+def test_a_failed_fill_is_not_taken_for_a_finished_one(cache) -> None:
+    def fail(directory) -> None:
         (directory / "x").write_bytes(b"x" * 100)
         raise ConnectionError
 
@@ -68,7 +68,7 @@ def test_a_failed_fill_is_not_taken_for_a_finished_one(cache):
     assert (calls[0] / "x").exists(), "what had arrived is there to go on from"
 
 
-def test_the_least_recently_used_go_first(cache, gone):
+def test_the_least_recently_used_go_first(cache, gone) -> None:
     old, older = (cache.get(content(name), filler(), holder=gone) for name in ("old", "older"))
     used_at(old, 2000)
     used_at(older, 1000)
@@ -77,7 +77,7 @@ def test_the_least_recently_used_go_first(cache, gone):
     assert old.exists()
 
 
-def test_asking_again_counts_as_use(cache, gone):
+def test_asking_again_counts_as_use(cache, gone) -> None:
     first, second = (cache.get(content(name), filler(), holder=gone) for name in ("first", "second"))
     used_at(first, 1000)
     used_at(second, 2000)
@@ -87,7 +87,7 @@ def test_asking_again_counts_as_use(cache, gone):
     assert not second.exists()
 
 
-def test_what_a_job_holds_stays_until_its_scratch_is_gone(cache, tmp_path, gone):
+def test_what_a_job_holds_stays_until_its_scratch_is_gone(cache, tmp_path: Path, gone) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     held = cache.get(content("held"), filler(), holder=scratch)
@@ -102,7 +102,7 @@ def test_what_a_job_holds_stays_until_its_scratch_is_gone(cache, tmp_path, gone)
     assert not held.exists()
 
 
-def test_without_a_holder_the_process_holds(tmp_path):
+def test_without_a_holder_the_process_holds(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -122,10 +122,10 @@ sys.stdin.read()
     assert not theirs.exists()
 
 
-def test_an_entry_being_filled_is_left_alone_and_waited_for(cache, gone):
+def test_an_entry_being_filled_is_left_alone_and_waited_for(cache, gone) -> None:
     entered, may_go = threading.Event(), threading.Event()
 
-    def slow(directory):
+    def slow(directory) -> None:
         entered.set()
         assert may_go.wait(10)
         filler()(directory)
@@ -144,13 +144,13 @@ def test_an_entry_being_filled_is_left_alone_and_waited_for(cache, gone):
     assert calls == []
 
 
-def test_no_room_on_the_disk_is_said_before_anything_is_fetched(cache):
+def test_no_room_on_the_disk_is_said_before_anything_is_fetched(cache) -> None:
     with pytest.raises(PackagingError, match=r"needed 1000000.0 TB|needed 1000.0 PB") as caught:
         cache.get(content("huge", 10**18), filler())
     assert caught.value.code is ErrorCode.DISK_SPACE_INSUFFICIENT
 
 
-def test_locks_exclude_and_share(tmp_path):
+def test_locks_exclude_and_share(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with FileLock(path, shared=True):
         with FileLock(path, shared=True):

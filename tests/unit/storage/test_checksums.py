@@ -1,5 +1,6 @@
 import hashlib
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_known_digests(tmp_path):
+def test_known_digests(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"")
     assert sha256_file(path) == EMPTY
@@ -18,7 +19,7 @@ def test_known_digests(tmp_path):
     assert sha256_file(path) == ABC
 
 
-def test_files_longer_than_a_chunk_and_ranges_across_chunks(tmp_path):
+def test_files_longer_than_a_chunk_and_ranges_across_chunks(tmp_path: Path) -> None:
     data = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail" * 1000
     path = tmp_path / "x"
     path.write_bytes(data)
@@ -30,13 +31,13 @@ def test_files_longer_than_a_chunk_and_ranges_across_chunks(tmp_path):
     assert sha256_range(path, 0, 0).hex() == EMPTY
 
 
-def test_hashing_stops_when_asked(tmp_path):
+def test_hashing_stops_when_asked(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     with pytest.raises(StopRequested):
         sha256_file(tmp_path / "x", should_stop=lambda: True)
 
 
-def test_the_sums_file_is_understood_by_sha256sum(tmp_path):
+def test_the_sums_file_is_understood_by_sha256sum(tmp_path: Path) -> None:
     names = ["merged_model-Q4_K_M.gguf", "模型.gguf", "with  spaces", "back\\slash", "line\nbreak"]
     for name in names:
         (tmp_path / name).write_bytes(b"abc")
@@ -49,7 +50,7 @@ def test_the_sums_file_is_understood_by_sha256sum(tmp_path):
     assert text.splitlines()[-1] == f"{ABC}  模型.gguf"
 
 
-def test_lines_of_another_format_are_passed_over():
+def test_lines_of_another_format_are_passed_over() -> None:
     good = f"{ABC}  a.gguf"
     text = f"# comment\n{good}\n{ABC} b.gguf\n{ABC[:-1]}  c\n{'z' * 64}  d\n{ABC}  \n\n"
     assert parse_checksums(text) == {"a.gguf": ABC}

@@ -1,6 +1,8 @@
 import base64
 import hashlib
 import zlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,13 @@ def parts_digest(algorithm, step):
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path):
     path = tmp_path / "x"
     path.write_bytes(DATA)
     return path
 
 
-def test_a_plain_tag_is_an_md5_and_one_with_a_count_is_composite():
+def test_a_plain_tag_is_an_md5_and_one_with_a_count_is_composite() -> None:
     assert expectations({"ETag": f'"{MD5.hexdigest()}"'}) == [Expectation("md5", MD5.digest())]
     assert expectations({"ETag": f'"{MD5.hexdigest()}-3"'}) == [Expectation("md5", MD5.digest(), 3)]
 
@@ -40,11 +42,11 @@ def test_a_plain_tag_is_an_md5_and_one_with_a_count_is_composite():
         {"Metadata": {"sha256": "a" * 64}},
     ],
 )
-def test_what_is_no_checksum_of_the_bytes_is_not_taken_for_one(head):
+def test_what_is_no_checksum_of_the_bytes_is_not_taken_for_one(head: dict[str, Any]) -> None:
     assert expectations(head) == []
 
 
-def test_full_checksums_come_before_composite_ones_and_strong_before_weak():
+def test_full_checksums_come_before_composite_ones_and_strong_before_weak() -> None:
     head = {
         "ETag": f'"{"a" * 32}"',
         "ChecksumSHA256": FULL_SHA256 + "-2",
@@ -71,12 +73,12 @@ def test_full_checksums_come_before_composite_ones_and_strong_before_weak():
     ],
     ids=lambda each: f"{each.algorithm}-{each.parts}",
 )
-def test_a_checksum_holds_for_its_bytes_and_for_no_others(file, expected):
+def test_a_checksum_holds_for_its_bytes_and_for_no_others(file, expected: Expectation) -> None:
     assert expected.holds_for(file, 4) is True
     file.write_bytes(DATA[:-1] + b"X")
     assert expected.holds_for(file, 4) is False
 
 
 @pytest.mark.parametrize("part_size_bytes", [None, 5, 3, 100])
-def test_a_composite_checksum_cannot_be_told_without_the_right_part_size(file, part_size_bytes):
+def test_a_composite_checksum_cannot_be_told_without_the_right_part_size(file, part_size_bytes: int | None) -> None:
     assert Expectation("md5", parts_digest("md5", 4), 3).holds_for(file, part_size_bytes) is None

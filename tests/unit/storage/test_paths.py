@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,21 +15,21 @@ from worker.storage.paths import (
 )
 
 
-def test_a_path_under_a_root_is_given_back_resolved(tmp_path):
+def test_a_path_under_a_root_is_given_back_resolved(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)
     (root / "link").symlink_to("a")
     assert Roots.only(root).resolve(root / "link" / "new.gguf") == root / "a" / "new.gguf"
 
 
-def test_a_root_may_itself_be_a_link(tmp_path):
+def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to("real")
     assert Roots.only(tmp_path / "root").resolve(tmp_path / "root" / "x") == tmp_path / "real" / "x"
 
 
 @pytest.mark.parametrize("escape", ["root/../secret", "root/link/x", "rootish/x", "secret"])
-def test_what_leads_out_of_the_roots_is_refused(tmp_path, escape):
+def test_what_leads_out_of_the_roots_is_refused(tmp_path: Path, escape: str) -> None:
     for name in ("root", "secret", "rootish"):
         (tmp_path / name).mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
@@ -38,13 +39,13 @@ def test_what_leads_out_of_the_roots_is_refused(tmp_path, escape):
     assert str(tmp_path / "secret" / "x") not in caught.value.message
 
 
-def test_no_roots_allow_everything_and_an_empty_list_nothing(tmp_path):
+def test_no_roots_allow_everything_and_an_empty_list_nothing(tmp_path: Path) -> None:
     assert Roots.anywhere().resolve(tmp_path) == tmp_path.resolve()
     with pytest.raises(PackagingError, match=r"\(none\)"):
         Roots.only().resolve(tmp_path)
 
 
-def test_loops_relative_paths_and_nul_are_refused(tmp_path):
+def test_loops_relative_paths_and_nul_are_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for path in (tmp_path / "loop" / "x", "models/base", "/models/\0base"):
         with pytest.raises(PackagingError) as caught:
@@ -53,7 +54,7 @@ def test_loops_relative_paths_and_nul_are_refused(tmp_path):
         assert "\0" not in caught.value.message
 
 
-def test_buckets_outside_the_list_are_refused():
+def test_buckets_outside_the_list_are_refused() -> None:
     check_bucket("models", None)
     check_bucket("models", ("models",))
     with pytest.raises(PackagingError, match="bucket secrets is not one of those") as caught:
@@ -61,7 +62,7 @@ def test_buckets_outside_the_list_are_refused():
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
 
-def test_an_output_directory_is_made_and_a_mere_check_leaves_nothing(tmp_path):
+def test_an_output_directory_is_made_and_a_mere_check_leaves_nothing(tmp_path: Path) -> None:
     wanted = tmp_path / "runs" / "42" / "package"
     assert check_output_dir(wanted, Roots.only(tmp_path)) == wanted
     assert list(tmp_path.iterdir()) == []
@@ -69,14 +70,14 @@ def test_an_output_directory_is_made_and_a_mere_check_leaves_nothing(tmp_path):
     assert list(wanted.iterdir()) == []
 
 
-def test_a_check_keeps_an_existing_directory(tmp_path):
+def test_a_check_keeps_an_existing_directory(tmp_path: Path) -> None:
     (tmp_path / "old.gguf").write_bytes(b"x")
     check_output_dir(tmp_path, Roots.anywhere())
     assert [path.name for path in tmp_path.iterdir()] == ["old.gguf"]
 
 
 @pytest.mark.parametrize("place", ["file", "file/sub/package"])
-def test_an_output_directory_that_cannot_be_is_refused_without_traces(tmp_path, place):
+def test_an_output_directory_that_cannot_be_is_refused_without_traces(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PackagingError, match=r"Not a directory|not a directory|File exists") as caught:
         ensure_output_dir(tmp_path / place, Roots.anywhere())
@@ -85,7 +86,7 @@ def test_an_output_directory_that_cannot_be_is_refused_without_traces(tmp_path, 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_permission_is_refused(tmp_path):
+def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(PackagingError, match="Permission denied") as caught:
@@ -95,13 +96,13 @@ def test_a_directory_without_permission_is_refused(tmp_path):
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_a_kernel_file_system_cannot_be_an_output_directory():
+def test_a_kernel_file_system_cannot_be_an_output_directory() -> None:
     with pytest.raises(PackagingError) as caught:
         ensure_output_dir("/proc/trainpack/package", Roots.anywhere())
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_needs_on_one_disk_are_added_up(tmp_path):
+def test_needs_on_one_disk_are_added_up(tmp_path: Path) -> None:
     free = free_bytes(tmp_path / "not" / "there")
     half = int(free * 0.6)
     check_disk_space({tmp_path / "scratch": half})
@@ -111,7 +112,7 @@ def test_needs_on_one_disk_are_added_up(tmp_path):
     assert caught.value.fields["needed_bytes"] == 2 * half
 
 
-def test_the_reserve_counts_only_when_something_is_written(tmp_path):
+def test_the_reserve_counts_only_when_something_is_written(tmp_path: Path) -> None:
     reserve = 2 * free_bytes(tmp_path)
     check_disk_space({tmp_path: 0}, reserve_bytes=reserve)
     with pytest.raises(PackagingError, match=r"needed 1 byte \(and .* kept free\)"):
@@ -129,6 +130,6 @@ def test_the_reserve_counts_only_when_something_is_written(tmp_path):
         (errno.EIO, None),
     ],
 )
-def test_system_errors_become_codes_by_their_number(tmp_path, number, code):
+def test_system_errors_become_codes_by_their_number(tmp_path: Path, number, code: ErrorCode | None) -> None:
     error = write_error(tmp_path / "x.gguf", OSError(number, os.strerror(number)))
     assert (error and error.code) == code

@@ -16,7 +16,7 @@ MIB = 2**20
 UP = Request("uploading s3://b/k", ErrorCode.UPLOAD_FAILED, ErrorCode.BASE_MODEL_NOT_FOUND)
 
 
-def refused(status, code, message="no"):
+def refused(status, code, message: str = "no"):
     response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return exceptions.ClientError(response, "PutObject")
 
@@ -50,22 +50,24 @@ ENDPOINT = {"endpoint_url": "https://s3.example.com", "error": "x"}
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
-def test_every_kind_of_error_has_a_code_and_is_tried_again_only_where_that_can_help(error, code, again):
+def test_every_kind_of_error_has_a_code_and_is_tried_again_only_where_that_can_help(
+    error, code: ErrorCode, again: bool
+) -> None:
     assert storage_error(error, UP, SETTINGS).code is code
     assert can_retry(error) is again
 
 
-def test_no_secret_gets_into_a_message():
+def test_no_secret_gets_into_a_message() -> None:
     told = storage_error(refused(403, "AccessDenied", "key AKEXAMPLE with hush is wrong"), UP, SETTINGS)
     assert told.message == "uploading s3://b/k: AccessDenied (HTTP 403): key *** with *** is wrong"
     assert told.fields["endpoint_url"] == "https://s3.example.com"
     assert "pw" not in str(told.to_dict())
 
 
-def test_attempts_are_bounded_and_a_stop_ends_the_pause():
+def test_attempts_are_bounded_and_a_stop_ends_the_pause() -> None:
     calls = []
 
-    def fail():
+    def fail() -> None:
         calls.append(1)
         raise refused(500, "InternalError")
 
@@ -86,20 +88,20 @@ def test_attempts_are_bounded_and_a_stop_ends_the_pause():
         (48 * MIB, 16 * MIB, 3, 16 * MIB),
     ],
 )
-def test_parts_cover_the_file(size_bytes, step, count, last):
+def test_parts_cover_the_file(size_bytes: int, step: int, count: int, last: int) -> None:
     parts = split(size_bytes, step)
     assert (len(parts), parts[-1].size_bytes) == (count, last)
     assert sum(part.size_bytes for part in parts) == size_bytes
     assert [part.number for part in parts] == list(range(1, count + 1))
 
 
-def test_parts_grow_where_there_would_be_too_many():
+def test_parts_grow_where_there_would_be_too_many() -> None:
     parts = split(MAX_PARTS * 16 * MIB + 1, 16 * MIB)
     assert len(parts) <= MAX_PARTS
     assert parts[0].size_bytes == 17 * MIB
 
 
-def test_locations():
+def test_locations() -> None:
     assert S3Location.parse("s3://bucket/a/b/") == S3Location("bucket", "a/b")
     assert str(S3Location.parse("s3://bucket").child("job").child("x.gguf")) == "s3://bucket/job/x.gguf"
     for wrong in ("s3://", "s3:///key", "/local", "https://bucket/key"):

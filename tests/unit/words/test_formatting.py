@@ -24,7 +24,7 @@ NOW = datetime(2025, 11, 23, 12, 0, 0, tzinfo=UTC)
         (5e18, "5000.0 PB"),
     ],
 )
-def test_sizes(size, text):
+def test_sizes(size: float, text: str) -> None:
     assert f.format_size(size) == text
 
 
@@ -44,7 +44,7 @@ def test_sizes(size, text):
         (273_600, "3 d 4 h"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations(seconds: float, text: str) -> None:
     assert f.format_duration(seconds) == text
 
 
@@ -62,11 +62,11 @@ def test_durations(seconds, text):
         (1, 2, "files\x1b[2J", "1 of 2 files\\x1b[2J"),
     ],
 )
-def test_progress(done, total, unit, text):
+def test_progress(done: float, total: float, unit: str, text: str) -> None:
     assert f.format_progress(done, total, unit) == text
 
 
-def test_rates_ages_times_and_scores():
+def test_rates_ages_times_and_scores() -> None:
     assert f.format_rate(410e6, "bytes") == "410.0 MB/s"
     assert f.format_rate(12.3, "tensors") == "12 tensors/s"
     assert f.format_rate(11_135_443, "weights") == "11.1 M weights/s"
@@ -100,6 +100,6 @@ def test_rates_ages_times_and_scores():
         ("\udcff", "\\xdcff"),
     ],
 )
-def test_foreign_text_cannot_steer_a_terminal(text, cleaned):
+def test_foreign_text_cannot_steer_a_terminal(text: str, cleaned: str) -> None:
     assert f.clean(text) == cleaned
     assert f.one_line(text) == cleaned.replace("\n", " ")
