@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "convert"))
-from convert_samples import ARCHITECTURES, read_gguf, save_adapter, save_model
-
 from api_client.contract.errors import PackagingError
 from tests.bench.reference import source_dir
+from tests.unit.convert.convert_samples import ARCHITECTURES, read_gguf, save_adapter, save_model
 from worker.models.adapters import normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora

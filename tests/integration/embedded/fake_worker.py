@@ -10,7 +10,7 @@ import redis
 directory, mode = Path(sys.argv[1]), sys.argv[2]
 
 
-def end(*_) -> None:
+def end(*_: object) -> None:
     client = redis.Redis.from_url(os.environ["TRAINPACK_REDIS_URL"])
     (directory / "last-words").write_text(f"redis answered {client.ping()}")
     sys.exit(0)

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,19 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory):
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("home"), workers=0) as stack:
         yield stack
 
 
 @pytest.fixture
-def settings(stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
     return Settings()
 
 
-def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process(settings) -> None:
+def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process(settings: Settings) -> None:
     before = "torch" in sys.modules
     checks = {check.name: check for check in run_checks(settings)}
     assert [check for check in checks.values() if not check.ok] == []
@@ -54,7 +55,7 @@ def test_a_machine_with_its_services_is_well_and_torch_stays_out_of_this_process
     assert ("torch" in sys.modules) == before
 
 
-def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_with_a_remedy(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     broken = settings.model_copy(
         update={
@@ -84,7 +85,7 @@ def test_what_is_wrong_is_said_with_a_remedy(settings, tmp_path: Path) -> None:
     assert check_workers(broken).fact == "not known while Redis does not answer"
 
 
-def test_a_redis_that_may_lose_jobs_is_not_well(settings) -> None:
+def test_a_redis_that_may_lose_jobs_is_not_well(settings: Settings) -> None:
     import redis
 
     with redis.Redis.from_url(settings.redis_url) as client:
@@ -98,14 +99,16 @@ def test_a_redis_that_may_lose_jobs_is_not_well(settings) -> None:
     assert check_redis(settings).ok
 
 
-def test_the_test_object_is_gone_afterwards(settings) -> None:
+def test_the_test_object_is_gone_afterwards(settings: Settings) -> None:
     from worker.storage.s3 import S3Location, S3Storage
 
     assert check_storage(settings).ok
     assert S3Storage(settings.storage()).list_objects(S3Location(settings.s3_bucket)) == []
 
 
-def test_the_gguf_distribution_is_a_conflict(settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gguf_distribution_is_a_conflict(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert check_gguf_conflict(settings).ok
     (tmp_path / "gguf-0.17.1.dist-info").mkdir()
     (tmp_path / "gguf-0.17.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: gguf\nVersion: 0.17.1\n")

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,8 +9,10 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -17,10 +21,13 @@ import redis
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.ledger.address import find_redis_url
 from api_client.s3 import make_client
-from worker.local.embedded import Stack, read_stack
+from worker.local.embedded import Stack, StackInfo, read_stack
 from worker.local.embedded.processes import ProcessId
 from worker.local.embedded.state import write_stack
 from worker.stop import StopRequested
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -28,11 +35,11 @@ HERE = Path(__file__).parent
 BOUND_S = 30
 
 
-def processes_of(stack):
+def processes_of(stack: Stack) -> list[psutil.Process]:
     return [psutil.Process(process.pid) for process in stack.info.services.values()]
 
 
-def processes_under(home):
+def processes_under(home: Path) -> list[psutil.Process]:
     """Processes that work in a home; the servers and workers of its stack do."""
     found = []
     for process in psutil.process_iter():
@@ -44,24 +51,24 @@ def processes_under(home):
     return found
 
 
-def alive(processes):
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that run; a zombie whose new parent has not yet asked for its status does not."""
     return [each for each in processes if status(each) not in (None, psutil.STATUS_ZOMBIE)]
 
 
-def status(process):
+def status(process: psutil.Process) -> str | None:
     try:
         return process.status() if process.is_running() else None
     except psutil.NoSuchProcess:
         return None
 
 
-def s3(info, **changes):
+def s3(info: StackInfo, **changes: Any) -> S3Client:
     return make_client(info.storage().model_copy(update=changes))
 
 
 @contextmanager
-def owner_process(home):
+def owner_process(home: Path) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """A separate process that owns the stack of ``home``, and what it said."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "owner.py"), str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -73,8 +80,8 @@ def owner_process(home):
         process.communicate()
 
 
-def fake_worker(directory, mode, **settings) -> Stack:
-    def serving(_redis_url):
+def fake_worker(directory: Path, mode: str, **settings: Any) -> Stack:
+    def serving(_redis_url: str) -> frozenset[int]:
         return frozenset(int(path.name.split("-")[1]) for path in directory.glob("serving-*"))
 
     command = (sys.executable, str(HERE / "fake_worker.py"), str(directory), mode)
@@ -82,13 +89,13 @@ def fake_worker(directory, mode, **settings) -> Stack:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory):
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("home"), workers=0) as stack:
         yield stack
 
 
 class TestARunningStack:
-    def test_valkey_keeps_everything_and_asks_for_its_password(self, running) -> None:
+    def test_valkey_keeps_everything_and_asks_for_its_password(self, running: Stack) -> None:
         with redis.Redis.from_url(running.info.redis_url, decode_responses=True) as client:
             config = client.config_get("appendonly", "maxmemory-policy", "save", "bind")
             assert config == {
@@ -101,24 +108,24 @@ class TestARunningStack:
         with redis.Redis(port=port) as anonymous, pytest.raises(redis.AuthenticationError):
             anonymous.ping()
 
-    def test_the_bucket_is_there_and_strangers_are_kept_out(self, running) -> None:
+    def test_the_bucket_is_there_and_strangers_are_kept_out(self, running: Stack) -> None:
         client = s3(running.info)
         client.put_object(Bucket="trainpack", Key="a/b.txt", Body=b"x")
         assert client.get_object(Bucket="trainpack", Key="a/b.txt")["Body"].read() == b"x"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{running.info.endpoint_url}/trainpack/a/b.txt")
 
-    def test_the_inner_http_servers_do_not_give_objects_away(self, running) -> None:
+    def test_the_inner_http_servers_do_not_give_objects_away(self, running: Stack) -> None:
         filer = running._seaweed_ports["filer"]
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"http://127.0.0.1:{filer}/buckets/trainpack/")
 
-    def test_uploads_do_not_make_up_buckets(self, running) -> None:
+    def test_uploads_do_not_make_up_buckets(self, running: Stack) -> None:
         client = s3(running.info)
         with pytest.raises(client.exceptions.ClientError):
             client.put_object(Bucket="misspelt", Key="x", Body=b"x")
 
-    def test_nothing_listens_beyond_loopback(self, running) -> None:
+    def test_nothing_listens_beyond_loopback(self, running: Stack) -> None:
         listening = [
             connection.laddr.ip
             for process in processes_of(running)
@@ -128,7 +135,7 @@ class TestARunningStack:
         assert len(listening) >= 9
         assert set(listening) == {"127.0.0.1"}
 
-    def test_secrets_are_readable_by_their_owner_only_and_in_no_command_line(self, running) -> None:
+    def test_secrets_are_readable_by_their_owner_only_and_in_no_command_line(self, running: Stack) -> None:
         info = running.info
         files = ["stack.json", "secrets.json", "valkey/valkey.conf", "seaweedfs/s3.json"]
         assert {name: oct((running.home / name).stat().st_mode & 0o777) for name in files} == dict.fromkeys(
@@ -140,21 +147,21 @@ class TestARunningStack:
         said = " ".join(" ".join(process.cmdline()) for process in processes_of(running)) + repr(info)
         assert not [secret for secret in (password, info.access_key, info.secret_key) if secret in said]
 
-    def test_other_commands_find_it(self, running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_commands_find_it(self, running: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_stack(running.home) == running.info
         monkeypatch.delenv("TRAINPACK_REDIS_URL", raising=False)
         monkeypatch.setenv("TRAINPACK_HOME", str(running.home))
         assert find_redis_url() == running.info.redis_url
         assert running.environment()["TRAINPACK_S3_ENDPOINT_URL"] == running.info.endpoint_url
 
-    def test_a_second_start_uses_it_and_leaves_it_running(self, running) -> None:
+    def test_a_second_start_uses_it_and_leaves_it_running(self, running: Stack) -> None:
         with Stack(running.home, workers=3) as second:
             assert not second.owned
             assert second.info == running.info
         assert read_stack(running.home) == running.info
 
 
-def test_an_owner_can_wait_for_those_who_use_its_stack(running) -> None:
+def test_an_owner_can_wait_for_those_who_use_its_stack(running: Stack) -> None:
     with pytest.raises(StopRequested), Stack(running.home, workers=0):
         running.wait_for_users(should_stop=lambda: True)
     running.wait_for_users()
@@ -231,7 +238,7 @@ def test_leftovers_of_a_killed_owner_and_a_killed_guard_are_ended_by_the_next_st
             assert alive(services) == []
 
 
-def test_a_state_file_that_names_another_process_is_stale(running, tmp_path: Path) -> None:
+def test_a_state_file_that_names_another_process_is_stale(running: Stack, tmp_path: Path) -> None:
     from dataclasses import replace
 
     info = replace(running.info, home=tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,7 +20,7 @@ PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
 
 
 @pytest.fixture
-def sender(service: Installation):
+def sender(service: Installation) -> Iterator[MessageSender]:
     sender = MessageSender(service.url, service.keys, 5)
     yield sender
     sender.close()

@@ -8,10 +8,11 @@ import threading
 import pytest
 
 from api_client import AttemptOutcome, JobState, StageName
+from api_client.contract.job import Job
 from tests.integration.harness import Installation, eventually
 
 
-def started_at(service: Installation, job) -> float:
+def started_at(service: Installation, job: Job) -> float:
     started = service.client.get(job.id).started_at
     assert started is not None
     return started.timestamp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_lists_by_state_labels_time_and_page(service: Installation) -> None:
     service.client.cancel(jobs[0].id)
     newest_first = [job.id for job in reversed(jobs)]
 
-    def ids(**filters) -> list[str]:
+    def ids(**filters: Any) -> list[str]:
         return [job.id for job in service.client.list(**filters)]
 
     assert ids() == newest_first

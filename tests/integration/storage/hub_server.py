@@ -6,14 +6,16 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    def __init__(self, port) -> None:
+    def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.files = {}
         self.seen = []
@@ -22,7 +24,7 @@ class Hub:
         self.damaged = set()
         """Names of files that arrive with other bytes."""
 
-    def info(self):
+    def info(self) -> dict[str, Any]:
         siblings = []
         for name, data in self.files.items():
             sibling = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
@@ -37,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.hub.seen.append((self.command, self.path))
         for text, (status, code) in self.hub.status.items():
             if text in self.path:
@@ -51,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the name the server looks for
 
-    def file(self, name) -> None:
+    def file(self, name: str) -> None:
         data = self.hub.files[name]
         digest = hashlib.sha256(data).hexdigest()
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"'}
@@ -60,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
             data = b"\0" * len(data)
         self.answer(200, data, headers)
 
-    def answer(self, status, body, headers) -> None:
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -69,12 +71,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
 @contextmanager
-def hub_server():
+def hub_server() -> Iterator[Hub]:
     handler = type("BoundHandler", (Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,10 +43,10 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def count(self, method, text: str = ""):
+    def count(self, method: str, text: str = "") -> int:
         return sum(1 for each in self.seen if each[0] == method and text in each[1])
 
-    def take(self, method, path):
+    def take(self, method: str, path: str) -> Fault | None:
         with self.lock:
             self.seen.append((method, path))
             for fault in self.faults:
@@ -81,14 +82,14 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - names the server looks for
 
-    def read_body(self, half: bool = False):
+    def read_body(self, half: bool = False) -> bytes:
         if self.headers.get("Expect", "").lower() == "100-continue":
             self.send_response_only(100)
             self.end_headers()
         length = int(self.headers.get("Content-Length", 0))
         return self.rfile.read(length // 2 if half else length)
 
-    def forward(self, body):
+    def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.proxy.upstream).netloc, timeout=30)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
@@ -100,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         connection.close()
         return answer
 
-    def answer(self, status, headers, body, fault=None) -> None:
+    def answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None) -> None:
         kind = fault.kind if fault else ""
         if kind == "answer_header":
             name, text = fault.value
@@ -121,11 +122,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def flip(body):
+def flip(body: bytes) -> bytes:
     middle = len(body) // 2
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
 
@@ -133,12 +134,12 @@ def flip(body):
 class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request: pytest.FixtureRequest, client_address) -> None:
+    def handle_error(self, request: pytest.FixtureRequest, client_address: object) -> None:
         """A client that hangs up is part of the tests."""
 
 
 @contextmanager
-def proxy_before(upstream):
+def proxy_before(upstream: str) -> Iterator[Proxy]:
     handler = type("BoundHandler", (Handler,), {})
     server = QuietServer(("127.0.0.1", 0), handler)
     proxy = handler.proxy = Proxy(server.server_address[1], upstream)

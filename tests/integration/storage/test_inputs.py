@@ -1,14 +1,16 @@
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.s3 import make_client
+from api_client.s3 import S3Location, make_client
 from config.roots import Roots
-from config.settings import Settings
+from config.settings import Settings, StageSettings, StorageSettings
 from tests.integration.storage.conftest import PART
-from tests.integration.storage.hub_server import COMMIT, hub_server
-from tests.integration.storage.proxy import Fault
+from tests.integration.storage.hub_server import COMMIT, Hub, hub_server
+from tests.integration.storage.proxy import Fault, Proxy
 from worker.stop import StopRequested
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.s3 import S3Storage
@@ -26,15 +28,15 @@ MODEL = {
 FETCHED = {name: data for name, data in MODEL.items() if not name.endswith((".py", ".pt"))}
 
 
-def tree(directory):
+def tree(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def stages(settings, tmp_path: Path):
+def stages(settings: StorageSettings, tmp_path: Path) -> Callable[..., StageSettings]:
     """Stage settings with the storage and a cache of this test's own."""
 
-    def make(storage=settings, **changes):
+    def make(storage: StorageSettings | None = settings, **changes: Any) -> StageSettings:
         every = Settings(home=tmp_path / "home").for_stages()
         return every.model_copy(update={"storage": storage, **changes})
 
@@ -42,10 +44,10 @@ def stages(settings, tmp_path: Path):
 
 
 @pytest.fixture
-def put_model(settings, prefix):
+def put_model(settings: StorageSettings, prefix: S3Location) -> Callable[[S3Location, dict[str, bytes]], str]:
     client = make_client(settings)
 
-    def put(location, files):
+    def put(location: S3Location, files: dict[str, bytes]) -> str:
         for name, data in files.items():
             client.put_object(Bucket=prefix.bucket, Key=f"{location.key}/{name}", Body=data)
         return str(location)
@@ -54,14 +56,14 @@ def put_model(settings, prefix):
 
 
 class TestLocal:
-    def test_a_path_is_checked_and_given_back(self, stages, tmp_path: Path) -> None:
+    def test_a_path_is_checked_and_given_back(self, stages: Callable[..., StageSettings], tmp_path: Path) -> None:
         allowed = stages(allowed_roots=Roots.only(tmp_path / "models"))
         assert fetch(str(tmp_path / "models" / "base"), allowed, kind="base_model") == tmp_path / "models" / "base"
         with pytest.raises(PackagingError) as caught:
             fetch(str(tmp_path / "elsewhere"), allowed, kind="base_model")
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
-    def test_a_file_must_be_there(self, stages, tmp_path: Path) -> None:
+    def test_a_file_must_be_there(self, stages: Callable[..., StageSettings], tmp_path: Path) -> None:
         (tmp_path / "text.txt").write_text("x")
         assert fetch_file(str(tmp_path / "text.txt"), stages()) == tmp_path / "text.txt"
         with pytest.raises(PackagingError, match="is not a file") as caught:
@@ -70,7 +72,14 @@ class TestLocal:
 
 
 class TestS3:
-    def test_the_data_files_of_a_prefix_are_fetched_once(self, stages, settings, proxy, prefix, put_model) -> None:
+    def test_the_data_files_of_a_prefix_are_fetched_once(
+        self,
+        stages: Callable[..., StageSettings],
+        settings: StorageSettings,
+        proxy: Proxy,
+        prefix: S3Location,
+        put_model: Callable[[S3Location, dict[str, bytes]], str],
+    ) -> None:
         location = put_model(prefix.child("runs").child("42").child("checkpoint-900"), MODEL)
         through = stages(settings.model_copy(update={"endpoint_url": proxy.url}))
         seen = []
@@ -83,14 +92,26 @@ class TestS3:
         assert fetch(location, through, kind="checkpoint") == directory
         assert proxy.count("GET", "checkpoint-900/") == gets
 
-    def test_a_changed_object_makes_another_entry(self, stages, prefix, put_model) -> None:
+    def test_a_changed_object_makes_another_entry(
+        self,
+        stages: Callable[..., StageSettings],
+        prefix: S3Location,
+        put_model: Callable[[S3Location, dict[str, bytes]], str],
+    ) -> None:
         location = put_model(prefix.child("base"), {"config.json": b"{}"})
         first = fetch(location, stages(), kind="base_model")
         put_model(prefix.child("base"), {"config.json": b"[]"})
         second = fetch(location, stages(), kind="base_model")
         assert (tree(first), tree(second)) == ({"config.json": b"{}"}, {"config.json": b"[]"})
 
-    def test_a_fetch_that_was_stopped_goes_on(self, stages, settings, proxy, prefix, put_model) -> None:
+    def test_a_fetch_that_was_stopped_goes_on(
+        self,
+        stages: Callable[..., StageSettings],
+        settings: StorageSettings,
+        proxy: Proxy,
+        prefix: S3Location,
+        put_model: Callable[[S3Location, dict[str, bytes]], str],
+    ) -> None:
         location = put_model(prefix.child("base"), {"model.safetensors": b"w" * (3 * PART)})
         through = stages(settings.model_copy(update={"endpoint_url": proxy.url, "concurrency": 1}))
         arrived = []
@@ -107,7 +128,13 @@ class TestS3:
         assert (directory / "model.safetensors").stat().st_size == 3 * PART
         assert proxy.count("GET", "model.safetensors") < 3
 
-    def test_the_bound_holds_for_what_no_job_needs(self, stages, prefix, put_model, tmp_path: Path) -> None:
+    def test_the_bound_holds_for_what_no_job_needs(
+        self,
+        stages: Callable[..., StageSettings],
+        prefix: S3Location,
+        put_model: Callable[[S3Location, dict[str, bytes]], str],
+        tmp_path: Path,
+    ) -> None:
         bounded = stages(input_cache_bytes=250)
         scratch = tmp_path / "scratch"
         scratch.mkdir()
@@ -126,7 +153,12 @@ class TestS3:
         [("base_model", ErrorCode.BASE_MODEL_NOT_FOUND), ("checkpoint", ErrorCode.CHECKPOINT_NOT_FOUND)],
     )
     def test_nothing_there_has_the_code_of_its_kind(
-        self, stages, prefix, put_model, kind: str, code: ErrorCode
+        self,
+        stages: Callable[..., StageSettings],
+        prefix: S3Location,
+        put_model: Callable[[S3Location, dict[str, bytes]], str],
+        kind: str,
+        code: ErrorCode,
     ) -> None:
         with pytest.raises(PackagingError, match="holds no objects") as caught:
             fetch(str(prefix.child("none")), stages(), kind=kind)
@@ -137,7 +169,12 @@ class TestS3:
         assert caught.value.code is code
 
     def test_a_hostile_name_is_refused_and_nothing_written(
-        self, stages, settings, proxy, prefix, tmp_path: Path
+        self,
+        stages: Callable[..., StageSettings],
+        settings: StorageSettings,
+        proxy: Proxy,
+        prefix: S3Location,
+        tmp_path: Path,
     ) -> None:
         page = f"""<ListBucketResult><IsTruncated>false</IsTruncated><Contents>
             <Key>{prefix.key}/../../../../escape.json</Key><Size>1</Size><ETag>"e"</ETag></Contents></ListBucketResult>"""
@@ -147,14 +184,18 @@ class TestS3:
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
         assert list(tmp_path.rglob("*.json")) == []
 
-    def test_buckets_outside_the_list_are_not_asked(self, stages, settings, proxy) -> None:
+    def test_buckets_outside_the_list_are_not_asked(
+        self, stages: Callable[..., StageSettings], settings: StorageSettings, proxy: Proxy
+    ) -> None:
         through = stages(settings.model_copy(update={"endpoint_url": proxy.url}), allowed_buckets=("models",))
         with pytest.raises(PackagingError) as caught:
             fetch("s3://secrets/base", through, kind="base_model")
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
         assert proxy.seen == []
 
-    def test_a_single_object(self, stages, settings, prefix, tmp_path: Path) -> None:
+    def test_a_single_object(
+        self, stages: Callable[..., StageSettings], settings: StorageSettings, prefix: S3Location, tmp_path: Path
+    ) -> None:
         (tmp_path / "imatrix.gguf").write_bytes(b"GGUF")
         S3Storage(settings).upload_file(tmp_path / "imatrix.gguf", prefix.child("imatrix.gguf"))
         path = fetch_file(str(prefix.child("imatrix.gguf")), stages())
@@ -166,14 +207,16 @@ class TestS3:
 
 class TestHub:
     @pytest.fixture
-    def hub(self, monkeypatch: pytest.MonkeyPatch):
+    def hub(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         with hub_server() as hub:
             hub.files = dict(MODEL)
             monkeypatch.setenv("HF_ENDPOINT", hub.url)
             monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
             yield hub
 
-    def test_the_data_files_of_a_model_are_fetched_once_per_commit(self, stages, hub) -> None:
+    def test_the_data_files_of_a_model_are_fetched_once_per_commit(
+        self, stages: Callable[..., StageSettings], hub: Hub
+    ) -> None:
         seen = []
         directory = fetch(
             "hf://owner/tiny", stages(), kind="base_model", report=lambda *progress: seen.append(progress)
@@ -185,7 +228,7 @@ class TestHub:
         assert fetch(f"hf://owner/tiny@{COMMIT}", stages(), kind="base_model") == directory
         assert not [path for _, path in hub.seen if "/resolve/" in path]
 
-    def test_code_is_never_asked_for(self, stages, hub) -> None:
+    def test_code_is_never_asked_for(self, stages: Callable[..., StageSettings], hub: Hub) -> None:
         fetch("hf://owner/tiny@v1", stages(), kind="base_model")
         assert not [path for _, path in hub.seen if path.endswith((".py", ".pt"))]
 
@@ -197,7 +240,9 @@ class TestHub:
             (403, "GatedRepo", "is gated"),
         ],
     )
-    def test_what_is_not_there_or_not_ours_is_not_found(self, stages, hub, status: int, code: str, words: str) -> None:
+    def test_what_is_not_there_or_not_ours_is_not_found(
+        self, stages: Callable[..., StageSettings], hub: Hub, status: int, code: str, words: str
+    ) -> None:
         hub.status["/api/"] = (status, code)
         with pytest.raises(PackagingError, match=words) as caught:
             fetch("hf://owner/tiny", stages(), kind="checkpoint")
@@ -205,7 +250,7 @@ class TestHub:
         assert not caught.value.retryable
 
     def test_a_hub_that_fails_or_is_away_is_a_failed_download(
-        self, stages, hub, monkeypatch: pytest.MonkeyPatch
+        self, stages: Callable[..., StageSettings], hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hub.status["/api/"] = (500, "")
         with pytest.raises(PackagingError, match="does not answer") as caught:
@@ -217,7 +262,7 @@ class TestHub:
         assert caught.value.code is ErrorCode.DOWNLOAD_FAILED
         assert "local directory" in caught.value.remedy
 
-    def test_weights_that_arrive_changed_are_noticed(self, stages, hub) -> None:
+    def test_weights_that_arrive_changed_are_noticed(self, stages: Callable[..., StageSettings], hub: Hub) -> None:
         hub.damaged.add("model.safetensors")
         with pytest.raises(PackagingError, match=r"model.safetensors arrived changed") as caught:
             fetch("hf://owner/tiny", stages(), kind="base_model")
@@ -225,12 +270,12 @@ class TestHub:
         hub.damaged.clear()
         assert tree(fetch("hf://owner/tiny", stages(), kind="base_model")) == FETCHED
 
-    def test_a_stop_is_heard(self, stages, hub) -> None:
+    def test_a_stop_is_heard(self, stages: Callable[..., StageSettings], hub: Hub) -> None:
         with pytest.raises(StopRequested):
             fetch("hf://owner/tiny", stages(), kind="base_model", should_stop=lambda: True)
 
     @pytest.mark.parametrize("location", ["hf://tiny", "hf://owner/tiny/sub", "hf://owner/..", "hf://owner/tiny@a b"])
-    def test_odd_locations_are_refused(self, stages, location: str) -> None:
+    def test_odd_locations_are_refused(self, stages: Callable[..., StageSettings], location: str) -> None:
         with pytest.raises(PackagingError) as caught:
             fetch(location, stages(), kind="base_model")
         assert caught.value.code is ErrorCode.REQUEST_INVALID

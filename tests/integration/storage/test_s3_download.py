@@ -1,29 +1,31 @@
 import hashlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import make_client
+from config.settings import StorageSettings
 from tests.integration.storage.conftest import PART
-from tests.integration.storage.proxy import Fault
+from tests.integration.storage.proxy import Fault, Proxy
 from worker.stop import StopRequested
 from worker.storage.s3 import S3Location, S3Storage
 
 pytestmark = pytest.mark.integration
 
 
-def noise(size_bytes, seed: int = 1):
+def noise(size_bytes: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
 @pytest.fixture
-def put(settings, prefix):
+def put(settings: StorageSettings, prefix: S3Location) -> Callable[[str, bytes], S3Location]:
     """Put an object there as other programs do: without trainpack's note of its SHA-256."""
     client = make_client(settings)
 
-    def put(name, data):
+    def put(name: str, data: bytes) -> S3Location:
         client.put_object(Bucket=prefix.bucket, Key=prefix.child(name).key, Body=data)
         return prefix.child(name)
 
@@ -31,11 +33,11 @@ def put(settings, prefix):
 
 
 @pytest.fixture
-def put_in_parts(settings, prefix):
+def put_in_parts(settings: StorageSettings, prefix: S3Location) -> Callable[[str, bytes, int], S3Location]:
     """Put an object there in parts of a size of its own."""
     client = make_client(settings)
 
-    def put(name, data, part_size_bytes):
+    def put(name: str, data: bytes, part_size_bytes: int) -> S3Location:
         address = {"Bucket": prefix.bucket, "Key": prefix.child(name).key}
         upload = client.create_multipart_upload(**address)["UploadId"]
         parts = []
@@ -49,12 +51,14 @@ def put_in_parts(settings, prefix):
     return put
 
 
-def names(directory):
+def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, 2 * PART + 9])
-def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(storage, put, tmp_path: Path, size_bytes) -> None:
+def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(
+    storage: S3Storage, put: Callable[[str, bytes], S3Location], tmp_path: Path, size_bytes: int
+) -> None:
     source = put("x", noise(size_bytes))
     seen = []
     storage.download_file(source, tmp_path / "a" / "x", report=lambda *progress: seen.append(progress))
@@ -64,7 +68,9 @@ def test_what_is_downloaded_is_the_object_and_nothing_lies_beside_it(storage, pu
 
 
 @pytest.mark.parametrize("kind", ["cut_answer", "drop", "status"])
-def test_a_passing_fault_is_survived(proxied, proxy, put, tmp_path: Path, kind: str) -> None:
+def test_a_passing_fault_is_survived(
+    proxied: S3Storage, proxy: Proxy, put: Callable[[str, bytes], S3Location], tmp_path: Path, kind: str
+) -> None:
     source = put("x", noise(PART + 9))
     proxy.faults.append(Fault(kind, "GET", "/x", 503, times=2))
     proxied.download_file(source, tmp_path / "x")
@@ -84,7 +90,12 @@ def test_a_passing_fault_is_survived(proxied, proxy, put, tmp_path: Path, kind: 
     ids=lambda value: getattr(value, "kind", value),
 )
 def test_a_lasting_fault_fails_with_its_code_and_makes_no_file(
-    proxied, proxy, put, tmp_path: Path, fault: Fault, code: ErrorCode
+    proxied: S3Storage,
+    proxy: Proxy,
+    put: Callable[[str, bytes], S3Location],
+    tmp_path: Path,
+    fault: Fault,
+    code: ErrorCode,
 ) -> None:
     source = put("x", noise(1000))
     proxy.faults.append(fault)
@@ -96,7 +107,12 @@ def test_a_lasting_fault_fails_with_its_code_and_makes_no_file(
 
 @pytest.mark.parametrize("part_size_bytes", [None, PART + 1000])
 def test_bytes_that_change_on_the_way_are_noticed_and_fetched_anew(
-    proxied, proxy, put, put_in_parts, tmp_path: Path, part_size_bytes: int | None
+    proxied: S3Storage,
+    proxy: Proxy,
+    put: Callable[[str, bytes], S3Location],
+    put_in_parts: Callable[[str, bytes, int], S3Location],
+    tmp_path: Path,
+    part_size_bytes: int | None,
 ) -> None:
     data = noise(2 * PART + 9)
     source = put_in_parts("x", data, part_size_bytes) if part_size_bytes else put("x", data)
@@ -110,7 +126,9 @@ def test_bytes_that_change_on_the_way_are_noticed_and_fetched_anew(
     assert (tmp_path / "x").read_bytes() == data
 
 
-def test_what_trainpack_uploaded_is_checked_by_its_sha256(proxied, proxy, storage, prefix, tmp_path: Path) -> None:
+def test_what_trainpack_uploaded_is_checked_by_its_sha256(
+    proxied: S3Storage, proxy: Proxy, storage: S3Storage, prefix: S3Location, tmp_path: Path
+) -> None:
     (tmp_path / "x").write_bytes(b"GGUF" * 100)
     storage.upload_file(tmp_path / "x", prefix.child("x"))
     proxy.faults.append(Fault("flip_answer", "GET"))
@@ -118,12 +136,14 @@ def test_what_trainpack_uploaded_is_checked_by_its_sha256(proxied, proxy, storag
         proxied.download_file(prefix.child("x"), tmp_path / "y")
 
 
-def test_the_callers_sha256_wins(storage, put, tmp_path: Path) -> None:
+def test_the_callers_sha256_wins(storage: S3Storage, put: Callable[[str, bytes], S3Location], tmp_path: Path) -> None:
     with pytest.raises(PackagingError, match="its sha256 differs"):
         storage.download_file(put("x", b"other"), tmp_path / "x", sha256="0" * 64)
 
 
-def test_a_stopped_download_goes_on_where_it_was(settings, proxy, put, tmp_path: Path) -> None:
+def test_a_stopped_download_goes_on_where_it_was(
+    settings: StorageSettings, proxy: Proxy, put: Callable[[str, bytes], S3Location], tmp_path: Path
+) -> None:
     proxied = S3Storage(settings.model_copy(update={"endpoint_url": proxy.url, "concurrency": 1}))
     data = noise(4 * PART)
     source = put("x", data)
@@ -143,7 +163,7 @@ def test_a_stopped_download_goes_on_where_it_was(settings, proxy, put, tmp_path:
 
 
 def test_pieces_that_the_journal_promises_and_the_file_lacks_are_fetched_again(
-    proxied, proxy, put, tmp_path: Path
+    proxied: S3Storage, proxy: Proxy, put: Callable[[str, bytes], S3Location], tmp_path: Path
 ) -> None:
     data = noise(2 * PART)
     source = put("x", data)
@@ -159,11 +179,13 @@ def test_pieces_that_the_journal_promises_and_the_file_lacks_are_fetched_again(
     assert (tmp_path / "x").read_bytes() == data
 
 
-def test_an_object_replaced_meanwhile_is_noticed(settings, proxied, proxy, put, tmp_path: Path) -> None:
+def test_an_object_replaced_meanwhile_is_noticed(
+    settings: StorageSettings, proxied: S3Storage, proxy: Proxy, put: Callable[[str, bytes], S3Location], tmp_path: Path
+) -> None:
     source = put("x", noise(2 * PART))
     arrived = []
 
-    def replace_it(*_) -> None:
+    def replace_it(*_: object) -> None:
         if not arrived:
             put("x", noise(2 * PART, seed=2))
         arrived.append(1)
@@ -177,7 +199,7 @@ def test_an_object_replaced_meanwhile_is_noticed(settings, proxied, proxy, put, 
 
 
 def test_a_missing_object_has_the_code_the_caller_names_and_a_missing_bucket_is_denied(
-    storage, prefix, tmp_path: Path
+    storage: S3Storage, prefix: S3Location, tmp_path: Path
 ) -> None:
     with pytest.raises(PackagingError, match=f"{prefix.child('x')} does not exist") as caught:
         storage.download_file(prefix.child("x"), tmp_path / "x", missing=ErrorCode.BASE_MODEL_NOT_FOUND)
@@ -187,14 +209,18 @@ def test_a_missing_object_has_the_code_the_caller_names_and_a_missing_bucket_is_
     assert caught.value.code is ErrorCode.STORAGE_DENIED
 
 
-def test_a_file_in_the_way_of_the_directory_is_not_writable(storage, put, tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_the_directory_is_not_writable(
+    storage: S3Storage, put: Callable[[str, bytes], S3Location], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PackagingError) as caught:
         storage.download_file(put("x", b"x"), tmp_path / "file" / "x")
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_listing_stays_below_the_prefix_and_turns_the_page(proxied, proxy, put, prefix) -> None:
+def test_listing_stays_below_the_prefix_and_turns_the_page(
+    proxied: S3Storage, proxy: Proxy, put: Callable[[str, bytes], S3Location], prefix: S3Location
+) -> None:
     for name in ("models/base/config.json", "models/base/sub/x", "models/base-2/config.json"):
         put(name, b"{}")
     found = proxied.list_objects(prefix.child("models/base"))
@@ -210,7 +236,7 @@ def test_listing_stays_below_the_prefix_and_turns_the_page(proxied, proxy, put, 
     assert [each.key for each in proxied.list_objects(prefix)] == ["k1", "k2"]
 
 
-def test_deleting_is_done_once_and_forgiven_twice(storage, put) -> None:
+def test_deleting_is_done_once_and_forgiven_twice(storage: S3Storage, put: Callable[[str, bytes], S3Location]) -> None:
     source = put("x", b"x")
     storage.delete(source)
     assert storage.find(source) is None

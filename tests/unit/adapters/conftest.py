@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peft_reference import save_base
-from tiny_models import tiny_config
+
+from tests.unit.adapters.peft_reference import save_base
+from tests.unit.adapters.tiny_models import tiny_config
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory):
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Path of a tiny base model, made once per architecture and dtype."""
     made: dict[tuple[str, str], Path] = {}
 

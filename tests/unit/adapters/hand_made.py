@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,14 +12,14 @@ from safetensors.torch import save_file
 Q = "model.layers.0.self_attn.q_proj"
 
 
-def write_base(directory: Path, tensors: dict[str, torch.Tensor], **config) -> Path:
+def write_base(directory: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": [], **config}))
     save_file(tensors, directory / "model.safetensors")
     return directory
 
 
-def write_adapter(directory: Path, tensors: dict[str, torch.Tensor], **config) -> Path:
+def write_adapter(directory: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, **config}
     (directory / "adapter_config.json").write_text(json.dumps(settings))

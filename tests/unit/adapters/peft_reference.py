@@ -24,7 +24,7 @@ def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
     """The libraries' advice on training is no concern of these tests."""
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return function(*args, **kwargs)
@@ -33,7 +33,12 @@ def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @quietly
-def save_base(config: PretrainedConfig, directory: Path, dtype: str = "float32", auto=AutoModelForCausalLM) -> Path:
+def save_base(
+    config: PretrainedConfig,
+    directory: Path,
+    dtype: str = "float32",
+    auto: type[AutoModelForCausalLM] = AutoModelForCausalLM,
+) -> Path:
     """A model of ``config`` with random weights, as transformers saves it."""
     torch.manual_seed(7)
     model = auto.from_config(config, dtype=DTYPES[dtype])
@@ -47,7 +52,12 @@ def save_base(config: PretrainedConfig, directory: Path, dtype: str = "float32",
 
 @quietly
 def save_adapter(
-    base: Path, config: PeftConfig, directory: Path, *, scale: float = 0.1, auto=AutoModelForCausalLM
+    base: Path,
+    config: PeftConfig,
+    directory: Path,
+    *,
+    scale: float = 0.1,
+    auto: type[AutoModelForCausalLM] = AutoModelForCausalLM,
 ) -> Path:
     """An adapter for ``base`` that was never trained: every tensor of it random."""
     torch.manual_seed(11)
@@ -61,12 +71,14 @@ def save_adapter(
 
 
 @quietly
-def load(base: Path, auto=AutoModelForCausalLM) -> PreTrainedModel:
+def load(base: Path, auto: type[AutoModelForCausalLM] = AutoModelForCausalLM) -> PreTrainedModel:
     return auto.from_pretrained(base, dtype="auto")
 
 
 @quietly
-def peft_merge(base: Path, adapter: Path, out: Path, auto=AutoModelForCausalLM) -> dict[str, torch.Tensor]:
+def peft_merge(
+    base: Path, adapter: Path, out: Path, auto: type[AutoModelForCausalLM] = AutoModelForCausalLM
+) -> dict[str, torch.Tensor]:
     """Every tensor of the merged checkpoint that PEFT and transformers write."""
     merged = PeftModel.from_pretrained(load(base, auto), adapter).merge_and_unload()
     merged.save_pretrained(out)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
 from worker.models.adapters import build_overlay, open_adapter
 from worker.models.adapters.module_tree import read_module_tree
 from worker.models.checkpoint import open_base_model
@@ -25,7 +25,9 @@ _BASE = {
 }
 
 
-def _refusal(tmp_path: Path, tensors, base=None, **config) -> PackagingError:
+def _refusal(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], base: dict[str, torch.Tensor] | None = None, **config: Any
+) -> PackagingError:
     out = tmp_path / "overlay.safetensors"
     model = open_base_model(write_base(tmp_path / "base", base or _BASE))
     with pytest.raises(PackagingError) as caught:
@@ -83,7 +85,7 @@ def test_adapter_of_which_a_part_matches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", [f"{Q}.lora_B.weight", "lm_head.weight", f"{Q}.lora_magnitude_vector.weight"])
-def test_values_that_are_not_finite(name: str, value, tmp_path: Path) -> None:
+def test_values_that_are_not_finite(name: str, value: float, tmp_path: Path) -> None:
     shapes = {"lm_head.weight": (5, 2), f"{Q}.lora_magnitude_vector.weight": (2,)}
     bad = torch.zeros(shapes.get(name, (2, 1)))
     bad.view(-1)[-1] = value
@@ -343,7 +345,12 @@ _TALL = "model.layers.40.self_attn.q_proj"
     ],
 )
 def test_the_remedy_of_a_mismatch_follows_from_its_cause(
-    tensors, base, config: dict[str, Any], fact: str, remedy: str, tmp_path: Path
+    tensors: dict[str, torch.Tensor],
+    base: dict[str, torch.Tensor] | None,
+    config: dict[str, Any],
+    fact: str,
+    remedy: str,
+    tmp_path: Path,
 ) -> None:
     if "does not know" in fact:
         config = {**config, "base_model_name_or_path": "/x/other"}

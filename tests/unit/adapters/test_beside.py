@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 
@@ -32,11 +32,11 @@ WEIGHT_FILES = [
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path):
+def checkpoint(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "checkpoint-10", pair(Q, [[1, 1]], [[1], [1]]))
 
 
-def merged(tmp_path: Path, checkpoint) -> dict[str, torch.Tensor]:
+def merged(tmp_path: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
     base = open_base_model(write_base(tmp_path / "base", _BASE))
     build_overlay(open_adapter(checkpoint), base, tmp_path / "overlay", precision="base")
     overlay = Overlay.load(tmp_path / "overlay")
@@ -45,7 +45,7 @@ def merged(tmp_path: Path, checkpoint) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", WEIGHT_FILES)
 def test_pickled_weights_are_refused_and_the_command_of_the_remedy_converts_them(
-    name, checkpoint, tmp_path: Path
+    name: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     torch.save({f"base_model.model.{NORM}": TRAINED}, checkpoint / name)
     with pytest.raises(PackagingError) as caught:
@@ -78,7 +78,9 @@ def test_those_of_the_checkpoint_around_the_adapter_count_as_well(sub: str, tmp_
         ("norm.safetensors", {"weight": TRAINED}),
     ],
 )
-def test_safetensors_replace_the_base_s_tensors(file: str, tensors, checkpoint, tmp_path: Path) -> None:
+def test_safetensors_replace_the_base_s_tensors(
+    file: str, tensors: dict[str, torch.Tensor], checkpoint: Path, tmp_path: Path
+) -> None:
     save_file(tensors, checkpoint / file)
     result = merged(tmp_path, checkpoint)
     assert torch.equal(result[NORM], TRAINED)
@@ -86,7 +88,7 @@ def test_safetensors_replace_the_base_s_tensors(file: str, tensors, checkpoint, 
     assert not result[EMBEDDING].any()
 
 
-def test_a_resized_embedding_beside_the_adapter_wins(checkpoint, tmp_path: Path) -> None:
+def test_a_resized_embedding_beside_the_adapter_wins(checkpoint: Path, tmp_path: Path) -> None:
     for file, name in (("embed_tokens.safetensors", "weight"), ("lm_head.safetensors", "lm_head.weight")):
         save_file({name: torch.ones(6, 2)}, checkpoint / file)
     result = merged(tmp_path, checkpoint)
@@ -94,7 +96,7 @@ def test_a_resized_embedding_beside_the_adapter_wins(checkpoint, tmp_path: Path)
     assert torch.equal(result["lm_head.weight"], torch.ones(6, 2))
 
 
-def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint, tmp_path: Path) -> None:
+def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint: Path, tmp_path: Path) -> None:
     save_file({NORM: TRAINED, "model.mm_projector.0.weight": torch.ones(2, 2)}, checkpoint / "mm_projector.safetensors")
     with pytest.raises(PackagingError) as caught:
         merged(tmp_path, checkpoint)
@@ -103,7 +105,7 @@ def test_tensors_without_a_place_are_refused_naming_their_file(checkpoint, tmp_p
     assert "model.mm_projector.0.weight" in caught.value.message
 
 
-def test_whole_weights_beside_the_adapter(checkpoint, tmp_path: Path) -> None:
+def test_whole_weights_beside_the_adapter(checkpoint: Path, tmp_path: Path) -> None:
     """The base's own change nothing; others may have the adapter in them already."""
     save_file(_BASE, checkpoint / "model.safetensors")
     assert torch.equal(merged(tmp_path, checkpoint)[f"{Q}.weight"], torch.ones(2, 2))
@@ -115,7 +117,7 @@ def test_whole_weights_beside_the_adapter(checkpoint, tmp_path: Path) -> None:
     assert "merged into them already" in caught.value.message
 
 
-def test_one_tensor_in_two_files_must_be_the_same(checkpoint, tmp_path: Path) -> None:
+def test_one_tensor_in_two_files_must_be_the_same(checkpoint: Path, tmp_path: Path) -> None:
     save_file({NORM: TRAINED}, checkpoint / "vit.safetensors")
     save_file({NORM: TRAINED}, checkpoint / "non_lora.safetensors")
     assert torch.equal(merged(tmp_path, checkpoint)[NORM], TRAINED)
@@ -125,7 +127,7 @@ def test_one_tensor_in_two_files_must_be_the_same(checkpoint, tmp_path: Path) ->
             open_adapter(checkpoint)
 
 
-def write_state(checkpoint) -> None:
+def write_state(checkpoint: Path) -> None:
     """What trainers leave beside an adapter to go on from, as torch writes it."""
     parameter = torch.nn.Parameter(torch.ones(64, 64))
     optimizer = torch.optim.AdamW([parameter])
@@ -143,7 +145,7 @@ def write_state(checkpoint) -> None:
     (checkpoint / "random_states_0.pkl").write_bytes(b"\x80\x04.")
 
 
-def test_the_state_of_the_run_is_known_and_not_read(checkpoint, tmp_path: Path) -> None:
+def test_the_state_of_the_run_is_known_and_not_read(checkpoint: Path, tmp_path: Path) -> None:
     write_state(checkpoint)
     adapter = open_adapter(checkpoint)
     assert adapter.left_out == ()
@@ -152,14 +154,14 @@ def test_the_state_of_the_run_is_known_and_not_read(checkpoint, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["training_args.bin", "scheduler.pt", "scaler.pt", "rng_state.pth"])
-def test_a_name_alone_does_not_make_state_of_weights(name: str, checkpoint) -> None:
+def test_a_name_alone_does_not_make_state_of_weights(name: str, checkpoint: Path) -> None:
     torch.save({NORM: torch.ones(600, 600)}, checkpoint / name)
     with pytest.raises(PackagingError, match=name) as caught:
         open_adapter(checkpoint)
     assert caught.value.code is ErrorCode.WEIGHTS_PICKLED
 
 
-def test_a_pickle_is_never_opened(checkpoint, tmp_path: Path) -> None:
+def test_a_pickle_is_never_opened(checkpoint: Path, tmp_path: Path) -> None:
     """Whether it is refused or known: nothing in it runs."""
     evil = b"cos\nsystem\n(S'touch %s'\ntR." % bytes(tmp_path / "ran")
     for name in ("optimizer.pt", "training_args.bin"):
@@ -172,6 +174,6 @@ def test_a_pickle_is_never_opened(checkpoint, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["value_head.safetensors", "value_head.bin", "model-Q4_K_M.gguf", "model.onnx"])
-def test_weights_of_something_else_are_named(name: str, checkpoint) -> None:
+def test_weights_of_something_else_are_named(name: str, checkpoint: Path) -> None:
     (checkpoint / name).write_bytes(b"x")
     assert open_adapter(checkpoint).left_out == (name,)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
-from peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter
 from safetensors.torch import load_file, save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter
 from worker.models.adapters import normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 
@@ -26,7 +27,7 @@ RELEASES = ["0.18.1", "0.19.0", "0.19.1"]
 GROUPED = {"lora_B_layout": "grouped_by_expert"}
 
 
-def rewritten(adapter: Path, out: Path, drop: tuple[str, ...] = (), **changes) -> Path:
+def rewritten(adapter: Path, out: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
     """A copy of an adapter with other settings."""
     shutil.copytree(adapter, out)
     config = json.loads((out / "adapter_config.json").read_text()) | changes
@@ -41,7 +42,7 @@ def made_merge(model: str, release: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("model", ["mixtral", "gpt_oss"])
-def test_the_release_of_peft_decides_where_shapes_do_not(model: str, release, tmp_path: Path) -> None:
+def test_the_release_of_peft_decides_where_shapes_do_not(model: str, release: str, tmp_path: Path) -> None:
     actual = overlay_merge(_MADE / model, _MADE / f"{model}-{release}", tmp_path / "overlay")
     expected = made_merge(model, release)
     assert differences(expected, {name: actual[name] for name in expected}) == []
@@ -110,7 +111,7 @@ def test_a_layout_of_nemo_s_that_is_not_known_is_refused(stamp: list[str] | str,
     assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
 
 
-def by_expert(adapter: Path, out: Path, experts: int = 4, **changes) -> Path:
+def by_expert(adapter: Path, out: Path, experts: int = 4, **changes: Any) -> Path:
     """The same adapter with B's columns as Unsloth ordered them: column ``j * e + x`` becomes ``x * r + j``."""
     out = rewritten(adapter, out, **changes)
     weights = load_file(out / "adapter_model.safetensors")
@@ -123,7 +124,7 @@ def by_expert(adapter: Path, out: Path, experts: int = 4, **changes) -> Path:
     return out
 
 
-def fused(name: str, tiny_base, tmp_path: Path) -> tuple[Path, Path]:
+def fused(name: str, tiny_base: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
     base = tiny_base(name, "bfloat16")
     config = LoraConfig(r=3, lora_alpha=13, target_modules=["q_proj"], target_parameters=_EXPERTS)
     return base, save_adapter(base, config, tmp_path / "adapter")
@@ -145,7 +146,7 @@ _DETAIL = {"parameters": {one.rpartition(".")[2]: {**GROUPED, "num_experts": 4} 
     ],
 )
 def test_what_unsloth_grouped_by_expert_is_merged_as_it_was_trained(
-    model: str, marks, tiny_base, tmp_path: Path
+    model: str, marks: dict[str, Any], tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base, adapter = fused(model, tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
@@ -162,14 +163,18 @@ def test_what_unsloth_grouped_by_expert_is_merged_as_it_was_trained(
         {"auto_mapping": {"base_model_class": "X", "parent_library": "y"}},
     ],
 )
-def test_what_peft_says_anyway_is_merged_as_peft_does(marks: dict[str, Any], tiny_base, tmp_path: Path) -> None:
+def test_what_peft_says_anyway_is_merged_as_peft_does(
+    marks: dict[str, Any], tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
     actual = overlay_merge(base, rewritten(adapter, tmp_path / "marked", **marks), tmp_path / "overlay")
     assert differences(expected, actual) == []
 
 
-def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(tiny_base, tmp_path: Path) -> None:
+def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(
+    tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base, adapter = fused("olmoe", tiny_base, tmp_path)
     expected = peft_merge(base, adapter, tmp_path / "merged")
     marked = rewritten(adapter, tmp_path / "marked", auto_mapping={"unsloth_fixed": True})
@@ -183,7 +188,9 @@ def test_models_that_unsloth_trained_as_peft_does_keep_peft_s_order(tiny_base, t
         {"unsloth_fused_expert_lora": {"parameters": {"down_proj": GROUPED | {"lora_B_layout": "mixed"}}}},
     ],
 )
-def test_an_order_that_is_none_is_refused_with_both_named(marks: dict[str, Any], tiny_base, tmp_path: Path) -> None:
+def test_an_order_that_is_none_is_refused_with_both_named(
+    marks: dict[str, Any], tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     with pytest.raises(PackagingError) as caught:
         overlay_merge(base, rewritten(adapter, tmp_path / "marked", **marks), tmp_path / "overlay")
@@ -192,7 +199,7 @@ def test_an_order_that_is_none_is_refused_with_both_named(marks: dict[str, Any],
     assert "grouped_by_expert" in caught.value.message
 
 
-def test_an_exported_lora_file_has_the_same_order(tiny_base, tmp_path: Path) -> None:
+def test_an_exported_lora_file_has_the_same_order(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base, adapter = fused("qwen3-moe", tiny_base, tmp_path)
     grouped = by_expert(adapter, tmp_path / "grouped", **GROUPED)
     plain, other = (normalise_for_export(open_adapter(one), open_base_model(base)) for one in (adapter, grouped))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from peft import LoHaConfig, LoraConfig
-from peft_reference import overlay_merge, save_adapter
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
+from tests.unit.adapters.peft_reference import overlay_merge, save_adapter
 from worker.models.adapters import normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 
@@ -31,7 +32,7 @@ _SOME = ["q_proj", "v_proj", "up_proj"]
     ],
 )
 def test_pairs_added_at_run_time_give_the_merged_weights(
-    architecture: str, settings: dict[str, Any], count: int, tiny_base, tmp_path: Path
+    architecture: str, settings: dict[str, Any], count: int, tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = tiny_base(architecture)
     adapter = save_adapter(base, LoraConfig(r=4, lora_alpha=13, **settings), tmp_path / "adapter")
@@ -89,7 +90,7 @@ def test_alpha_zero_is_folded_too(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_lora_file_cannot_hold_is_named(
-    architecture: str, config: LoHaConfig | LoraConfig, feature: str, tiny_base, tmp_path: Path
+    architecture: str, config: LoHaConfig | LoraConfig, feature: str, tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = tiny_base(architecture)
     adapter = save_adapter(base, config, tmp_path / "adapter")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from peft import LoraConfig
-from peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter, save_base
-from tiny_models import MORE, TINY
 from transformers import AutoModelForImageTextToText, Gemma3Config, Qwen3VLMoeConfig
+
+from tests.unit.adapters.peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter, save_base
+from tests.unit.adapters.tiny_models import MORE, TINY
 
 # what `all-linear` may not name, since PEFT refuses it
 _TARGETS = {"mamba": ["in_proj", "x_proj", "dt_proj"], "mamba2": ["in_proj"]}
@@ -16,7 +18,9 @@ _TARGETS = {"mamba": ["in_proj", "x_proj", "dt_proj"], "mamba2": ["in_proj"]}
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", TINY)
-def test_lora_on_all_linear_layers_equals_peft(name, dtype: str, tiny_base, tmp_path: Path) -> None:
+def test_lora_on_all_linear_layers_equals_peft(
+    name: str, dtype: str, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = tiny_base(name, dtype)
     config = LoraConfig(r=4, lora_alpha=13, target_modules=_TARGETS.get(name, "all-linear"))
     adapter = save_adapter(base, config, tmp_path / "adapter")
@@ -29,7 +33,7 @@ def test_lora_on_all_linear_layers_equals_peft(name, dtype: str, tiny_base, tmp_
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_more_architectures_equal_peft(name, tiny_base, tmp_path: Path) -> None:
+def test_more_architectures_equal_peft(name: str, tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base(name, "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=_TARGETS.get(name, "all-linear")), tmp_path / "adapter")
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter
 from safetensors.torch import load_file, save_file
+
+from tests.unit.adapters.peft_reference import changed, differences, overlay_merge, peft_merge, save_adapter
 
 _SOME = ["q_proj", "v_proj", "up_proj"]
 _EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -87,7 +88,7 @@ FEATURES = {
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", FEATURES)
-def test_feature_equals_peft(case, dtype: str, tiny_base, tmp_path: Path) -> None:
+def test_feature_equals_peft(case: str, dtype: str, tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     architecture, settings, count = FEATURES[case]
     base = tiny_base(architecture, dtype)
     adapter = save_adapter(base, LoraConfig(r=4, lora_alpha=13, **settings), tmp_path / "adapter")
@@ -101,7 +102,7 @@ def test_feature_equals_peft(case, dtype: str, tiny_base, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float64])
 def test_adapter_stored_in_another_dtype_is_widened_as_peft_does(
-    stored: torch.dtype, tiny_base, tmp_path: Path
+    stored: torch.dtype, tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = tiny_base("llama", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=_SOME, use_dora=True), tmp_path / "adapter")
@@ -128,7 +129,9 @@ def test_adapter_stored_in_another_dtype_is_widened_as_peft_does(
         lambda name: name.replace("base_model.model.model.", "base_model.model.model.language_model."),
     ],
 )
-def test_prefixes_that_trainers_leave_do_not_matter(rename: Callable[..., Any], tiny_base, tmp_path: Path) -> None:
+def test_prefixes_that_trainers_leave_do_not_matter(
+    rename: Callable[..., Any], tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = tiny_base("llama")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=_SOME), tmp_path / "adapter")
     expected = overlay_merge(base, adapter, tmp_path / "plain.safetensors")
@@ -140,7 +143,7 @@ def test_prefixes_that_trainers_leave_do_not_matter(rename: Callable[..., Any], 
     assert differences(expected, overlay_merge(base, adapter, tmp_path / "renamed.safetensors")) == []
 
 
-def test_adapter_of_transformers_4_with_one_lora_per_expert(tiny_base, tmp_path: Path) -> None:
+def test_adapter_of_transformers_4_with_one_lora_per_expert(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     """Keys `experts.0.w1`; PEFT today stacks them into the fused parameters and merges there."""
     base = tiny_base("mixtral", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, lora_alpha=13, target_modules=["q_proj"]), tmp_path / "adapter")

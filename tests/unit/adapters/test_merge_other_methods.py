@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
 import pytest
-from peft_reference import changed, differences, overlay_merge, peft_merge, quietly, save_adapter
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.peft_reference import changed, differences, overlay_merge, peft_merge, quietly, save_adapter
 from worker.models.adapters import build_overlay, open_adapter
 from worker.models.adapters.through_peft import MERGED_BY_PEFT
 from worker.models.checkpoint import open_base_model
@@ -76,7 +77,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("case", METHODS)
-def test_method_equals_peft(case, tiny_base, tmp_path: Path) -> None:
+def test_method_equals_peft(case: str, tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     architecture, config_class, settings = METHODS[case]
     base = tiny_base(architecture, "bfloat16")
     adapter = save_adapter(base, quietly(config_class)(**settings), tmp_path / "adapter")
@@ -92,7 +93,7 @@ def test_every_method_that_is_accepted_is_tried() -> None:
     assert {case.split(",")[0] for case in METHODS} == MERGED_BY_PEFT
 
 
-def test_bias_that_is_made_of_the_weight_is_refused(tiny_base, tmp_path: Path) -> None:
+def test_bias_that_is_made_of_the_weight_is_refused(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("qwen2")
     adapter = save_adapter(base, peft.GloraConfig(target_modules=["q_proj"]), tmp_path / "adapter")
 
@@ -102,7 +103,7 @@ def test_bias_that_is_made_of_the_weight_is_refused(tiny_base, tmp_path: Path) -
     assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
 
 
-def test_setting_that_peft_would_drop_is_refused_by_name(tiny_base, tmp_path: Path) -> None:
+def test_setting_that_peft_would_drop_is_refused_by_name(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama")
     adapter = save_adapter(base, peft.LoHaConfig(target_modules=_SOME), tmp_path / "adapter")
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -115,7 +116,7 @@ def test_setting_that_peft_would_drop_is_refused_by_name(tiny_base, tmp_path: Pa
     assert caught.value.fields == {"feature": "use_something_new"}
 
 
-def test_method_without_a_merge_is_refused_by_name(tiny_base, tmp_path: Path) -> None:
+def test_method_without_a_merge_is_refused_by_name(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama")
     adapter = save_adapter(base, peft.LilyConfig(target_modules=_SOME), tmp_path / "adapter")
 

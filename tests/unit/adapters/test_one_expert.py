@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from peft_reference import changed, differences, load, overlay_merge, quietly, read_all
 from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.peft_reference import changed, differences, load, overlay_merge, quietly, read_all
 from worker.models.adapters import normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 
 RANK, ALPHA, EXPERTS = 3, 7, 4
 
 
-def fused_base(name: str, tiny_base, directory: Path, dtype: str = "bfloat16") -> Path:
+def fused_base(name: str, tiny_base: Callable[..., Path], directory: Path, dtype: str = "bfloat16") -> Path:
     """A base whose files hold the experts as the model in memory does: in one tensor."""
     shutil.copytree(tiny_base(name, dtype), directory)
     for file in directory.glob("*.safetensors"):
@@ -53,7 +54,9 @@ def put_back(weights: dict[str, torch.Tensor], name: str, stack: torch.Tensor) -
 
 
 @quietly
-def trained(base: Path, directory: Path, only: tuple[int, ...] = tuple(range(EXPERTS)), **settings):
+def trained(
+    base: Path, directory: Path, only: tuple[int, ...] = tuple(range(EXPERTS)), **settings: Any
+) -> dict[str, torch.Tensor]:
     """A random adapter with a layer per expert, and what PEFT makes of every layer, by tensor of the base."""
     tensors = read_all(base)
     stacks = {name: value for name, value in tensors.items() if ".experts." in name and value.ndim == 3}
@@ -84,7 +87,9 @@ def trained(base: Path, directory: Path, only: tuple[int, ...] = tuple(range(EXP
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
-def test_every_slice_equals_peft_s_merge_of_its_layer(name: str, dtype: str, tiny_base, tmp_path: Path) -> None:
+def test_every_slice_equals_peft_s_merge_of_its_layer(
+    name: str, dtype: str, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = fused_base(name, tiny_base, tmp_path / "base", dtype)
     expected = trained(base, tmp_path / "adapter")
     actual = overlay_merge(base, tmp_path / "adapter", tmp_path / "overlay")
@@ -92,7 +97,7 @@ def test_every_slice_equals_peft_s_merge_of_its_layer(name: str, dtype: str, tin
     assert len(changed(base, actual)) == 4
 
 
-def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base, tmp_path: Path) -> None:
+def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     """Two experts of four; other ranks and alphas for some of them."""
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     patterns = {"rank_pattern": {r"down_projs\.1": 2}, "alpha_pattern": {r"gate_up_projs\.3": 20}, "use_rslora": True}
@@ -105,7 +110,9 @@ def test_experts_without_an_adapter_stay_and_patterns_hold(tiny_base, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
-def test_the_pairs_of_a_lora_file_add_what_merging_adds(name: str, tiny_base, tmp_path: Path) -> None:
+def test_the_pairs_of_a_lora_file_add_what_merging_adds(
+    name: str, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = fused_base(name, tiny_base, tmp_path / "base", "float32")
     settings = {"rank_pattern": {r"down_projs\.1": 2}} if name == "gpt-oss" else {}
     merged = trained(base, tmp_path / "adapter", only=(1, 2), **settings)
@@ -128,7 +135,7 @@ def test_the_pairs_of_a_lora_file_add_what_merging_adds(name: str, tiny_base, tm
     ],
 )
 def test_what_is_no_slice_is_refused(
-    change: dict[str, Any], code: ErrorCode, fact: str, tiny_base, tmp_path: Path
+    change: dict[str, Any], code: ErrorCode, fact: str, tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     _write(tmp_path / "adapter", change)
@@ -139,7 +146,7 @@ def test_what_is_no_slice_is_refused(
 
 
 @pytest.mark.parametrize("part", ["lora_magnitude_vector", "lora_B.bias"])
-def test_what_a_slice_cannot_have_is_named(part: str, tiny_base, tmp_path: Path) -> None:
+def test_what_a_slice_cannot_have_is_named(part: str, tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = fused_base("gpt-oss", tiny_base, tmp_path / "base")
     _write(tmp_path / "adapter", {"down_projs.0": (2, 48, 32)}, extra=part)
     with pytest.raises(PackagingError, match=part) as caught:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import cast_adapter_dtype
-from peft_reference import differences, overlay_merge, save_adapter
 from transformers.pytorch_utils import Conv1D
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
+from tests.unit.adapters.peft_reference import differences, overlay_merge, save_adapter
 from worker.models.adapters import Overlay, build_overlay, low_rank, open_adapter
 from worker.models.adapters.low_rank import LoraUpdate
 from worker.models.checkpoint import open_base_model
@@ -22,7 +24,13 @@ from worker.models.checkpoint import open_base_model
 _WEIGHT = f"{Q}.weight"
 
 
-def _overlay(tmp_path: Path, weight, adapter_tensors, precision: str = "base", **config):
+def _overlay(
+    tmp_path: Path,
+    weight: torch.Tensor,
+    adapter_tensors: dict[str, torch.Tensor],
+    precision: str = "base",
+    **config: Any,
+) -> Overlay:
     base = open_base_model(write_base(tmp_path / "base", {_WEIGHT: weight}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", adapter_tensors, **config))
     build_overlay(adapter, base, tmp_path / "overlay.safetensors", precision=precision)
@@ -58,7 +66,7 @@ def test_small_updates_survive_in_float32_only(tmp_path: Path) -> None:
     assert (kept.dtype, kept.item()) == (torch.float32, 1 + 2**-10)
 
 
-def test_float32_precision_rounds_to_what_a_float32_merge_gives(tiny_base, tmp_path: Path) -> None:
+def test_float32_precision_rounds_to_what_a_float32_merge_gives(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     settings = {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True, "modules_to_save": ["lm_head"]}
     base = tiny_base("llama", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, **settings), tmp_path / "adapter")
@@ -86,7 +94,7 @@ def test_apply_writes_to_nothing_and_ignores_what_it_does_not_know(tmp_path: Pat
     assert overlay.apply("model.norm.weight", weight) is weight
 
 
-def test_threads_get_the_same_bits(tiny_base, tmp_path: Path) -> None:
+def test_threads_get_the_same_bits(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama", "bfloat16")
     config = LoraConfig(r=4, target_modules="all-linear", use_dora=True)
     adapter = save_adapter(base, config, tmp_path / "adapter")

@@ -6,14 +6,17 @@ tied pair is added to the tensor that both share), the merged model is held agai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from peft import LoraConfig
-from peft_reference import (
+from safetensors.torch import load_file, save_file
+
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
+from tests.unit.adapters.peft_reference import (
     changed,
     differences,
     logits_of,
@@ -23,9 +26,7 @@ from peft_reference import (
     read_all,
     save_adapter,
 )
-from safetensors.torch import load_file, save_file
-from tiny_models import tiny_config
-
+from tests.unit.adapters.tiny_models import tiny_config
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 
@@ -33,7 +34,7 @@ _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _TOKENS = torch.arange(20).reshape(2, 10)
 
 
-def _build(base, adapter, out):
+def _build(base: Path, adapter: Path, out: Path) -> tuple[Any, Overlay]:
     summary = build_overlay(open_adapter(adapter), open_base_model(base), out, precision="base")
     return summary, Overlay.load(out)
 
@@ -48,7 +49,9 @@ def _build(base, adapter, out):
         ({"trainable_token_indices": [3, 7]}, False),
     ],
 )
-def test_trained_half_equals_peft(settings: dict[str, Any], untied: bool, tiny_base, tmp_path: Path) -> None:
+def test_trained_half_equals_peft(
+    settings: dict[str, Any], untied: bool, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = tiny_base("llama-tied", "bfloat16")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"], **settings), tmp_path / "adapter")
 
@@ -71,7 +74,7 @@ def test_trained_half_equals_peft(settings: dict[str, Any], untied: bool, tiny_b
     ],
 )
 def test_lora_on_a_tied_half_does_not_reach_the_other(
-    targets: list[str], moved: set[Any], tiny_base, tmp_path: Path
+    targets: list[str], moved: set[Any], tiny_base: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = tiny_base("llama-tied", "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj", *targets]), tmp_path / "adapter")
@@ -89,7 +92,7 @@ def test_lora_on_a_tied_half_does_not_reach_the_other(
     )
 
 
-def test_one_adapter_for_both_halves_is_added_once(tiny_base, tmp_path: Path) -> None:
+def test_one_adapter_for_both_halves_is_added_once(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama-tied", "float32")
     config = LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     adapter = save_adapter(base, config, tmp_path / "adapter")
@@ -106,7 +109,9 @@ def test_one_adapter_for_both_halves_is_added_once(tiny_base, tmp_path: Path) ->
     )
 
 
-def _with_vocabulary(adapter, rows, *, names=("embed_tokens", "lm_head"), equal: bool = False):
+def _with_vocabulary(
+    adapter: Path, rows: int, *, names: tuple[str, ...] = ("embed_tokens", "lm_head"), equal: bool = False
+) -> dict[str, torch.Tensor]:
     """The adapter as saved after resize_token_embeddings: whole embeddings beside its LoRA tensors."""
     weights = adapter / "adapter_model.safetensors"
     tensors = load_file(weights)
@@ -121,7 +126,9 @@ def _with_vocabulary(adapter, rows, *, names=("embed_tokens", "lm_head"), equal:
 
 @pytest.mark.parametrize("rows", [80, 96, 100])
 @pytest.mark.parametrize("architecture", ["llama", "llama-tied"])
-def test_resized_vocabulary_of_the_adapter_wins(architecture: str, rows: int, tiny_base, tmp_path: Path) -> None:
+def test_resized_vocabulary_of_the_adapter_wins(
+    architecture: str, rows: int, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     base = tiny_base(architecture, "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "adapter")
     saved = _with_vocabulary(adapter, rows)
@@ -138,7 +145,7 @@ def test_resized_vocabulary_of_the_adapter_wins(architecture: str, rows: int, ti
     assert overlay.apply(_EMBEDDING, probe).shape == (rows, 32)
 
 
-def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base, tmp_path: Path) -> None:
+def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama-tied", "float32")
     adapter = save_adapter(base, LoraConfig(r=4, target_modules=["q_proj"]), tmp_path / "adapter")
     _with_vocabulary(adapter, 100, equal=True)
@@ -150,7 +157,7 @@ def test_equal_halves_saved_by_a_tied_model_stay_tied(tiny_base, tmp_path: Path)
     assert Overlay.load(tmp_path / "overlay.safetensors").config_changes() == {"vocab_size": 100}
 
 
-def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base, tmp_path: Path) -> None:
+def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     """PEFT saves `embed_tokens.base_layer.weight` beside the LoRA of a targeted, resized embedding."""
     base = tiny_base("llama", "float32")
     adapter = save_adapter(base, LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), tmp_path / "adapter")
@@ -166,7 +173,7 @@ def test_lora_on_the_saved_base_layer_of_a_resized_embedding(tiny_base, tmp_path
     assert torch.equal(merged[_EMBEDDING], saved + (b @ a).T)
 
 
-def test_lora_on_a_padded_embedding_keeps_the_rows_it_knows(tiny_base, tmp_path: Path) -> None:
+def test_lora_on_a_padded_embedding_keeps_the_rows_it_knows(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     base = tiny_base("llama", "float32")
     adapter = save_adapter(base, LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"]), tmp_path / "adapter")
     weights = adapter / "adapter_model.safetensors"
@@ -184,7 +191,7 @@ def test_lora_on_a_padded_embedding_keeps_the_rows_it_knows(tiny_base, tmp_path:
     assert Overlay.load(tmp_path / "overlay.safetensors").config_changes() == {"vocab_size": 90}
 
 
-def _base_with_both_halves_stored(tied, directory):
+def _base_with_both_halves_stored(tied: Path, directory: Path) -> Path:
     """As some published models are: the config says tied, the files hold both tensors, equal."""
     tensors = read_all(tied)
     tensors[_HEAD] = tensors[_EMBEDDING].clone()
@@ -203,7 +210,9 @@ def _base_with_both_halves_stored(tied, directory):
         ({"trainable_token_indices": [3, 7]}, False),
     ],
 )
-def test_head_that_the_files_hold_twice(settings: dict[str, Any], untied: bool, tiny_base, tmp_path: Path) -> None:
+def test_head_that_the_files_hold_twice(
+    settings: dict[str, Any], untied: bool, tiny_base: Callable[..., Path], tmp_path: Path
+) -> None:
     tied = tiny_base("llama-tied", "bfloat16")
     adapter = save_adapter(tied, LoraConfig(r=4, target_modules=["q_proj"], **settings), tmp_path / "adapter")
     base = _base_with_both_halves_stored(tied, tmp_path / "both")
@@ -219,7 +228,7 @@ def test_head_that_the_files_hold_twice(settings: dict[str, Any], untied: bool, 
     assert overlay.config_changes() == ({"tie_word_embeddings": False} if untied else {})
 
 
-def test_lora_on_a_head_that_the_files_hold_twice(tiny_base, tmp_path: Path) -> None:
+def test_lora_on_a_head_that_the_files_hold_twice(tiny_base: Callable[..., Path], tmp_path: Path) -> None:
     tied = tiny_base("llama-tied", "float32")
     adapter = save_adapter(tied, LoraConfig(r=4, target_modules=["lm_head"]), tmp_path / "adapter")
     base = _base_with_both_halves_stored(tied, tmp_path / "both")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hand_made import Q, pair, write_adapter, write_base
 from peft import LoraConfig
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
 from worker.models.adapters import build_overlay, config, open_adapter
 from worker.models.adapters.trainer_keys import TRAINER_KEYS
 from worker.models.checkpoint import open_base_model
@@ -30,14 +30,14 @@ WRITTEN = {
 }  # fmt: skip
 
 
-def merged(tmp_path: Path, **settings) -> torch.Tensor:
+def merged(tmp_path: Path, **settings: Any) -> torch.Tensor:
     base = open_base_model(write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(2, 2)}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", pair(Q, [[1, 2]], [[3], [4]]), **settings))
     build_overlay(adapter, base, tmp_path / "overlay", precision="base")
 
 
 @pytest.mark.parametrize("trainer", WRITTEN)
-def test_what_trainers_write_is_known(trainer, tmp_path: Path) -> None:
+def test_what_trainers_write_is_known(trainer: str, tmp_path: Path) -> None:
     merged(tmp_path, **WRITTEN[trainer])
     assert (tmp_path / "overlay").exists()
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from raw_files import entry, write_model, write_raw, write_shard, write_sharded
 from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
+from tests.unit.checkpoint.raw_files import entry, write_model, write_raw, write_shard, write_sharded
 from worker.models.checkpoint import open_base_model
 
 _INDEX = "model.safetensors.index.json"
 
 
-def _refusal(directory, **options) -> PackagingError:
+def _refusal(directory: Path, **options: Any) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         open_base_model(directory, **options)
     return caught.value

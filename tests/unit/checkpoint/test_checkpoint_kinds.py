@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from worker.models.checkpoint.kinds import require_adapter
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def _touch(directory, *names):
+def _touch(directory: Path, *names: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = directory / name
@@ -23,7 +24,7 @@ def _touch(directory, *names):
     return directory
 
 
-def _refusal(directory, function=classify_checkpoint) -> PackagingError:
+def _refusal(directory: Path, function: Callable[[Path], object] = classify_checkpoint) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         function(directory)
     return caught.value

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_files import entry, write_raw
 from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.checkpoint.raw_files import entry, write_raw
 from worker.models.checkpoint import read_safetensors_header
 
 _INVALID, _TRUNCATED = ErrorCode.BASE_MODEL_INVALID, ErrorCode.WEIGHTS_TRUNCATED
@@ -68,7 +68,7 @@ def test_a_file_of_the_reference_writer(tmp_path: Path) -> None:
         ({"__metadata__": [], **_FINE}, bytes(8), _INVALID, "__metadata__"),
     ],
 )
-def test_hostile_headers(header, data, code, fact: str, tmp_path: Path) -> None:
+def test_hostile_headers(header: bytes, data: bytes, code: ErrorCode | None, fact: str, tmp_path: Path) -> None:
     path = write_raw(tmp_path / "model.safetensors", header, data)
     if code is None:
         assert read_safetensors_header(path).tensors == {}
@@ -86,7 +86,7 @@ def test_hostile_headers(header, data, code, fact: str, tmp_path: Path) -> None:
     ("length", "code"),
     [(2**63, _INVALID), (100_000_001, _INVALID), (1000, _TRUNCATED)],
 )
-def test_header_lengths_that_cannot_be(length: int, code, tmp_path: Path) -> None:
+def test_header_lengths_that_cannot_be(length: int, code: ErrorCode, tmp_path: Path) -> None:
     path = write_raw(tmp_path / "model.safetensors", _FINE, bytes(8), length=length)
 
     with pytest.raises(PackagingError) as caught:
@@ -122,7 +122,7 @@ def test_the_caller_names_the_code(tmp_path: Path) -> None:
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=120), st.integers(0, 140))
-def test_no_bytes_make_it_fail_otherwise(tmp_path: Path, raw, length) -> None:
+def test_no_bytes_make_it_fail_otherwise(tmp_path: Path, raw: bytes, length: int) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + raw)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from api_client.contract.errors import ErrorCode
 from tests.tiny import one_value
+from tests.unit.cli.conftest import Ran
 
 BASE = ("--base", "/models/base", "--checkpoint", "/runs/1/checkpoint-9", "--output", "/tmp")
 TASK = {"task_id": "t", "status": "running", "base_model": "/b", "output_dir": "/o"}
@@ -69,7 +72,7 @@ UNREACHABLE = [
 
 @pytest.mark.parametrize(("arguments", "code", "fact"), BAD_REQUESTS, ids=lambda value: str(value)[:60])
 def test_a_bad_request_is_refused_with_code_and_fact(
-    cli, monkeypatch: pytest.MonkeyPatch, arguments, code, fact
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: ErrorCode, fact: str
 ) -> None:
     # a service elsewhere: what is not visible here may be there
     monkeypatch.setenv("TRAINPACK_REDIS_URL", "redis://elsewhere.test:1")
@@ -79,7 +82,7 @@ def test_a_bad_request_is_refused_with_code_and_fact(
     assert ran.code == (3 if code == "redis_unreachable" else 2)
 
 
-def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remedy(cli) -> None:
+def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remedy(cli: Callable[..., Ran]) -> None:
     ran = cli("submit", *BASE, "--set", "quantise=off")
     assert (ran.code, ran.out) == (2, "")
     assert "Error unknown_field" in ran.err
@@ -89,7 +92,9 @@ def test_without_json_the_same_error_goes_to_standard_error_with_cause_and_remed
 
 
 @pytest.mark.parametrize("arguments", UNREACHABLE, ids=" ".join)
-def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(cli, arguments) -> None:
+def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(
+    cli: Callable[..., Ran], arguments: tuple[str, ...]
+) -> None:
     ran = cli(*arguments, "--json")
     assert ran.code == 3
     assert ran.error["code"] == "redis_unreachable"
@@ -100,7 +105,7 @@ def test_a_redis_that_does_not_answer_is_exit_code_3_and_keeps_its_password(cli,
     assert "secret" not in ran.out + text.err
 
 
-def test_a_running_task_is_refused_and_a_damaged_one_named(cli, tmp_path: Path) -> None:
+def test_a_running_task_is_refused_and_a_damaged_one_named(cli: Callable[..., Ran], tmp_path: Path) -> None:
     path = tmp_path / "task.json"
     path.write_text(json.dumps(TASK))
     ran = cli("submit", "--task", path, "-c", "latest", "--json")
@@ -114,7 +119,9 @@ def test_a_running_task_is_refused_and_a_damaged_one_named(cli, tmp_path: Path) 
     assert cli("submit", "--task", path, "--json").error["code"] == "request_invalid"
 
 
-def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, tmp_path: Path, run_dir) -> None:
+def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     base, out = tmp_path / "base", tmp_path / "out"
     cases = [
         (("-b", tmp_path / "gone", "-c", run_dir / "latest", "-o", out), "base_model_not_found", "gone"),
@@ -136,7 +143,9 @@ def test_paths_that_are_missing_here_are_refused_before_anything_is_queued(cli, 
     assert cli("submit", "-b", base, "-c", run_dir / "latest", "-o", out).code == 3
 
 
-def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path: Path, run_dir) -> None:
+def test_newer_checkpoints_that_the_word_passes_over_are_named(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     (run_dir / "checkpoint-3").mkdir()
     (run_dir / "checkpoint-3" / "optimizer.pt").write_bytes(b"x")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
@@ -147,7 +156,9 @@ def test_newer_checkpoints_that_the_word_passes_over_are_named(cli, tmp_path: Pa
     assert "checkpoint-3" not in ran.err
 
 
-def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(cli, tmp_path: Path, run_dir) -> None:
+def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     arguments = ("submit", "-b", tmp_path / "bsae", "-c", run_dir / "latest", "-o", tmp_path / "out", "--json")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
@@ -158,7 +169,7 @@ def test_a_base_model_that_is_not_there_is_never_replaced_where_someone_gave_it(
 
 
 def test_the_base_model_of_a_task_that_has_moved_is_left_to_the_worker_where_the_adapter_names_it(
-    cli, tmp_path: Path, run_dir
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
 ) -> None:
     task = {"task_id": "7", "status": "completed", "base_model": str(tmp_path / "gone"), "output_dir": str(run_dir)}
     (tmp_path / "task.json").write_text(json.dumps(task))
@@ -169,7 +180,9 @@ def test_the_base_model_of_a_task_that_has_moved_is_left_to_the_worker_where_the
     assert cli(*arguments).code == 3
 
 
-def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, tmp_path: Path, run_dir) -> None:
+def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     arguments = ("submit", "-c", run_dir / "latest", "-o", tmp_path / "out")
     config = run_dir / "checkpoint-2" / "adapter_config.json"
     for relative in ("", "base", "./my/base", "a/b/c"):
@@ -185,7 +198,9 @@ def test_a_base_model_that_nobody_gives_is_the_one_that_the_adapter_names(cli, t
     assert "Base model" not in cli(*arguments, "-b", tmp_path / "base").err
 
 
-def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(cli, tmp_path: Path, run_dir) -> None:
+def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     full = tmp_path / "full" / "checkpoint-5"
     full.mkdir(parents=True)
     (full / "model.safetensors").write_bytes(one_value())
@@ -196,7 +211,7 @@ def test_full_weights_for_a_merge_template_are_refused_naming_the_right_template
 
 
 def test_paths_of_a_service_elsewhere_are_left_to_its_workers(
-    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAINPACK_REDIS_URL", "redis://elsewhere.test:1")
     ran = cli("submit", "-b", "/there/base", "-c", "/there/run/latest", "-o", "/there/out", "--json")
@@ -204,7 +219,7 @@ def test_paths_of_a_service_elsewhere_are_left_to_its_workers(
     assert ran.err.count("is not visible here") == 2
 
 
-def test_messages_follow_the_locale_and_json_does_not(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_follow_the_locale_and_json_does_not(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     english = cli("list", "--json").out
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert cli("list", "--json").out == english
@@ -214,7 +229,9 @@ def test_messages_follow_the_locale_and_json_does_not(cli, monkeypatch: pytest.M
     assert "处理: 用 `trainpack up` 启动" in ran.err
 
 
-def test_an_error_that_nobody_foresaw_leaves_a_log_file(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_nobody_foresaw_leaves_a_log_file(
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("api_client.cli.commands.reference.list_checkpoints", lambda _: 1 / 0)
     ran = cli("checkpoints", tmp_path, "--json")
     assert ran.code == 1
@@ -226,7 +243,9 @@ def test_an_error_that_nobody_foresaw_leaves_a_log_file(cli, tmp_path: Path, mon
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, tmp_path: Path) -> None:
+def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(
+    cli: Callable[..., Ran], tmp_path: Path
+) -> None:
     ran = cli("checkpoints", tmp_path / "gone", "--json")
     assert ran.code == 2
     assert ran.document["empty_reason"] == "directory_missing"
@@ -235,7 +254,7 @@ def test_checkpoints_that_are_none_exit_2_with_the_reason_in_the_document(cli, t
     assert "does not exist" in cli("checkpoints", tmp_path / "gone").out
 
 
-def test_an_unknown_setting_of_the_worker_is_named(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_setting_of_the_worker_is_named(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINPACK_THREDS", "2")
     ran = cli("up", "--json")
     assert (ran.code, ran.error["code"]) == (2, "settings_invalid")
@@ -243,7 +262,7 @@ def test_an_unknown_setting_of_the_worker_is_named(cli, monkeypatch: pytest.Monk
 
 
 def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(
-    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "templates.toml").write_text("[edge]\ntitel_en = 'Edge'\n")
     monkeypatch.setenv("TRAINPACK_TEMPLATES_FILE", str(tmp_path / "templates.toml"))
@@ -252,7 +271,9 @@ def test_a_templates_file_with_a_mistake_is_told_before_the_worker_starts(
     assert "did you mean 'title_en'" in ran.error["message"]
 
 
-def test_package_starts_no_stack_for_a_template_that_is_not_there(cli, tmp_path: Path, run_dir) -> None:
+def test_package_starts_no_stack_for_a_template_that_is_not_there(
+    cli: Callable[..., Ran], tmp_path: Path, run_dir: Path
+) -> None:
     ran = cli(
         "package", "-t", "mergequantize", "-b", tmp_path / "base", "-c", run_dir / "latest", "-o", "/out", "--json"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import typer.main
 
@@ -9,6 +11,7 @@ from api_client.cli.app import build_app
 from api_client.cli.help_zh import HELP_ZH
 from api_client.cli.translate import exchange, untranslated
 from api_client.words.phrases import PHRASES
+from tests.unit.cli.conftest import Ran
 
 
 def test_every_help_text_has_a_translation() -> None:
@@ -28,7 +31,7 @@ def test_no_translation_is_of_a_text_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("locale", ["zh_CN.UTF-8", "zh_TW.UTF-8"])
-def test_help_follows_the_locale(cli, monkeypatch: pytest.MonkeyPatch, locale: str) -> None:
+def test_help_follows_the_locale(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, locale: str) -> None:
     monkeypatch.delenv("LC_ALL", raising=False)
     monkeypatch.setenv("LC_MESSAGES", locale)
     listed = cli("--help").out
@@ -42,7 +45,7 @@ def test_help_follows_the_locale(cli, monkeypatch: pytest.MonkeyPatch, locale: s
     assert "─ Options ─" in cli("watch", "--help").out
 
 
-def test_json_is_the_same_in_both(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_the_same_in_both(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     english = cli("quant-types", "--json").out
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert cli("quant-types", "--json").out == english

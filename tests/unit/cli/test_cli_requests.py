@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_samples import make_output
 
 from api_client.cli.flags import RequestFlags
 from api_client.cli.requests import build_request, check_paths
+from tests.unit.cli.cli_samples import make_output
 
 
 def test_every_flag_reaches_its_field(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_flags_not_given_leave_the_defaults() -> None:
     assert build_request(RequestFlags(calibration="/c.txt")).imatrix.mode == "compute"
 
 
-def test_a_word_below_a_run_is_written_out_and_other_references_stay(tmp_path: Path, run_dir) -> None:
+def test_a_word_below_a_run_is_written_out_and_other_references_stay(tmp_path: Path, run_dir: Path) -> None:
     base = {"base": str(tmp_path / "base"), "output": str(tmp_path / "out")}
     for given, sent in (
         (f"{run_dir}/latest", str(run_dir / "checkpoint-2")),
@@ -89,7 +89,7 @@ def test_a_word_below_a_run_is_written_out_and_other_references_stay(tmp_path: P
 
 
 def test_a_bare_name_is_the_run_s_checkpoint_else_a_directory_here(
-    tmp_path: Path, run_dir, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run_dir)
     here = {"base": str(tmp_path / "base"), "checkpoint": "checkpoint-1"}
@@ -101,7 +101,7 @@ def test_a_bare_name_is_the_run_s_checkpoint_else_a_directory_here(
     assert check_paths(into_the_run, make_output(), sees_files=True).checkpoint == "checkpoint-1"
 
 
-def test_words_are_looked_up_in_the_task_s_run(tmp_path: Path, run_dir) -> None:
+def test_words_are_looked_up_in_the_task_s_run(tmp_path: Path, run_dir: Path) -> None:
     task = {"task_id": "t", "status": "failed", "base_model": str(tmp_path / "base"), "output_dir": str(run_dir)}
     path = tmp_path / "task.json"
     path.write_text(json.dumps(task))

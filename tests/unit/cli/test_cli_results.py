@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from api_client.contract.quant_types import QuantType
 from api_client.contract.templates import BUILTIN_TEMPLATES
+from tests.unit.cli.conftest import Ran
 
 COMMANDS = [
     *("package", "submit", "quantize", "evaluate", "demo"),
@@ -17,7 +20,7 @@ COMMANDS = [
 ]
 
 
-def test_help_lists_every_command_under_its_heading(cli) -> None:
+def test_help_lists_every_command_under_its_heading(cli: Callable[..., Ran]) -> None:
     for arguments in ((), ("--help",), ("-h",)):
         ran = cli(*arguments)
         assert (ran.code, ran.err) == (0, "")
@@ -28,7 +31,7 @@ def test_help_lists_every_command_under_its_heading(cli) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_json(cli, command) -> None:
+def test_every_command_has_help_and_json(cli: Callable[..., Ran], command: str) -> None:
     ran = cli(command, "--help")
     assert ran.code == 0
     assert "--json" in ran.out
@@ -37,7 +40,9 @@ def test_every_command_has_help_and_json(cli, command) -> None:
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "zh_CN.UTF-8"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch: pytest.MonkeyPatch, command, locale: str) -> None:
+def test_no_help_text_is_cut_at_80_columns(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, command: str, locale: str
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LC_ALL", locale)
     ran = cli(command, "--help")
@@ -46,7 +51,7 @@ def test_no_help_text_is_cut_at_80_columns(cli, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("command", ["submit", "package"])
-def test_submit_and_package_take_all_flags_of_a_request(cli, command: str) -> None:
+def test_submit_and_package_take_all_flags_of_a_request(cli: Callable[..., Ran], command: str) -> None:
     text = cli(command, "--help").out
     flags = (
         "--template --base --checkpoint --output --model-name --quant-type --gguf-dtype --imatrix --calibration --set "
@@ -56,7 +61,7 @@ def test_submit_and_package_take_all_flags_of_a_request(cli, command: str) -> No
         assert f" {flag} " in text
 
 
-def test_templates_and_quant_types_are_listed_without_a_service(cli) -> None:
+def test_templates_and_quant_types_are_listed_without_a_service(cli: Callable[..., Ran]) -> None:
     ran = cli("templates", "--json")
     assert ran.code == 0
     assert [one["name"] for one in ran.document["templates"]] == list(BUILTIN_TEMPLATES)
@@ -69,13 +74,13 @@ def test_templates_and_quant_types_are_listed_without_a_service(cli) -> None:
         assert name in cli("templates").out
 
 
-def test_lists_speak_chinese_where_the_locale_does(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_speak_chinese_where_the_locale_does(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
     assert "合并并量化" in cli("templates").out
     assert "默认推荐" in cli("quant-types").out
 
 
-def test_checkpoints_are_listed_with_scores_and_words(cli, run_dir) -> None:
+def test_checkpoints_are_listed_with_scores_and_words(cli: Callable[..., Ran], run_dir: Path) -> None:
     (run_dir / "checkpoint-2" / "trainer_state.json").write_text(
         '{"global_step": 2, "log_history": [{"step": 1, "eval_loss": 1.5}, {"step": 2, "eval_loss": NaN}]}'
     )
@@ -89,7 +94,7 @@ def test_checkpoints_are_listed_with_scores_and_words(cli, run_dir) -> None:
     assert re.search(r"checkpoint-2 .* - +latest", lines[3])
 
 
-def test_the_version_is_printed(cli) -> None:
+def test_the_version_is_printed(cli: Callable[..., Ran]) -> None:
     ran = cli("--version")
     assert ran.code == 0
     assert re.fullmatch(r"trainpack \S+\n", ran.out)

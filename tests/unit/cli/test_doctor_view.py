@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from cli_samples import make_output, printed
+
+from tests.unit.cli.cli_samples import make_output, printed
+from tests.unit.cli.conftest import Ran
 
 pytest.importorskip("psutil")
 
@@ -22,7 +26,7 @@ def test_a_finding_is_one_line_with_its_remedy_beneath() -> None:
     ]
 
 
-def test_the_command_names_what_must_be_mended_and_exits_1(cli) -> None:
+def test_the_command_names_what_must_be_mended_and_exits_1(cli: Callable[..., Ran]) -> None:
     ran = cli("doctor", "--json")
     assert ran.code == 1
     found = {check["name"]: check for check in ran.document["checks"]}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cli_samples import make_job, make_output
 
 from api_client.cli.download import fetch_all
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, ArtifactKind, Job, StageName
+from tests.unit.cli.cli_samples import make_job, make_output
 
 
 @pytest.fixture
@@ -32,11 +33,11 @@ def job(tmp_path: Path) -> Job:
     return done.model_copy(update={"stages": tuple(stages)})
 
 
-def fetch(job, directory, **more):
+def fetch(job: Job, directory: Path, **more: Any) -> Any:
     return fetch_all(job, directory, make_output(), **{"overwrite": False, **more})
 
 
-def test_files_near_by_are_copied_checked_and_kept_the_second_time(job, tmp_path: Path) -> None:
+def test_files_near_by_are_copied_checked_and_kept_the_second_time(job: Job, tmp_path: Path) -> None:
     target = tmp_path / "deep" / "copy"
     fetched = fetch(job, target)
     assert [(one.name, one.how) for one in fetched] == [("a.gguf", "copied"), ("SHA256SUMS", "copied")]
@@ -45,13 +46,13 @@ def test_files_near_by_are_copied_checked_and_kept_the_second_time(job, tmp_path
     assert {path.name for path in target.iterdir()} == {"a.gguf", "SHA256SUMS"}
 
 
-def refused(job, directory, **more) -> PackagingError:
+def refused(job: Job, directory: Path, **more: Any) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         fetch(job, directory, **more)
     return caught.value
 
 
-def test_a_file_that_changed_is_refused_and_leaves_nothing(job, tmp_path: Path) -> None:
+def test_a_file_that_changed_is_refused_and_leaves_nothing(job: Job, tmp_path: Path) -> None:
     (tmp_path / "out" / "a.gguf").write_bytes(b"b" * 5_000_000)
     error = refused(job, tmp_path / "copy")
     assert error.code is ErrorCode.DOWNLOAD_FAILED
@@ -59,7 +60,7 @@ def test_a_file_that_changed_is_refused_and_leaves_nothing(job, tmp_path: Path) 
     assert list((tmp_path / "copy").iterdir()) == []
 
 
-def test_another_file_of_the_name_is_replaced_only_on_request(job, tmp_path: Path) -> None:
+def test_another_file_of_the_name_is_replaced_only_on_request(job: Job, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "a.gguf").write_text("mine")
     assert refused(job, tmp_path / "copy").code is ErrorCode.OUTPUT_EXISTS
@@ -68,20 +69,20 @@ def test_another_file_of_the_name_is_replaced_only_on_request(job, tmp_path: Pat
     assert (tmp_path / "copy" / "a.gguf").stat().st_size == 5_000_000
 
 
-def test_a_file_that_is_nowhere_says_so(job, tmp_path: Path) -> None:
+def test_a_file_that_is_nowhere_says_so(job: Job, tmp_path: Path) -> None:
     (tmp_path / "out" / "SHA256SUMS").unlink()
     error = refused(job, tmp_path / "copy")
     assert error.code is ErrorCode.DOWNLOAD_FAILED
     assert "was not uploaded" in error.message
 
 
-def test_a_job_without_outputs_and_a_directory_that_cannot_be_are_refused(job, tmp_path: Path) -> None:
+def test_a_job_without_outputs_and_a_directory_that_cannot_be_are_refused(job: Job, tmp_path: Path) -> None:
     assert refused(make_job(), tmp_path).code is ErrorCode.REQUEST_INVALID
     (tmp_path / "file").write_text("")
     assert refused(job, tmp_path / "file" / "copy").code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
 
 
-def test_an_artifact_s_name_cannot_lead_out_of_the_directory(job, tmp_path: Path) -> None:
+def test_an_artifact_s_name_cannot_lead_out_of_the_directory(job: Job, tmp_path: Path) -> None:
     publish = job.stages[-1]
     evil = publish.artifacts[0].model_copy(update={"name": "../../evil.gguf"})
     stages = (*job.stages[:-1], publish.model_copy(update={"artifacts": (evil,)}))

@@ -37,7 +37,7 @@ def start(tmp_path: Path, stdout: int, *before: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_to_end_lets_it_clean_up(tmp_path: Path, number) -> None:
+def test_a_signal_to_end_lets_it_clean_up(tmp_path: Path, number: int) -> None:
     terminal, theirs = pty.openpty()
     process = start(tmp_path, theirs)
     os.close(theirs)

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from cli_samples import FAILURE, HOSTILE, NOW, OUTPUTS, START, failed_job, make_event, make_job, make_output, printed
 from rich.cells import cell_len
 
 from api_client.cli.arguments import parse_stage
@@ -26,6 +25,18 @@ from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
 from api_client.words.language import Language, language_of
+from tests.unit.cli.cli_samples import (
+    FAILURE,
+    HOSTILE,
+    NOW,
+    OUTPUTS,
+    START,
+    failed_job,
+    make_event,
+    make_job,
+    make_output,
+    printed,
+)
 
 WIDTHS = [40, 80, 160]
 WORKER = WorkerInfo(
@@ -66,7 +77,7 @@ LISTING = CheckpointList(
 )
 
 
-def lines_of(width: int, *renderables, output=None) -> list[str]:
+def lines_of(width: int, *renderables: Any, output: Any = None) -> list[str]:
     text = printed(output or make_output(width), *renderables)
     lines = text.splitlines()
     assert max(map(cell_len, lines)) <= width
@@ -75,7 +86,7 @@ def lines_of(width: int, *renderables, output=None) -> list[str]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("language", list(Language))
-def test_no_view_is_wider_than_the_terminal(width, language) -> None:
+def test_no_view_is_wider_than_the_terminal(width: int, language: Language) -> None:
     output = make_output(width, language)
     hostile = make_job(labels={"k": "v" * 200}, model_name="m" * 120, output_dir="/" + "deep/" * 60)
     for job in (make_job(None), failed_job(), hostile):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from cli_samples import FAILURE, HOSTILE, NOW, PROGRESS, failed_job, make_event, make_job, make_output
 from rich.cells import cell_len
 
 from api_client.cli.render.watch import Frame, bar, watch_lines
 from api_client.console.pages.job_view import stage_lines
 from api_client.contract.events import EventKind
-from api_client.contract.job import JobState, Progress
+from api_client.contract.job import Job, JobState, Progress
 from api_client.words.language import Language
+from tests.unit.cli.cli_samples import FAILURE, HOSTILE, NOW, PROGRESS, failed_job, make_event, make_job, make_output
 
 TAIL = tuple(make_event(f"entry {number} {HOSTILE}\nsecond line") for number in range(20))
 
 
-def draw(*jobs, width: int = 80, height: int = 24, tail=(), language: Language = Language.EN, **more) -> list[str]:
+def draw(
+    *jobs: Job,
+    width: int = 80,
+    height: int = 24,
+    tail: tuple[str, ...] = (),
+    language: Language = Language.EN,
+    **more: Any,
+) -> list[str]:
     frame = Frame(jobs=jobs, tail=tail, now=NOW, width=width, height=height, **more)
     lines = watch_lines(make_output(language=language), frame)
     for line in lines:
@@ -29,7 +38,7 @@ def draw(*jobs, width: int = 80, height: int = 24, tail=(), language: Language =
 @pytest.mark.parametrize("language", list(Language))
 @pytest.mark.parametrize("height", [1, 2, 3, 5, 8, 24, 100])
 @pytest.mark.parametrize("width", [1, 10, 20, 40, 80, 160, 400])
-def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width: int, height: int, language) -> None:
+def test_no_line_is_wider_and_no_picture_higher_than_the_terminal(width: int, height: int, language: Language) -> None:
     jobs = [
         make_job(),
         make_job("prepare", progress=None),

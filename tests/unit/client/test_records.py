@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from api_client import AttemptOutcome, PackagingRequest, StageName
 from api_client.contract.job_ids import new_job_id
@@ -50,7 +51,7 @@ def test_ids_sort_by_time_and_read_well() -> None:
 
 
 def test_the_digest_sees_everything_but_the_key() -> None:
-    def request(**values) -> PackagingRequest:
+    def request(**values: Any) -> PackagingRequest:
         return PackagingRequest(base_model="/b", checkpoint="/c", output_dir="/o", **values)
 
     assert request_digest(request(idempotency_key="a")) == request_digest(request(idempotency_key="b"))

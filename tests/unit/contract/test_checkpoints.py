@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,12 @@ def adapter(directory: Path, elements: int = 4) -> None:
     (directory / "adapter_model.safetensors").write_bytes(safetensors(elements))
 
 
-def state(directory: Path, step: int, history: list | None = None, **more) -> None:
+def state(directory: Path, step: int, history: list | None = None, **more: Any) -> None:
     data = {"global_step": step, "log_history": history or [], **more}
     (directory / "trainer_state.json").write_text(json.dumps(data))
 
 
-def make_run(run: Path, scores: dict[int, dict], **newest) -> Path:
+def make_run(run: Path, scores: dict[int, dict], **newest: Any) -> Path:
     """A run with one adapter checkpoint per step; every state has the history up to its own step."""
     history = []
     for step, values in scores.items():
@@ -386,7 +387,7 @@ SHARDED = {
 
 
 @pytest.mark.parametrize("trainer", SHARDED)
-def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them(tmp_path: Path, trainer) -> None:
+def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them(tmp_path: Path, trainer: str) -> None:
     part, command = SHARDED[trainer]
     checkpoint = tmp_path / "run" / "checkpoint-100"
     (checkpoint / part).parent.mkdir(parents=True)

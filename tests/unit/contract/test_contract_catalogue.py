@@ -16,7 +16,7 @@ HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))
-def test_every_code_has_cause_and_remedy_in_both_languages(code) -> None:
+def test_every_code_has_cause_and_remedy_in_both_languages(code: ErrorCode) -> None:
     entry = code.row
     assert isinstance(entry.error_class, ErrorClass)
     for text in (entry.cause_en, entry.remedy_en):
@@ -38,7 +38,7 @@ def test_an_error_survives_json_and_pickle_with_its_facts() -> None:
 
 
 @pytest.mark.parametrize("error_class", list(ErrorClass))
-def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class) -> None:
+def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class: ErrorClass) -> None:
     stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
     error = PackagingError.from_dict(stored)
     for copy in (error, pickle.loads(pickle.dumps(error)), PackagingError.of(error.failure)):

@@ -20,7 +20,7 @@ C = ErrorCode
 TASK = {"task_id": "t-1", "status": "completed", "base_model": "/models/base", "output_dir": "/runs/42"}
 
 
-def refused(**data) -> PackagingError:
+def refused(**data: Any) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         PackagingRequest(**data)
     error = caught.value
@@ -231,7 +231,7 @@ def test_text_that_is_no_request_is_refused_with_a_code(text: bytes | str) -> No
 
 
 @pytest.mark.parametrize("status", list(TaskStatus))
-def test_only_ended_tasks_can_be_packaged(status) -> None:
+def test_only_ended_tasks_can_be_packaged(status: TaskStatus) -> None:
     request = PackagingRequest(task=TASK | {"status": status}, checkpoint="latest")
     if status in ("completed", "stopped", "failed"):
         resolved, _ = resolve_request(request)

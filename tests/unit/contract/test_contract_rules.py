@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def make(template: str, switches: tuple, checkpoint: bool, types: list[str] | No
 
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "no-checkpoint"])
 @pytest.mark.parametrize("template", list(TABLE))
-def test_every_combination_is_accepted_or_refused_as_the_rules_say(template, checkpoint: bool) -> None:
+def test_every_combination_is_accepted_or_refused_as_the_rules_say(template: str, checkpoint: bool) -> None:
     seen = set()
     for *switches, types in product(*[(None, True, False)] * 4, TYPE_CHOICES):
         case = (template, tuple(switches), checkpoint, types)
@@ -118,7 +119,9 @@ PLANS = [
 
 
 @pytest.mark.parametrize(("template", "extra", "stages"), PLANS)
-def test_plan_has_the_stages_that_the_options_need_in_order(template, extra, stages) -> None:
+def test_plan_has_the_stages_that_the_options_need_in_order(
+    template: str, extra: dict[str, Any], stages: list[str]
+) -> None:
     request, options = resolve_request(
         PackagingRequest(template=template, base_model="/b", checkpoint="/c", output_dir="/o", **extra)
     )
@@ -126,7 +129,7 @@ def test_plan_has_the_stages_that_the_options_need_in_order(template, extra, sta
     assert all(isinstance(stage, StageName) for stage in plan_stages(request, options))
 
 
-def refused(**data) -> PackagingError:
+def refused(**data: Any) -> PackagingError:
     data = {"base_model": "/b", "checkpoint": "/c", "output_dir": "/o"} | data
     with pytest.raises(PackagingError) as caught:
         resolve_request(PackagingRequest(**{k: v for k, v in data.items() if v is not None}))
@@ -156,7 +159,7 @@ def test_missing_paths_have_codes_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("quant", [q for q in QuantType if q.value in ("IQ1_S", "IQ2_XXS", "IQ3_XXS", "Q2_K_S")])
-def test_types_that_need_a_matrix_are_refused_with_imatrix_off(quant) -> None:
+def test_types_that_need_a_matrix_are_refused_with_imatrix_off(quant: QuantType) -> None:
     error = refused(quant_types=["Q8_0", quant], imatrix="off")
     assert error.code is C.IMATRIX_REQUIRED
     assert error.fields == {"quant_types": [quant.value]}

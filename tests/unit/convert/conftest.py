@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from convert_samples import save_adapter, save_model
 
+from tests.unit.convert.convert_samples import save_adapter, save_model
 from worker.models.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
 from worker.models.adapters.export import LoraPair
 from worker.models.checkpoint import BaseModel, open_base_model
@@ -30,7 +31,7 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def run_of(tmp_path_factory: pytest.TempPathFactory):
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     """A run per architecture, made once."""
     made: dict[str, Run] = {}
 

@@ -12,9 +12,10 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from convert_samples import ARCHITECTURES, SPM_TOKENS, save_model, save_tokenizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from tests.unit.convert.convert_samples import ARCHITECTURES, SPM_TOKENS, save_model, save_tokenizer
 
 TEXT = ["The packaging service turns finished training runs into files.", "A checkpoint holds an adapter 0123456789."]
 _SMALL = {

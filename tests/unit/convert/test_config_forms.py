@@ -96,7 +96,7 @@ def _with_config(base: Path, directory: Path, config: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_config_of_the_hub_and_one_saved_by_transformers_5_make_the_same_file(tmp_path: Path, name) -> None:
+def test_a_config_of_the_hub_and_one_saved_by_transformers_5_make_the_same_file(tmp_path: Path, name: str) -> None:
     model_type, settings, own_keys = HUB[name]
     saved = _save(tmp_path / "saved" / "model", model_type, settings)
     hub = {key: value for key, value in saved.items() if key not in own_keys} | settings
@@ -125,7 +125,9 @@ def _parsed(**keys: Any) -> Callable[[], dict[str, Any]]:
     ],
     ids=["fills", "fills what is null", "adds no null", "deep", "names are the file's", "never replaces a part"],
 )
-def test_what_transformers_drops_is_put_back(parsed, raw: dict[str, Any], whole: dict[str, Any]) -> None:
+def test_what_transformers_drops_is_put_back(
+    parsed: dict[str, Any], raw: dict[str, Any], whole: dict[str, Any]
+) -> None:
     assert completed(parsed(), raw) == {"model_type": "x", **whole}
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from consulted_samples import SAMPLES, bert, put, save_pooling
-from convert_samples import read_gguf, save_adapter, teach_pre_tokenizers, upstream_convert
 from safetensors.torch import save_file
-from test_convert_equality import assert_same_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.consulted_samples import SAMPLES, bert, put, save_pooling
+from tests.unit.convert.convert_samples import read_gguf, save_adapter, teach_pre_tokenizers, upstream_convert
+from tests.unit.convert.test_convert_equality import assert_same_file
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.consulted import CONSULTED, MODULE, Handling, named
 from worker.models.convert.lora import export_lora
@@ -39,7 +40,7 @@ _NO_FILES = {
 }
 
 
-def opened_names():
+def opened_names() -> Iterator[tuple[str, str]]:
     """Names of files in upstream's source, each with the place: literals, and paths joined with ``/``."""
     upstream = load_upstream()
     for package in (upstream.conversion, upstream.gguf):
@@ -48,7 +49,7 @@ def opened_names():
                 yield name, f"{source.name}:{line}"
 
 
-def _names_in(tree):
+def _names_in(tree: ast.AST) -> Iterator[tuple[str, int]]:
     inner = set()
     for node in ast.walk(tree):  # from the outside in, so a longest path comes before its parts
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and id(node) not in inner:
@@ -63,7 +64,7 @@ def _names_in(tree):
             yield node.value, node.lineno
 
 
-def _text(node):
+def _text(node: ast.AST) -> str | None:
     """A part of a path, ``*`` for what is not known; None where it is no text at all (a division)."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
@@ -72,7 +73,7 @@ def _text(node):
     return "*" if isinstance(node, ast.Name) else None
 
 
-def known(name) -> bool:
+def known(name: str) -> bool:
     """Whether the table has a file, a directory of one, or a file that is named apart from its directory."""
     for row in CONSULTED:
         parts = row.name.replace(MODULE, "*").split("/")
@@ -108,10 +109,10 @@ def test_tokenizer_files_are_those_that_are_looked_for() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory):
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     made = {}
 
-    def make(name):
+    def make(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp("samples") / f"Tiny {name}+v1 (test)"
             made[name].mkdir()
@@ -122,25 +123,29 @@ def sample(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_staged_and_unstaged_conversion_are_the_same_file(name, sample, tmp_path: Path) -> None:
+def test_staged_and_unstaged_conversion_are_the_same_file(
+    name: str, sample: Callable[[str], Path], tmp_path: Path
+) -> None:
     model = sample(name)
     convert(model, tmp_path / "ours.gguf", gguf_dtype="f32", naming=Naming(model_name="M"))
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(model, tmp_path / "theirs.gguf", "ALL_F32"))
 
 
 @pytest.mark.parametrize(("name", "pooling"), [("bert-mean", 1), ("bert-cls", 2), ("xlm-roberta", 2)])
-def test_pooling_reaches_the_file(name: str, pooling: int, sample, tmp_path: Path) -> None:
+def test_pooling_reaches_the_file(name: str, pooling: int, sample: Callable[[str], Path], tmp_path: Path) -> None:
     convert(sample(name), tmp_path / "out.gguf")
     assert read_gguf(tmp_path / "out.gguf")[0]["bert.pooling_type"] == pooling
 
 
-def test_name_of_the_directory_reaches_the_file_as_it_is(sample, tmp_path: Path) -> None:
+def test_name_of_the_directory_reaches_the_file_as_it_is(sample: Callable[[str], Path], tmp_path: Path) -> None:
     convert(sample("bert"), tmp_path / "ours.gguf", gguf_dtype="f32")
     theirs = upstream_convert(sample("bert"), tmp_path / "theirs.gguf", "ALL_F32", name=None)
     assert_same_file(tmp_path / "ours.gguf", theirs)
 
 
-def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, tmp_path: Path) -> None:
+def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(
+    sample: Callable[[str], Path], tmp_path: Path
+) -> None:
     """What is said of the result is another card; upstream looks for the heading of the base's."""
     model = sample("qwen3-reranker")
     checkpoint = tmp_path / "run" / "checkpoint-3"
@@ -152,7 +157,7 @@ def test_heading_of_the_base_models_card_decides_for_a_merged_model_too(sample, 
         assert "cls.output.weight" in tensors
 
 
-def test_modules_that_only_the_checkpoint_has_decide(sample, tmp_path: Path) -> None:
+def test_modules_that_only_the_checkpoint_has_decide(sample: Callable[[str], Path], tmp_path: Path) -> None:
     """sentence-transformers saves pooling beside an adapter whose base is a plain encoder."""
     base, checkpoint = sample("bert"), tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
@@ -161,7 +166,7 @@ def test_modules_that_only_the_checkpoint_has_decide(sample, tmp_path: Path) -> 
     assert read_gguf(tmp_path / "out.gguf")[0]["bert.pooling_type"] == 2
 
 
-def test_dense_layers_that_upstream_leaves_out_are_named(sample) -> None:
+def test_dense_layers_that_upstream_leaves_out_are_named(sample: Callable[[str], Path]) -> None:
     _, plan = plan_conversion(open_base_model(sample("embedding-gemma")))
     assert plan.notes == ("dense layers after the pooling are not in the file: 2_Dense, 3_Dense",)
     _, plan = plan_conversion(open_base_model(sample("lfm2-colbert")))
@@ -169,7 +174,7 @@ def test_dense_layers_that_upstream_leaves_out_are_named(sample) -> None:
     assert [path.name for path in plan.beside] == ["model.safetensors"]
 
 
-def test_dense_layer_that_changed_makes_another_file(sample, tmp_path: Path) -> None:
+def test_dense_layer_that_changed_makes_another_file(sample: Callable[[str], Path], tmp_path: Path) -> None:
     """What an attempt before had written is not taken up."""
     model = tmp_path / "model"
     shutil.copytree(sample("lfm2-colbert"), model)
@@ -212,7 +217,7 @@ def test_module_that_is_a_link_out_of_the_model_is_refused(tmp_path: Path) -> No
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
 
-def test_damaged_dense_layer_is_refused(sample, tmp_path: Path) -> None:
+def test_damaged_dense_layer_is_refused(sample: Callable[[str], Path], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(sample("lfm2-colbert"), model)
     (model / "1_Dense" / "model.safetensors").write_bytes(b"\xff" * 100)
@@ -228,7 +233,7 @@ def test_code_in_any_module_config_is_gone(tmp_path: Path, monkeypatch: pytest.M
     assert consulted.without_code(content) == {"layers": [{"size": 2}], "deep": {}}
 
 
-def test_adapter_of_a_reranker_is_exported(sample, tmp_path: Path) -> None:
+def test_adapter_of_a_reranker_is_exported(sample: Callable[[str], Path], tmp_path: Path) -> None:
     """Upstream opens the tokenizer of a reranker whatever it converts."""
     from worker.models.adapters import normalise_for_export, open_adapter
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from convert_samples import save_model, save_vision_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import save_model, save_vision_model
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.pipeline import convert, plan_conversion
 
 
-def overlay_of(base, directory, auto_class=AutoModelForCausalLM, **settings):
+def overlay_of(base: Path, directory: Path, auto_class: Any = AutoModelForCausalLM, **settings: Any) -> Overlay:
     """An overlay of an adapter whose every trained tensor is random."""
     torch.manual_seed(9)
     with warnings.catch_warnings():
@@ -73,7 +76,9 @@ def test_a_model_without_adapter_may_leave_out_what_it_likes(tmp_path: Path) -> 
     assert plan.notes == ()
 
 
-def test_tensors_that_a_sharding_trainer_did_not_gather_are_refused(run_of, tmp_path: Path) -> None:
+def test_tensors_that_a_sharding_trainer_did_not_gather_are_refused(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     """They would convert and not load."""
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)

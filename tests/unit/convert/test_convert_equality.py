@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from convert_samples import (
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import (
     ARCHITECTURES,
     WITHOUT_MTP,
     read_gguf,
@@ -20,8 +24,6 @@ from convert_samples import (
     save_vision_model,
     upstream_convert,
 )
-
-from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
@@ -31,7 +33,7 @@ from worker.models.convert.upstream import load_upstream
 from worker.setting import WorkSetting
 
 
-def assert_same_file(ours, theirs) -> None:
+def assert_same_file(ours: Path, theirs: Path) -> None:
     """Equal bytes; where they differ, say in which key or tensor."""
     if ours.read_bytes() != theirs.read_bytes():
         (metadata, tensors), (their_metadata, their_tensors) = read_gguf(ours), read_gguf(theirs)
@@ -41,7 +43,7 @@ def assert_same_file(ours, theirs) -> None:
         pytest.fail("the files differ outside of what was compared")
 
 
-def test_result_describes_the_file(run_of, tmp_path: Path) -> None:
+def test_result_describes_the_file(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     result = convert(run.base, tmp_path / "ours.gguf", naming=Naming(model_name="M"), setting=WorkSetting(threads=2))
     data = (tmp_path / "ours.gguf").read_bytes()
@@ -54,7 +56,7 @@ def test_result_describes_the_file(run_of, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_merge_of_every_architecture(name, run_of, tmp_path: Path) -> None:
+def test_merge_of_every_architecture(name: str, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of(name)
     merged = save_peft_merge(run.base, run.adapter, tmp_path / "base-model")
     convert(run.base, tmp_path / "ours.gguf", overlay=run.overlay(tmp_path / "overlay"), naming=Naming(model_name="M"))
@@ -63,7 +65,7 @@ def test_merge_of_every_architecture(name, run_of, tmp_path: Path) -> None:
 
 # llama.cpp applies no adapter to compressed attention, so DeepSeek is among the refusals
 @pytest.mark.parametrize("name", [*(name for name in ARCHITECTURES if not name.startswith("deepseek")), *WITHOUT_MTP])
-def test_lora_file_is_what_merging_adds(name, run_of, tmp_path: Path) -> None:
+def test_lora_file_is_what_merging_adds(name: str, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """``alpha / r * (B @ A)`` as llama.cpp computes it, added to the base's GGUF, is the merged model's GGUF."""
     run = run_of(name)
     export_lora(run.pairs(), run.open_base(), tmp_path / "lora.gguf", gguf_dtype="f32", name="A")
@@ -96,7 +98,7 @@ def test_types(dtype: torch.dtype, gguf_dtype: str, theirs: str, tmp_path: Path)
     assert_same_file(tmp_path / "ours.gguf", upstream_convert(base, tmp_path / "theirs.gguf", theirs))
 
 
-def test_f32_keeps_updates_that_bf16_loses(run_of, tmp_path: Path) -> None:
+def test_f32_keeps_updates_that_bf16_loses(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """A sum rounded once from float32 is finer than PEFT's in bfloat16, and rounds to it."""
     run = run_of("llama")
     fine, coarse = run.overlay(tmp_path / "fine", "f32"), run.overlay(tmp_path / "coarse", "base")
@@ -109,7 +111,7 @@ def test_f32_keeps_updates_that_bf16_loses(run_of, tmp_path: Path) -> None:
     assert torch.equal(fine_tensor.bfloat16(), coarse_tensor.bfloat16())
 
 
-def test_overlay_of_another_base_is_refused(run_of, tmp_path: Path) -> None:
+def test_overlay_of_another_base_is_refused(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     overlay = run_of("llama").overlay(tmp_path / "overlay")
     with pytest.raises(PackagingError) as caught:
         convert(run_of("gemma2").base, tmp_path / "x.gguf", overlay=overlay)
@@ -128,7 +130,7 @@ def test_text_part_of_a_vision_language_model(tmp_path: Path) -> None:
 
 
 def test_layers_that_the_config_announces_and_the_weights_lack_are_not_announced_by_the_file(
-    run_of, tmp_path: Path
+    run_of: Callable[[str], Run], tmp_path: Path
 ) -> None:
     """Such a file converts, quantizes and does not load: llama.cpp looks for the tensors of ``blk.2``."""
     base = tmp_path / "base-model"
@@ -158,10 +160,12 @@ def test_mtp_layers_that_transformers_does_not_save(
 
 
 @pytest.mark.parametrize("gguf_dtype", ["auto", "f32"])
-def test_planning_reads_no_weights(gguf_dtype: str, run_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planning_reads_no_weights(
+    gguf_dtype: str, run_of: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Upstream asks tensors for their axes to guess the type, and a lazy tensor computes itself for that."""
 
-    def read(self, name) -> None:
+    def read(self, name: str) -> None:
         raise AssertionError(f"{name} was read")
 
     run = run_of("llama")

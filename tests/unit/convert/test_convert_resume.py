@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.conftest import Run
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.convert.writer import write_plan
@@ -82,7 +85,7 @@ class Progress:
         return self._stop_after is not None and len(self.reports) >= self._stop_after
 
 
-def write(plan: Plan, path: Path, progress: Progress | None = None, fingerprint: str = "f", threads: int = 1):
+def write(plan: Plan, path: Path, progress: Progress | None = None, fingerprint: str = "f", threads: int = 1) -> Any:
     progress = progress or Progress()
     return write_plan(
         plan,
@@ -99,7 +102,7 @@ def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stopped(tmp_path: Path):
+def stopped(tmp_path: Path) -> tuple[Path, Path, Path]:
     """A partial file and its journal, stopped after the third of six tensors."""
     path = tmp_path / "out.bin"
     with pytest.raises(StopRequested):
@@ -120,7 +123,7 @@ def test_bytes_digest_and_reports(tmp_path: Path, threads: int) -> None:
     assert names_in(tmp_path) == ["out.bin"]
 
 
-def test_stopped_pass_is_resumed(stopped) -> None:
+def test_stopped_pass_is_resumed(stopped: tuple[Path, Path, Path]) -> None:
     path, _, journal = stopped
     plan = Plan()
     finished = len(journal.read_text().splitlines()) - 2  # fingerprint, header
@@ -133,7 +136,7 @@ def test_stopped_pass_is_resumed(stopped) -> None:
     assert names_in(path.parent) == ["out.bin"]
 
 
-def test_nothing_is_kept_of_other_inputs(stopped) -> None:
+def test_nothing_is_kept_of_other_inputs(stopped: tuple[Path, Path, Path]) -> None:
     path, _, _ = stopped
     written = write(Plan(), path, fingerprint="another")
     assert written.resumed_bytes == 0
@@ -156,7 +159,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found_and_the_file_is_right(stopped, damage) -> None:
+def test_damage_is_found_and_the_file_is_right(stopped: tuple[Path, Path, Path], damage: Callable[..., object]) -> None:
     path, partial, journal = stopped
     which, change = DAMAGE[damage]
     file = {"partial": partial, "journal": journal}[which]
@@ -252,7 +255,7 @@ def test_journal_of_another_format_is_worthless(tmp_path: Path) -> None:
     assert Journal(path, "f").load() == []
 
 
-def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path: Path) -> None:
+def test_conversion_stops_between_tensors_and_resumes(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     overlay = run.overlay(tmp_path / "overlay")
     whole = convert(run.base, tmp_path / "whole.gguf", overlay=overlay, naming=Naming(model_name="M"))
@@ -271,7 +274,7 @@ def test_conversion_stops_between_tensors_and_resumes(run_of, tmp_path: Path) ->
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 
-def test_conversion_of_another_overlay_does_not_resume(run_of, tmp_path: Path) -> None:
+def test_conversion_of_another_overlay_does_not_resume(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     progress = Progress(stop_after=1)
     with pytest.raises(StopRequested):

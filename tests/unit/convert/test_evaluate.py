@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ class Loads:
         self.count += 1
         return self.tensor
 
-    def lazy(self, name: str = "w"):
+    def lazy(self, name: str = "w") -> Any:
         return LAZY.from_local_tensor(WeightEntry(name, NAMES[self.tensor.dtype], tuple(self.tensor.shape), self))
 
 
@@ -38,13 +40,13 @@ def evaluator() -> Evaluator:
     return Evaluator(GGUF.LazyBase, LAZY)
 
 
-def written(tree, qtype: str, *, recognised: bool):
+def written(tree: Any, qtype: str, *, recognised: bool) -> np.ndarray:
     """What upstream registers for a torch tree: widened, handed to numpy, rounded."""
     quantize = recognisable_rounding(UPSTREAM) if recognised else GGUF.quants.quantize
     return quantize(tree.numpy(), GGUF.GGMLQuantizationType[qtype])
 
 
-def both(make_tree, tensor: torch.Tensor, qtype: str) -> tuple[bytes, bytes, int]:
+def both(make_tree: Callable[..., Any], tensor: torch.Tensor, qtype: str) -> tuple[bytes, bytes, int]:
     """Bytes by us and by upstream of the same tree, and how often we read the weight."""
     ours, theirs = Loads(tensor), Loads(tensor)
     mine = evaluator().bytes_of(written(make_tree(ours.lazy()), qtype, recognised=True)).tobytes()
@@ -73,13 +75,13 @@ COMPUTATIONS = {
 }
 
 
-def widened(tree):
+def widened(tree: Any) -> Callable[..., Any]:
     return lambda w: tree(w.to(torch.float32))
 
 
 @pytest.mark.parametrize("name", [*MOVEMENTS, *COMPUTATIONS])
 @pytest.mark.parametrize("qtype", ["BF16", "F16", "F32"])
-def test_bits_are_upstreams(name, qtype: str) -> None:
+def test_bits_are_upstreams(name: str, qtype: str) -> None:
     tensor = torch.randn(32, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     ours, theirs, reads = both(widened((MOVEMENTS | COMPUTATIONS)[name]), tensor, qtype)
     assert ours == theirs
@@ -93,10 +95,10 @@ def test_quantizing_is_left_to_upstream() -> None:
 
 
 @pytest.mark.parametrize("name", MOVEMENTS)
-def test_movements_never_widen(name, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_movements_never_widen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree that only moves elements is not rounded, because it was never widened."""
 
-    def no_rounding(self, values) -> None:
+    def no_rounding(self, values: Any) -> None:
         raise AssertionError("rounded")
 
     monkeypatch.setattr(Rounding, "__call__", no_rounding)

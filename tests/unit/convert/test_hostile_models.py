@@ -9,15 +9,17 @@ import pickle
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from convert_samples import save_tokenizer
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import save_tokenizer
 from worker.models.adapters.module_tree import read_module_tree
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.card import read_card
@@ -47,12 +49,12 @@ class Mark:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (os.system, (f"touch '{self._path}'",))
 
 
 @pytest.fixture
-def evil(run_of, tmp_path: Path):
+def evil(run_of: Callable[[str], Run], tmp_path: Path) -> tuple[Path, Path]:
     """A copy of a good model whose every corner names code, and the file that running any of it would write."""
     mark = tmp_path / "mark"
     model = tmp_path / "evil-model"
@@ -92,19 +94,19 @@ def evil(run_of, tmp_path: Path):
     return model, mark
 
 
-def edit(path: Path, **changes) -> None:
+def edit(path: Path, **changes: Any) -> None:
     config = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(config | changes))
 
 
 @pytest.fixture
-def in_model_directory(evil, monkeypatch: pytest.MonkeyPatch):
+def in_model_directory(evil: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Work from inside the model directory, as `python -m` would: its files shadow modules if sys.path lets them."""
     monkeypatch.chdir(evil[0])
     return evil
 
 
-def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path: Path) -> None:
+def test_nothing_in_a_hostile_directory_runs(in_model_directory: tuple[Path, Path], tmp_path: Path) -> None:
     model, mark = in_model_directory
     result = convert(model, tmp_path / "out.gguf")
     assert result.tensor_types == {"BF16": 16, "F32": 5}
@@ -112,13 +114,15 @@ def test_nothing_in_a_hostile_directory_runs(in_model_directory, tmp_path: Path)
     assert not any("evil" in name for name in sys.modules)
 
 
-def test_nothing_runs_during_lora_export(in_model_directory, run_of, tmp_path: Path) -> None:
+def test_nothing_runs_during_lora_export(
+    in_model_directory: tuple[Path, Path], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model, mark = in_model_directory
     export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", name="A")
     assert not mark.exists()
 
 
-def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path: Path) -> None:
+def test_tokenizer_that_is_only_code_is_refused(evil: tuple[Path, Path], tmp_path: Path) -> None:
     """An unknown model type and a tokenizer that only its own Python file can read."""
     model, mark = evil
     edit(model / "config.json", model_type="evil")
@@ -130,7 +134,9 @@ def test_tokenizer_that_is_only_code_is_refused(evil, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out.gguf*"))
 
 
-def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path: Path) -> None:
+def test_adapters_own_tokenizer_is_as_harmless(
+    evil: tuple[Path, Path], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model, mark = evil
     checkpoint = tmp_path / "run" / "checkpoint-3"
     checkpoint.mkdir(parents=True)
@@ -143,7 +149,7 @@ def test_adapters_own_tokenizer_is_as_harmless(evil, run_of, tmp_path: Path) -> 
     assert not mark.exists()
 
 
-def test_locks_hold_where_upstream_asks_for_remote_code(evil, tmp_path: Path) -> None:
+def test_locks_hold_where_upstream_asks_for_remote_code(evil: tuple[Path, Path], tmp_path: Path) -> None:
     """The second line of defence: a directory that was not staged, opened as upstream opens tokenizers."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -166,7 +172,7 @@ def _code_only(model: Path, directory: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
-def test_no_architecture_gets_round_the_locks(evil) -> None:
+def test_no_architecture_gets_round_the_locks(evil: tuple[Path, Path]) -> None:
     """Every way in which a class of the package reads a tokenizer, on a directory that was not staged."""
     model, mark = evil
     upstream = load_upstream()
@@ -190,7 +196,7 @@ def test_no_architecture_gets_round_the_locks(evil) -> None:
     assert not any("evil" in name for name in sys.modules)
 
 
-def test_last_lock_refuses_to_execute_a_module(evil) -> None:
+def test_last_lock_refuses_to_execute_a_module(evil: tuple[Path, Path]) -> None:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     model, mark = evil
@@ -224,7 +230,7 @@ def test_network_is_off_inside_and_restored_outside(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_pretrained_parts_are_not_fetched(
-    model_type: str, architecture: str, run_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_type: str, architecture: str, run_of: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers looks the part up on the Hub while it reads the config or builds the model."""
     asked = []
@@ -240,7 +246,7 @@ def test_pretrained_parts_are_not_fetched(
     assert asked == []
 
 
-def test_no_other_model_is_loaded(run_of) -> None:
+def test_no_other_model_is_loaded(run_of: Callable[[str], Run]) -> None:
     from transformers import AutoModelForCausalLM
 
     with locked_down(), pytest.raises(ModelCodeRefusedError, match="no other model"):
@@ -260,7 +266,7 @@ def test_no_other_model_is_loaded(run_of) -> None:
         ("tokenizer.json", '{"model": {"vocab": '),
     ],
 )
-def test_json_bombs_are_refused(file: str, content: str, run_of, tmp_path: Path) -> None:
+def test_json_bombs_are_refused(file: str, content: str, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     (model / file).write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -282,7 +288,9 @@ def test_json_bombs_are_refused(file: str, content: str, run_of, tmp_path: Path)
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "OfTomorrow"}},
     ],
 )
-def test_tokenizers_of_the_wrong_shape_are_refused(content: dict[str, Any], run_of, tmp_path: Path) -> None:
+def test_tokenizers_of_the_wrong_shape_are_refused(
+    content: dict[str, Any], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     (model / "tokenizer.model").unlink()
@@ -296,7 +304,9 @@ def test_tokenizers_of_the_wrong_shape_are_refused(content: dict[str, Any], run_
     "change",
     [{"top_k": "many"}, {"top_k": 1.5}, {"top_k": 10**12}, {"temperature": "hot"}, {"min_p": [1]}, {"top_p": 1e999}],
 )
-def test_sampling_values_that_no_file_can_hold_are_named(change: dict[str, Any], run_of, tmp_path: Path) -> None:
+def test_sampling_values_that_no_file_can_hold_are_named(
+    change: dict[str, Any], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "generation_config.json", **change)
@@ -306,7 +316,9 @@ def test_sampling_values_that_no_file_can_hold_are_named(change: dict[str, Any],
 
 
 @pytest.mark.parametrize("change", [{"rms_norm_eps": [1]}, {"num_attention_heads": 0}, {"max_position_embeddings": -1}])
-def test_config_values_that_no_file_can_hold_are_refused(change: dict[str, Any], run_of, tmp_path: Path) -> None:
+def test_config_values_that_no_file_can_hold_are_refused(
+    change: dict[str, Any], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "config.json", **change)
@@ -315,7 +327,7 @@ def test_config_values_that_no_file_can_hold_are_refused(change: dict[str, Any],
     assert caught.value.code is ErrorCode.BASE_MODEL_INVALID
 
 
-def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path: Path) -> None:
+def test_config_values_that_transformers_refuses_are_refused(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """It reads the config once more to choose a tokenizer's class."""
     model = tmp_path / "model"
     shutil.copytree(run_of("gpt2").base, model)
@@ -326,7 +338,9 @@ def test_config_values_that_transformers_refuses_are_refused(run_of, tmp_path: P
 
 
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 10**9}, {"vocab_size": 10**12}, {"num_local_experts": 10**9}])
-def test_counts_that_would_fill_the_memory_are_refused(change: dict[str, Any], run_of, tmp_path: Path) -> None:
+def test_counts_that_would_fill_the_memory_are_refused(
+    change: dict[str, Any], run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     edit(model / "config.json", **change)
@@ -336,7 +350,7 @@ def test_counts_that_would_fill_the_memory_are_refused(change: dict[str, Any], r
     assert next(iter(change)) in caught.value.message
 
 
-def test_links_out_of_the_model_are_not_followed(run_of, tmp_path: Path) -> None:
+def test_links_out_of_the_model_are_not_followed(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     model, outside = tmp_path / "model", tmp_path / "outside"
     shutil.copytree(run_of("llama").base, model)
     outside.mkdir()
@@ -349,7 +363,7 @@ def test_links_out_of_the_model_are_not_followed(run_of, tmp_path: Path) -> None
     assert convert(model, tmp_path / "out.gguf", setting=WorkSetting(roots=Roots.only(outside))).size_bytes > 0
 
 
-def test_a_pipe_is_not_waited_for(run_of, tmp_path: Path) -> None:
+def test_a_pipe_is_not_waited_for(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     for name in ("README.md", "chat_template.jinja", "generation_config.json", "modules.json"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from convert_samples import read_gguf, save_adapter, save_model
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import read_gguf, save_adapter, save_model
 from worker.models.adapters import LoraPair, normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
@@ -21,11 +23,11 @@ def pair(name: str, rows: int, columns: int, *, r: int = 2, transposed: bool = F
     return LoraPair(name, torch.ones(r, columns), torch.ones(rows, r), r, 4.0, transposed)
 
 
-def export(base, pairs, path, **settings):
+def export(base: Path, pairs: list[LoraPair], path: Path, **settings: Any) -> Any:
     return export_lora(pairs, open_base_model(base), path, name="A", **settings)
 
 
-def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of, tmp_path: Path) -> None:
+def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     result = export(run.base, run.pairs(), tmp_path / "lora.gguf")
     metadata = read_gguf(tmp_path / "lora.gguf")[0]
@@ -41,7 +43,7 @@ def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of, tmp_path: 
     assert b"tokenizer.ggml" not in raw
 
 
-def test_metadata_composed_from_the_cards(run_of, tmp_path: Path) -> None:
+def test_metadata_composed_from_the_cards(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     metadata = describe(run.base, checkpoint_dir=run.adapter, adapter_base="owner/base-7B", name="Mine")
     export(run.base, run.pairs(), tmp_path / "lora.gguf", metadata=metadata)
@@ -60,14 +62,14 @@ def test_metadata_composed_from_the_cards(run_of, tmp_path: Path) -> None:
         ("q8_0", {"Q8_0": 14, "F16": 14}),
     ],
 )
-def test_types(gguf_dtype: str, types: dict[str, Any], run_of, tmp_path: Path) -> None:
+def test_types(gguf_dtype: str, types: dict[str, Any], run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     assert export(run.base, run.pairs(), tmp_path / "lora.gguf", gguf_dtype=gguf_dtype).tensor_types == types
     with open_gguf(tmp_path / "lora.gguf") as file:
         assert len(file.tensors) == 28
 
 
-def test_embedding_is_looked_up_by_token(run_of, tmp_path: Path) -> None:
+def test_embedding_is_looked_up_by_token(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """llama.cpp takes rows of A by token id, so A is (tokens, r) there and B (i, r)."""
     run = run_of("llama")
     a, b = torch.randn(2, 32), torch.randn(400, 2)
@@ -79,7 +81,7 @@ def test_embedding_is_looked_up_by_token(run_of, tmp_path: Path) -> None:
     assert torch.equal(tensors["token_embd.weight.lora_b"], a.T)
 
 
-def test_rank_stabilised_scaling_is_in_b(run_of, tmp_path: Path) -> None:
+def test_rank_stabilised_scaling_is_in_b(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """llama.cpp multiplies with alpha / r; this adapter wants alpha / sqrt(r)."""
     run = run_of("llama")
     adapter = save_adapter(run.base, tmp_path / "rs", use_rslora=True, target_modules=["o_proj"])
@@ -103,7 +105,7 @@ def test_rank_stabilised_scaling_is_in_b(run_of, tmp_path: Path) -> None:
     ],
 )
 def test_tensors_that_llama_cpp_would_silently_skip_are_refused(
-    architecture: str, tensor: str, rows: int, columns: int, run_of, tmp_path: Path
+    architecture: str, tensor: str, rows: int, columns: int, run_of: Callable[[str], Run], tmp_path: Path
 ) -> None:
     with pytest.raises(PackagingError) as caught:
         export(run_of(architecture).base, [pair(tensor, rows, columns)], tmp_path / "lora.gguf")
@@ -113,7 +115,7 @@ def test_tensors_that_llama_cpp_would_silently_skip_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_rest_of_such_a_model_can_be_exported(run_of, tmp_path: Path) -> None:
+def test_rest_of_such_a_model_can_be_exported(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     pairs = [
         pair("model.layers.0.mlp.down_proj.weight", 32, 64),
         pair("model.layers.1.self_attn.o_proj.weight", 32, 64),
@@ -124,7 +126,7 @@ def test_rest_of_such_a_model_can_be_exported(run_of, tmp_path: Path) -> None:
     }
 
 
-def test_experts_of_a_layer_are_one_tensor(run_of, tmp_path: Path) -> None:
+def test_experts_of_a_layer_are_one_tensor(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """Experts and projections without an adapter are zeros in it, or not in the file at all."""
     base = run_of("mixtral").base
     pairs = [pair(f"model.layers.0.block_sparse_moe.experts.{n}.w2.weight", 32, 64, r=n) for n in (1, 2)]
@@ -137,7 +139,7 @@ def test_experts_of_a_layer_are_one_tensor(run_of, tmp_path: Path) -> None:
     assert strength.tolist() == [0, 1, 1, 0]
 
 
-def test_tensor_unknown_to_the_converter_is_named(run_of, tmp_path: Path) -> None:
+def test_tensor_unknown_to_the_converter_is_named(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         export(run_of("llama").base, [pair("model.layers.0.strange.weight", 8, 8)], tmp_path / "lora.gguf")
     assert "model.layers.0.strange.weight" in caught.value.message

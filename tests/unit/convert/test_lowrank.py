@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -71,7 +74,7 @@ TWO = {
 
 
 @pytest.mark.parametrize("name", TWO)
-def test_matrix(name) -> None:
+def test_matrix(name: str) -> None:
     update = pair(8, 8)
     result = TWO[name](update)
     expected = TWO[name](dense(update))
@@ -95,7 +98,7 @@ EXPERTS = {
 
 
 @pytest.mark.parametrize("name", EXPERTS)
-def test_experts(name) -> None:
+def test_experts(name: str) -> None:
     update = pair(4, 6, 5)
     result = EXPERTS[name](update)
     expected = EXPERTS[name](dense(update))
@@ -147,7 +150,7 @@ def test_joining_along_columns() -> None:
         lambda w: torch.exp(w.reshape(8, 2, 4)),
     ],
 )
-def test_what_is_no_movement_of_rows_or_columns_is_refused(operation) -> None:
+def test_what_is_no_movement_of_rows_or_columns_is_refused(operation: Callable[..., Any]) -> None:
     with pytest.raises((NotImplementedError, TypeError)):
         operation(pair(8, 8))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from convert_samples import read_gguf
 
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import read_gguf
 from worker.models.convert.card import is_hub_id, read_card
 from worker.models.convert.companions import CardFile, model_card, modelfile
 from worker.models.convert.metadata import Naming, describe
@@ -38,7 +40,7 @@ tags: [sft]
 
 
 @pytest.fixture
-def run(run_of, tmp_path: Path):
+def run(run_of: Callable[[str], Run], tmp_path: Path) -> tuple[Path, Path]:
     """Base model and checkpoint with cards, as trainers leave them: local paths and all."""
     source = run_of("llama")
     base, checkpoint = tmp_path / "Tiny-7B-Instruct", tmp_path / "run" / "checkpoint-10"
@@ -51,7 +53,7 @@ def run(run_of, tmp_path: Path):
     return base, checkpoint
 
 
-def test_base_model_keeps_its_card_without_local_paths(run, tmp_path: Path) -> None:
+def test_base_model_keeps_its_card_without_local_paths(run: tuple[Path, Path], tmp_path: Path) -> None:
     base, _ = run
     convert(base, tmp_path / "out.gguf")
     metadata = read_gguf(tmp_path / "out.gguf")[0]
@@ -64,7 +66,7 @@ def test_base_model_keeps_its_card_without_local_paths(run, tmp_path: Path) -> N
     assert str(tmp_path).encode() not in (tmp_path / "out.gguf").read_bytes()
 
 
-def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path: Path) -> None:
+def test_merged_model_descends_from_the_base_not_from_its_parent(run: tuple[Path, Path], tmp_path: Path) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, adapter_base="owner/Tiny-7B-Instruct")
     convert(base, tmp_path / "out.gguf", naming=Naming(metadata=described))
@@ -80,7 +82,7 @@ def test_merged_model_descends_from_the_base_not_from_its_parent(run, tmp_path: 
     assert b"somebody" not in (tmp_path / "out.gguf").read_bytes()
 
 
-def test_name_given_wins(run, tmp_path: Path) -> None:
+def test_name_given_wins(run: tuple[Path, Path], tmp_path: Path) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, name="From the request")
     assert described.overrides["general.name"] == "From the request"
@@ -88,7 +90,7 @@ def test_name_given_wins(run, tmp_path: Path) -> None:
     assert read_gguf(tmp_path / "out.gguf")[0]["general.name"] == "From the call"
 
 
-def test_local_base_path_of_an_adapter_is_no_hub_id(run) -> None:
+def test_local_base_path_of_an_adapter_is_no_hub_id(run: tuple[Path, Path]) -> None:
     base, checkpoint = run
     for named in (str(base), "./base", "../base", "base", "", None, "a/b/c", "owner/../x"):
         assert describe(base, checkpoint_dir=checkpoint, adapter_base=named).base_id is None
@@ -129,7 +131,7 @@ def test_card_that_is_a_link_out_of_the_directory_is_not_read(tmp_path: Path) ->
     assert read_card(snapshot).data == {"license": "mit"}
 
 
-def test_model_card_has_the_hubs_front_matter_and_a_table(run) -> None:
+def test_model_card_has_the_hubs_front_matter_and_a_table(run: tuple[Path, Path]) -> None:
     base, checkpoint = run
     described = describe(base, checkpoint_dir=checkpoint, adapter_base="owner/Tiny-7B-Instruct")
     files = [
@@ -147,7 +149,7 @@ def test_model_card_has_the_hubs_front_matter_and_a_table(run) -> None:
     assert "somebody" not in text
 
 
-def test_model_card_without_a_hub_id_names_no_base(run) -> None:
+def test_model_card_without_a_hub_id_names_no_base(run: tuple[Path, Path]) -> None:
     base, _ = run
     head = yaml.safe_load(model_card("Mine", describe(base), [], "quantized").split("---\n")[1])
     assert "base_model" not in head
@@ -177,7 +179,9 @@ NEXTN = {"num_hidden_layers": 4, "num_nextn_predict_layers": 2}
         (NEXTN, ["model.layers.40.x", "model.layers.50.x"], {"num_nextn_predict_layers": 0}),
     ],
 )
-def test_layers_that_are_announced_and_absent(config, names: list[str], changes: dict[str, Any]) -> None:
+def test_layers_that_are_announced_and_absent(
+    config: dict[str, Any], names: list[str], changes: dict[str, Any]
+) -> None:
     assert config_without_absent_layers(config, names) == changes
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from convert_samples import save_peft_merge
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import save_peft_merge
 from worker.models.convert.merged import save_merged
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.setting import WorkSetting
 from worker.stop import StopRequested
 
 
-def weights_of(directory):
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -28,7 +30,7 @@ def weights_of(directory):
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
-def test_weights_are_pefts_and_load(name: str, run_of, tmp_path: Path) -> None:
+def test_weights_are_pefts_and_load(name: str, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of(name)
     expected = weights_of(save_peft_merge(run.base, run.adapter, tmp_path / "peft"))
     out = tmp_path / "merged"
@@ -48,7 +50,7 @@ def test_weights_are_pefts_and_load(name: str, run_of, tmp_path: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
-def test_shards_and_index(run_of, tmp_path: Path) -> None:
+def test_shards_and_index(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     reports: list[tuple[float, float]] = []
@@ -72,7 +74,7 @@ def test_shards_and_index(run_of, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(out, dtype="auto")
 
 
-def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of, tmp_path: Path) -> None:
+def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     files = save_merged(
         run.open_base(), run.overlay(tmp_path / "overlay"), tmp_path / "out", tokenizer=None, shard_bytes=30_000
@@ -83,7 +85,7 @@ def test_no_shard_is_larger_than_asked_unless_one_tensor_is(run_of, tmp_path: Pa
         assert sum(sizes) <= 30_000 or len(sizes) == 1
 
 
-def test_fine_sums_are_rounded_to_the_bases_type(run_of, tmp_path: Path) -> None:
+def test_fine_sums_are_rounded_to_the_bases_type(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     fine, coarse = tmp_path / "fine", tmp_path / "coarse"
     save_merged(run.open_base(), run.overlay(tmp_path / "o1", "f32"), fine, tokenizer=None)
@@ -91,7 +93,7 @@ def test_fine_sums_are_rounded_to_the_bases_type(run_of, tmp_path: Path) -> None
     assert (fine / "model.safetensors").read_bytes() == (coarse / "model.safetensors").read_bytes()
 
 
-def test_tokenizer_and_template_are_copied_without_code(run_of, tmp_path: Path) -> None:
+def test_tokenizer_and_template_are_copied_without_code(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     save_merged(run.open_base(), run.overlay(tmp_path / "overlay"), out, tokenizer=find_tokenizer(None, run.base))
@@ -101,7 +103,7 @@ def test_tokenizer_and_template_are_copied_without_code(run_of, tmp_path: Path) 
     assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text())
 
 
-def test_stop_keeps_finished_shards_and_no_index(run_of, tmp_path: Path) -> None:
+def test_stop_keeps_finished_shards_and_no_index(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     run = run_of("llama")
     out = tmp_path / "merged"
     count = 0

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from convert_samples import (
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from config.roots import Roots
+from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import (
     BPE_TOKENIZER,
     SPM_TOKENS,
     read_gguf,
@@ -15,9 +21,6 @@ from convert_samples import (
     save_resized_adapter,
     save_tokenizer,
 )
-
-from api_client.contract.errors import ErrorCode, PackagingError
-from config.roots import Roots
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.metadata import end_tokens
@@ -28,7 +31,7 @@ from worker.setting import WorkSetting
 
 
 @pytest.fixture
-def places(tmp_path: Path):
+def places(tmp_path: Path) -> tuple[Path, Path]:
     """An empty run with a checkpoint, and an empty base model directory."""
     checkpoint, base = tmp_path / "run" / "checkpoint-5", tmp_path / "base"
     checkpoint.mkdir(parents=True)
@@ -36,11 +39,13 @@ def places(tmp_path: Path):
     return checkpoint, base
 
 
-def put_json(path, **content) -> None:
+def put_json(path: Path, **content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(places, tmp_path: Path) -> None:
+def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
     checkpoint, base = places
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -50,7 +55,7 @@ def test_checkpoint_wins_then_its_run_then_the_base_then_the_adapters_base(place
         assert found.directory == directory
 
 
-def test_looking_back_leaves_the_run_alone(places, tmp_path: Path) -> None:
+def test_looking_back_leaves_the_run_alone(places: tuple[Path, Path], tmp_path: Path) -> None:
     """What lies beside the run belongs to other runs."""
     checkpoint, base = places
     save_tokenizer(tmp_path, SPM_TOKENS)
@@ -63,7 +68,7 @@ def test_looking_back_leaves_the_run_alone(places, tmp_path: Path) -> None:
     assert all(place in caught.value.message for place in caught.value.fields["places"])
 
 
-def test_run_directory_can_be_further_up(places, tmp_path: Path) -> None:
+def test_run_directory_can_be_further_up(places: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, base = places
     deep = checkpoint.parent / "epoch-1" / "weights"
     deep.mkdir(parents=True)
@@ -71,7 +76,7 @@ def test_run_directory_can_be_further_up(places, tmp_path: Path) -> None:
     assert find_tokenizer(deep, base, run_dir=checkpoint.parent).directory == checkpoint.parent
 
 
-def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path: Path) -> None:
+def test_adapters_base_outside_the_allowed_roots_is_not_opened(places: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, base = places
     save_tokenizer(tmp_path, SPM_TOKENS)
     with pytest.raises(PackagingError) as caught:
@@ -80,7 +85,7 @@ def test_adapters_base_outside_the_allowed_roots_is_not_opened(places, tmp_path:
 
 
 def test_base_models_cached_under_its_hub_id_is_found_offline(
-    places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, base = places
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -98,7 +103,7 @@ def test_base_models_cached_under_its_hub_id_is_found_offline(
     assert choice.files["tokenizer.json"] == (repository / "blobs" / "1234").resolve()
 
 
-def test_newest_template_of_a_directory_wins(places) -> None:
+def test_newest_template_of_a_directory_wins(places: tuple[Path, Path]) -> None:
     """A template file is newer than the one in tokenizer_config.json: transformers has written files since 4.50."""
     checkpoint, base = places
     save_tokenizer(checkpoint, SPM_TOKENS)
@@ -109,7 +114,7 @@ def test_newest_template_of_a_directory_wins(places) -> None:
     assert find_tokenizer(checkpoint, base).chat_template == "new file"
 
 
-def test_template_that_only_the_checkpoint_has_wins(places) -> None:
+def test_template_that_only_the_checkpoint_has_wins(places: tuple[Path, Path]) -> None:
     checkpoint, base = places
     save_tokenizer(base, SPM_TOKENS)
     (checkpoint / "chat_template.jinja").write_text("trained")
@@ -117,7 +122,7 @@ def test_template_that_only_the_checkpoint_has_wins(places) -> None:
     assert (choice.directory, choice.chat_template) == (base, "trained")
 
 
-def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(places) -> None:
+def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(places: tuple[Path, Path]) -> None:
     checkpoint, base = places
     save_tokenizer(base, SPM_TOKENS)
     save_tokenizer(checkpoint, SPM_TOKENS)
@@ -128,7 +133,9 @@ def test_base_models_template_is_not_lent_to_a_checkpoint_that_has_a_tokenizer(p
 
 
 @pytest.mark.parametrize("has_config", [True, False])
-def test_template_file_reaches_the_packaged_file(has_config: bool, run_of, tmp_path: Path) -> None:
+def test_template_file_reaches_the_packaged_file(
+    has_config: bool, run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     """Upstream prefers tokenizer_config.json, and writes no template at all where that file is missing."""
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)
@@ -139,7 +146,7 @@ def test_template_file_reaches_the_packaged_file(has_config: bool, run_of, tmp_p
     assert read_gguf(tmp_path / "out.gguf")[0]["tokenizer.chat_template"] == "from the file {{ messages }}"
 
 
-def test_named_templates_reach_the_packaged_file(run_of, tmp_path: Path) -> None:
+def test_named_templates_reach_the_packaged_file(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(run_of("llama").base, base)
     (base / "chat_template.jinja").write_text("default one")
@@ -151,7 +158,9 @@ def test_named_templates_reach_the_packaged_file(run_of, tmp_path: Path) -> None
     assert metadata["tokenizer.chat_template.tool_use"] == "with tools"
 
 
-def test_end_token_that_training_changed_reaches_the_packaged_file(run_of, tmp_path: Path) -> None:
+def test_end_token_that_training_changed_reaches_the_packaged_file(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     """The token is of the vocabulary and no added one, where upstream would fall back to config.json's stale id."""
     base = run_of("llama").base
     checkpoint = tmp_path / "run" / "checkpoint-1"
@@ -168,7 +177,7 @@ def test_end_token_that_training_changed_reaches_the_packaged_file(run_of, tmp_p
     assert base.is_dir()
 
 
-def test_second_end_token_of_a_trained_generation_config(run_of, tmp_path: Path) -> None:
+def test_second_end_token_of_a_trained_generation_config(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     base = run_of("llama").base
     checkpoint = tmp_path / "run" / "checkpoint-1"
     checkpoint.mkdir(parents=True)
@@ -185,7 +194,7 @@ def test_second_end_token_of_a_trained_generation_config(run_of, tmp_path: Path)
     assert end_tokens(choice, {"eos_token_id": 2}) == ["</s>"]
 
 
-def test_end_tokens_of_every_source(places) -> None:
+def test_end_tokens_of_every_source(places: tuple[Path, Path]) -> None:
     checkpoint, base = places
     shutil.copy(BPE_TOKENIZER, checkpoint / "tokenizer.json")
     put_json(checkpoint / "tokenizer_config.json", eos_token={"content": "<|im_end|>", "__type": "AddedToken"})
@@ -248,7 +257,7 @@ def test_more_tokens_than_rows_is_refused_with_both_numbers(tmp_path: Path) -> N
     assert caught.value.fields == {"tokens": SPM_TOKENS, "rows": SPM_TOKENS - 10}
 
 
-def test_vocabulary_is_checked_from_headers_alone(run_of, places) -> None:
+def test_vocabulary_is_checked_from_headers_alone(run_of: Callable[[str], Run], places: tuple[Path, Path]) -> None:
     checkpoint, base = places
     model = open_base_model(run_of("gpt2").base)
     assert embedding_rows(model) == 49152
@@ -264,7 +273,7 @@ def test_vocabulary_is_checked_from_headers_alone(run_of, places) -> None:
     assert caught.value.code is ErrorCode.VOCABULARY_MISMATCH
 
 
-def test_adapter_that_resized_the_vocabulary(run_of, tmp_path: Path) -> None:
+def test_adapter_that_resized_the_vocabulary(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """Its rows win, for the plan made from headers before the merge as well as for the merge."""
     from transformers import LlamaTokenizer
 
@@ -314,7 +323,9 @@ def test_first_cause_is_told_where_upstream_tries_one_reader_after_the_other(tmp
     assert "hash" in caught.value.fields
 
 
-def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(run_of, tmp_path: Path) -> None:
+def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     from transformers import LlamaTokenizer
 
     model = tmp_path / "model"
@@ -331,7 +342,9 @@ def test_family_that_needs_a_sentencepiece_model_says_so_without_naming_scratch(
     assert str(tmp_path) not in caught.value.message
 
 
-def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(run_of, tmp_path: Path) -> None:
+def test_family_whose_converter_exits_without_a_sentencepiece_model_says_so(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     config = json.loads((model / "config.json").read_text())

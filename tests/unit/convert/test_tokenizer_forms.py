@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from consulted_samples import put, save_encoder
-from convert_samples import save_model, teach_pre_tokenizers, upstream_convert
 from sentencepiece import SentencePieceProcessor
-from tokenizer_families import FAMILIES, save_forms
 from transformers import T5Config, T5ForConditionalGeneration
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.consulted_samples import put, save_encoder
+from tests.unit.convert.convert_samples import save_model, teach_pre_tokenizers, upstream_convert
+from tests.unit.convert.tokenizer_families import FAMILIES, save_forms
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.pipeline import plan_conversion
 from worker.models.convert.sentencepiece_model import sentencepiece_model
@@ -42,7 +44,7 @@ def _known_pre_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
     teach_pre_tokenizers(monkeypatch)
 
 
-def save_weights(name, directory, tokens) -> None:
+def save_weights(name: str, directory: Path, tokens: int) -> None:
     """Weights and config of the architecture that reads a family's tokenizer, and no tokenizer."""
     if name == "t5":
         sizes = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
@@ -59,11 +61,11 @@ def save_weights(name, directory, tokens) -> None:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory):
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """Per family: weights, the base's and a checkpoint's tokenizer in both forms."""
     made = {}
 
-    def make(name):
+    def make(name: str) -> Any:
         if name not in made:
             root = tmp_path_factory.mktemp(name)
             base, trained = (
@@ -79,13 +81,13 @@ def family(tmp_path_factory: pytest.TempPathFactory):
     return make
 
 
-def assemble(directory, *parts):
+def assemble(directory: Path, *parts: Path) -> Path:
     for part in parts:
         shutil.copytree(part, directory, dirs_exist_ok=True)
     return directory
 
 
-def of_tokenizer(metadata):
+def of_tokenizer(metadata: dict[str, Any]) -> dict[str, Any]:
     """What the property is about: vocabulary, kinds, scores, merges, special ids, pre-tokenizer."""
     prefix = "tokenizer.ggml."
     kept = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
@@ -100,7 +102,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("base_form", "checkpoint_form"), COMBINATIONS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_file_says_of_tokens_what_upstream_says_of_the_older_form(
-    name, base_form, checkpoint_form, family, tmp_path: Path
+    name: str, base_form: str, checkpoint_form: str, family: Callable[[str], Any], tmp_path: Path
 ) -> None:
     weights, base_forms, trained_forms = family(name)
     forms = {"older": 0, "newer": 1}
@@ -123,7 +125,7 @@ def test_file_says_of_tokens_what_upstream_says_of_the_older_form(
     assert {key for key, value in ours.items() if plain(value) != plain(theirs[key])} == set()
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Bytes as text, arrays as lists of numbers or texts."""
     if isinstance(value, str | int):
         return value
@@ -133,7 +135,7 @@ def plain(value):
     return [item if isinstance(item, str) else float(item) for item in texts]
 
 
-def test_sentencepiece_model_is_made_again_piece_by_piece(family) -> None:
+def test_sentencepiece_model_is_made_again_piece_by_piece(family: Callable[[str], Any]) -> None:
     """The one that training wrote, and the one made of tokenizer.json alone."""
     for name, file in (("llama-spm", "tokenizer.model"), ("gemma", "tokenizer.model"), ("t5-unigram", "spiece.model")):
         older = family(name)[1][0]
@@ -155,11 +157,11 @@ def test_sentencepiece_model_is_made_again_piece_by_piece(family) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3-bpe", "qwen2-bpe", "gpt2-bpe", "bert-wordpiece"])
-def test_no_sentencepiece_model_is_made_of_another_kind(name: str, family) -> None:
+def test_no_sentencepiece_model_is_made_of_another_kind(name: str, family: Callable[[str], Any]) -> None:
     assert sentencepiece_model(json.loads((family(name)[1][1] / "tokenizer.json").read_text())) is None
 
 
-def test_vocabulary_whose_scores_cannot_be_told_is_refused(family, tmp_path: Path) -> None:
+def test_vocabulary_whose_scores_cannot_be_told_is_refused(family: Callable[[str], Any], tmp_path: Path) -> None:
     """Upstream gives every token -1000, and llama.cpp cuts words elsewhere."""
     weights, (_, newer), _ = family("llama-spm")
     base = assemble(tmp_path / "base", weights, newer)
@@ -172,7 +174,7 @@ def test_vocabulary_whose_scores_cannot_be_told_is_refused(family, tmp_path: Pat
     assert caught.value.fields == {"file": "tokenizer.model"}
 
 
-def test_two_files_that_name_one_token_differently_are_refused(family, tmp_path: Path) -> None:
+def test_two_files_that_name_one_token_differently_are_refused(family: Callable[[str], Any], tmp_path: Path) -> None:
     weights, (older, _), _ = family("qwen2-bpe")
     base = assemble(tmp_path / "base", weights, older)
     config = json.loads((base / "tokenizer_config.json").read_text())
@@ -185,7 +187,7 @@ def test_two_files_that_name_one_token_differently_are_refused(family, tmp_path:
     assert caught.value.fields == {"token": token, "config": "<other>", "json": "<tool>"}
 
 
-def test_form_before_the_table_of_added_tokens_is_left_as_it_is(family, tmp_path: Path) -> None:
+def test_form_before_the_table_of_added_tokens_is_left_as_it_is(family: Callable[[str], Any], tmp_path: Path) -> None:
     """Before transformers 4.34 no file said more than upstream reads of it."""
     weights, (older, _), _ = family("llama-spm")
     base = assemble(tmp_path / "base", weights, older)

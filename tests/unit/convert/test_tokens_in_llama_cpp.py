@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from convert_samples import teach_pre_tokenizers
-from test_tokenizer_forms import assemble, save_weights
-from tokenizer_families import FAMILIES, save_forms
 from transformers import AutoTokenizer
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.convert_samples import teach_pre_tokenizers
+from tests.unit.convert.test_tokenizer_forms import assemble, save_weights
+from tests.unit.convert.tokenizer_families import FAMILIES, save_forms
 from worker.models.convert.pipeline import convert
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.verify.ask import Question
@@ -31,10 +32,10 @@ def _known_pre_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory: pytest.TempPathFactory):
+def forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     made = {}
 
-    def make(name, form):
+    def make(name: str, form: str) -> Path:
         if name not in made:
             root = tmp_path_factory.mktemp(name)
             older, newer = save_forms(FAMILIES[name], root / "tokenizer")
@@ -51,7 +52,9 @@ def forms(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("form", ["older", "newer"])
 @pytest.mark.parametrize("name", CHATS)
-def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form: str, forms, tmp_path: Path) -> None:
+def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(
+    name: str, form: str, forms: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     model = forms(name, form)
     convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
     chat = rendered_chat(find_tokenizer(None, model))
@@ -67,7 +70,7 @@ def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(name, form: str,
     assert caught.value.fields["file"] == "out.gguf"
 
 
-def test_control_token_that_arrives_as_letters_is_refused(forms, tmp_path: Path) -> None:
+def test_control_token_that_arrives_as_letters_is_refused(forms: Callable[[str, str], Path], tmp_path: Path) -> None:
     """The fault that this is for: what tokenizer.json says of a token is not in the file."""
     model = forms("qwen2-bpe", "newer")
     convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
@@ -93,13 +96,15 @@ def test_first_difference_is_named() -> None:
 @pytest.mark.parametrize(
     "template", ["{{ 1 / 0 }}", "{{ raise_exception('no') }}", "{% for", "{{ ''.__class__.mro() }}"]
 )
-def test_template_that_cannot_be_rendered_is_no_trouble(template: str, forms, tmp_path: Path) -> None:
+def test_template_that_cannot_be_rendered_is_no_trouble(
+    template: str, forms: Callable[[str, str], Path], tmp_path: Path
+) -> None:
     model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
     (model / "chat_template.jinja").write_text(template)
     assert rendered_chat(find_tokenizer(None, model)) is None
 
 
-def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path: Path) -> None:
+def test_template_that_takes_only_a_question_is_given_one(forms: Callable[[str, str], Path], tmp_path: Path) -> None:
     model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
     (model / "chat_template.jinja").write_text(
         "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
@@ -107,7 +112,7 @@ def test_template_that_takes_only_a_question_is_given_one(forms, tmp_path: Path)
     assert rendered_chat(find_tokenizer(None, model)).text == "Hello, how are you? 2026"
 
 
-def test_tokenizer_that_transformers_cannot_open_is_refused(forms, tmp_path: Path) -> None:
+def test_tokenizer_that_transformers_cannot_open_is_refused(forms: Callable[[str, str], Path], tmp_path: Path) -> None:
     model = assemble(tmp_path / "model", forms("llama-spm", "newer"))
     description = json.loads((model / "tokenizer.json").read_text())
     del description["model"]["vocab"]["in"]  # merges make it

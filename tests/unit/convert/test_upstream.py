@@ -8,12 +8,14 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.convert.conftest import Run
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.upstream import (
     architectures_of,
@@ -27,7 +29,7 @@ from worker.setting import WorkSetting
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory):
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama.cpp checkout as far as conversion goes, with a version of its own and one architecture more."""
     root = tmp_path_factory.mktemp("llama.cpp")
     installed = load_upstream()
@@ -85,7 +87,7 @@ def test_text_model_inside_a_multimodal_one_goes_first() -> None:
     assert check_architecture(config) == "LlamaForCausalLM"
 
 
-def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(checkout) -> None:
+def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(checkout: Path) -> None:
     assert "NewestForCausalLM" in supported_architectures(checkout) - supported_architectures()
     path = list(sys.path)
     newer = load_upstream(checkout)
@@ -98,7 +100,7 @@ def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(che
     assert sys.path == path
 
 
-def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout) -> None:
+def test_checkout_is_named_by_its_sources_and_never_by_its_path(checkout: Path) -> None:
     version = upstream_version(checkout)
     assert version.startswith("llama.cpp sources ")
     assert str(checkout) not in version
@@ -139,7 +141,7 @@ def test_every_module_is_there_before_a_method_asks_for_it() -> None:
     assert upstream.gguf.MODEL_TENSOR.DSPARK_MARKOV_W1
 
 
-def test_module_that_does_not_import_takes_only_its_own_architectures_away(checkout, tmp_path: Path) -> None:
+def test_module_that_does_not_import_takes_only_its_own_architectures_away(checkout: Path, tmp_path: Path) -> None:
     broken = tmp_path / "llama.cpp"
     shutil.copytree(checkout, broken)
     (broken / "conversion" / "xverse.py").write_text("import a_package_that_nobody_has\n")
@@ -173,7 +175,7 @@ def test_missing_package_is_named(error: ImportError | ModuleNotFoundError, pack
     assert (package or "something else") in made.message
 
 
-def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path: Path) -> None:
+def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """And beside tokenizer.json it is no reason for anything."""
     from worker.models.convert.pipeline import plan_conversion
 
@@ -189,7 +191,7 @@ def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of, tmp_path: 
     assert "tokenizer.json" in caught.value.remedy
 
 
-def test_conversion_by_a_checkout(checkout, run_of, tmp_path: Path) -> None:
+def test_conversion_by_a_checkout(checkout: Path, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     from worker.models.convert.pipeline import convert
 
     base = tmp_path / "base"
@@ -205,7 +207,7 @@ def test_conversion_by_a_checkout(checkout, run_of, tmp_path: Path) -> None:
     assert convert(base, tmp_path / "again.gguf").sha256 == result.sha256
 
 
-def test_upstream_does_not_complain_of_the_usual_rotary_embedding(caplog) -> None:
+def test_upstream_does_not_complain_of_the_usual_rotary_embedding(caplog: pytest.LogCaptureFixture) -> None:
     load_upstream()
     logger = logging.getLogger("hf-to-gguf")
     logger.warning("Unknown RoPE type: default")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from consulted_samples import put, save_wordpiece, save_xlmr_tokenizer, train_unigram
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tests.unit.convert.consulted_samples import put, save_wordpiece, save_xlmr_tokenizer, train_unigram
 
 TEXT = [
     "The packaging service turns finished training runs into files that load.",

@@ -13,10 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "scripts"))
-import pins  # noqa: E402
+from scripts import pins
 
+ROOT = Path(__file__).parents[3]
 PINS = {pin.name: pin for pin in pins.parse(pins.CONSTRAINTS.read_text())}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]

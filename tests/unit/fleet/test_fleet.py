@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 
 import pytest
@@ -25,14 +25,14 @@ from tests.bench.queueing import Arrival, Faults, Outcome, poisson, simulate
 JOBS = 40_000
 
 
-def exponential(rate: float):
+def exponential(rate: float) -> Callable[[Random], Mapping[str, float]]:
     def work(chance: Random) -> Mapping[str, float]:
         return {"w": chance.expovariate(rate)}
 
     return work
 
 
-def fixed(seconds: float):
+def fixed(seconds: float) -> Callable[[Random], Mapping[str, float]]:
     return lambda _: {"w": seconds}
 
 

@@ -1,6 +1,7 @@
 """A finished file is judged as llama.cpp would judge it: layout without gaps, every number finite."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from worker.models.gguf.writer import write_gguf
 F16_INFINITY, F16_NAN, BF16_INFINITY = 0x7C00, 0xFE01, 0xFF80
 
 
-def refusal(path) -> PackagingError:
+def refusal(path: Path) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         check_gguf(path)
     return caught.value
 
 
-def save(path, file: File):
+def save(path: Path, file: File) -> Path:
     path.write_bytes(bytes(file))
     return path
 
@@ -78,7 +79,9 @@ def test_a_nan_is_named_with_tensor_and_place(tmp_path: Path) -> None:
         (GGMLType.F64, np.uint64, 0x7FF0000000000000),
     ],
 )
-def test_bad_floats_are_found_and_the_largest_good_ones_are_not(kind: GGMLType, dtype, bits) -> None:
+def test_bad_floats_are_found_and_the_largest_good_ones_are_not(
+    kind: GGMLType, dtype: type[np.unsignedinteger[Any]], bits: int
+) -> None:
     values = np.zeros(300_001, dtype)
     largest = {GGMLType.F32: 0x7F7FFFFF, GGMLType.F16: 0xFBFF, GGMLType.BF16: 0x7F7F, GGMLType.F64: 0x7FEFFFFFFFFFFFFF}
     values[:] = largest[kind]
@@ -88,7 +91,7 @@ def test_bad_floats_are_found_and_the_largest_good_ones_are_not(kind: GGMLType, 
 
 
 @pytest.mark.parametrize(("kind", "offset"), [(kind, o) for kind, offsets in SCALE_OFFSETS.items() for o in offsets])
-def test_a_bad_scale_is_found_wherever_the_block_keeps_it(kind, offset) -> None:
+def test_a_bad_scale_is_found_wherever_the_block_keeps_it(kind: GGMLType, offset: int) -> None:
     blocks = np.full((40_000, BLOCKS[kind].size_bytes), 0x3C, np.uint8)
     assert first_not_finite(kind, blocks) is None
     blocks[39_999, offset : offset + 2] = (0x00, 0xFC)

@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -61,7 +62,7 @@ def test_version_2_has_the_same_layout() -> None:
         (9, struct.pack("<IQ", 6, 0), []),
     ],
 )
-def test_every_value_type_is_decoded_and_encoded_back(tag: int, raw, value) -> None:
+def test_every_value_type_is_decoded_and_encoded_back(tag: int, raw: bytes, value: Any) -> None:
     found = parse_gguf(bytes(File(pairs=[pair("k", tag, raw)]))).metadata["k"]
     assert found.value == value
     assert found.encode() == struct.pack("<I", tag) + raw
@@ -138,7 +139,7 @@ def test_any_power_of_two_aligns(alignment: int) -> None:
         (bytes(File(tensors=[tensor("a", (4,), 0, 0), tensor("b", (4,), 0, 0)])), "overlaps"),
     ],
 )
-def test_what_is_wrong_is_named(broken, fact: str) -> None:
+def test_what_is_wrong_is_named(broken: bytes, fact: str) -> None:
     assert fact in refused(broken).message
 
 
@@ -150,7 +151,7 @@ def test_a_file_cut_anywhere_is_refused() -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_random_damage_is_read_or_refused_never_worse(data) -> None:
+def test_random_damage_is_read_or_refused_never_worse(data: st.DataObject) -> None:
     whole = bytearray(bytes(File(pairs=[pair("k", 9, struct.pack("<IQ", 8, 2) + text("x") + text("yy"))])))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 257))] = data.draw(st.integers(0, 255))

@@ -1,6 +1,7 @@
 """The writer makes files that this reader and upstream's agree on."""
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -22,7 +23,7 @@ ROWS = np.arange(64, dtype=np.float32).reshape(4, 16)
 HALVES = np.arange(5, dtype=np.float16)
 
 
-def write(path, metadata=METADATA):
+def write(path: Path, metadata: Any = METADATA) -> Path:
     tensors = [
         (TensorSpec("rows.weight", (16, 4), GGMLType.F32), ROWS),
         (TensorSpec("halves", (5,), GGMLType.F16), HALVES),

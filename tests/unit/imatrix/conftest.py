@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from imatrix_models import TEXT, save_model, save_recorded_model
 
+from tests.unit.imatrix.imatrix_models import TEXT, save_model, save_recorded_model
 from worker.models.checkpoint import open_base_model
 from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.compute import CalibrationChunks, ComputedImatrix, compute_imatrix
@@ -22,7 +22,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Directory of a tiny model, made once per architecture."""
     made: dict[str, Path] = {}
 
@@ -36,7 +36,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def computed(model_dir):
+def computed(model_dir: Callable[[str], Path]) -> Callable[..., ComputedImatrix]:
     """The matrix of a tiny model over ten chunks of 32 tokens, computed once per architecture and way of running."""
     made: dict[tuple[str, bool], ComputedImatrix] = {}
 

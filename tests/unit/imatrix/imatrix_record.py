@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 import sentencepiece
-from imatrix_models import DATA, TEXT, save_recorded_model
+
+from tests.unit.imatrix.imatrix_models import DATA, TEXT, save_recorded_model
 
 TOKENIZER_CONFIG = {
     "tokenizer_class": "LlamaTokenizer",

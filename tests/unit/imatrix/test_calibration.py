@@ -5,12 +5,13 @@ import shutil
 import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from imatrix_models import TEXT
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.unit.imatrix.imatrix_models import TEXT
 from worker.models.imatrix.calibration import load_calibration
 from worker.models.imatrix.tokens import tokenize_chunks
 
@@ -47,7 +48,9 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
         assert str(path) in caught.value.message
 
 
-def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(model_dir, tmp_path: Path) -> None:
+def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     with_begin = model_dir("llama")
     without = tmp_path / "tokenizer"
     without.mkdir()
@@ -64,14 +67,14 @@ def test_each_chunk_begins_with_the_begin_token_in_place_of_its_first(model_dir,
     assert 1 not in plain
 
 
-def test_all_whole_chunks_are_used_and_no_more_than_asked_for(model_dir) -> None:
+def test_all_whole_chunks_are_used_and_no_more_than_asked_for(model_dir: Callable[[str], Path]) -> None:
     everything = tokenize_chunks(TEXT, model_dir("llama"), 64, None)
     assert everything.shape[0] > 10
     assert tokenize_chunks(TEXT, model_dir("llama"), 64, 4).tolist() == everything[:4].tolist()
     assert tokenize_chunks(TEXT, model_dir("llama"), 64, 10_000).shape == everything.shape
 
 
-def test_special_tokens_written_out_in_the_text_are_text(model_dir) -> None:
+def test_special_tokens_written_out_in_the_text_are_text(model_dir: Callable[[str], Path]) -> None:
     chunks = tokenize_chunks("</s> <unk> " * 20, model_dir("llama"), 32, None)
     assert 2 not in chunks.flatten().tolist()
 

@@ -4,23 +4,25 @@ import json
 import shutil
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from imatrix_models import ARCHITECTURES, DATA, TEXT, VOCABULARY, save
 from safetensors.torch import load_file, save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.tiny import tiny_checkpoint
+from tests.unit.imatrix.imatrix_models import ARCHITECTURES, DATA, TEXT, VOCABULARY, save
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.upstream import load_upstream
 from worker.models.convert.weights import MergedWeights
 from worker.models.imatrix.calibration import Calibration
-from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
+from worker.models.imatrix.compute import CalibrationChunks, ComputedImatrix, compute_imatrix
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.load import read_imatrix
 from worker.models.imatrix.tokens import tokenize_chunks
@@ -31,7 +33,7 @@ from worker.stop import StopRequested
 CHUNKS, CHUNK_TOKENS = 10, 32
 
 
-def compute(directory, **changes):
+def compute(directory: Path, **changes: Any) -> ComputedImatrix:
     overlay = changes.pop("overlay", None)
     text = Calibration("test", changes.pop("text", TEXT))
     count, tokens = changes.pop("chunks", CHUNKS), changes.pop("chunk_tokens", CHUNK_TOKENS)
@@ -39,7 +41,7 @@ def compute(directory, **changes):
     return compute_imatrix(open_base_model(directory), overlay, chunks, **{"device": "cpu", **changes})
 
 
-def converted_shapes(directory):
+def converted_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """What the converter makes of a model: GGUF name -> shape, outermost first."""
     converter = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
     shapes = {}
@@ -50,7 +52,9 @@ def converted_shapes(directory):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_quantized_weight_of_a_block_gets_an_entry_of_its_shape(name, computed, model_dir) -> None:
+def test_every_quantized_weight_of_a_block_gets_an_entry_of_its_shape(
+    name: str, computed: Callable[..., ComputedImatrix], model_dir: Callable[[str], Path]
+) -> None:
     entries = computed(name).sums.entries
     shapes = converted_shapes(model_dir(name))
     expected = {
@@ -64,7 +68,9 @@ def test_every_quantized_weight_of_a_block_gets_an_entry_of_its_shape(name, comp
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_one_layer_at_a_time_gives_the_bits_of_the_whole_model(name, computed) -> None:
+def test_one_layer_at_a_time_gives_the_bits_of_the_whole_model(
+    name: str, computed: Callable[..., ComputedImatrix]
+) -> None:
     layered, whole = computed(name).sums, computed(name, layered=False).sums
     assert layered.entries.keys() == whole.entries.keys()
     for gguf_name, entry in whole.entries.items():
@@ -72,7 +78,9 @@ def test_one_layer_at_a_time_gives_the_bits_of_the_whole_model(name, computed) -
         assert np.array_equal(layered.entries[gguf_name].counts, entry.counts), gguf_name
 
 
-def test_dense_statistics_are_those_that_hooks_on_the_linear_modules_see(computed, model_dir) -> None:
+def test_dense_statistics_are_those_that_hooks_on_the_linear_modules_see(
+    computed: Callable[..., ComputedImatrix], model_dir: Callable[[str], Path]
+) -> None:
     directory = model_dir("llama")
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     seen = defaultdict(list)
@@ -92,7 +100,9 @@ def test_dense_statistics_are_those_that_hooks_on_the_linear_modules_see(compute
             assert entry.counts.tolist() == [CHUNKS * CHUNK_TOKENS]
 
 
-def test_expert_statistics_are_those_of_the_tokens_that_the_router_sent(computed, model_dir) -> None:
+def test_expert_statistics_are_those_of_the_tokens_that_the_router_sent(
+    computed: Callable[..., ComputedImatrix], model_dir: Callable[[str], Path]
+) -> None:
     directory = model_dir("mixtral")
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     calls = []
@@ -113,7 +123,7 @@ def test_expert_statistics_are_those_of_the_tokens_that_the_router_sent(computed
             np.testing.assert_allclose(entry.in_sum2[expert], inputs.double().square().sum(0), rtol=2e-4)
 
 
-def test_llama_imatrix_counts_the_same_and_sums_nearly_the_same(model_dir) -> None:
+def test_llama_imatrix_counts_the_same_and_sums_nearly_the_same(model_dir: Callable[[str], Path]) -> None:
     """``data/llama-imatrix.gguf`` is the reference tool's own output for this model and text (see imatrix_record)."""
     theirs = read_imatrix(DATA / "llama-imatrix.gguf")
     ours = compute(model_dir("recorded"), chunks=None).sums
@@ -127,7 +137,9 @@ def test_llama_imatrix_counts_the_same_and_sums_nearly_the_same(model_dir) -> No
         np.testing.assert_allclose(ours.entries[name].in_sum2, entry.in_sum2, rtol=0.06, err_msg=name)
 
 
-def test_an_expert_that_no_token_reaches_has_count_zero_and_is_reported(model_dir, tmp_path: Path) -> None:
+def test_an_expert_that_no_token_reaches_has_count_zero_and_is_reported(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     directory = tmp_path / "model"
     shutil.copytree(model_dir("recorded"), directory)  # three experts, each token goes to one
     weights = load_file(directory / "model.safetensors")
@@ -143,7 +155,7 @@ def test_an_expert_that_no_token_reaches_has_count_zero_and_is_reported(model_di
     assert result.unreached == dict.fromkeys([f"blk.0.ffn_{part}_exps.weight" for part in ("down", "gate", "up")], 1)
 
 
-def test_with_an_overlay_the_merged_model_runs(model_dir, tmp_path: Path) -> None:
+def test_with_an_overlay_the_merged_model_runs(model_dir: Callable[[str], Path], tmp_path: Path) -> None:
     base_dir = model_dir("llama")
     checkpoint = tiny_checkpoint(base_dir, tmp_path)
     base = open_base_model(base_dir)
@@ -162,7 +174,9 @@ def test_with_an_overlay_the_merged_model_runs(model_dir, tmp_path: Path) -> Non
     )
 
 
-def test_the_embedding_decides_the_vocabulary_where_config_json_disagrees(model_dir, tmp_path: Path) -> None:
+def test_the_embedding_decides_the_vocabulary_where_config_json_disagrees(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     directory = tmp_path / "model"
     shutil.copytree(model_dir("llama"), directory)
     weights = load_file(directory / "model.safetensors")
@@ -173,11 +187,11 @@ def test_the_embedding_decides_the_vocabulary_where_config_json_disagrees(model_
     assert compute(directory).token_count == CHUNKS * CHUNK_TOKENS
 
 
-def test_chunks_are_no_longer_than_the_positions_that_the_model_knows(model_dir) -> None:
+def test_chunks_are_no_longer_than_the_positions_that_the_model_knows(model_dir: Callable[[str], Path]) -> None:
     assert compute(model_dir("gpt2-transposed"), chunk_tokens=512, chunks=2).sums.chunk_tokens == 64
 
 
-def test_progress_grows_to_the_number_of_chunks(model_dir) -> None:
+def test_progress_grows_to_the_number_of_chunks(model_dir: Callable[[str], Path]) -> None:
     for layered in (True, False):
         seen = []
         compute(
@@ -191,7 +205,7 @@ def test_progress_grows_to_the_number_of_chunks(model_dir) -> None:
 
 
 @pytest.mark.parametrize("layered", [True, False])
-def test_a_stop_ends_the_computation_and_its_threads(layered: bool, model_dir) -> None:
+def test_a_stop_ends_the_computation_and_its_threads(layered: bool, model_dir: Callable[[str], Path]) -> None:
     before, seen = threading.active_count(), []
     with pytest.raises(StopRequested):
         compute(
@@ -203,27 +217,29 @@ def test_a_stop_ends_the_computation_and_its_threads(layered: bool, model_dir) -
     assert threading.active_count() == before
 
 
-def refusal(directory, **changes) -> PackagingError:
+def refusal(directory: Path, **changes: Any) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         compute(directory, **changes)
     return caught.value
 
 
-def edited(source, directory, **config):
+def edited(source: Path, directory: Path, **config: Any) -> Path:
     shutil.copytree(source, directory)
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     return directory
 
 
-def test_too_short_a_text_is_refused_with_both_numbers(model_dir) -> None:
+def test_too_short_a_text_is_refused_with_both_numbers(model_dir: Callable[[str], Path]) -> None:
     error = refusal(model_dir("llama"), text="Seven times eight.")
     assert error.code is ErrorCode.CALIBRATION_TOO_SHORT
     assert error.fields["tokens_needed"] == CHUNK_TOKENS
     assert 0 < error.fields["tokens_found"] < CHUNK_TOKENS
 
 
-def test_a_model_that_overflows_is_refused_with_the_weight_named(model_dir, tmp_path: Path) -> None:
+def test_a_model_that_overflows_is_refused_with_the_weight_named(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     directory = tmp_path / "model"
     shutil.copytree(model_dir("llama"), directory)
     weights = load_file(directory / "model.safetensors")
@@ -234,7 +250,9 @@ def test_a_model_that_overflows_is_refused_with_the_weight_named(model_dir, tmp_
     assert error.fields["tensor"] == "model.layers.1.mlp.down_proj.weight"
 
 
-def test_weights_that_are_missing_or_of_another_shape_are_named(model_dir, tmp_path: Path) -> None:
+def test_weights_that_are_missing_or_of_another_shape_are_named(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     directory = tmp_path / "model"
     shutil.copytree(model_dir("llama"), directory)
     weights = load_file(directory / "model.safetensors")
@@ -247,7 +265,9 @@ def test_weights_that_are_missing_or_of_another_shape_are_named(model_dir, tmp_p
     assert "mlp" in error.message
 
 
-def test_an_architecture_that_transformers_lacks_is_refused_without_running_code(model_dir, tmp_path: Path) -> None:
+def test_an_architecture_that_transformers_lacks_is_refused_without_running_code(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     marker = tmp_path / "ran"
     directory = edited(
         model_dir("llama"),
@@ -262,14 +282,16 @@ def test_an_architecture_that_transformers_lacks_is_refused_without_running_code
     assert not marker.exists()
 
 
-def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(model_dir, tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(
+    model_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
     config = transformers.AutoConfig.from_pretrained(model_dir("llama"))
     config.vocab_size = 280
     directory = save(transformers.LlamaForCausalLM(config), tmp_path / "model")
     assert refusal(directory).code is ErrorCode.VOCABULARY_MISMATCH
 
 
-def test_a_missing_tokenizer_is_refused(model_dir, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_refused(model_dir: Callable[[str], Path], tmp_path: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(model_dir("llama"), directory, ignore=shutil.ignore_patterns("tokenizer*"))
     assert refusal(directory).code is ErrorCode.TOKENIZER_UNSUPPORTED

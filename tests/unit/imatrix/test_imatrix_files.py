@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imatrix_models import DATA
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.golden.models import build_imatrix
 from tests.golden.record_files import RECORD, digest
+from tests.unit.imatrix.imatrix_models import DATA
 from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
 from worker.models.gguf.reader import open_gguf
 from worker.models.gguf.tensors import TensorSpec
@@ -25,12 +25,12 @@ SUMS = np.array([[2.0, 4.0, 6.0, 8.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
 NAN, INF = float("nan"), float("inf")
 
 
-def tensor(name, values, ggml_type: GGMLType = GGMLType.F32):
+def tensor(name: str, values: np.ndarray, ggml_type: GGMLType = GGMLType.F32) -> tuple[TensorSpec, np.ndarray]:
     values = np.asarray(values, np.float32)
     return TensorSpec(name, values.shape[::-1], ggml_type), values
 
 
-def metadata(**changes):
+def metadata(**changes: Any) -> dict[str, Any]:
     keys = {
         "general.type": string_value("imatrix"),
         "imatrix.datasets": MetadataValue.array(ValueType.STRING, ["a.txt", "b.txt"]),
@@ -40,12 +40,12 @@ def metadata(**changes):
     return {key: value for key, value in keys.items() if value is not None}
 
 
-def write(path, tensors, **changes):
+def write(path: Path, tensors: Any, **changes: Any) -> Path:
     write_gguf(path, metadata(**changes), tensors, durable=False)
     return path
 
 
-def legacy(entries, trailer: bytes = b""):
+def legacy(entries: Any, trailer: bytes = b"") -> bytes:
     data = struct.pack("<i", len(entries))
     for name, calls, values in entries:
         data += struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, len(values))
@@ -53,7 +53,7 @@ def legacy(entries, trailer: bytes = b""):
     return data + trailer
 
 
-def refusal(path) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(PackagingError) as caught:
         load_imatrix(path)
     assert caught.value.code is ErrorCode.IMATRIX_INVALID
@@ -210,7 +210,7 @@ def test_parts_of_a_matrix_that_are_missing_or_of_another_type_are_named(tmp_pat
         legacy([(b"a", 1, [1.0])], struct.pack("<ii", 1, 500)),
     ],
 )
-def test_what_is_no_matrix_is_refused(content, tmp_path: Path) -> None:
+def test_what_is_no_matrix_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.dat"
     path.write_bytes(content)
     refusal(path)

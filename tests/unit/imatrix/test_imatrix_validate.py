@@ -1,5 +1,7 @@
 """A matrix fits a model by the names and sizes of its entries."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,15 +24,15 @@ MODEL = [TensorSpec(name, shape, GGMLType.F16) for name, shape in SHAPES.items()
 FITTING = {"blk.0.attn_q.weight": (1, 32), "blk.1.attn_q.weight": (1, 32), "blk.1.ffn_down_exps.weight": (4, 48)}
 
 
-def matrix(shapes) -> ImatrixData:
+def matrix(shapes: dict[str, tuple[int, ...]]) -> ImatrixData:
     return ImatrixData("m.gguf", None, 1, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
-def validate(shapes, needs=()):
+def validate(shapes: dict[str, tuple[int, ...]], needs: Any = ()) -> Any:
     return validate_imatrix(matrix(shapes), "llama", MODEL, needs)
 
 
-def refusal(shapes, needs=()) -> PackagingError:
+def refusal(shapes: dict[str, tuple[int, ...]], needs: Any = ()) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         validate(shapes, needs)
     return caught.value

@@ -1,7 +1,9 @@
 """Passes stop at the door of each layer, go through one layer at a time, and always end."""
 
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,11 @@ from worker.stop import StopRequested
 
 
 class Layer(torch.nn.Module):
-    def __init__(self, log, name) -> None:
+    def __init__(self, log: list[Any], name: str) -> None:
         super().__init__()
         self.log, self.name = log, name
 
-    def forward(self, value, *, number) -> int:
+    def forward(self, value: int, *, number: int) -> int:
         self.log.append((self.name, number, threading.current_thread() is threading.main_thread()))
         if (self.name, number) == ("c", 7):
             raise ArithmeticError("seven")
@@ -23,23 +25,28 @@ class Layer(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, order) -> None:
+    def __init__(self, order: list[Any]) -> None:
         super().__init__()
         self.log = []
         self.layers = torch.nn.ModuleList([Layer(self.log, name) for name in "abc"])
         self.order = order
 
-    def forward(self, number) -> None:
+    def forward(self, number: int) -> None:
         value = torch.tensor(0)
         for index in self.order:
             value = self.layers[index](value, number=number)
         self.log.append(("end", number, int(value)))
 
 
-def run(model, numbers, step=lambda _door: None, should_stop=lambda: False) -> None:
+def run(
+    model: Any,
+    numbers: Any,
+    step: Callable[..., Any] = lambda _door: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     doors = find_doors(model)
 
-    def note(what):
+    def note(what: str) -> Callable[..., Any]:
         return lambda door, _passes: model.log.append((what, door.name))
 
     lockstep = Lockstep(doors, note("enter"), note("leave"), nullcontext)

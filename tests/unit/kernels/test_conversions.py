@@ -1,5 +1,8 @@
 """Float conversions, decoding, and the search for numbers that are not finite."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,12 +19,12 @@ def floats_of(bits: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)
-def test_conversions_are_compiled(name) -> None:
+def test_conversions_are_compiled(name: str) -> None:
     assert isinstance(conversion(name), CompiledStream)
 
 
 @pytest.mark.parametrize("widen", [conversion("widen_f16"), CONVERSIONS["widen_f16"]], ids=["compiled", "plain"])
-def test_every_f16_widens_exactly(widen) -> None:
+def test_every_f16_widens_exactly(widen: Callable[..., Any]) -> None:
     target = np.empty(ALL_HALVES.size, np.float32)
     widen(ALL_HALVES, target)
     with np.errstate(invalid="ignore"):  # signalling NaNs
@@ -31,7 +34,7 @@ def test_every_f16_widens_exactly(widen) -> None:
 
 
 @pytest.mark.parametrize("widen", [conversion("widen_bf16"), CONVERSIONS["widen_bf16"]], ids=["compiled", "plain"])
-def test_every_bf16_becomes_the_upper_half(widen) -> None:
+def test_every_bf16_becomes_the_upper_half(widen: Callable[..., Any]) -> None:
     target = np.empty(ALL_HALVES.size, np.float32)
     widen(ALL_HALVES, target)
     assert np.array_equal(target.view(np.uint32), ALL_HALVES.astype(np.uint32) << 16)
@@ -101,7 +104,7 @@ def test_f32_is_not_copied() -> None:
 
 @pytest.mark.parametrize("position", [0, 1, 65535, 65536, 100_000])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_first_number_that_is_not_finite(position: int, value) -> None:
+def test_first_number_that_is_not_finite(position: int, value: float) -> None:
     numbers = np.zeros((1, 100_001), np.float32)
     assert first_non_finite(numbers) is None
     numbers[0, position] = value
@@ -110,7 +113,7 @@ def test_first_number_that_is_not_finite(position: int, value) -> None:
 
 
 @pytest.mark.parametrize("ggml_type", sorted(QUANTIZED_TYPES), ids=lambda t: t.name)
-def test_decoded_numbers_are_near_the_originals(ggml_type) -> None:
+def test_decoded_numbers_are_near_the_originals(ggml_type: GGMLType) -> None:
     case = next(case for case in block_cases(ggml_type) if case.input_name == "normal" and case.weights_name != "zeros")
     out = np.empty((case.rows.shape[0], case.rows.shape[1] // ggml_type.block_length * ggml_type.block_bytes), np.uint8)
     quantize_rows(ggml_type, case.rows, out, case.weights)

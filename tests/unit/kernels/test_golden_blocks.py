@@ -40,7 +40,7 @@ def empty_output(case: BlockCase) -> np.ndarray:
 
 
 @pytest.mark.parametrize("ggml_type", TYPES, ids=lambda t: t.name)
-def test_kernels_write_what_ggml_writes(ggml_type) -> None:
+def test_kernels_write_what_ggml_writes(ggml_type: GGMLType) -> None:
     cases = block_cases(ggml_type)
     assert len(cases) >= 23
     wrong = []
@@ -52,12 +52,12 @@ def test_kernels_write_what_ggml_writes(ggml_type) -> None:
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_every_kernel_is_compiled_and_passes_its_check(ggml_type, weighted) -> None:
+def test_every_kernel_is_compiled_and_passes_its_check(ggml_type: GGMLType, weighted: bool) -> None:
     assert kernel_kind(ggml_type, weighted=weighted) == "compiled"
 
 
 @pytest.mark.parametrize("ggml_type", sorted(QUANTIZED_TYPES), ids=lambda t: t.name)
-def test_reference_writes_what_ggml_writes(ggml_type) -> None:
+def test_reference_writes_what_ggml_writes(ggml_type: GGMLType) -> None:
     wrong = []
     for case in block_cases(ggml_type):
         if ggml_type in SLOW_REFERENCE and case.input_name not in SOME_INPUTS:

@@ -4,7 +4,9 @@ No device is asked for: the kernels that run here are the code that the PTX is g
 """
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,11 @@ ROUNDED = re.compile(r"\b(?:add|sub|mul|div|sqrt|fma|mad)\S*\.f32\b")
 
 
 @pytest.fixture
-def in_use():
+def in_use() -> Iterator[Callable[..., SimulatedDriver]]:
     """Puts a simulated device into use; nothing may be left on it at the end."""
     drivers = []
 
-    def put(*kernels: Kernel, **settings) -> SimulatedDriver:
+    def put(*kernels: Kernel, **settings: Any) -> SimulatedDriver:
         driver = SimulatedDriver({ptx(kernel, None): kernel for kernel in kernels}, **settings)
         drivers.append(driver)
         assert on_gpu.use(0, driver)
@@ -49,7 +51,7 @@ def rows_and_result(n_rows: int, ggml_type: GGMLType = GGMLType.Q4_0) -> tuple[n
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_every_kernel_writes_what_ggml_writes(ggml_type, weighted) -> None:
+def test_every_kernel_writes_what_ggml_writes(ggml_type: GGMLType, weighted: bool) -> None:
     """All golden cases of a type, and the text of its PTX: single operations, each rounded to nearest."""
     kernel = KERNELS[ggml_type, weighted]
     text = ptx(kernel, None)
@@ -74,7 +76,7 @@ def test_every_kernel_writes_what_ggml_writes(ggml_type, weighted) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 64, 65])
-def test_any_number_of_blocks_and_no_store_beside_them(in_use, n_rows: int) -> None:
+def test_any_number_of_blocks_and_no_store_beside_them(in_use: Callable[..., SimulatedDriver], n_rows: int) -> None:
     """Less than one group of threads, whole groups, and a rest; the simulator looks at both ends of all memory."""
     rows, expected, out = rows_and_result(n_rows)
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
@@ -84,7 +86,7 @@ def test_any_number_of_blocks_and_no_store_beside_them(in_use, n_rows: int) -> N
     assert driver.launches == 2  # the check, and these rows
 
 
-def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use) -> None:
+def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use: Callable[..., SimulatedDriver]) -> None:
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
     largest = 64 * (256 * 4 + 144 + 4)
     for n_rows in (64, 3, 64, 1):
@@ -94,7 +96,7 @@ def test_memory_is_kept_between_slabs_and_grows_only_with_them(in_use) -> None:
     assert driver.peak_bytes <= largest
 
 
-def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use) -> None:
+def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use: Callable[..., SimulatedDriver]) -> None:
     rows, expected, out = rows_and_result(2000)
     driver = in_use(KERNELS[GGMLType.Q4_0, False], memory_bytes=1 << 20)
     with structlog.testing.capture_logs() as lines:
@@ -107,7 +109,7 @@ def test_a_device_without_memory_leaves_the_slab_to_the_processor(in_use) -> Non
     assert driver.used_bytes == 0
 
 
-def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use) -> None:
+def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use: Callable[..., SimulatedDriver]) -> None:
     rows, expected, out = rows_and_result(8)
     driver = in_use(KERNELS[GGMLType.Q4_0, False])
     driver.fails_at = 2
@@ -118,7 +120,9 @@ def test_a_device_that_fails_in_the_middle_is_not_asked_again(in_use) -> None:
     assert driver.launches == 2
 
 
-def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_whose_arithmetic_differs_is_not_used(
+    in_use: Callable[..., SimulatedDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As if its driver fused what it must not: the check before the first use tells."""
     rows, expected, out = rows_and_result(8)
     kernel = KERNELS[GGMLType.Q4_0, False]
@@ -131,14 +135,14 @@ def test_a_device_whose_arithmetic_differs_is_not_used(in_use, monkeypatch: pyte
     assert driver.launches == 1
 
 
-def _one_bit_off(machine, block) -> None:
+def _one_bit_off(machine: Any, block: Any) -> None:
     from worker.models.kernels.legacy import quantize_q4_0
 
     quantize_q4_0(machine, block)
     block.out.put(17, machine.i32(0), 1)
 
 
-def test_a_type_whose_code_does_not_load_stays_on_the_processor(in_use) -> None:
+def test_a_type_whose_code_does_not_load_stays_on_the_processor(in_use: Callable[..., SimulatedDriver]) -> None:
     rows, expected, out = rows_and_result(8, GGMLType.Q8_0)
     in_use()
     with structlog.testing.capture_logs() as lines:

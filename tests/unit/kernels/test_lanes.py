@@ -78,7 +78,7 @@ def test_point_search_is_the_loop_of_the_base_class(ggml_type: GGMLType) -> None
 
 
 @pytest.mark.parametrize("ggml_type", sorted(GRID_TYPES), ids=lambda t: t.name)
-def test_grid_tables(ggml_type) -> None:
+def test_grid_tables(ggml_type: GGMLType) -> None:
     """The first point is level 0 everywhere, every combination leads to a point, lists are full vectors."""
     grid, table = grid_of(ggml_type), search_table(ggml_type)
     assert not grid.levels[0].any()

@@ -1,5 +1,7 @@
 """Kernels against the reference on numbers and shapes that nobody picked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ LARGEST_EXPONENT = {True: 40, False: 125}
 
 
 @st.composite
-def rows_and_weights(draw, ggml_type: GGMLType, weighted: bool):
+def rows_and_weights(draw: Any, ggml_type: GGMLType, weighted: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows of random shape, each with a pattern and a magnitude of its own, and weights of a wide range."""
     n_rows = draw(st.integers(1, 5))
     length = ggml_type.block_length * draw(st.integers(1, 5 if ggml_type.block_length == 32 else 3))
@@ -36,7 +38,7 @@ def rows_and_weights(draw, ggml_type: GGMLType, weighted: bool):
     return rows, weights
 
 
-def _pattern(draw, random: np.random.Generator, length: int) -> np.ndarray:
+def _pattern(draw: Any, random: np.random.Generator, length: int) -> np.ndarray:
     kind = draw(st.sampled_from(["normal", "heavy", "positive", "constant", "zero", "spike", "few", "mixed"]))
     if kind == "normal":
         return random.standard_normal(length)
@@ -56,10 +58,10 @@ def _pattern(draw, random: np.random.Generator, length: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_kernel_equals_reference(ggml_type, weighted) -> None:
+def test_kernel_equals_reference(ggml_type: GGMLType, weighted: bool) -> None:
     @settings(max_examples=25, deadline=None, database=None)
     @given(rows_and_weights(ggml_type, weighted))
-    def check(drawn) -> None:
+    def check(drawn: tuple[np.ndarray, np.ndarray | None]) -> None:
         rows, weights = drawn
         shape = (rows.shape[0], row_bytes(ggml_type, rows.shape[1]))
         made, expected = np.full(shape, 0x5A, np.uint8), np.zeros(shape, np.uint8)
@@ -85,10 +87,10 @@ def test_any_number_of_blocks(n_blocks: int) -> None:
 
 
 @pytest.mark.parametrize(("ggml_type", "weighted"), KERNELS, ids=lambda value: getattr(value, "name", str(value)))
-def test_digests_of_the_self_check_are_the_references(ggml_type, weighted) -> None:
+def test_digests_of_the_self_check_are_the_references(ggml_type: GGMLType, weighted: bool) -> None:
     kernel = KERNELS[ggml_type, weighted]
 
-    def quantize(rows, out, weights) -> None:
+    def quantize(rows: np.ndarray, out: np.ndarray, weights: np.ndarray | None) -> None:
         quantize_by_reference(ggml_type, rows, out, weights)
 
     made = digest_of(quantize, kernel.length, kernel.size_bytes, weighted=kernel.weighted)

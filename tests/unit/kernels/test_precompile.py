@@ -56,7 +56,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path, capsys: p
 
 @pytest.mark.skipif(not is_x86(), reason="levels are of x86-64")
 @pytest.mark.parametrize("level", list(Level))
-def test_code_for_a_level_fuses_nothing_and_is_vectorised(level) -> None:
+def test_code_for_a_level_fuses_nothing_and_is_vectorised(level: Level) -> None:
     text = assembly(KERNELS[GGMLType.Q4_K, False], level.value)
     assert not any(name in text for name in ("fmadd", "fnmadd", "fmsub", "fnmsub"))
     assert text.count("vmulps") > 50 > text.count("vmulss")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -18,7 +19,7 @@ GPU_METRICS = {name for name in METRICS if "_gpu_" in name}
 
 
 @pytest.mark.parametrize("row", METRICS.values(), ids=METRICS)
-def test_names_follow_the_conventions(row) -> None:
+def test_names_follow_the_conventions(row: Any) -> None:
     assert re.fullmatch(r"trainpack_[a-z_]+", row.name)
     assert row.name.endswith("_total") == (row.type is MetricType.COUNTER)
     assert bool(row.buckets) == (row.type is MetricType.HISTOGRAM)

@@ -20,7 +20,7 @@ def test_all_tables_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name.removesuffix(".json.gz"))
-def test_every_case_of_a_model(path) -> None:
+def test_every_case_of_a_model(path: Path) -> None:
     table = json.loads(gzip.decompress(path.read_bytes()))
     model = facts_from_values(table["kv"])
     tensors = [TensorSpec(name, tuple(shape), GGMLType[kind]) for name, shape, kind in table["tensors"]]

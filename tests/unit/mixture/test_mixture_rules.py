@@ -1,5 +1,7 @@
 """Rules that no recorded model shows, worked out by hand from llama-quant.cpp of llama.cpp b11434."""
 
+from typing import Any
+
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -150,7 +152,7 @@ def test_facts_are_read_from_typed_metadata() -> None:
         values("llama", block_count=2, attention__head_count=[1.5]),
     ],
 )
-def test_metadata_that_cannot_be_understood_is_refused(broken) -> None:
+def test_metadata_that_cannot_be_understood_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(PackagingError) as caught:
         facts_from_values(broken)
     assert caught.value.code is ErrorCode.GGUF_INVALID

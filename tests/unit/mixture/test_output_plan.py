@@ -1,6 +1,7 @@
 """The planned header: order of keys and tensors, what is added, moved, dropped and cut."""
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,12 @@ METADATA = {
 }
 
 
-def plan(stamp=None, metadata=METADATA):
+def plan(stamp: Any = None, metadata: Any = METADATA) -> Any:
     mixture = choose_mixture(MODEL, TENSORS, QuantType.Q8_0, has_imatrix=stamp is not None)
     return plan_output(metadata, TENSORS, mixture, stamp)
 
 
-def values(found):
+def values(found: Any) -> dict[str, Any]:
     return {key: value.value for key, value in found.metadata.items()}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ RECORDED = json.loads(RECORD.read_text())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden models and matrices, proven to be the ones that were recorded."""
     folder = tmp_path_factory.mktemp("golden")
     for name in MODELS:
@@ -33,7 +34,7 @@ def recorded(name: str, matrix: bool) -> dict[QuantType, list]:
     return {kind: RECORDED[name][kind.value][matrix] for kind in QuantType}
 
 
-def quantize(folder: Path, name: str, matrix: bool, kinds: list[QuantType], **options):
+def quantize(folder: Path, name: str, matrix: bool, kinds: list[QuantType], **options: Any) -> Any:
     return quantize_file(
         folder / f"{name}.gguf",
         {kind: folder / f"{name}-{matrix}-{kind.value}.gguf" for kind in kinds},
@@ -44,7 +45,7 @@ def quantize(folder: Path, name: str, matrix: bool, kinds: list[QuantType], **op
 
 @pytest.mark.parametrize("matrix", [False, True], ids=["plain", "imatrix"])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_pass_makes_the_files_of_llama_quantize(folder, name, matrix: bool) -> None:
+def test_one_pass_makes_the_files_of_llama_quantize(folder: Path, name: str, matrix: bool) -> None:
     expected = {kind: entry for kind, entry in recorded(name, matrix).items() if entry}
     result = quantize(folder, name, matrix, list(expected))
     assert result.failed == {}
@@ -56,7 +57,7 @@ def test_one_pass_makes_the_files_of_llama_quantize(folder, name, matrix: bool) 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folder, name) -> None:
+def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folder: Path, name: str) -> None:
     refused = [kind for kind, entry in recorded(name, False).items() if entry is None]
     assert QuantType.IQ1_S in refused
     for kind in refused:
@@ -70,7 +71,7 @@ def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folde
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_predicted_sizes_are_the_recorded_ones(folder, name) -> None:
+def test_predicted_sizes_are_the_recorded_ones(folder: Path, name: str) -> None:
     with open_gguf(folder / f"{name}.gguf") as source:
         predicted = predict_sizes(source.tensors, QuantType, metadata=source.metadata)
         stamp = load_imatrix(folder / f"{name}.imatrix.gguf").stamp
@@ -85,7 +86,7 @@ def test_predicted_sizes_are_the_recorded_ones(folder, name) -> None:
         assert predicted[kind].header_bytes + predicted[kind].data_bytes == predicted[kind].file_bytes
 
 
-def test_threads_change_nothing_and_outputs_pass_the_check(folder) -> None:
+def test_threads_change_nothing_and_outputs_pass_the_check(folder: Path) -> None:
     kinds = [QuantType.Q4_K_M, QuantType.Q6_K, QuantType.Q4_K_S]
     result = quantize(folder, "tied", True, kinds, setting=WorkSetting(threads=1))
     for kind, outcome in result.outcomes.items():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +26,19 @@ Q = QuantType
 EXPECTED = json.loads(RECORD.read_text())
 
 
-def refusal(source, folder, *kinds: QuantType, **options) -> PackagingError:
+def refusal(source: Path, folder: Path, *kinds: QuantType, **options: Any) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         quantize_file(source, {kind: folder / f"out-{kind.value}.gguf" for kind in kinds or (Q.Q8_0,)}, **options)
     assert not list(folder.glob("out-*"))
     return caught.value
 
 
-def matrix(**entries) -> ImatrixData:
+def matrix(**entries: Any) -> ImatrixData:
     return ImatrixData("m.gguf", None, 0, {name.replace("__", "."): entry for name, entry in entries.items()})
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, np.float32), (np.inf, np.float32), (-np.inf, np.float16)])
-def test_a_nan_or_infinity_in_the_source_is_named(tmp_path: Path, value, kind) -> None:
+def test_a_nan_or_infinity_in_the_source_is_named(tmp_path: Path, value: float, kind: type[np.floating[Any]]) -> None:
     bad = np.zeros((3, 64), kind)
     bad[2, 5] = value
     source = save_source(tmp_path / "m.gguf", {"blk.0.attn_q.weight": np.ones((2, 64), kind), "blk.1.x.weight": bad})
@@ -65,7 +66,7 @@ def test_values_beyond_a_type_fail_that_type_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("out-*")) == ["out-BF16.gguf", "out-Q8_0.gguf"]
 
 
-def test_a_size_limit_stops_only_the_files_beyond_it(tied, tmp_path: Path) -> None:
+def test_a_size_limit_stops_only_the_files_beyond_it(tied: Path, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the kernel refuses the larger file's space, and only that."""
     script = """
 import json, resource, sys
@@ -88,7 +89,7 @@ print(json.dumps({k.value: o.error and o.error.to_dict() for k, o in result.outc
     assert digest(tmp_path / "out-Q8_0.gguf") == EXPECTED["tied"]["Q8_0"][0][1]
 
 
-def test_a_limit_met_while_writing_removes_that_file_and_keeps_the_others(tied, tmp_path: Path) -> None:
+def test_a_limit_met_while_writing_removes_that_file_and_keeps_the_others(tied: Path, tmp_path: Path) -> None:
     """The limit falls when half the work is done, so writing fails, not the reservation."""
     script = """
 import json, resource, sys
@@ -112,27 +113,27 @@ print(json.dumps({k.value: o.error and o.error.code for k, o in result.outcomes.
     assert digest(tmp_path / "out-Q4_0.gguf") == EXPECTED["tied"]["Q4_0"][0][1]
 
 
-def test_a_directory_that_is_missing_fails_its_type_alone(tied, tmp_path: Path) -> None:
+def test_a_directory_that_is_missing_fails_its_type_alone(tied: Path, tmp_path: Path) -> None:
     paths = {Q.Q8_0: tmp_path / "missing" / "out.gguf", Q.Q4_0: tmp_path / "out.gguf"}
     result = quantize_file(tied, paths)
     assert result.failed[Q.Q8_0].code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
     assert digest(tmp_path / "out.gguf") == EXPECTED["tied"]["Q4_0"][0][1]
 
 
-def test_a_name_taken_by_a_directory_fails_its_type_alone(tied, tmp_path: Path) -> None:
+def test_a_name_taken_by_a_directory_fails_its_type_alone(tied: Path, tmp_path: Path) -> None:
     (tmp_path / "taken.gguf").mkdir()
     result = quantize_file(tied, {Q.Q8_0: tmp_path / "taken.gguf", Q.Q4_0: tmp_path / "out.gguf"})
     assert list(result.failed) == [Q.Q8_0]
     assert leftovers(tmp_path) == []
 
 
-def test_when_every_type_fails_the_result_says_so(tied, tmp_path: Path) -> None:
+def test_when_every_type_fails_the_result_says_so(tied: Path, tmp_path: Path) -> None:
     result = quantize_file(tied, {kind: tmp_path / "missing" / kind.value for kind in (Q.Q8_0, Q.Q4_0)})
     assert set(result.failed) == {Q.Q8_0, Q.Q4_0}
     assert all(outcome.sha256 == "" for outcome in result.outcomes.values())
 
 
-def test_a_quantized_source_is_refused_unless_allowed(tied, tmp_path: Path) -> None:
+def test_a_quantized_source_is_refused_unless_allowed(tied: Path, tmp_path: Path) -> None:
     first = quantize_file(tied, {Q.Q8_0: tmp_path / "q8.gguf"}).outcomes[Q.Q8_0].path
     for kind in (Q.Q4_K_M, Q.Q8_0):
         error = refusal(first, tmp_path, kind)
@@ -153,7 +154,7 @@ def test_requantizing_decodes_first(tmp_path: Path) -> None:
     np.testing.assert_allclose(values, weights, atol=np.abs(weights).max() / 127)
 
 
-def test_broken_sources_are_refused(tied, tmp_path: Path) -> None:
+def test_broken_sources_are_refused(tied: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tied.read_bytes()[:-5000])
     foreign = tmp_path / "foreign.gguf"
@@ -170,7 +171,7 @@ def test_a_source_without_tensors_is_refused(tmp_path: Path) -> None:
     assert "no tensors" in refusal(save_source(tmp_path / "m.gguf", {}), tmp_path).message
 
 
-def test_an_output_may_not_be_the_source_nor_two_outputs_one_file(tied, tmp_path: Path) -> None:
+def test_an_output_may_not_be_the_source_nor_two_outputs_one_file(tied: Path, tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         quantize_file(tied, {Q.Q8_0: tied})
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
@@ -190,7 +191,7 @@ def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
     assert (error.fields["found"], error.fields["expected"]) == (256, 288)
 
 
-def test_a_matrix_lacking_an_entry_is_refused_where_the_type_needs_it(tied, tmp_path: Path) -> None:
+def test_a_matrix_lacking_an_entry_is_refused_where_the_type_needs_it(tied: Path, tmp_path: Path) -> None:
     full = load_imatrix(build_imatrix(tmp_path / "tied.imatrix.gguf", "tied"))
     entries = {name: entry for name, entry in full.entries.items() if name != "blk.1.ffn_down.weight"}
     partial = ImatrixData(full.file_name, full.dataset, full.chunk_count, entries)
@@ -201,7 +202,7 @@ def test_a_matrix_lacking_an_entry_is_refused_where_the_type_needs_it(tied, tmp_
     assert result.failed == {}
 
 
-def test_a_matrix_with_a_nan_is_refused(tied, tmp_path: Path) -> None:
+def test_a_matrix_with_a_nan_is_refused(tied: Path, tmp_path: Path) -> None:
     entry = np.ones((1, 288), np.float32)
     entry[0, 3] = np.nan
     error = refusal(tied, tmp_path, imatrix=matrix(blk__0__attn_q__weight=entry))
@@ -209,7 +210,7 @@ def test_a_matrix_with_a_nan_is_refused(tied, tmp_path: Path) -> None:
     assert error.fields["tensor"] == "blk.0.attn_q.weight"
 
 
-def test_a_wrong_entry_for_the_embedding_is_ignored(tied, tmp_path: Path) -> None:
+def test_a_wrong_entry_for_the_embedding_is_ignored(tied: Path, tmp_path: Path) -> None:
     entries = {"token_embd.weight": np.ones((1, 5), np.float32), "blk.0.attn_q.weight": np.ones((1, 288), np.float32)}
     result = quantize_file(
         tied,
@@ -221,7 +222,7 @@ def test_a_wrong_entry_for_the_embedding_is_ignored(tied, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "tied"])
-def test_refusals_come_before_any_work(tmp_path: Path, name) -> None:
+def test_refusals_come_before_any_work(tmp_path: Path, name: str) -> None:
     source = build_model(tmp_path / f"{name}.gguf", name, extra={"general.alignment": uint32_value(64)})
     with pytest.raises(PackagingError) as caught:
         quantize_file(source, {Q.IQ1_M: tmp_path / "missing" / "x", Q.Q8_0: tmp_path / "out.gguf"})

@@ -24,7 +24,7 @@ from worker.setting import WorkSetting
 Q = QuantType
 
 
-def encoded(kind: GGMLType, rows, weights=None) -> bytes:
+def encoded(kind: GGMLType, rows: np.ndarray, weights: np.ndarray | None = None) -> bytes:
     out = np.empty((rows.shape[0], row_bytes(kind, rows.shape[1])), np.uint8)
     quantize_rows(kind, np.ascontiguousarray(rows, np.float32), out, weights)
     return out.tobytes()
@@ -82,7 +82,9 @@ def test_a_flat_entry_of_the_older_format_is_cut_by_expert(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("alignment", [16, 64, 4096])
-def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp_path: Path, alignment: int) -> None:
+def test_another_alignment_makes_a_readable_file_with_the_same_tensors(
+    tied: Path, tmp_path: Path, alignment: int
+) -> None:
     aligned = build_model(tmp_path / "m.gguf", "tied", extra={"general.alignment": uint32_value(alignment)})
     kinds = (Q.Q4_K_M, Q.F16)
     plain = quantize_file(tied, {kind: tmp_path / f"32-{kind.value}.gguf" for kind in kinds})
@@ -98,7 +100,7 @@ def test_another_alignment_makes_a_readable_file_with_the_same_tensors(tied, tmp
                 assert a.tensor_bytes(first).tobytes() == b.tensor_bytes(second).tobytes()
 
 
-def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path: Path) -> None:
+def test_progress_goes_up_to_the_end_for_each_type(tied: Path, tmp_path: Path) -> None:
     seen = []
     result = quantize_file(
         tied,
@@ -113,7 +115,7 @@ def test_progress_goes_up_to_the_end_for_each_type(tied, tmp_path: Path) -> None
         assert last.total_bytes[Q.Q8_0] == sum(tensor.size_bytes for tensor in file.tensors)
 
 
-def test_a_failed_type_leaves_the_progress(tied, tmp_path: Path) -> None:
+def test_a_failed_type_leaves_the_progress(tied: Path, tmp_path: Path) -> None:
     seen = []
     quantize_file(
         tied, {Q.Q8_0: tmp_path / "no" / "x", Q.Q4_0: tmp_path / "out.gguf"}, setting=WorkSetting(report=seen.append)

@@ -37,18 +37,18 @@ class StopAfter:
         return self.left < 0
 
 
-def outputs(folder):
+def outputs(folder: Path) -> dict[QuantType, Path]:
     return {kind: folder / f"m-{kind.value}.gguf" for kind in KINDS}
 
 
-def assert_finished(result, folder) -> None:
+def assert_finished(result: Any, folder: Path) -> None:
     assert result.failed == {}
     for kind, outcome in result.outcomes.items():
         assert outcome.sha256 == digest(outcome.path) == EXPECTED[kind.value][0][1]
     assert leftovers(folder) == []
 
 
-def stop_in_the_middle(tied, folder) -> None:
+def stop_in_the_middle(tied: Path, folder: Path) -> None:
     with pytest.raises(StopRequested):
         quantize_file(tied, outputs(folder), setting=WorkSetting(should_stop=StopAfter(12)))
     assert leftovers(folder) == sorted(
@@ -57,7 +57,7 @@ def stop_in_the_middle(tied, folder) -> None:
     assert not any(path.exists() for path in outputs(folder).values())
 
 
-def test_stopped_work_is_taken_up(tied, tmp_path: Path) -> None:
+def test_stopped_work_is_taken_up(tied: Path, tmp_path: Path) -> None:
     stop_in_the_middle(tied, tmp_path)
     result = quantize_file(tied, outputs(tmp_path))
     assert_finished(result, tmp_path)
@@ -65,7 +65,7 @@ def test_stopped_work_is_taken_up(tied, tmp_path: Path) -> None:
     assert first == second >= 4  # of the 12 slabs asked for, those that no thread had begun yet were dropped
 
 
-def test_work_stopped_again_and_again_ends(tied, tmp_path: Path) -> None:
+def test_work_stopped_again_and_again_ends(tied: Path, tmp_path: Path) -> None:
     for attempt in range(40):
         try:
             result = quantize_file(
@@ -77,7 +77,7 @@ def test_work_stopped_again_and_again_ends(tied, tmp_path: Path) -> None:
     assert_finished(result, tmp_path)
 
 
-def test_work_of_a_killed_process_is_taken_up(tied, tmp_path: Path) -> None:
+def test_work_of_a_killed_process_is_taken_up(tied: Path, tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -118,7 +118,7 @@ quantize_file(
     ids=["torn", "garbage", "foreign", "list", "gone", "empty", "longer", "overwritten", "header"],
 )
 def test_damage_costs_work_never_correctness(
-    tied, tmp_path: Path, which: str, damage: Callable[..., Any], resumed: str
+    tied: Path, tmp_path: Path, which: str, damage: Callable[..., Any], resumed: str
 ) -> None:
     stop_in_the_middle(tied, tmp_path)
     path = outputs(tmp_path)[QuantType.Q8_0]
@@ -129,7 +129,7 @@ def test_damage_costs_work_never_correctness(
     assert result.outcomes[QuantType.Q8_0].resumed_tensors == {"all": kept, "all but one": kept - 1, "none": 0}[resumed]
 
 
-def test_one_flipped_byte_in_a_partial_file_is_seen(tied, tmp_path: Path) -> None:
+def test_one_flipped_byte_in_a_partial_file_is_seen(tied: Path, tmp_path: Path) -> None:
     stop_in_the_middle(tied, tmp_path)
     path = outputs(tmp_path)[QuantType.Q8_0]
     partial = path.with_name(path.name + ".partial")
@@ -142,7 +142,7 @@ def test_one_flipped_byte_in_a_partial_file_is_seen(tied, tmp_path: Path) -> Non
     assert result.outcomes[QuantType.Q8_0].resumed_tensors == kept - 1
 
 
-def test_another_matrix_or_another_source_begins_anew(tied, tmp_path: Path) -> None:
+def test_another_matrix_or_another_source_begins_anew(tied: Path, tmp_path: Path) -> None:
     stop_in_the_middle(tied, tmp_path)
     matrix = load_imatrix(build_imatrix(tmp_path / "tied.imatrix.gguf", "tied"))
     result = quantize_file(tied, outputs(tmp_path), imatrix=matrix)
@@ -160,7 +160,7 @@ def test_another_matrix_or_another_source_begins_anew(tied, tmp_path: Path) -> N
     assert all(outcome.sha256 == EXPECTED[kind.value][0][1] for kind, outcome in result.outcomes.items())
 
 
-def test_a_finished_file_is_replaced_only_when_the_new_one_is_complete(tied, tmp_path: Path) -> None:
+def test_a_finished_file_is_replaced_only_when_the_new_one_is_complete(tied: Path, tmp_path: Path) -> None:
     path = outputs(tmp_path)[QuantType.Q8_0]
     path.write_text("an older result")
     with pytest.raises(StopRequested):
@@ -169,13 +169,13 @@ def test_a_finished_file_is_replaced_only_when_the_new_one_is_complete(tied, tmp
     assert_finished(quantize_file(tied, outputs(tmp_path)), tmp_path)
 
 
-def test_without_resuming_nothing_is_left_behind(tied, tmp_path: Path) -> None:
+def test_without_resuming_nothing_is_left_behind(tied: Path, tmp_path: Path) -> None:
     with pytest.raises(StopRequested):
         quantize_file(tied, outputs(tmp_path), resumable=False, setting=WorkSetting(should_stop=StopAfter(5)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_partial_file_that_is_in_use_is_left_alone(tied, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_in_use_is_left_alone(tied: Path, tmp_path: Path) -> None:
     path = outputs(tmp_path)[QuantType.Q8_0]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("somebody else's work")
@@ -188,7 +188,7 @@ def test_a_partial_file_that_is_in_use_is_left_alone(tied, tmp_path: Path) -> No
     assert leftovers(tmp_path) == [partial.name]
 
 
-def test_what_confirm_raises_ends_the_pass_without_a_file(tied, tmp_path: Path) -> None:
+def test_what_confirm_raises_ends_the_pass_without_a_file(tied: Path, tmp_path: Path) -> None:
     def refuse() -> None:
         raise PermissionError("no longer yours")
 
@@ -202,7 +202,7 @@ def test_a_journal_written_to_before_it_is_started_is_a_mistake(tmp_path: Path) 
         Journal(tmp_path / "j", "f").add({"tensor": 0})
 
 
-def test_errors_survive_the_way_to_another_process(tied, tmp_path: Path) -> None:
+def test_errors_survive_the_way_to_another_process(tied: Path, tmp_path: Path) -> None:
     result = quantize_file(tied, {QuantType.Q8_0: tmp_path / "missing" / "m.gguf"})
     error = result.outcomes[QuantType.Q8_0].error
     assert PackagingError.from_dict(json.loads(json.dumps(error.to_dict()))).message == error.message

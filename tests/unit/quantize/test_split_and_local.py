@@ -38,7 +38,7 @@ RECORDED_SHARDS = {
 
 
 @pytest.mark.parametrize("name", RECORDED_SHARDS)
-def test_shards_are_those_of_llama_gguf_split(tmp_path: Path, name) -> None:
+def test_shards_are_those_of_llama_gguf_split(tmp_path: Path, name: str) -> None:
     source = build_model(tmp_path / f"{name}.gguf", name)
     shards = split_gguf(source, 1_000_000)
     count = len(RECORDED_SHARDS[name])
@@ -103,7 +103,7 @@ def test_more_shards_than_can_be_counted_are_refused(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.REQUEST_INVALID
 
 
-def test_local_files_are_named_for_source_and_type(tied, tmp_path: Path) -> None:
+def test_local_files_are_named_for_source_and_type(tied: Path, tmp_path: Path) -> None:
     made = quantize_local(tied, ["q8_0", " Q4_0"], tmp_path / "new" / "folder")
     assert {kind.value: [file.path.name for file in files] for kind, files in made.files.items()} == {
         "Q8_0": ["tied-Q8_0.gguf"],
@@ -113,7 +113,7 @@ def test_local_files_are_named_for_source_and_type(tied, tmp_path: Path) -> None
     assert digest(file.path) == file.sha256 == made.result.outcomes[QuantType.Q8_0].sha256
 
 
-def test_local_files_are_not_replaced_unasked(tied, tmp_path: Path) -> None:
+def test_local_files_are_not_replaced_unasked(tied: Path, tmp_path: Path) -> None:
     (tmp_path / "tied-Q8_0.gguf").write_text("mine")
     with pytest.raises(PackagingError) as caught:
         quantize_local(tied, ["Q4_0", "Q8_0"], tmp_path)
@@ -123,7 +123,7 @@ def test_local_files_are_not_replaced_unasked(tied, tmp_path: Path) -> None:
     check_gguf(tmp_path / "tied-Q8_0.gguf")
 
 
-def test_local_files_beyond_a_limit_are_split(tied, tmp_path: Path) -> None:
+def test_local_files_beyond_a_limit_are_split(tied: Path, tmp_path: Path) -> None:
     made = quantize_local(tied, ["Q8_0", "Q2_K"], tmp_path, options=LocalOptions(split_max_bytes=1_200_000))
     assert [file.path.name for file in made.files[QuantType.Q8_0]] == [
         "tied-Q8_0-00001-of-00002.gguf",
@@ -140,7 +140,7 @@ def test_local_files_beyond_a_limit_are_split(tied, tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.OUTPUT_EXISTS
 
 
-def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_split_is_kept_whole_and_the_others_are_split(tied: Path, tmp_path: Path) -> None:
     (tmp_path / "tied-Q8_0-00002-of-00002.gguf").mkdir()
     made = quantize_local(
         tied, ["Q8_0", "Q6_K"], tmp_path, options=LocalOptions(overwrite=True, split_max_bytes=1_200_000)
@@ -170,7 +170,7 @@ def test_types_that_cannot_be_meant_are_refused(names: list[str], code: ErrorCod
     assert fact in caught.value.message
 
 
-def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, tmp_path: Path) -> None:
+def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied: Path, tmp_path: Path) -> None:
     (first,) = quantize_local(tied, ["Q8_0"], tmp_path).files[QuantType.Q8_0]
     with pytest.raises(PackagingError) as caught:
         quantize_local(first.path, ["Q4_0"], tmp_path)
@@ -179,7 +179,7 @@ def test_a_local_file_that_is_quantized_already_is_refused_unless_allowed(tied, 
     assert [file.path.name for file in made.files[QuantType.Q4_0]] == ["tied-Q8_0-Q4_0.gguf"]
 
 
-def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path: Path) -> None:
+def test_a_refused_local_call_leaves_no_directory_behind(tied: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(tied.read_bytes()[:1000])
@@ -190,7 +190,7 @@ def test_a_refused_local_call_leaves_no_directory_behind(tied, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["damaged.gguf", "there"]
 
 
-def test_names_that_no_file_system_takes_are_refused(tied, tmp_path: Path) -> None:
+def test_names_that_no_file_system_takes_are_refused(tied: Path, tmp_path: Path) -> None:
     for source, directory, code in (
         (tied, tmp_path / ("x" * 300), ErrorCode.OUTPUT_DIR_NOT_WRITABLE),
         (tmp_path / ("x" * 300), tmp_path / "new", ErrorCode.GGUF_INVALID),

@@ -15,17 +15,17 @@ from worker.models.sizes import predict_file_sizes
 
 
 @pytest.fixture
-def whole(tmp_path: Path):
+def whole(tmp_path: Path) -> Path:
     return build_model(tmp_path / "experts.gguf", "experts")
 
 
 @pytest.fixture
-def shards(whole, tmp_path: Path):
+def shards(whole: Path, tmp_path: Path) -> list[Path]:
     (tmp_path / "cut").mkdir()
     return split_gguf(whole, 2_000_000, stem=tmp_path / "cut" / "experts")
 
 
-def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path: Path) -> None:
+def test_shards_are_quantized_as_the_whole(whole: Path, shards: list[Path], tmp_path: Path) -> None:
     assert len(shards) > 2
     (expected,) = quantize_local(whole, ["Q4_K_M"], tmp_path / "of_whole").files[QuantType.Q4_K_M]
     (made,) = quantize_local(shards[0], ["Q4_K_M"], tmp_path / "of_shards").files[QuantType.Q4_K_M]
@@ -33,12 +33,12 @@ def test_shards_are_quantized_as_the_whole(whole, shards, tmp_path: Path) -> Non
     assert digest(made.path) == digest(expected.path)
 
 
-def test_sizes_are_predicted_of_the_whole(whole, shards) -> None:
+def test_sizes_are_predicted_of_the_whole(whole: Path, shards: list[Path]) -> None:
     assert predict_file_sizes(shards[0])[1] == predict_file_sizes(whole)[1]
 
 
-def test_a_shard_is_refused_where_the_others_cannot_be_had(shards, tmp_path: Path) -> None:
-    def refusal(path) -> str:
+def test_a_shard_is_refused_where_the_others_cannot_be_had(shards: list[Path], tmp_path: Path) -> None:
+    def refusal(path: Path) -> str:
         with pytest.raises(PackagingError) as caught:
             quantize_local(path, ["Q8_0"], tmp_path / "out")
         assert caught.value.code is ErrorCode.GGUF_INVALID

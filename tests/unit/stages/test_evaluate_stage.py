@@ -10,6 +10,7 @@ import pytest
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import ArtifactKind, StageName
 from api_client.contract.quality import QualityReport
+from api_client.contract.request import PackagingRequest
 from tests.harness import RecordingReporter, run_stages
 from tests.tiny import TEXT
 from tests.unit.stages.conftest import TinyRun
@@ -83,7 +84,7 @@ def test_a_damaged_weight_is_seen(tiny: TinyRun, text: Path, tmp_path: Path) -> 
 def test_below_a_bound_nothing_is_published_and_a_replay_measures_nothing_again(
     tiny: TinyRun, text: Path, tmp_path: Path
 ) -> None:
-    def request(bound: float, **more: object):
+    def request(bound: float, **more: object) -> PackagingRequest:
         return tiny.request(quant_types=["Q4_0"], evaluation={"text": text, "min_retention": bound, **more})
 
     with pytest.raises(PackagingError) as caught:

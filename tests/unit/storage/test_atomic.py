@@ -14,7 +14,7 @@ from worker.storage.atomic import AtomicFile, atomic_write_bytes, atomic_write_t
 OTHER_DISK = Path("/dev/shm")  # a second file system, where a hard link is impossible
 
 
-def names(directory):
+def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 

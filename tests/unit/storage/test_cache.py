@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from worker.storage.cache import Content, InputCache
 from worker.storage.locks import FileLock
 
 
-def content(name, size_bytes: int = 100) -> Content:
+def content(name: str, size_bytes: int = 100) -> Content:
     return Content(f"s3://b/{name}", name, size_bytes, {"x": size_bytes})
 
 
-def filler(size_bytes: int = 100, calls=None):
-    def fill(directory) -> None:
+def filler(size_bytes: int = 100, calls: list[str] | None = None) -> Callable[[Path], None]:
+    def fill(directory: Path) -> None:
         (directory / "x").write_bytes(b"x" * size_bytes)
         if calls is not None:
             calls.append(directory)
@@ -36,11 +37,11 @@ def gone(tmp_path: Path) -> str:
     return tmp_path / "scratch-of-a-finished-job"
 
 
-def used_at(path, moment) -> None:
+def used_at(path: Path, moment: float) -> None:
     os.utime(path.parent / "record.json", (moment, moment))
 
 
-def test_an_entry_is_filled_once(cache) -> None:
+def test_an_entry_is_filled_once(cache: InputCache) -> None:
     calls = []
     first = cache.get(content("a"), filler(calls=calls))
     assert cache.get(content("a"), filler(calls=calls)) == first
@@ -48,7 +49,7 @@ def test_an_entry_is_filled_once(cache) -> None:
     assert (first / "x").stat().st_size == 100
 
 
-def test_an_entry_that_lost_a_file_is_filled_again(cache) -> None:
+def test_an_entry_that_lost_a_file_is_filled_again(cache: InputCache) -> None:
     calls = []
     files = cache.get(content("a"), filler(calls=calls))
     (files / "x").write_bytes(b"cut")
@@ -56,8 +57,8 @@ def test_an_entry_that_lost_a_file_is_filled_again(cache) -> None:
     assert len(calls) == 2
 
 
-def test_a_failed_fill_is_not_taken_for_a_finished_one(cache) -> None:
-    def fail(directory) -> None:
+def test_a_failed_fill_is_not_taken_for_a_finished_one(cache: InputCache) -> None:
+    def fail(directory: Path) -> None:
         (directory / "x").write_bytes(b"x" * 100)
         raise ConnectionError
 
@@ -68,7 +69,7 @@ def test_a_failed_fill_is_not_taken_for_a_finished_one(cache) -> None:
     assert (calls[0] / "x").exists(), "what had arrived is there to go on from"
 
 
-def test_the_least_recently_used_go_first(cache, gone) -> None:
+def test_the_least_recently_used_go_first(cache: InputCache, gone: Path) -> None:
     old, older = (cache.get(content(name), filler(), holder=gone) for name in ("old", "older"))
     used_at(old, 2000)
     used_at(older, 1000)
@@ -77,7 +78,7 @@ def test_the_least_recently_used_go_first(cache, gone) -> None:
     assert old.exists()
 
 
-def test_asking_again_counts_as_use(cache, gone) -> None:
+def test_asking_again_counts_as_use(cache: InputCache, gone: Path) -> None:
     first, second = (cache.get(content(name), filler(), holder=gone) for name in ("first", "second"))
     used_at(first, 1000)
     used_at(second, 2000)
@@ -87,7 +88,7 @@ def test_asking_again_counts_as_use(cache, gone) -> None:
     assert not second.exists()
 
 
-def test_what_a_job_holds_stays_until_its_scratch_is_gone(cache, tmp_path: Path, gone) -> None:
+def test_what_a_job_holds_stays_until_its_scratch_is_gone(cache: InputCache, tmp_path: Path, gone: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     held = cache.get(content("held"), filler(), holder=scratch)
@@ -122,10 +123,10 @@ sys.stdin.read()
     assert not theirs.exists()
 
 
-def test_an_entry_being_filled_is_left_alone_and_waited_for(cache, gone) -> None:
+def test_an_entry_being_filled_is_left_alone_and_waited_for(cache: InputCache, gone: Path) -> None:
     entered, may_go = threading.Event(), threading.Event()
 
-    def slow(directory) -> None:
+    def slow(directory: Path) -> None:
         entered.set()
         assert may_go.wait(10)
         filler()(directory)
@@ -144,7 +145,7 @@ def test_an_entry_being_filled_is_left_alone_and_waited_for(cache, gone) -> None
     assert calls == []
 
 
-def test_no_room_on_the_disk_is_said_before_anything_is_fetched(cache) -> None:
+def test_no_room_on_the_disk_is_said_before_anything_is_fetched(cache: InputCache) -> None:
     with pytest.raises(PackagingError, match=r"needed 1000000.0 TB|needed 1000.0 PB") as caught:
         cache.get(content("huge", 10**18), filler())
     assert caught.value.code is ErrorCode.DISK_SPACE_INSUFFICIENT

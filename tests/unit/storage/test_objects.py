@@ -13,13 +13,13 @@ MD5 = hashlib.md5(DATA)
 FULL_SHA256 = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
 
 
-def parts_digest(algorithm, step):
+def parts_digest(algorithm: str, step: int) -> bytes:
     pieces = [DATA[at : at + step] for at in range(0, len(DATA), step)]
     return hashlib.new(algorithm, b"".join(hashlib.new(algorithm, piece).digest() for piece in pieces)).digest()
 
 
 @pytest.fixture
-def file(tmp_path: Path):
+def file(tmp_path: Path) -> Path:
     path = tmp_path / "x"
     path.write_bytes(DATA)
     return path
@@ -73,12 +73,14 @@ def test_full_checksums_come_before_composite_ones_and_strong_before_weak() -> N
     ],
     ids=lambda each: f"{each.algorithm}-{each.parts}",
 )
-def test_a_checksum_holds_for_its_bytes_and_for_no_others(file, expected: Expectation) -> None:
+def test_a_checksum_holds_for_its_bytes_and_for_no_others(file: Path, expected: Expectation) -> None:
     assert expected.holds_for(file, 4) is True
     file.write_bytes(DATA[:-1] + b"X")
     assert expected.holds_for(file, 4) is False
 
 
 @pytest.mark.parametrize("part_size_bytes", [None, 5, 3, 100])
-def test_a_composite_checksum_cannot_be_told_without_the_right_part_size(file, part_size_bytes: int | None) -> None:
+def test_a_composite_checksum_cannot_be_told_without_the_right_part_size(
+    file: Path, part_size_bytes: int | None
+) -> None:
     assert Expectation("md5", parts_digest("md5", 4), 3).holds_for(file, part_size_bytes) is None

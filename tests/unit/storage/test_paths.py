@@ -130,6 +130,6 @@ def test_the_reserve_counts_only_when_something_is_written(tmp_path: Path) -> No
         (errno.EIO, None),
     ],
 )
-def test_system_errors_become_codes_by_their_number(tmp_path: Path, number, code: ErrorCode | None) -> None:
+def test_system_errors_become_codes_by_their_number(tmp_path: Path, number: int, code: ErrorCode | None) -> None:
     error = write_error(tmp_path / "x.gguf", OSError(number, os.strerror(number)))
     assert (error and error.code) == code

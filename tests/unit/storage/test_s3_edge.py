@@ -16,7 +16,7 @@ MIB = 2**20
 UP = Request("uploading s3://b/k", ErrorCode.UPLOAD_FAILED, ErrorCode.BASE_MODEL_NOT_FOUND)
 
 
-def refused(status, code, message: str = "no"):
+def refused(status: int, code: str, message: str = "no") -> exceptions.ClientError:
     response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return exceptions.ClientError(response, "PutObject")
 
@@ -51,7 +51,7 @@ ENDPOINT = {"endpoint_url": "https://s3.example.com", "error": "x"}
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 def test_every_kind_of_error_has_a_code_and_is_tried_again_only_where_that_can_help(
-    error, code: ErrorCode, again: bool
+    error: Exception, code: ErrorCode, again: bool
 ) -> None:
     assert storage_error(error, UP, SETTINGS).code is code
     assert can_retry(error) is again
