@@ -30,7 +30,7 @@ Every command takes --json. Exit codes: 0 done, 1 the job failed, 2 bad request,
 """
 EXAMPLES = """[bold]Start here[/bold]
 
-  trainpack package --base /models/base --checkpoint /runs/42/best --output /runs/42/package
+  trainpack package /runs/42
 
   trainpack up          [dim]# in another terminal: trainpack submit ..., trainpack watch[/dim]
 """

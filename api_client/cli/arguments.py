@@ -33,6 +33,16 @@ def complete_job(incomplete: str) -> Iterator[tuple[str, str]]:
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_job)]
 
 
+RunPlace = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="A run's directory, one of its checkpoints, or a model: a path or s3://.",
+        show_default=False,
+    ),
+]
+
+
 StateOption = Annotated[
     str | None,
     typer.Option(

@@ -40,7 +40,10 @@ def add_command(
     def command(typer_context: typer.Context, **values: Any) -> int:
         del values["as_json"]  # already known to the output, which must exist before the line is parsed
         if request:
-            values[request] = RequestFlags(**{flag.name: values.pop(flag.name) for flag in flags})
+            named = {flag.name: values.pop(flag.name) for flag in flags}
+            values[request] = RequestFlags(
+                **{name: value for name, value in named.items() if _given(typer_context, name)}
+            )
         try:
             return function(typer_context.obj, **values)
         except KeyboardInterrupt:
@@ -57,6 +60,12 @@ def add_command(
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name or function.__name__, help=_help(function), rich_help_panel=panel, epilog=examples)(command)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter's value comes from the command line, not from its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _help(function: Callable[..., int]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
+from api_client.cli.flags import in_flags
 from api_client.cli.output import Output
 from api_client.contract.error_codes import ExitCode
 from api_client.contract.errors import ErrorCode, Failure, PackagingError
@@ -33,7 +34,8 @@ def report(output: Output, error: PackagingError) -> None:
     """
     if output.as_json:
         try:
-            output.document({"error": error.to_dict()})
+            document = error.to_dict()
+            output.document({"error": document | {"remedy": in_flags(document["remedy"])}})
         except OSError:
             pass
         else:
@@ -46,11 +48,11 @@ def error_text(output: Output, error: Failure | PackagingError) -> Text:
     told = error.told(output.language)
     text = Text()
     text.append(f"{output.text('error')} {error.code.value}", style="bold red")
-    text.append(f"\n  {_indented(error.message)}")
+    text.append(f"\n  {_indented(in_flags(error.message))}")
     text.append(f"\n  {output.text('cause')}: ", style="bold")
-    text.append(_indented(told.cause))
+    text.append(_indented(in_flags(told.cause)))
     text.append(f"\n  {output.text('remedy')}: ", style="bold")
-    text.append(_indented(told.remedy))
+    text.append(_indented(in_flags(told.remedy)))
     return text
 
 

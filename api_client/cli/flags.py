@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final
 
@@ -47,6 +48,24 @@ def parameter_name(flag: Flag) -> str:
 
 
 _PATHS: Final = {parameter_name(row.flag): row.path for row in FIELDS if row.flag}
+
+
+_SPOKEN: Final = {row.path: row.flag.name for row in FIELDS if row.flag} | {"allow_requantize": "--allow-requantize"}
+"""What a message calls a field, and what the command line calls it."""
+_NAME: Final = re.compile(r"`([a-z_.]+)`|(?<![\w.`/-])([a-z]+_[a-z_]+)(?![\w/-])(?=:|\b)")
+
+
+def in_flags(text: str) -> str:
+    """A message or remedy as the command line says it: the flag in place of the field that HTTP and Python name.
+
+    Names stand between backticks, or have an underscore; a word such as ``checkpoint`` alone stays a word.
+    """
+
+    def spoken(match: re.Match[str]) -> str:
+        flag = _SPOKEN.get(match[1] or match[2])
+        return match[0] if flag is None else f"`{flag}`" if match[1] else flag
+
+    return _NAME.sub(spoken, text)
 
 
 class RequestFlags:

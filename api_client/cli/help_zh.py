@@ -55,6 +55,10 @@ HELP_ZH = {
     "Print JSON instead of text.": "输出 JSON。",
     # package and submit
     "Package one run on this machine, then exit.": "在本机打包一次训练的结果，完成后退出。",
+    "Of a run it is the best checkpoint by its scores, else the latest; flags decide otherwise. Without RUN and inputs "
+    "it is the working directory.": (
+        "训练目录取评分最佳的检查点，没有评分则取最新的；参数优先。不给 RUN 和输入时取当前目录。"
+    ),
     "Uses the embedded stack that runs, or starts one and stops it again. Takes the flags of submit. Ctrl-C cancels "
     "the job. Exits 1 if the job failed.": (
         "使用正在运行的内置服务；没有则临时启动，用完即停。参数与 submit 相同。Ctrl-C 取消作业。作业失败时退出码为 1。"
@@ -66,6 +70,9 @@ HELP_ZH = {
         "输出作业编号。"
     ),
     "Stay until the job has ended; exit 1 if it failed.": "等到作业结束；失败时退出码为 1。",
+    "A run's directory, one of its checkpoints, or a model: a path or s3://.": (
+        "训练输出目录、其中一个检查点或一个模型：路径或 s3://。"
+    ),
     # quantize and demo
     "Quantize a GGUF file on this machine, to all types in one pass.": "在本机量化 GGUF 文件，一遍完成所有类型。",
     "Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.": (
@@ -134,10 +141,11 @@ HELP_ZH = {
     "With --failed: only jobs that failed with this code.": "配合 --failed：只重跑因该错误码失败的作业。",
     # choices
     "List a run's checkpoints with their scores.": "列出一次训练的检查点及其评分。",
+    "Of a checkpoint it is the run that it belongs to.": "给出检查点时列出它所属的训练。",
     "Says which is latest, best, and the last before early stopping. Exits 2 if there is none that can be packaged.": (
         "标出最新、最佳以及早停前的最后一个。没有可打包的检查点时退出码为 2。"
     ),
-    "Output directory of a training run, or s3://.": "训练输出目录，或 s3://。",
+    "Output directory of a training run, or s3://; the working directory.": "训练输出目录，或 s3://；默认为当前目录。",
     "List the templates.": "列出模板。",
     "The built-in ones, and this site's own where the service can be reached. Only custom leaves its switches free.": (
         "包括内置模板；服务可达时还包括本站自定义的模板。只有 custom 可自由设置开关。"
@@ -152,7 +160,9 @@ HELP_ZH = {
     "quality to expect. cpu means this machine's memory.": (
         "给出每种类型的准确文件大小、运行所需内存（权重、KV 缓存、计算缓冲）和预期质量。cpu 指本机内存。"
     ),
-    "Base model directory, or an unquantized GGUF file.": "基础模型目录，或未量化的 GGUF 文件。",
+    "A model, a run or one of its checkpoints, or an unquantized GGUF file.": (
+        "模型、训练目录或其检查点，或未量化的 GGUF 文件。"
+    ),
     "Where it will run: gpu-24g, gpu-12g, gpu-8g, cpu, mobile or a size such as 6GB.": (
         "运行环境：gpu-24g、gpu-12g、gpu-8g、cpu、mobile，或大小如 6GB。"
     ),

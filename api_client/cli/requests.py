@@ -91,6 +91,18 @@ def check_rules(request: PackagingRequest) -> None:
         check_inputs(filled, resolve_options(filled, find_template(filled.template)))
 
 
+def check_checkpoint_exists(request: PackagingRequest) -> None:
+    """Report a local checkpoint that is not there as that, before what it would have named is missed.
+
+    Raises:
+        PackagingError: ``checkpoint_not_found``, ``checkpoints_empty``.
+    """
+    filled = fill_from_task(request)
+    reference, run_dir = checkpoint_from_here(filled)
+    if reference is not None and "/" in reference and not is_remote(reference):
+        resolve_checkpoint(reference, run_dir)
+
+
 def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) -> PackagingRequest:
     """Check the paths that are visible here; write ``RUN/latest``, ``RUN/best`` and a directory named from here out.
 
@@ -105,13 +117,13 @@ def check_paths(request: PackagingRequest, output: Output, *, sees_files: bool) 
             other missing files.
     """
     filled = fill_from_task(request)
+    checkpoint = _check_checkpoint(filled, output, sees_files)
     _check_base_model(filled, output, sees_files)
     for path in ("imatrix.path", "imatrix.calibration"):
         location = value_at(filled, path)
         if location is not None and not is_remote(location) and not Path(location).is_file() and sees_files:
             raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path}: {location} is not a file", fields={"field": path})
     _check_writable(filled.output_dir, sees_files)
-    checkpoint = _check_checkpoint(filled, output, sees_files)
     if checkpoint == request.checkpoint:
         return request
     return PackagingRequest(**request.model_dump(exclude_unset=True) | {"checkpoint": checkpoint})

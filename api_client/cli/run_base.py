@@ -9,7 +9,7 @@ from api_client.cli.output import Output
 from api_client.contract.errors import PackagingError
 from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.contract.request import PackagingRequest
-from api_client.runs.base_models import NamedBase, base_location, likely_base, named_base_models
+from api_client.runs.base_models import NamedBase, first_usable, likely_base, named_base_models
 from api_client.runs.checkpoints import resolve_checkpoint
 from api_client.runs.files import LocalRunFiles
 
@@ -23,15 +23,11 @@ def fill_base_model(request: PackagingRequest, output: Output) -> PackagingReque
     """
     if request.base_model is not None or request.task is not None:
         return request
-    usable = [(base_location(named.location), named.file) for named in named_by_run(request)]
-    found = [(location, file) for location, file in usable if location is not None]
-    # the first that is here; where none is, the first is what is reported as missing, or looked for by the worker
-    here = (one for one in found if is_remote(one[0]) or Path(one[0]).is_dir())
-    location, file = next(here, found[0] if found else (None, ""))
-    if location is None:
+    found = first_usable(named_by_run(request))
+    if found is None:
         return request
-    output.say(output.text("base_taken", base=location, file=file))
-    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": location})
+    output.say(output.text("base_taken", base=found.location, file=found.file))
+    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": found.location})
 
 
 def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:

@@ -227,17 +227,17 @@ class ErrorCode(StrEnum):
         "base_model_required",
         _R,
         "No base model is given and none can be derived from the task.",
-        "Set base_model.",
+        "Set `base_model`.",
         "未指定基础模型，也无法从训练任务得到。",
-        "设置 base_model。",
+        "设置 `base_model`。",
     )
     OUTPUT_DIR_REQUIRED = ErrorRow(
         "output_dir_required",
         _R,
         "No output directory is given and none can be derived from the task.",
-        "Set output_dir.",
+        "Set `output_dir`.",
         "未指定输出目录，也无法从训练任务得到。",
-        "设置 output_dir。",
+        "设置 `output_dir`。",
     )
     TASK_NOT_PACKAGEABLE = ErrorRow(
         "task_not_packageable",
@@ -268,9 +268,9 @@ class ErrorCode(StrEnum):
         "callbacks_off",
         _R,
         "The request has a callback_url, and the workers have no secret to sign callbacks with.",
-        "Set TRAINPACK_CALLBACK_SECRET on every worker, or drop callback_url and poll or wait instead.",
+        "Set TRAINPACK_CALLBACK_SECRET on every worker, or drop `callback_url` and poll or wait instead.",
         "请求中带有 callback_url，但 worker 未设置用于签名的密钥。",
-        "在所有 worker 上设置 TRAINPACK_CALLBACK_SECRET，或去掉 callback_url，改用轮询或等待。",
+        "在所有 worker 上设置 TRAINPACK_CALLBACK_SECRET，或去掉 `callback_url`，改用轮询或等待。",
     )
     # jobs
     JOB_NOT_FOUND = ErrorRow(
@@ -366,9 +366,9 @@ class ErrorCode(StrEnum):
         "base_model_not_found",
         _R,
         "The base model directory does not exist.",
-        "Correct base_model.",
+        "Correct `base_model`.",
         "基础模型目录不存在。",
-        "修改 base_model。",
+        "修改 `base_model`。",
     )
     BASE_MODEL_INVALID = ErrorRow(
         "base_model_invalid",
@@ -542,18 +542,18 @@ class ErrorCode(StrEnum):
         "gguf_already_quantized",
         _R,
         "The source GGUF is already quantized; quantizing twice loses quality.",
-        "Use the unquantized GGUF, or allow requantizing explicitly.",
+        "Use the unquantized GGUF, or set `allow_requantize`.",
         "源 GGUF 已经量化，重复量化会损失质量。",
-        "使用未量化的 GGUF，或显式允许重新量化。",
+        "使用未量化的 GGUF，或设置 `allow_requantize`。",
     )
     # outputs
     OUTPUT_EXISTS = ErrorRow(
         "output_exists",
         _R,
         "The output directory holds a file of that name that is not of this job.",
-        "Choose another output_dir or model_name, or set overwrite.",
+        "Choose another `output_dir` or `model_name`, or set `overwrite`.",
         "输出目录中已有同名文件，且不属于本作业。",
-        "更换 output_dir 或 model_name，或设置 overwrite。",
+        "更换 `output_dir` 或 `model_name`，或设置 `overwrite`。",
     )
     OUTPUT_DIR_NOT_WRITABLE = ErrorRow(
         "output_dir_not_writable",

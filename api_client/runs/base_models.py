@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,16 @@ def base_location(name: str) -> str | None:
     if name.startswith("/") or is_remote(name):
         return name
     return f"hf://{name}" if name.count("/") == 1 and all(name.split("/")) and not name.startswith(".") else None
+
+
+def first_usable(named: Iterable[NamedBase]) -> NamedBase | None:
+    """The first mention that a request can take and that is here, else the first that it can take.
+
+    One that is not here is reported as missing, or looked for by a worker on another machine.
+    """
+    usable = [NamedBase(place, one.file) for one in named if (place := base_location(one.location)) is not None]
+    here = (one for one in usable if is_remote(one.location) or Path(one.location).is_dir())
+    return next(here, usable[0] if usable else None)
 
 
 def likely_base(missing: str, run: RunFiles | None, checkpoint: str, may_read: Callable[[str], bool]) -> str | None:

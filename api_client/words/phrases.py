@@ -82,6 +82,20 @@ PHRASES: dict[str, tuple[str, str]] = {
     "oldest": ("oldest", "最久等待"),
     "output_dir": ("output directory", "输出目录"),
     "outputs": ("Outputs", "输出文件"),
+    "goes_to": ("Output in {path}", "输出目录：{path}"),
+    "picked_adapter": ("{name}: an adapter", "{name}：LoRA 适配器"),
+    "picked_best": (
+        "{name}, the best of {count} as its trainer recorded",
+        "{name}：训练器记录的最佳检查点（共 {count} 个）",
+    ),
+    "picked_full": ("{name}: full weights", "{name}：完整权重"),
+    "picked_latest": ("{name}, the latest of {count}", "{name}：最新检查点（共 {count} 个）"),
+    "picked_named": ("{name}, of {count} checkpoints", "{name}（共 {count} 个检查点）"),
+    "picked_only": ("{name}, the only checkpoint", "{name}：唯一的检查点"),
+    "picked_score": (
+        "{name}, the best of {count} by {metric} {score}",
+        "{name}：按 {metric} {score} 为最佳（共 {count} 个）",
+    ),
     "quality": ("expected quality", "预期质量"),
     "quality_measured": (
         "Against {reference}, on {source}; scored tokens: {parts}",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from api_client.cli.command import add_command
 from api_client.cli.failures import BAD_REQUEST, DONE
+from api_client.cli.from_run import location_of, open_run, run_of
 from api_client.cli.output import Output
 from api_client.cli.render.lists import checkpoints_view, quant_types_table, templates_table
 from api_client.connection import open_client
@@ -16,8 +16,6 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import empty_error, list_checkpoints
-from api_client.runs.s3_files import S3RunFiles
-from api_client.s3 import settings_from_here
 
 _SITE_TIMEOUT_S = 1.0
 
@@ -32,15 +30,18 @@ def register(app: typer.Typer, panel: str) -> None:
 def checkpoints(
     output: Output,
     *,
-    run: Annotated[str, typer.Argument(metavar="DIR", help="Output directory of a training run, or s3://.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="[RUN]", help="Output directory of a training run, or s3://; the working directory."),
+    ] = ".",
 ) -> int:
     """List a run's checkpoints with their scores.
 
+    Of a checkpoint it is the run that it belongs to.
+
     Says which is latest, best, and the last before early stopping. Exits 2 if there is none that can be packaged.
     """
-    listing = list_checkpoints(
-        S3RunFiles(run, settings_from_here()) if run.startswith("s3://") else Path(run).expanduser().absolute()
-    )
+    listing = list_checkpoints(open_run(run_of(location_of(run))))
     error = empty_error(listing)
     if output.as_json:
         output.document(listing if error is None else {**listing.model_dump(mode="json"), "error": error.to_dict()})

@@ -6,18 +6,20 @@ from typing import Annotated
 
 import typer
 
+from api_client.cli.arguments import RunPlace
 from api_client.cli.command import add_command
 from api_client.cli.commands.follow import end_of, watch_and_report
 from api_client.cli.flags import RequestFlags
+from api_client.cli.from_run import asked_for
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
-from api_client.cli.requests import build_request, check_paths, check_rules
-from api_client.cli.run_base import fill_base_model
 from api_client.connection import open_client, service_is_local
 
 EXAMPLES = """[bold]Examples[/bold]
 
-  trainpack submit --base /models/base --checkpoint /runs/42/checkpoint-900 --output /runs/42/package
+  trainpack submit /runs/42
+
+  trainpack submit /runs/42/checkpoint-900 -q Q4_K_M,Q8_0 --wait
 
   trainpack submit --base /models/base --checkpoint /runs/42/best -o /out -q Q4_K_M -q Q8_0 --wait
 
@@ -35,6 +37,7 @@ def register(app: typer.Typer, panel: str) -> None:
 def submit(
     output: Output,
     *,
+    run: RunPlace = None,
     flags: RequestFlags,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", metavar="", help="Stay until the job has ended; exit 1 if it failed.")
@@ -42,12 +45,13 @@ def submit(
 ) -> int:
     """Queue a job that packages a training run.
 
+    Of a run it is the best checkpoint by its scores, else the latest; flags decide otherwise. Without RUN and inputs it
+    is the working directory.
+
     Merges the checkpoint's adapter into the base model, exports GGUF and quantizes it; other templates do parts of
     that (see `trainpack templates`). Prints the job's id.
     """
-    request = fill_base_model(build_request(flags), output)
-    check_rules(request)
-    request = check_paths(request, output, sees_files=service_is_local())
+    request = asked_for(run, flags, output, sees_files=service_is_local())
     with open_client() as client:
         job = client.submit(request)
         if wait and not output.as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,13 +29,13 @@ def environment(home: Path) -> dict[str, str]:
     return {**inherited, "TRAINPACK_HOME": str(home), "LANG": "C.UTF-8"}
 
 
-def trainpack(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def trainpack(home: Path, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
-        env=environment(home),
+        cwd=cwd,
+        env=environment(home) | {"PYTHONPATH": str(ROOT)},
         timeout=LONG_S,
         check=False,
     )
@@ -167,13 +168,13 @@ def test_checkpoints_are_listed_in_object_storage(
     assert json.loads(denied.stdout)["error"]["code"] == "storage_denied"
 
 
-def test_package_alone_starts_and_stops_a_stack(run: tuple[Path, Path], tmp_path: Path) -> None:
-    base, directory = run
-    home = tmp_path / "home"
-    flags = ("-t", "lora_only", "-b", base, "-c", directory / "latest", "-o", tmp_path / "out")
-    ran = trainpack(home, "package", *flags, "--json")
+def test_package_alone_in_a_run_starts_and_stops_a_stack(run: tuple[Path, Path], tmp_path: Path) -> None:
+    home, mine = tmp_path / "home", tmp_path / "run"
+    shutil.copytree(run[1], mine)
+    ran = trainpack(home, "package", "-t", "lora_only", "--json", cwd=mine)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert (tmp_path / "out" / "checkpoint-10-lora.gguf").is_file()
+    assert "checkpoint-10, the only checkpoint" in ran.stderr
+    assert (mine / "package" / "checkpoint-10" / "checkpoint-10-lora.gguf").is_file()
     assert not (home / "stack.json").exists()
 
     def ours() -> list[psutil.Process]:

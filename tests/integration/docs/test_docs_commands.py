@@ -54,7 +54,7 @@ NOT_RUN = {
 LANGUAGES = {"asm", "console", "sh", "bash", "python", "text", "mermaid", "json", "toml", "yaml", "ini"}
 STANDARD_FLAGS = [
     *("--base", "/models/base", "--checkpoint", "/runs/42/checkpoint-900"),
-    *("--output", "/runs/42/package", "--no-upload"),
+    *("--output", "/runs/42/package", "--no-upload", "--overwrite"),
 ]
 """What ``...`` stands for."""
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from api_client.cli.arguments import RunPlace
 from api_client.cli.commands.follow import end_of, report_end
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
+from api_client.cli.from_run import asked_for
 from api_client.cli.output import Output
 from api_client.cli.render.job import outputs_table, stage_table
-from api_client.cli.requests import build_request, check_paths, check_rules
-from api_client.cli.run_base import fill_base_model
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.connection import open_client
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 PACKAGE_EXAMPLES = """[bold]Examples[/bold]
 
-  trainpack package --base /models/base --checkpoint /runs/42/best --output /runs/42/package
+  trainpack package /runs/42
+
+  trainpack package /runs/42/checkpoint-900 -q Q4_K_M,Q8_0
 
   trainpack package -b /models/base -c /runs/42/checkpoint-900 -o /out -q Q4_K_M,Q5_K_M,Q8_0
 """
@@ -65,16 +67,17 @@ def up(
             return DONE
 
 
-def package(output: Output, *, flags: RequestFlags) -> int:
+def package(output: Output, *, run: RunPlace = None, flags: RequestFlags) -> int:
     """Package one run on this machine, then exit.
+
+    Of a run it is the best checkpoint by its scores, else the latest; flags decide otherwise. Without RUN and inputs it
+    is the working directory.
 
     Uses the embedded stack that runs, or starts one and stops it again. Takes the flags of submit. Ctrl-C cancels the
     job. Exits 1 if the job failed.
     """
-    request = fill_base_model(build_request(flags), output)
-    check_rules(request)
+    request = asked_for(run, flags, output, sees_files=True)
     _check_site_template(request.template)
-    request = check_paths(request, output, sees_files=True)
     with running_stack(output) as stack, open_client(stack.info.redis_url) as client:
         job = client.submit(request)
         if not client.workers():

@@ -14,8 +14,11 @@ from rich.text import Text
 
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
+from api_client.cli.from_run import location_of, named_base, open_run
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.locations import is_remote
 from api_client.contract.recommend import (
     DEFAULT_CONTEXT,
     QUALITY_WORDS,
@@ -26,12 +29,14 @@ from api_client.contract.recommend import (
     recommend,
     shape_of,
 )
+from api_client.runs.kinds import CheckpointKind
+from api_client.runs.pick import pick
 from api_client.words.formatting import format_size
 from api_client.words.language import Language
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 
-  trainpack recommend /models/base --target gpu-12g --context 8192
+  trainpack recommend /runs/42 --target gpu-12g --context 8192
 
   trainpack recommend merged_model.gguf --target 6GB
 """
@@ -40,7 +45,12 @@ RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 def recommend_types(
     output: Output,
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Base model directory, or an unquantized GGUF file.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL]", help="A model, a run or one of its checkpoints, or an unquantized GGUF file."
+        ),
+    ] = ".",
     target: Annotated[
         str,
         typer.Option(
@@ -60,7 +70,7 @@ def recommend_types(
     quality to expect. cpu means this machine's memory.
     """
     place = parse_target(target, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    path = model.expanduser().absolute()
+    path = _model_of(model, output)
     waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
     with waiting, needs_extra("worker"):
         from config.roots import Roots
@@ -74,6 +84,27 @@ def recommend_types(
     else:
         output.show(*_view(output, found, shape.context_length))
     return DONE
+
+
+def _model_of(place: str, output: Output) -> Path:
+    """The model that a place means: of a run or an adapter the base model that it names.
+
+    Raises:
+        PackagingError: ``base_model_required`` where it names none; as ``pick``.
+    """
+    path = Path(location_of(place))
+    if path.is_file() or (path / "config.json").is_file():
+        return path
+    picked = pick(str(path), open_run)
+    base = picked.location if picked.kind is CheckpointKind.FULL else named_base(picked, output)
+    if base is None or is_remote(base):
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_REQUIRED,
+            f"{place} names no base model on this machine" + (f"; it names {base}" if base else ""),
+            remedy="Give the base model's directory.",
+            fields={"path": str(path), "named": base},
+        )
+    return Path(base)
 
 
 def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
