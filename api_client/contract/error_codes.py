@@ -514,6 +514,14 @@ class ErrorCode(StrEnum):
         "重要性矩阵属于另一个模型。",
         "使用为该模型计算的矩阵。",
     )
+    SENSITIVITY_INVALID = ErrorRow(
+        "sensitivity_invalid",
+        _R,
+        "The sensitivity file is damaged, of an unknown form, or of another model.",
+        "Compute it again, or leave it out.",
+        "敏感度文件损坏、格式未知，或属于另一个模型。",
+        "重新计算，或不提供该文件。",
+    )
     CALIBRATION_TOO_SHORT = ErrorRow(
         "calibration_too_short",
         _R,

@@ -70,9 +70,11 @@ class Budget:
 
     Attributes:
         seconds: Time for everything but the first round; None for all sequences.
+        first_tokens: Tokens of the first round, which tells how long one takes.
     """
 
     seconds: float | None
+    first_tokens: int = FIRST_ROUND_TOKENS
 
 
 def evaluate_files(
@@ -223,7 +225,7 @@ class _Rounds:
     def next(self, sequences: Sequence[TokenSequence], budget: Budget) -> list[TokenSequence]:
         """The sequences of the next round; empty where the time is used up."""
         if self.sequences == 0:
-            limit: float = FIRST_ROUND_TOKENS
+            limit: float = budget.first_tokens
         elif budget.seconds is None:
             limit = ROUND_TOKENS
         else:

@@ -18,52 +18,16 @@ from typing import Any
 
 import torch
 
-from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.evaluate.doors import find_model_doors
 from worker.models.evaluate.inverse import BlockMap, map_block
 from worker.models.evaluate.scores import ReferenceBatch, TokenScores
 from worker.models.evaluate.sequences import Batch
 from worker.models.evaluate.variants import Destination, Variant
-from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
+from worker.models.imatrix.lockstep import Door, Lockstep
 from worker.models.imatrix.model import Skeleton
 from worker.models.imatrix.names import Converter
 from worker.setting import Report, WorkProgress, no_report
 from worker.stop import ShouldStop
-
-
-@dataclass
-class _Doors:
-    """The doors of a model in the order in which text meets them.
-
-    Attributes:
-        doors: Embedding, layers, head.
-        prefixes: Door name -> beginning of the names of its parameters; a tied head has the embedding's.
-    """
-
-    doors: list[Door]
-    prefixes: Mapping[str, str]
-
-    @property
-    def head(self) -> Door:
-        """The last one."""
-        return self.doors[-1]
-
-
-def _find(skeleton: Skeleton) -> _Doors:
-    model = skeleton.model
-    names = {module: name for name, module in model.named_modules()}
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None or head not in names or embedding not in names:
-        raise PackagingError(
-            ErrorCode.UNSUPPORTED_ARCHITECTURE,
-            f"{type(model).__name__} gives no probabilities of tokens, which an evaluation compares",
-        )
-    layers = [Door(skeleton.prefix + door.name, door.module) for door in find_doors(skeleton.body)]
-    ends = [Door(names[embedding], embedding), Door(names[head], head)]
-    prefixes = {door.name: f"{door.name}." for door in [*layers, *ends]}
-    source = model.all_tied_weights_keys.get(f"{names[head]}.weight")
-    if source is not None:
-        prefixes[names[head]] = source.rpartition(".")[0] + "."
-    return _Doors([ends[0], *layers, ends[1]], prefixes)
 
 
 @dataclass
@@ -85,7 +49,7 @@ class SideBySide:
     _own: tuple[str, dict[str, torch.Tensor]] = ("", {})
 
     def __post_init__(self) -> None:
-        self._places = _find(self.skeleton)
+        self._places = find_model_doors(self.skeleton)
 
     def run(
         self, batches: Sequence[Batch], *, report: Report = no_report, should_stop: ShouldStop

@@ -140,9 +140,17 @@ class QuantizedFile:
             for name in place.block.parameters_of(gguf_name):
                 if name not in changed:
                     changed[name] = place.own[name].detach().clone(memory_format=torch.contiguous_format)
-            place.block.place(gguf_name, self._decoded(gguf_name, place.block), changed)
+            place.block.place(gguf_name, self.decoded(gguf_name, place.block), changed)
             self._left.discard(gguf_name)
         return changed
+
+    def tensor(self, gguf_name: str) -> TensorInfo:
+        """What the file says of a tensor."""
+        return self._tensors[gguf_name][1]
+
+    def mark_placed(self, block: BlockMap) -> None:
+        """Count the tensors of a block as put somewhere."""
+        self._left -= block.targets.keys()
 
     def check_complete(self) -> None:
         """All matrices of the file have been put somewhere.
@@ -163,8 +171,12 @@ class QuantizedFile:
         for file in self._files:
             file.close()
 
-    def _decoded(self, gguf_name: str, block: BlockMap) -> torch.Tensor:
-        """Values of a tensor, float32 ``(rows, columns)``."""
+    def decoded(self, gguf_name: str, block: BlockMap) -> torch.Tensor:
+        """Values of a tensor, float32 ``(rows, columns)``.
+
+        Raises:
+            PackagingError: ``gguf_invalid`` where it has not the model's shape.
+        """
         file, tensor = self._tensors[gguf_name]
         expected = block.targets[gguf_name].shape
         if (tensor.row_count, tensor.row_length) != expected:

@@ -33,7 +33,7 @@ from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
 from worker.models.imatrix.model import MODEL_ERRORS, WITHOUT_MATRIX, Skeleton
-from worker.models.imatrix.names import map_to_gguf
+from worker.models.imatrix.names import Converter, map_to_gguf
 from worker.models.imatrix.sums import ImatrixSums
 from worker.models.imatrix.tap import ActivationTap
 from worker.models.imatrix.tokens import tokenize_chunks
@@ -81,6 +81,40 @@ class ComputedImatrix:
     unreached: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model and the text to run through it, before any weight is read.
+
+    Attributes:
+        skeleton: The model without weights.
+        converter: Upstream's converter, for its tensor mapping.
+        tokens: Token ids, int64 ``(chunks, tokens)``.
+    """
+
+    skeleton: Skeleton
+    converter: Converter
+    tokens: torch.Tensor
+
+
+def open_model(
+    base: BaseModel, overlay: Overlay | None, chunks: CalibrationChunks, *, device: str, setting: WorkSetting
+) -> OpenedModel:
+    """The merged model without its weights, and the text in tokens; arguments and errors as :func:`compute_imatrix`."""
+    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    weights = MergedWeights(base, overlay)
+    tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
+    converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
+    skeleton = Skeleton(base.directory, tensors, target)
+    length = min(chunks.tokens, _positions(skeleton.model.config) or chunks.tokens)
+    tokens = tokenize_chunks(chunks.text.text, chunks.tokenizer_dir, length, chunks.count)
+    if int(tokens.max()) >= skeleton.embedding_rows:
+        raise PackagingError(
+            ErrorCode.VOCABULARY_MISMATCH,
+            f"the tokenizer gives token {int(tokens.max())}, the embedding has {skeleton.embedding_rows} rows",
+        )
+    return OpenedModel(skeleton, converter, tokens)
+
+
 def compute_imatrix(
     base: BaseModel,
     overlay: Overlay | None,
@@ -106,27 +140,17 @@ def compute_imatrix(
             ``weights_not_finite``, ``cuda_out_of_memory``.
         StopRequested: when asked to stop; nothing was written.
     """
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    weights = MergedWeights(base, overlay)
-    tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
-    converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
-    skeleton = Skeleton(base.directory, tensors, target)
-    length = min(chunks.tokens, _positions(skeleton.model.config) or chunks.tokens)
-    tokens = tokenize_chunks(chunks.text.text, chunks.tokenizer_dir, length, chunks.count)
-    if int(tokens.max()) >= skeleton.embedding_rows:
-        raise PackagingError(
-            ErrorCode.VOCABULARY_MISMATCH,
-            f"the tokenizer gives token {int(tokens.max())}, the embedding has {skeleton.embedding_rows} rows",
-        )
+    opened = open_model(base, overlay, chunks, device=device, setting=setting)
+    skeleton, tokens = opened.skeleton, opened.tokens
     with running_model(type(skeleton.model).__name__):
-        tap = _run(skeleton, tokens.to(target), layered, setting)
+        tap = _run(skeleton, tokens.to(skeleton.device), layered, setting)
     shapes = {name: tensor.shape for name, tensor in skeleton.model.state_dict().items()}
-    mapped = map_to_gguf(tap.gathered, shapes, skeleton.to_checkpoint, converter)
+    mapped = map_to_gguf(tap.gathered, shapes, skeleton.to_checkpoint, opened.converter)
     entries = dict(sorted(mapped.entries.items()))
     return ComputedImatrix(
-        sums=ImatrixSums((chunks.text.name,), len(tokens), length, entries),
+        sums=ImatrixSums((chunks.text.name,), len(tokens), tokens.shape[1], entries),
         token_count=tokens.numel(),
-        device=target.type,
+        device=skeleton.device.type,
         left_out=tuple(mapped.left_out),
         unreached={name: int((sums.counts == 0).sum()) for name, sums in entries.items() if (sums.counts == 0).any()},
     )

@@ -1,4 +1,4 @@
-"""The tap: sums of squared inputs of every weight that takes part in a matrix product.
+"""The taps: what flows through every weight that takes part in a matrix product; here, its squared inputs.
 
 No per-architecture hooks: a :class:`torch.overrides.TorchFunctionMode` sees each call of ``linear``, ``matmul``,
 ``addmm``, ``bmm`` and ``grouped_mm`` while the model runs, and recognises the weight by its storage. A view of a
@@ -10,8 +10,8 @@ Axes: ``m`` matrices (1 for a plain weight, experts for a fused one), ``c`` inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,24 +73,37 @@ GROUPED = frozenset(
 )
 
 
-@dataclass(eq=False)
-class ActivationTap(TorchFunctionMode):
-    """Gathers, for every registered parameter, the squared inputs of its products.
-
-    Use it as a context manager in the thread that runs the model. Parameters are registered while their storage
-    exists and forgotten when it is freed (:meth:`register`, :meth:`forget`); what was gathered stays.
+@dataclass(frozen=True)
+class Place:
+    """Where in a registered parameter the weight of a product lies.
 
     Attributes:
-        gathered: Parameter name -> sums and counts; a parameter that took part in no product is absent.
+        name: The parameter's name.
+        parameter: The parameter.
+        axis: Its axis along which the product sums: -1 for (out, in), -2 for (in, out).
+        first: First matrix.
+        count: Number of matrices.
+        output: First output channel; a slice of a fused projection begins after others.
     """
 
-    gathered: dict[str, Gathered] = field(default_factory=dict)
+    name: str
+    parameter: torch.Tensor
+    axis: int
+    first: int
+    count: int
+    output: int
 
-    def __post_init__(self) -> None:
+
+class WeightTap(TorchFunctionMode):
+    """Recognises the products of registered parameters while a model runs, and shows them to its subclass.
+
+    Use it as a context manager in the thread that runs the model. Parameters are registered while their storage
+    exists and forgotten when it is freed (:meth:`register`, :meth:`forget`).
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self._registered: dict[int, list[tuple[str, torch.Tensor]]] = {}
-        self._last_input: tuple[torch.Tensor, int] | None = None
-        self._last_squares = torch.empty(0)
 
     def register(self, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Watch these named parameters; those with fewer than two dimensions are no weights of products."""
@@ -106,7 +119,23 @@ class ActivationTap(TorchFunctionMode):
                 self._registered[storage] = kept
             else:
                 del self._registered[storage]
-        self._last_input = None
+
+    def name_of(self, tensor: torch.Tensor) -> str | None:
+        """Name of the registered parameter that ``tensor`` is, as a whole."""
+        members = self._registered.get(_storage(tensor), ())
+        return next((name for name, parameter in members if parameter.shape == tensor.shape), None)
+
+    def multiplying(self, place: Place, activation: torch.Tensor) -> None:
+        """A product is about to be made of ``activation (..., c)`` and the weight at ``place``."""
+
+    def multiplied(self, place: Place, result: torch.Tensor, axis: int) -> None:
+        """It was made; ``axis`` of the result counts output channels."""
+
+    def multiplying_groups(self, place: Place, activation: torch.Tensor, ends: Sequence[int]) -> None:
+        """As :meth:`multiplying`, of rows ``(t, c)`` sorted by matrix; ``ends`` of each matrix's rows."""
+
+    def multiplied_groups(self, place: Place, result: torch.Tensor, ends: Sequence[int]) -> None:
+        """As :meth:`multiplied`, for :meth:`multiplying_groups`: ``result (t, out)``."""
 
     def __torch_function__(
         self,
@@ -115,77 +144,110 @@ class ActivationTap(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Look at the call, then make it."""
+        """Look at the call, make it, look at its result."""
         named = dict(kwargs or {})
         product = PRODUCTS.get(func)
         if product is not None:
             activation = _argument(args, named, product.input_at, product.input_name)
             weight = _argument(args, named, product.weight_at, product.weight_name)
             if isinstance(activation, torch.Tensor) and isinstance(weight, torch.Tensor):
-                seen = self._observe(activation, weight, product.axis)
-                if not seen and product.axis == -2 and weight.dim() >= 2:  # weight @ input, its channels one a row
-                    self._observe(weight.transpose(-1, -2), activation, -1)
+                place, axis = self._find(weight, product.axis), -1
+                if place is None and product.axis == -2 and weight.dim() >= 2:  # weight @ input, its channels one a row
+                    place, axis, activation = self._find(activation, -1), -2, weight.transpose(-1, -2)
+                if place is not None:
+                    self.multiplying(place, activation)
+                    result = func(*args, **named)
+                    self.multiplied(place, result, axis)
+                    return result
         elif func in GROUPED:
-            self._observe_grouped(args, named)
+            return self._grouped(func, args, named)
         return func(*args, **named)
 
-    def _observe(self, activation: torch.Tensor, weight: torch.Tensor, axis: int) -> bool:
-        """One product ``activation x weight`` that sums along ``axis`` of ``weight``; whether the weight is known."""
-        place = self._find(weight, axis)
-        if place is None:
-            return False
-        entry, first, count = place
-        channels = activation.shape[-1]
+    def _grouped(self, func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """``grouped_mm(input (t, c), weight (m, c, out), offs=(m,))``: rows sorted by matrix, ``offs`` their ends."""
+        activation, weight = args[0], args[1]
+        ends = named.get("offs", args[2] if len(args) > 2 else None)
+        place = self._find(weight, -2)
+        if place is None or ends is None or activation.dim() != 2:
+            return func(*args, **named)
+        listed = ends.tolist()[: place.count]
+        self.multiplying_groups(place, activation, listed)
+        result = func(*args, **named)
+        self.multiplied_groups(place, result, listed)
+        return result
+
+    def _find(self, weight: torch.Tensor, axis: int) -> Place | None:
+        """The registered parameter that ``weight`` is a view of, and where in it.
+
+        Views over part of the channels are not recognised: their sums would need a count of their own.
+        """
+        for name, parameter in self._registered.get(_storage(weight), ()):
+            place = _locate(name, parameter, weight, axis)
+            if place is not None:
+                return place
+        return None
+
+
+class ActivationTap(WeightTap):
+    """Gathers, for every registered parameter, the squared inputs of its products; what was gathered stays.
+
+    Attributes:
+        gathered: Parameter name -> sums and counts; a parameter that took part in no product is absent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathered: dict[str, Gathered] = {}
+        self._last_input: tuple[torch.Tensor, int] | None = None
+        self._last_squares = torch.empty(0)
+
+    def forget(self, prefix: str) -> None:
+        """As of any tap, and the last input with them."""
+        super().forget(prefix)
+        self._last_input = None
+
+    def multiplying(self, place: Place, activation: torch.Tensor) -> None:
+        """Add up the squares of the input."""
+        entry = self._entry(place)
+        if entry is None:
+            return
+        first, count, channels = place.first, place.count, activation.shape[-1]
         if count == 1:
             squares, rows = self._squares(activation), activation.numel() // channels
             entry.sums[first] += squares
             entry.counts[first] += rows
         elif activation.dim() == 3 and activation.shape[0] == count:
             # a batched product runs every expert over every token, with zeros where the router did not send it
-            values = activation.float()
+            values = activation.detach().float()
             entry.sums[first : first + count] += values.square().sum(dim=1).double()
             entry.counts[first : first + count] += (values != 0).any(dim=-1).sum(dim=1)
-        return True
 
-    def _observe_grouped(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        """``grouped_mm(input (t, c), weight (m, c, out), offs=(m,))``: rows sorted by matrix, ``offs`` their ends."""
-        activation, weight = args[0], args[1]
-        ends = named.get("offs", args[2] if len(args) > 2 else None)
-        place = self._find(weight, -2)
-        if place is None or ends is None or activation.dim() != 2:
+    def multiplying_groups(self, place: Place, activation: torch.Tensor, ends: Sequence[int]) -> None:
+        """Add up the squares of each matrix's rows."""
+        entry = self._entry(place)
+        if entry is None:
             return
-        entry, first, count = place
         start = 0
-        for matrix, end in enumerate(ends.tolist()[:count]):
-            entry.sums[first + matrix] += activation[start:end].float().square().sum(dim=0).double()
-            entry.counts[first + matrix] += end - start
+        for matrix, end in enumerate(ends, place.first):
+            entry.sums[matrix] += activation[start:end].detach().float().square().sum(dim=0).double()
+            entry.counts[matrix] += end - start
             start = end
+
+    def _entry(self, place: Place) -> Gathered | None:
+        """What is gathered of a parameter; None where another of its products sums along its other axis."""
+        entry = self.gathered.get(place.name)
+        if entry is None:
+            entry = self.gathered[place.name] = _empty(place.parameter, place.axis)
+        return entry if entry.axis == place.axis else None
 
     def _squares(self, activation: torch.Tensor) -> torch.Tensor:
         """Sums of squares over all but the last axis, float64; remembered, because q, k and v share their input."""
         version = version_of(activation)
         if self._last_input is None or self._last_input[0] is not activation or self._last_input[1] != version:
-            flat = activation.reshape(-1, activation.shape[-1]).float()
+            flat = activation.detach().reshape(-1, activation.shape[-1]).float()
             self._last_squares = flat.square().sum(dim=0).double()
             self._last_input = (activation, version)
         return self._last_squares
-
-    def _find(self, weight: torch.Tensor, axis: int) -> tuple[Gathered, int, int] | None:
-        """The registered parameter that ``weight`` is a view of: its sums, the first matrix and how many.
-
-        Views over part of the channels are not recognised: their sums would need a count of their own.
-        """
-        for name, parameter in self._registered.get(_storage(weight), ()):
-            place = _locate(parameter, weight, axis)
-            if place is None:
-                continue
-            parameter_axis, first, count = place
-            entry = self.gathered.get(name)
-            if entry is None:
-                entry = self.gathered[name] = _empty(parameter, parameter_axis)
-            if entry.axis == parameter_axis:
-                return entry, first, count
-        return None
 
 
 def _argument(args: tuple[Any, ...], named: Mapping[str, Any], position: int, name: str) -> Any:
@@ -206,16 +268,17 @@ def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
     )
 
 
-def _locate(parameter: torch.Tensor, view: torch.Tensor, axis: int) -> tuple[int, int, int] | None:
+def _locate(name: str, parameter: torch.Tensor, view: torch.Tensor, axis: int) -> Place | None:
     """Which matrices of ``parameter`` a ``view`` of its storage covers, and the parameter's summed axis.
 
     Args:
+        name: The parameter's name.
         parameter: ``(out, in)``, ``(in, out)``, or with a leading axis of matrices.
         view: What the product was given: two- or three-dimensional.
         axis: The axis of ``view`` that the product sums over.
 
     Returns:
-        ``(axis of the parameter, first matrix, number of matrices)``, or None if it is not a view over all channels.
+        The place, or None if it is not a view over all channels.
     """
     if parameter.dim() > 3 or view.dim() not in (2, 3):
         return None
@@ -232,7 +295,7 @@ def _locate(parameter: torch.Tensor, view: torch.Tensor, axis: int) -> tuple[int
     count = view.shape[0] if view.dim() == 3 else 1
     if not 0 <= first <= matrices - count or (count > 1 and view.stride(0) != strides[0]):
         return None
-    return fitting[0], first, count
+    return Place(name, parameter, fitting[0], first, count, output=start[-3 - fitting[0]])
 
 
 def _unravel(offset: int, strides: tuple[int, ...]) -> list[int]:
