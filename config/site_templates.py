@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.request import PackagingRequest, unknown_quant_type
+from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_options
 from api_client.contract.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 from api_client.ledger.keys import Keys
@@ -56,8 +56,8 @@ def _reason(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         suggestion = nearest(where, Template.model_fields, 0.5)
         return f"unknown key {where!r}" + did_you_mean(suggestion, quoted=True)
-    if first["type"] == "enum":
-        return unknown_quant_type(str(first["input"])).message
+    if first["type"] == "quant_type":
+        return str(first["msg"])
     return f"{where}: {first['msg']}"
 
 

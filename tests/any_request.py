@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from api_client.contract.errors import PackagingError
+from api_client.contract.fit import FitType
 from api_client.contract.quant_types import QuantType
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions, resolve_options
+from api_client.contract.rules import ResolvedOptions, resolve_options, wants_fit
 from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES
 
 # Everything but what UTF-8 cannot say; the odd ones are named so that they come up.
@@ -21,6 +22,7 @@ _TEXT = st.text(_CHARACTERS, max_size=12)
 _PRINTABLE = _TEXT.filter(str.isprintable)
 _BLANKS = st.sampled_from([" ", " x=y ", '"', "42"])
 _FLAGS = st.booleans()
+_FITS = ("fit:5.5GiB", "fit:4.5bpw", "fit:like:IQ4_XS", "fit:target:gpu-8g", "fit:target:6GB", "fit:kld:0.02")
 
 
 def _path(*schemes: str) -> SearchStrategy[str]:
@@ -56,6 +58,27 @@ def _imatrix() -> SearchStrategy[Any]:
     return st.sampled_from(["compute", "off"]) | _path("s3").map(lambda path: {"path": path}) | compute
 
 
+def _recipes() -> SearchStrategy[dict[str, Any]]:
+    lines = st.sampled_from(["attn_(q|k)=q8_0", "ffn_{1,2}=f16", "^output\\.weight$=iq4_nl"])
+    types = st.sampled_from(["Q8_0", "bf16"])
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "pure": _FLAGS,
+            "leave_output_tensor": _FLAGS,
+            "output_tensor_type": types,
+            "token_embedding_type": types,
+            "tensor_types": st.lists(lines, max_size=2),
+        },
+    )
+
+
+def _fit_options() -> SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {}, optional={"types": st.sampled_from(["k+iq", "all", "Q4_K,Q6_K"]), "context": st.integers(1, 10**8)}
+    )
+
+
 @st.composite
 def _switches(draw: DrawFn) -> tuple[dict[str, Any], ResolvedOptions]:
     """Template, switches and quant types that go together, and what they come to."""
@@ -63,7 +86,7 @@ def _switches(draw: DrawFn) -> tuple[dict[str, Any], ResolvedOptions]:
     data: dict[str, Any] = {"template": template.name}
     if not template.locked:
         data["options"] = draw(st.dictionaries(st.sampled_from(SWITCHES), _FLAGS))
-    types = draw(st.none() | st.lists(st.sampled_from(list(QuantType)), unique=True, max_size=4))
+    types = draw(st.none() | st.lists(st.sampled_from([*QuantType, *map(FitType, _FITS)]), unique=True, max_size=4))
     for tried in ({"quant_types": types}, {"quant_types": []}, {}):
         try:
             return data | tried, resolve_options(PackagingRequest(**(data | tried)), template)
@@ -100,9 +123,10 @@ def requests(draw: DrawFn) -> PackagingRequest:
     optional |= {} if uses_adapter else {"checkpoint": references}
     optional |= paths if task else {}
     needed |= {} if task else paths
-    optional |= {"imatrix": _imatrix()} if options.quantize else {}
+    optional |= {"imatrix": _imatrix(), "recipe": _recipes()} if options.quantize else {}
+    optional |= {"fit": _fit_options()} if wants_fit(PackagingRequest(), options) else {}
     optional |= {"save_merged": _FLAGS} if options.merge_lora else {}
     rest = draw(st.fixed_dictionaries(needed, optional=optional))
-    if rest.get("imatrix") == "off" and any(quant.value.startswith("IQ") for quant in options.quant_types):
+    if rest.get("imatrix") == "off" and any(quant.startswith(("IQ", "fit:")) for quant in options.quant_types):
         del rest["imatrix"]
     return PackagingRequest(**data, **rest, **({"task": task} if task else {}))

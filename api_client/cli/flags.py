@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,7 +17,7 @@ from api_client.contract.request import PackagingRequest
 from api_client.contract.request_fields import FIELDS
 from api_client.contract.templates import BUILTIN_TEMPLATES
 
-_REPEATED: Final = (FieldKind.LIST, FieldKind.PAIRS)
+_REPEATED: Final = (FieldKind.LIST, FieldKind.PAIRS, FieldKind.LINES)
 _DEFAULTS: Final = PackagingRequest()
 
 
@@ -48,6 +49,7 @@ def parameter_name(flag: Flag) -> str:
 
 
 _PATHS: Final = {parameter_name(row.flag): row.path for row in FIELDS if row.flag}
+_FILES: Final = {parameter_name(row.file_flag): row.path for row in FIELDS if row.file_flag}
 
 
 _SPOKEN: Final = {row.path: row.flag.name for row in FIELDS if row.flag} | {"allow_requantize": "--allow-requantize"}
@@ -79,15 +81,30 @@ class RequestFlags:
     """
 
     def __init__(self, **given: Any) -> None:
-        unknown = given.keys() - _PATHS.keys()
+        unknown = given.keys() - _PATHS.keys() - _FILES.keys()
         if unknown:
             raise TypeError(f"no such flag: {', '.join(sorted(unknown))}")
-        self.values: dict[str, Any] = {_PATHS[name]: value for name, value in given.items() if value is not None}
+        there = {name: value for name, value in given.items() if value is not None}
+        self.values: dict[str, Any] = {_PATHS[name]: value for name, value in there.items() if name in _PATHS}
+        self.files: dict[str, Path] = {_FILES[name]: value for name, value in there.items() if name in _FILES}
 
 
 def flag_parameters() -> list[inspect.Parameter]:
     """The flags as parameters of a command."""
-    return [_parameter(row, row.flag) for row in FIELDS if row.flag]
+    flags = [_parameter(row, row.flag) for row in FIELDS if row.flag]
+    return flags + [_file_parameter(row, row.file_flag) for row in FIELDS if row.file_flag]
+
+
+def _file_parameter(row: RequestField, flag: Flag) -> inspect.Parameter:
+    option = typer.Option(
+        flag.name, help=(flag.about or row.about).en, rich_help_panel=row.group.value.en, metavar=flag.metavar
+    )
+    return inspect.Parameter(
+        parameter_name(flag),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Path | None, option],
+    )
 
 
 def _parameter(row: RequestField, flag: Flag) -> inspect.Parameter:

@@ -7,7 +7,10 @@ from api_client.contract.request_fields import FIELDS
 
 _REQUEST_ZH = {
     text.en: text.zh
-    for text in (*(group.value for group in FieldGroup), *(row.flag.about or row.about for row in FIELDS if row.flag))
+    for text in (
+        *(group.value for group in FieldGroup),
+        *(flag.about or row.about for row in FIELDS for flag in (row.flag, row.file_flag) if flag),
+    )
 }
 """What the table of request fields says of its flags."""
 

@@ -46,6 +46,8 @@ def build_request(flags: RequestFlags) -> PackagingRequest:
     values: dict[str, Any] = {}
     for path, given in flags.values.items():
         values |= _values(FIELD_OF[path], given)
+    for path, file in flags.files.items():
+        values[path] = (*values.get(path, ()), *read_lines(FIELD_OF[path], file))
     set_there = {path: value for path, value in values.items() if value != default_at(path)}
     return PackagingRequest(**nested(set_there))
 
@@ -190,6 +192,23 @@ def read_task(name: str) -> dict[str, Any]:
             ErrorCode.REQUEST_INVALID, f"--task {name}: holds no JSON object", fields={"field": "task", "path": name}
         )
     return task
+
+
+def read_lines(row: RequestField, file: Path) -> tuple[str, ...]:
+    """What a file of lines says; blanks and line ends part them.
+
+    Raises:
+        PackagingError: ``request_invalid``, naming the file.
+    """
+    try:
+        return tuple(file.read_text("utf-8").split())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            f"{row.file_flag.name if row.file_flag else row.path} {file}: {reason}",
+            fields={"field": row.path, "path": str(file)},
+        ) from error
 
 
 def _on_off(row: RequestField, name: str, value: str) -> bool:

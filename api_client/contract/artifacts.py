@@ -43,6 +43,7 @@ class ArtifactKind(StrEnum):
     OVERLAY = "overlay", "overlay", "更新层"
     GGUF = "gguf", "unquantized", "未量化", _Trait.GGUF | _Trait.MODEL
     QUANTIZED = "quantized", "quantized", "量化", _Trait.GGUF | _Trait.MODEL
+    RECIPE = "recipe", "recipe", "配方"
     LORA = "lora", "LoRA", "LoRA", _Trait.GGUF
     IMATRIX = "imatrix", "importance matrix", "重要性矩阵"
     MERGED_MODEL = "merged_model", "merged model", "合并后的模型"

@@ -183,6 +183,38 @@ class ErrorCode(StrEnum):
         "同一量化类型出现了两次。",
         "每种量化类型只写一次。",
     )
+    TENSOR_TYPE_UNKNOWN = ErrorRow(
+        "tensor_type_unknown",
+        _R,
+        "There is no tensor type of that name, or none that can be made.",
+        "Use a ggml type such as Q4_K, Q6_K or F16.",
+        "没有该名称的张量类型，或该类型无法生成。",
+        "使用 ggml 类型，如 Q4_K、Q6_K 或 F16。",
+    )
+    RECIPE_INVALID = ErrorRow(
+        "recipe_invalid",
+        _R,
+        "The recipe cannot be read, names no tensor of the model, or gives one a type that its rows do not fit.",
+        "Write NAME=TYPE as for llama-quantize --tensor-type; NAME is searched for in the tensors' names.",
+        "配方无法读取，或不对应模型的任何张量，或所给类型与张量的行长不符。",
+        "按 llama-quantize --tensor-type 的写法给出 NAME=TYPE；NAME 在张量名称中查找。",
+    )
+    FIT_INVALID = ErrorRow(
+        "fit_invalid",
+        _R,
+        "What stands after fit: is no size, bits per weight, quant type, target or KLD.",
+        "Write e.g. fit:5.5GiB, fit:4.5bpw, fit:like:Q4_K_M, fit:target:gpu-8g or fit:kld:0.02.",
+        "fit: 之后不是体积、每权重位数、量化类型、目标设备或 KLD。",
+        "写成例如 fit:5.5GiB、fit:4.5bpw、fit:like:Q4_K_M、fit:target:gpu-8g 或 fit:kld:0.02。",
+    )
+    FIT_IMPOSSIBLE = ErrorRow(
+        "fit_impossible",
+        _R,
+        "No file of this model keeps the bound of the fit: it is too small, too large, or the target cannot hold it.",
+        "Choose a bound within the range that the message names, or allow more types with fit.types.",
+        "该模型没有文件能满足此 fit 的界限：过小、过大，或目标设备容纳不下。",
+        "在消息给出的范围内选择界限，或用 fit.types 允许更多类型。",
+    )
     MERGE_EXCLUDES_LORA_EXPORT = ErrorRow(
         "merge_excludes_lora_export",
         _R,

@@ -32,6 +32,8 @@ class FieldKind(Enum):
     """Several names; its flag may be repeated or separated by commas."""
     PAIRS = "pairs"
     """``key=value``; its flag may be repeated, its control has one a line."""
+    LINES = "lines"
+    """Several texts, none with a blank; its flag may be repeated, its control has one a line."""
     PARTS = "parts"
     """Has rows of its own, whose paths begin with this one's."""
 
@@ -92,6 +94,7 @@ class RequestField:
         control: Its control; ``None`` where the page does not ask.
         choices: The values of a choice, each with what the page calls it.
         codes: Errors that are about this field.
+        file_flag: A flag that takes a file of lines, which come after those of ``flag``.
     """
 
     path: str
@@ -102,3 +105,4 @@ class RequestField:
     control: Control | None = None
     choices: Mapping[str, Bilingual] = field(default_factory=dict)
     codes: tuple[ErrorCode, ...] = ()
+    file_flag: Flag | None = None

@@ -36,6 +36,8 @@ def text_of(kind: FieldKind, value: Any) -> str:
         return "on" if value else ""
     if kind is FieldKind.PAIRS:
         return "\n".join(pair_text(key, text) for key, text in value.items())
+    if kind is FieldKind.LINES:
+        return "\n".join(value)
     if kind in (FieldKind.TEXT, FieldKind.PATH):
         return exact(str(value))
     return str(value)
@@ -51,6 +53,8 @@ def value_of(kind: FieldKind, text: str) -> Any:
         return bool(text)
     if kind is FieldKind.PAIRS:
         return dict(read_pair(line) for line in text.splitlines() if line.strip())
+    if kind is FieldKind.LINES:
+        return tuple(text.split())
     if not text:
         return None
     if kind is FieldKind.SIZE:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.fit import AnyQuantType, FitType, fits_of
 from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.contract.quality import FILE_NAME as QUALITY_FILE
-from api_client.contract.quant_types import QuantType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
@@ -63,6 +63,13 @@ QUANTIZED = OutputSpec(
     "`quantize` is on; one for each quant type",
     "开启 `quantize`；每种量化类型一个",
 )
+RECIPE = OutputSpec(
+    ArtifactKind.RECIPE,
+    "{model}-{quant}.recipe.txt",
+    lambda _, options: bool(fits_of(options.quant_types)),
+    "a quant type is a fit; one for each",
+    "量化类型中有 fit；每个 fit 一个",
+)
 ADAPTER = OutputSpec(
     ArtifactKind.LORA,
     "{adapter}-lora.gguf",
@@ -108,7 +115,19 @@ MODELFILE = OutputSpec(
 CHECKSUMS = OutputSpec(ArtifactKind.CHECKSUMS, "SHA256SUMS", lambda *_: True, "always", "总是")
 MANIFEST = OutputSpec(ArtifactKind.MANIFEST, "manifest.json", lambda *_: True, "always", "总是")
 
-OUTPUTS = (UNQUANTIZED, QUANTIZED, ADAPTER, MATRIX, MERGED_DIRECTORY, QUALITY, CARD, MODELFILE, CHECKSUMS, MANIFEST)
+OUTPUTS = (
+    UNQUANTIZED,
+    QUANTIZED,
+    RECIPE,
+    ADAPTER,
+    MATRIX,
+    MERGED_DIRECTORY,
+    QUALITY,
+    CARD,
+    MODELFILE,
+    CHECKSUMS,
+    MANIFEST,
+)
 """Every row, in the order in which files are listed."""
 RECORDS = frozenset({CHECKSUMS.kind, MANIFEST.kind})
 """Kinds of what several jobs of one directory share; who may replace them is a question of its own."""
@@ -120,7 +139,7 @@ class PlannedOutput:
 
     name: str
     spec: OutputSpec
-    quant_type: QuantType | None = None
+    quant_type: AnyQuantType | None = None
 
     @property
     def kind(self) -> ArtifactKind:
@@ -151,10 +170,10 @@ class OutputNames:
             adapter=chosen or checkpoint_name or "adapter",
         )
 
-    def name(self, spec: OutputSpec, quant: QuantType | None = None) -> str:
+    def name(self, spec: OutputSpec, quant: AnyQuantType | None = None) -> str:
         """Name of one output; a directory's without the slash at its end."""
-        recipe = spec.recipe.removesuffix("/")
-        return recipe.format(model=self.model, adapter=self.adapter, quant=quant.value if quant else "")
+        label = quant.label if isinstance(quant, FitType) else quant or ""
+        return spec.recipe.removesuffix("/").format(model=self.model, adapter=self.adapter, quant=label)
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,9 @@ def _planned(request: PackagingRequest, options: ResolvedOptions, names: OutputN
             continue
         if spec is QUANTIZED:
             yield from (PlannedOutput(names.name(spec, quant), spec, quant) for quant in options.quant_types)
+        elif spec is RECIPE:
+            fits = fits_of(options.quant_types)
+            yield from (PlannedOutput(names.name(spec, quant), spec, quant) for quant in fits)
         else:
             yield PlannedOutput(names.name(spec), spec)
 

@@ -45,6 +45,10 @@ class QuantType(StrEnum):
     BF16 = "BF16"
 
 
+ALIASES: dict[str, QuantType] = {"Q3_K": QuantType.Q3_K_M, "Q4_K": QuantType.Q4_K_M, "Q5_K": QuantType.Q5_K_M}
+"""Other names that llama-quantize takes."""
+
+
 class QuantTypeInfo(NamedTuple):
     """One row of the table."""
 

@@ -6,13 +6,13 @@ keep that window only), and llama.cpp's working buffers, which are an estimate.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import repeat
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from api_client.contract.byte_sizes import memory_bytes
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.words.suggestions import did_you_mean, nearest
@@ -181,12 +181,9 @@ def parse_target(text: str, machine_bytes: int) -> Target:
     if name in TARGETS:
         memory, preferred = TARGETS[name]
         return Target(name=name, memory_bytes=machine_bytes if memory is None else memory, preferred=preferred)
-    size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(m|g|t)(i?)b?", name)
-    if size and float(size[1]) > 0:
-        power = {"m": 2, "g": 3, "t": 4}[size[2]]
-        return Target(
-            name=text.strip(), memory_bytes=int(float(size[1]) * (1024 if size[3] else 1000) ** power), preferred=()
-        )
+    size = memory_bytes(name)
+    if size is not None:
+        return Target(name=text.strip(), memory_bytes=size, preferred=())
     suggestion = nearest(name, TARGETS)
     raise PackagingError(
         ErrorCode.REQUEST_INVALID,

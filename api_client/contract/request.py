@@ -20,14 +20,16 @@ from pydantic import (
 
 from api_client.contract.callbacks import check_callback_url
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fit import FitOptions, FitType, QuantTypeField, quant_type_of
 from api_client.contract.locations import CheckpointRef, Location, is_remote
 from api_client.contract.quant_types import QuantType
+from api_client.contract.recipe import RecipeOptions
 from api_client.contract.request_fields import describe
 from api_client.contract.task import TrainingTask
 from api_client.contract.templates import DEFAULT_TEMPLATE, BuiltinTemplate, SiteTemplate
 from api_client.words.suggestions import did_you_mean, nearest
 
-__all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error", "unknown_quant_type"]
+__all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error"]
 
 MAX_NAME_BYTES = 200
 """File systems allow 255 bytes; the quant type, shard number and temporary suffix are added to the name."""
@@ -145,7 +147,9 @@ class RequestValues(TypedDict, total=False):
     checkpoint: str | Path | None
     output_dir: str | Path | None
     model_name: str | None
-    quant_types: str | Iterable[QuantType | str] | None
+    quant_types: str | Iterable[QuantType | FitType | str] | None
+    fit: FitOptions | Mapping[str, Any]
+    recipe: RecipeOptions | Mapping[str, Any]
     gguf_dtype: GgufDtype
     imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
     evaluation: EvaluationOptions | Mapping[str, Any] | EvaluationLevel
@@ -181,7 +185,9 @@ class PackagingRequest(BaseModel, frozen=True):
     checkpoint: CheckpointRef | None = None
     output_dir: Location | None = None
     model_name: str | None = Field(default=None, min_length=1, max_length=120)
-    quant_types: tuple[QuantType, ...] | None = None
+    quant_types: tuple[QuantTypeField, ...] | None = None
+    fit: FitOptions = FitOptions()
+    recipe: RecipeOptions = RecipeOptions()
     gguf_dtype: GgufDtype = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
@@ -210,12 +216,10 @@ class PackagingRequest(BaseModel, frozen=True):
 
     @field_validator("quant_types", mode="before")
     @classmethod
-    def _upper_case(cls, value: Any) -> Any:
+    def _one_or_many(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = [value]
-        if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes):
-            return tuple(item.strip().upper() if isinstance(item, str) else item for item in value)
-        return value
+            return (value,)
+        return tuple(value) if isinstance(value, Iterable) and not isinstance(value, Mapping | bytes) else value
 
     @field_validator("model_name")
     @classmethod
@@ -269,8 +273,11 @@ def request_error(error: ValidationError) -> PackagingError:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return _unknown_field(first["loc"])
-    if first["type"] == "enum" and first["loc"][:1] == ("quant_types",):
-        return unknown_quant_type(str(first["input"]))
+    if first["type"] == "quant_type":
+        try:
+            quant_type_of(str(first["input"]))
+        except PackagingError as refusal:
+            return refusal
     reason = str(first["msg"]).removeprefix("Value error, ")
     return PackagingError(
         ErrorCode.REQUEST_INVALID,
@@ -286,6 +293,8 @@ def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
         "task": TrainingTask,
         "imatrix": ImatrixOptions,
         "evaluation": EvaluationOptions,
+        "fit": FitOptions,
+        "recipe": RecipeOptions,
     }
     owner = models.get(str(location[-2]), PackagingRequest) if len(location) > 1 else PackagingRequest
     suggestion = nearest(name, owner.model_fields, 0.5)
@@ -295,14 +304,4 @@ def _unknown_field(location: tuple[int | str, ...]) -> PackagingError:
         f"unknown field {where!r}" + did_you_mean(suggestion, quoted=True),
         remedy=f"Known names: {', '.join(sorted(owner.model_fields))}.",
         fields={"field": where, "suggestion": suggestion},
-    )
-
-
-def unknown_quant_type(name: str) -> PackagingError:
-    """Error for a quant type that does not exist, naming the nearest one."""
-    suggestion = nearest(name.upper(), [quant_type.value for quant_type in QuantType], 0.4)
-    return PackagingError(
-        ErrorCode.QUANT_TYPE_UNKNOWN,
-        f"unknown quant type {name!r}" + did_you_mean(suggestion),
-        fields={"quant_type": name, "suggestion": suggestion},
     )

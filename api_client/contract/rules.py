@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fit import AnyQuantType, FitOptions, QuantTypeField, fits_of
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
+from api_client.contract.recipe import RecipeOptions
 from api_client.contract.request import PackagingRequest
 from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES, Template
 from api_client.words.suggestions import did_you_mean, nearest
@@ -25,7 +27,7 @@ class ResolvedOptions(BaseModel):
     export_gguf: bool
     quantize: bool
     export_lora: bool
-    quant_types: tuple[QuantType, ...]
+    quant_types: tuple[QuantTypeField, ...]
 
 
 def resolve_request(
@@ -117,7 +119,8 @@ def check_inputs(request: PackagingRequest, options: ResolvedOptions) -> None:
         raise PackagingError(ErrorCode.BASE_MODEL_REQUIRED, "no base model is given")
     if request.output_dir is None:
         raise PackagingError(ErrorCode.OUTPUT_DIR_REQUIRED, "no output directory is given")
-    needing = [quant_type.value for quant_type in options.quant_types if QUANT_TYPES[quant_type].needs_imatrix]
+    needing = [quant_type.value for quant_type in options.quant_types if _needs_imatrix(quant_type)]
+    needing += ["recipe"] if request.recipe.needs_imatrix else []
     if request.imatrix.mode == "off" and needing:
         raise PackagingError(
             ErrorCode.IMATRIX_REQUIRED,
@@ -125,6 +128,13 @@ def check_inputs(request: PackagingRequest, options: ResolvedOptions) -> None:
             fields={"quant_types": needing},
         )
     _refuse_unused(request, options)
+    if request.fit != FitOptions() and not wants_fit(request, options):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            "fit: has no effect without a fit among the quant types",
+            remedy="Add a quant type such as fit:4.5bpw, or drop fit.",
+            fields={"field": "fit"},
+        )
 
 
 def wants_evaluation(request: PackagingRequest, options: ResolvedOptions) -> bool:
@@ -138,13 +148,24 @@ def needs_imatrix_stage(request: PackagingRequest, options: ResolvedOptions) -> 
         return False
     if request.imatrix.mode in ("compute", "file"):
         return True
-    return any(QUANT_TYPES[quant_type].needs_imatrix for quant_type in options.quant_types)
+    return request.recipe.needs_imatrix or any(map(_needs_imatrix, options.quant_types))
+
+
+def wants_fit(_: PackagingRequest, options: ResolvedOptions) -> bool:
+    """Whether a file of the job is fitted to a bound."""
+    return bool(fits_of(options.quant_types))
+
+
+def _needs_imatrix(quant_type: AnyQuantType) -> bool:
+    """A fit is chosen, and made, with a matrix."""
+    return not isinstance(quant_type, QuantType) or QUANT_TYPES[quant_type].needs_imatrix
 
 
 def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
     """A field that would silently have no effect is a misunderstanding; say so."""
     for field, given, switch in (
         ("imatrix", request.imatrix.mode in ("compute", "file"), "quantize"),
+        ("recipe", request.recipe != RecipeOptions(), "quantize"),
         ("save_merged", request.save_merged, "merge_lora"),
     ):
         if given and not getattr(options, switch):
@@ -167,7 +188,7 @@ def _check_switches(switches: Mapping[str, bool]) -> None:
         raise PackagingError(ErrorCode.NOTHING_TO_DO, "export_gguf and export_lora are both off")
 
 
-def _quant_types(request: PackagingRequest, template: Template, quantize: bool) -> tuple[QuantType, ...]:
+def _quant_types(request: PackagingRequest, template: Template, quantize: bool) -> tuple[AnyQuantType, ...]:
     if not quantize:
         if request.quant_types:
             raise PackagingError(

@@ -24,7 +24,7 @@ _K = ArtifactKind
 _NONE: frozenset[ArtifactKind] = frozenset()
 _GGUFS = frozenset(kind for kind in ArtifactKind if kind.is_gguf)
 _MODELS = frozenset(kind for kind in ArtifactKind if kind.is_model)
-_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX, _K.QUALITY}
+_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX, _K.QUALITY, _K.RECIPE}
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class StageName(StrEnum):
             lambda _, options: options.quantize,
             reads=frozenset({_K.GGUF, _K.IMATRIX}),
             makes=frozenset({_K.QUANTIZED}),
+            may_make=frozenset({_K.RECIPE}),
         ),
     )
     EXPORT_LORA = (

@@ -10,6 +10,7 @@ from typing import Final, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
+from api_client.contract.fit import QuantTypeField
 from api_client.contract.quant_types import QuantType
 
 SWITCHES: Final = ("merge_lora", "export_gguf", "quantize", "export_lora")
@@ -37,7 +38,7 @@ class Template(BaseModel):
     export_gguf: bool
     quantize: bool
     export_lora: bool
-    quant_types: tuple[QuantType, ...] = ()
+    quant_types: tuple[QuantTypeField, ...] = ()
     """Quant types made where the request names none."""
     locked: bool = True
 

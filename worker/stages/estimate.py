@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from api_client.contract.fit import AnyQuantType
 from api_client.contract.quant_types import QuantType
 from api_client.contract.rules import needs_imatrix_stage
 from worker.models.convert.metadata import Naming
@@ -17,6 +18,8 @@ from worker.models.convert.vocabulary import adapter_rows
 from worker.models.gguf.tensors import TensorSpec
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.model import facts_from_values
+from worker.models.mixture.policy import is_decided
+from worker.models.mixture.recipe import Recipe
 from worker.models.mixture.sizes import predict_sizes
 from worker.stages.context import StageContext
 from worker.stages.inputs import JobInputs, describe_job
@@ -30,7 +33,7 @@ class SizeEstimate:
     """
 
     unquantized_bytes: int
-    quantized_bytes: Mapping[QuantType, int]
+    quantized_bytes: Mapping[AnyQuantType, int]
 
     @property
     def total_bytes(self) -> int:
@@ -43,6 +46,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
 
     Raises:
         PackagingError: as ``worker.models.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
+            ``recipe_invalid``.
     """
     _, plan = plan_conversion(
         inputs.base,
@@ -57,11 +61,16 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         setting=context.setting(),
     )
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
+    recipe = Recipe.of(context.request.recipe)
+    model = facts_from_values(plan.metadata)
+    if context.options.quantize:
+        recipe.check([tensor for tensor in tensors if is_decided(model, tensor, recipe)])
     sizes = predict_sizes(
         tensors,
-        context.options.quant_types,
-        model=facts_from_values(plan.metadata),
+        [quant for quant in context.options.quant_types if isinstance(quant, QuantType)],
+        model=model,
         has_imatrix=needs_imatrix_stage(context.request, context.options),
+        recipe=recipe,
     )
     # the prediction knows tensors only; the metadata, vocabulary included, is as large as the plan's header
     adapter_bytes = sum(entry.size_bytes for entry in inputs.adapter.tensors.values()) if inputs.adapter else 0

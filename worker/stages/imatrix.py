@@ -11,6 +11,7 @@ from pathlib import Path
 
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import MATRIX
+from api_client.contract.quant_types import QuantType
 from worker.models.checkpoint import open_base_model
 from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.calibration import load_calibration
@@ -20,6 +21,7 @@ from worker.models.imatrix.load import load_imatrix
 from worker.models.imatrix.validate import validate_imatrix
 from worker.models.mixture.model import model_facts
 from worker.models.mixture.policy import choose_mixture
+from worker.models.mixture.recipe import Recipe
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
 from worker.storage.atomic import atomic_write_bytes
@@ -82,11 +84,12 @@ def _validate(context: StageContext, path: Path) -> None:
     source = context.model()
     matrix = load_imatrix(path)
     with open_gguf(Path(source.path)) as file:
-        model = model_facts(file.metadata)
+        model, recipe = model_facts(file.metadata), Recipe.of(context.request.recipe)
         needs = [
             need
             for quant in context.options.quant_types
-            for need in choose_mixture(model, file.tensors, quant, has_imatrix=True).imatrix_needs
+            if isinstance(quant, QuantType)  # a fit chooses among what the matrix has
+            for need in choose_mixture(model, file.tensors, quant, has_imatrix=True, recipe=recipe).imatrix_needs
         ]
         coverage = validate_imatrix(matrix, model.architecture, file.tensors, needs)
     context.report.log(

@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from api_client.contract.outputs import MERGED_DIRECTORY, RECORDS, UNQUANTIZED, PlannedOutput, planned_outputs
+from api_client.contract.outputs import (
+    MERGED_DIRECTORY,
+    QUANTIZED,
+    RECORDS,
+    UNQUANTIZED,
+    PlannedOutput,
+    planned_outputs,
+)
 from api_client.words.formatting import format_size
 from worker.models.checkpoint import BaseModel
 from worker.models.imatrix.calibration import load_calibration
@@ -140,5 +147,7 @@ def _model_fingerprint(base: BaseModel) -> dict[str, Any]:
 def _predicted(outputs: tuple[PlannedOutput, ...], sizes: SizeEstimate | None) -> dict[str, int]:
     if sizes is None:
         return {}
-    of_types = {o.name: sizes.quantized_bytes[o.quant_type] for o in outputs if o.quant_type is not None}
+    known = sizes.quantized_bytes
+    quantized = [(output.name, output.quant_type) for output in outputs if output.spec is QUANTIZED]
+    of_types = {name: known[quant] for name, quant in quantized if quant is not None and quant in known}
     return {o.name: sizes.unquantized_bytes for o in outputs if o.spec is UNQUANTIZED} | of_types

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.fit import AnyQuantType
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
 from api_client.contract.outputs import QUANTIZED
-from api_client.contract.quant_types import QuantType
 from worker.models.imatrix.load import load_imatrix
 from worker.models.kernels import use_cache
+from worker.models.mixture.recipe import NO_RECIPES, Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.result import TypeOutcome
 from worker.stages.context import StageContext, StageResult
@@ -61,6 +62,7 @@ def _quantize(
         Path(source.path),
         missing,
         imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
+        recipes=Recipes(Recipe.of(context.request.recipe)) if source.part is ModelPart.MODEL else NO_RECIPES,
         setting=context.setting("weights"),
     )
     for quant, outcome in result.outcomes.items():
@@ -71,7 +73,7 @@ def _quantize(
         raise error
 
 
-def _name(context: StageContext, source: Artifact, quant: QuantType) -> str:
+def _name(context: StageContext, source: Artifact, quant: AnyQuantType) -> str:
     return replace(context.names, model=Path(source.name).stem).name(QUANTIZED, quant)
 
 
@@ -109,7 +111,7 @@ class _Record:
         atomic_write_text(self._path, json.dumps(content))
 
 
-def _artifact(context: StageContext, source: Artifact, quant: QuantType, outcome: TypeOutcome) -> Artifact:
+def _artifact(context: StageContext, source: Artifact, quant: AnyQuantType, outcome: TypeOutcome) -> Artifact:
     mixture = dict(outcome.mixture_counts)
     note = (
         f", {outcome.fallback_count} tensors fell back to a type that fits their rows" if outcome.fallback_count else ""

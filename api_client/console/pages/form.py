@@ -31,8 +31,8 @@ PLAIN: Final[dict[str, RequestField]] = {row.control.name: row for row in FIELDS
 NO_TYPES: Final = "none"
 """What ``types_given`` holds for a request that names no type, which is not the same as one that leaves it open."""
 _MULTIPLE: Final = ("quant_types", "switches")
-_MAX_CHARACTERS: Final = 32_768
-"""More than the longest labels take, each character escaped."""
+_MAX_CHARACTERS: Final = 262_144
+"""More than the longest labels take, each character escaped, or the recipe of a model of a thousand layers."""
 _START: Final = PackagingRequest(
     task=TrainingTask(task_id="-", status=TaskStatus.COMPLETED, base_model="/", output_dir="/")
 )

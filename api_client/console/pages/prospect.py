@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,6 +13,7 @@ from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import PathAnswers
 from api_client.contract.errors import PackagingError
 from api_client.contract.field_values import typed, value_of
+from api_client.contract.fit import AnyQuantType, quant_type_of
 from api_client.contract.job import ArtifactKind, StageName
 from api_client.contract.outputs import (
     ADAPTER,
@@ -31,7 +33,7 @@ from api_client.contract.rules import ResolvedOptions
 from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16
-_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX})
+_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX, ArtifactKind.RECIPE})
 """Kinds whose sizes nobody knows beforehand, and that hardly count in the total."""
 _DECISIVE = ("model_name", "gguf_dtype", "keep_unquantized", "save_merged", "companions")
 """Plain fields that decide which files there are and how they are called."""
@@ -133,7 +135,7 @@ def foresee(
 def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers) -> FileRow:
     sizes = answers.sizes.sizes if answers.sizes else {}
     exact = not options.merge_lora  # a merged file says more of itself, and its vocabulary may have grown
-    if output.spec is QUANTIZED and output.quant_type is not None:
+    if output.spec is QUANTIZED and isinstance(output.quant_type, QuantType):
         return FileRow(output.name, sizes.get(output.quant_type), exact)
     if output.spec in (UNQUANTIZED, MERGED_DIRECTORY):
         # as the base model is hardly ever anything but a 16-bit float
@@ -173,12 +175,15 @@ def _imatrix(form: NewJobForm) -> dict[str, Any]:
 
 
 def _options(switches: Mapping[str, bool], types: Sequence[str]) -> ResolvedOptions:
-    known = (
-        tuple(QuantType(quant_type) for quant_type in types if quant_type in QUANT_TYPES)
-        if switches["quantize"]
-        else ()
-    )
+    known = tuple(_known_types(types)) if switches["quantize"] else ()
     return ResolvedOptions(**switches, quant_types=known)
+
+
+def _known_types(types: Sequence[str]) -> Iterator[AnyQuantType]:
+    """Those that can be read; the others are said when the form is sent."""
+    for text in types:
+        with contextlib.suppress(PackagingError):
+            yield quant_type_of(text)
 
 
 def chosen_name(reference: str, answers: PathAnswers) -> str:

@@ -39,7 +39,7 @@ def command_line(request: PackagingRequest, task_file: Path) -> Iterator[str]:
             yield f"{row.flag.name}={task_file}"
         elif row.kind is FieldKind.PAIRS:
             yield from (f"{row.flag.name}={pair_text(key, text)}" for key, text in value.items())
-        elif row.kind is FieldKind.LIST:
+        elif row.kind in (FieldKind.LIST, FieldKind.LINES):
             yield from (f"{row.flag.name}={name}" for name in value)
         else:
             yield row.flag.name if row.kind is FieldKind.SWITCH else f"{row.flag.name}={value}"

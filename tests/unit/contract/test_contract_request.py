@@ -51,7 +51,7 @@ def test_a_misspelt_field_is_refused_with_the_one_that_was_meant(data: dict[str,
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("Q4_K", "Q4_K_S"), ("q4km", "Q4_K_M"), ("Q9_0", "Q8_0"), ("fp16", "F16"), ("\u00e9", None)],
+    [("Q6_KM", "Q6_K"), ("q4km", "Q4_K_M"), ("Q9_0", "Q8_0"), ("fp16", "F16"), ("\u00e9", None)],
 )
 def test_an_unknown_quant_type_is_refused_with_the_nearest(name: str, suggestion: str | None) -> None:
     error = refused(quant_types=["Q8_0", name])

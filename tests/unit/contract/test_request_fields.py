@@ -67,7 +67,14 @@ def test_the_schema_says_what_every_field_is() -> None:
     assert told == {row.path: row.about.en for row in FIELDS}
 
 
-PARTS = {"task": "TrainingTask", "options": "Options", "imatrix": "ImatrixOptions", "evaluation": "EvaluationOptions"}
+PARTS = {
+    "task": "TrainingTask",
+    "options": "Options",
+    "imatrix": "ImatrixOptions",
+    "evaluation": "EvaluationOptions",
+    "fit": "FitOptions",
+    "recipe": "RecipeOptions",
+}
 
 
 @pytest.mark.parametrize(

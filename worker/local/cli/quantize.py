@@ -24,7 +24,7 @@ from worker.stop import StopRequested
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api_client.contract.quant_types import QuantType
+    from api_client.contract.fit import AnyQuantType
     from worker.models.quantize.local import LocalResult
     from worker.setting import WorkProgress
 
@@ -126,7 +126,7 @@ def _report(output: Output, result: LocalResult) -> int:
     return JOB_FAILED if failed else DONE
 
 
-def _document(kind: QuantType, result: LocalResult) -> dict[str, Any]:
+def _document(kind: AnyQuantType, result: LocalResult) -> dict[str, Any]:
     """What is told of one type; where it was split, there is no digest of the whole, which is gone."""
     outcome, files = result.result.outcomes[kind], result.files[kind]
     single = len(files) == 1

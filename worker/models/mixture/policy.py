@@ -15,6 +15,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QuantType
 from worker.models.gguf.tensors import TensorSpec, normal_shape
 from worker.models.gguf.types import GGMLType
+from worker.models.kernels.kinds import WEIGHTS_REQUIRED
 from worker.models.mixture.model import ModelFacts
 from worker.models.mixture.names import (
     OUTPUT_NAME,
@@ -26,6 +27,7 @@ from worker.models.mixture.names import (
     processing_key,
     wants_q8_0,
 )
+from worker.models.mixture.recipe import PLAIN, Recipe
 from worker.models.mixture.tables import (
     DEFAULT_TYPE,
     MORE_BITS_IN_70B,
@@ -73,7 +75,12 @@ class Mixture:
 
 
 def choose_mixture(
-    model: ModelFacts, tensors: Sequence[TensorSpec], quant_type: QuantType, *, has_imatrix: bool
+    model: ModelFacts,
+    tensors: Sequence[TensorSpec],
+    quant_type: QuantType,
+    *,
+    has_imatrix: bool,
+    recipe: Recipe = PLAIN,
 ) -> Mixture:
     """Types of all tensors.
 
@@ -82,6 +89,7 @@ def choose_mixture(
         tensors: Name, shape (ggml order) and present type of every tensor, in any order.
         quant_type: What is asked for.
         has_imatrix: Whether an importance matrix will be used; some rules depend on it.
+        recipe: Types that go before the quant type's rules; whether it fits the model is asked of itself.
 
     Raises:
         PackagingError: ``gguf_invalid`` if a model with experts has a feed-forward tensor whose name bears no layer
@@ -93,12 +101,20 @@ def choose_mixture(
         model,
         quant_type,
         has_imatrix,
+        recipe,
         values_total=categories[Category.ATTENTION_V],
         tied=not categories[Category.OUTPUT],
     )
     chosen = {index: decision.decide(tensors[index]) for index in order}
     types = tuple(chosen[index] for index in range(len(tensors)))
     return Mixture(quant_type, types, decision.fallback_count, tuple(decision.needs))
+
+
+def is_decided(model: ModelFacts, tensor: TensorSpec, recipe: Recipe = PLAIN) -> bool:
+    """Whether a quant type decides this tensor's type; the others keep theirs."""
+    if recipe.leave_output_tensor and tensor.name == OUTPUT_NAME:
+        return False
+    return may_be_quantized(model.architecture, tensor.name, normal_shape(tensor.shape))
 
 
 @dataclass
@@ -108,6 +124,7 @@ class _Decision:
     model: ModelFacts
     quant_type: QuantType
     has_imatrix: bool
+    recipe: Recipe
     values_total: int
     tied: bool
     fallback_count: int = 0
@@ -116,14 +133,23 @@ class _Decision:
 
     def decide(self, tensor: TensorSpec) -> GGMLType:
         """Type of the next tensor in processing order."""
-        if not may_be_quantized(self.model.architecture, tensor.name, normal_shape(tensor.shape)):
+        if not is_decided(self.model, tensor, self.recipe):
             return tensor.type
-        chosen = DEFAULT_TYPE[self.quant_type]
-        if chosen.is_quantized:
-            chosen = self._fit(tensor, self._by_rules(tensor, chosen))
+        chosen = self.recipe.first_type(tensor.name)
+        if chosen is None:
+            chosen = self._by_lines(tensor)
         if self._needs_imatrix(tensor.name, chosen):
             self.needs.append(ImatrixNeed(tensor.name, chosen))
         return chosen
+
+    def _by_lines(self, tensor: TensorSpec) -> GGMLType:
+        default = DEFAULT_TYPE[self.quant_type]
+        if not default.is_quantized:
+            return default
+        asked = self.recipe.line_type(tensor.name)
+        if asked is None:
+            asked = default if self.recipe.pure else self._by_rules(tensor, default)
+        return self._fit(tensor, asked)
 
     def _by_rules(self, tensor: TensorSpec, default: GGMLType) -> GGMLType:
         if wants_q8_0(self.model.architecture, tensor.name):
@@ -141,6 +167,8 @@ class _Decision:
         return chosen
 
     def _output_type(self, tensor: TensorSpec, default: GGMLType) -> GGMLType:
+        if self.recipe.output_tensor_type is not None:
+            return self.recipe.output_tensor_type
         if self.model.architecture == "falcon" or tensor.row_length % default.block_length:
             return GGMLType.Q8_0
         if default is GGMLType.Q8_0:
@@ -183,5 +211,5 @@ class _Decision:
 
     def _needs_imatrix(self, name: str, chosen: GGMLType) -> bool:
         if name == OUTPUT_NAME or name in TOKEN_EMBEDDING_NAMES:
-            return False
+            return chosen in WEIGHTS_REQUIRED  # which only a recipe gives them, and llama-quantize ends at an assertion
         return chosen in NEEDS_IMATRIX_IN.get(self.quant_type, NEEDS_IMATRIX)

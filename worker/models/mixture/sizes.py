@@ -11,6 +11,7 @@ from worker.models.gguf.tensors import TensorSpec
 from worker.models.mixture.model import ModelFacts, model_facts
 from worker.models.mixture.plan import ImatrixStamp, plan_output
 from worker.models.mixture.policy import Mixture, choose_mixture
+from worker.models.mixture.recipe import PLAIN, Recipe
 
 
 class PredictedSize(NamedTuple):
@@ -34,6 +35,7 @@ def predict_sizes(
     metadata: Metadata | None = None,
     model: ModelFacts | None = None,
     has_imatrix: bool = False,
+    recipe: Recipe = PLAIN,
     stamp: ImatrixStamp | None = None,
 ) -> dict[QuantType, PredictedSize]:
     """Predict the size of every output.
@@ -46,6 +48,7 @@ def predict_sizes(
             metadata, the vocabulary among it.
         model: Facts of the model; read from ``metadata`` where not given.
         has_imatrix: Whether an importance matrix will be used; a ``stamp`` implies it.
+        recipe: Types that go before those of the quant types.
         stamp: What will be written of the importance matrix, if known.
 
     Raises:
@@ -56,9 +59,10 @@ def predict_sizes(
         if metadata is None:
             raise ValueError("either the metadata or the facts of the model are needed")
         model = model_facts(metadata)
+    matrix = has_imatrix or stamp is not None
     predicted = {}
     for quant_type in quant_types:
-        mixture = choose_mixture(model, tensors, quant_type, has_imatrix=has_imatrix or stamp is not None)
+        mixture = choose_mixture(model, tensors, quant_type, has_imatrix=matrix, recipe=recipe)
         plan = plan_output(metadata or {}, tensors, mixture, stamp)
         header_bytes = len(plan.header)
         predicted[quant_type] = PredictedSize(

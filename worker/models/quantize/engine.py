@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.quant_types import QuantType
+from api_client.contract.fit import AnyQuantType
 from worker.models.heap import keep_freed_memory
 from worker.models.kernels import gpu_if_there
+from worker.models.mixture.recipe import NO_RECIPES, Recipes
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.journal import fingerprint
 from worker.models.quantize.output_file import OutputFile
@@ -41,9 +42,10 @@ _Work = tuple[Slab, list[OutputFile], "Future[dict[OutputFile, int]]"]
 
 def quantize_file(
     source: Path,
-    outputs: Mapping[QuantType, Path],
+    outputs: Mapping[AnyQuantType, Path],
     *,
     imatrix: ImatrixData | None = None,
+    recipes: Recipes = NO_RECIPES,
     allow_requantize: bool = False,
     resumable: bool = True,
     confirm: Callable[[], None] | None = None,
@@ -55,6 +57,7 @@ def quantize_file(
         source: Unquantized GGUF file, or the first of its shards.
         outputs: Final path of each quant type's file; an existing file there is replaced when the new one is complete.
         imatrix: Importance matrix, if any.
+        recipes: Types that go before those of the quant types, and the mixtures of fits.
         allow_requantize: Take an already quantized source, decoding it first; quality suffers.
         resumable: Keep a journal beside the partial files, and go on from an earlier attempt's.
         confirm: Called before each rename; what it raises ends the pass.
@@ -66,13 +69,14 @@ def quantize_file(
 
     Raises:
         PackagingError: What concerns all types: ``gguf_invalid``, ``gguf_already_quantized``, ``imatrix_required``,
-            ``imatrix_invalid``, ``imatrix_mismatch`` before any work; ``weights_not_finite`` naming the tensor.
+            ``imatrix_invalid``, ``imatrix_mismatch``, ``recipe_invalid`` before any work;
+            ``weights_not_finite`` naming the tensor.
         StopRequested: as asked; call again to go on.
     """
     keep_freed_memory()
     with open_source(source) as opened:
         _check_paths(opened.paths, outputs)
-        preparation = prepare(opened, list(outputs), imatrix, allow_requantize=allow_requantize)
+        preparation = prepare(opened, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
         files = {
             quant_type: OutputFile(
                 outputs[quant_type],
@@ -98,7 +102,7 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_paths(sources: Sequence[Path], outputs: Mapping[QuantType, Path]) -> None:
+def _check_paths(sources: Sequence[Path], outputs: Mapping[AnyQuantType, Path]) -> None:
     if not outputs or len(set(outputs.values())) != len(outputs):
         raise ValueError("one distinct path per quant type is needed")
     for path in outputs.values():
@@ -112,7 +116,7 @@ class _Pass:
 
     source: Source
     preparation: Preparation
-    files: Mapping[QuantType, OutputFile]
+    files: Mapping[AnyQuantType, OutputFile]
     threads: int
     report: Report
     should_stop: ShouldStop
@@ -120,8 +124,8 @@ class _Pass:
     tensors_done: int = 0
     elements_done: int = 0
     elements_total: int = 0
-    bytes_done: dict[QuantType, int] = field(default_factory=dict)
-    bytes_total: dict[QuantType, int] = field(default_factory=dict)
+    bytes_done: dict[AnyQuantType, int] = field(default_factory=dict)
+    bytes_total: dict[AnyQuantType, int] = field(default_factory=dict)
 
     def run(self, confirm: Callable[[], None]) -> QuantizeResult:
         slabs = list(cut_slabs(self.preparation.tensors))
@@ -236,7 +240,7 @@ class _Pass:
     def _finish(self, file: OutputFile, confirm: Callable[[], None]) -> str:
         return file.finish(confirm) if file.error is None else ""
 
-    def _result(self, digests: Mapping[QuantType, str]) -> QuantizeResult:
+    def _result(self, digests: Mapping[AnyQuantType, str]) -> QuantizeResult:
         return QuantizeResult(
             {
                 quant_type: TypeOutcome(

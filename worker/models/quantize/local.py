@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fit import AnyQuantType, quant_type_of
 from api_client.contract.outputs import QUANTIZED, OutputNames
-from api_client.contract.quant_types import QuantType
-from api_client.contract.request import unknown_quant_type
 from api_client.disk import failed_write
+from worker.models.mixture.recipe import NO_RECIPES, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.result import QuantizeResult, TypeOutcome
@@ -42,8 +42,8 @@ class LocalResult:
     """
 
     result: QuantizeResult
-    files: dict[QuantType, list[LocalFile]]
-    failed: dict[QuantType, PackagingError]
+    files: dict[AnyQuantType, list[LocalFile]]
+    failed: dict[AnyQuantType, PackagingError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,14 @@ class LocalOptions:
         allow_requantize: Take an already quantized source.
         overwrite: Replace files that are there.
         split_max_bytes: Cut larger files into shards of this much tensor data; the single file is removed then.
+        recipes: Types that go before those of the quant types, and the mixtures of fits.
     """
 
     imatrix: ImatrixData | None = None
     allow_requantize: bool = False
     overwrite: bool = False
     split_max_bytes: int | None = None
+    recipes: Recipes = NO_RECIPES
 
 
 PLAIN = LocalOptions()
@@ -98,6 +100,7 @@ def quantize_local(
             source,
             outputs,
             imatrix=options.imatrix,
+            recipes=options.recipes,
             allow_requantize=options.allow_requantize,
             setting=setting,
         )
@@ -110,20 +113,18 @@ def quantize_local(
         return LocalResult(result, files, failed)
 
 
-def parse_quant_types(names: Sequence[str]) -> list[QuantType]:
+def parse_quant_types(names: Sequence[str]) -> list[AnyQuantType]:
     """Quant types by name.
 
     Raises:
-        PackagingError: ``quant_types_empty``, ``quant_type_unknown`` with the nearest name, ``quant_type_duplicate``.
+        PackagingError: ``quant_types_empty``, ``quant_type_unknown`` with the nearest name, ``quant_type_duplicate``,
+            ``fit_invalid``.
     """
     if not names:
         raise PackagingError(ErrorCode.QUANT_TYPES_EMPTY, "no quant type is named")
-    found: list[QuantType] = []
+    found: list[AnyQuantType] = []
     for name in names:
-        try:
-            kind = QuantType(name.strip().upper())
-        except ValueError:
-            raise unknown_quant_type(name) from None
+        kind = quant_type_of(name)
         if kind in found:
             raise PackagingError(ErrorCode.QUANT_TYPE_DUPLICATE, f"{kind.value} is named twice")
         found.append(kind)

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.quant_types import QuantType
+from api_client.contract.fit import AnyQuantType
 from worker.models.gguf.reader import invalid
 from worker.models.gguf.tensors import TensorInfo
 from worker.models.kernels import FLOAT_TYPES, QUANTIZED_TYPES
 from worker.models.mixture.model import model_facts
 from worker.models.mixture.plan import OutputPlan, plan_output
-from worker.models.mixture.policy import ImatrixNeed, choose_mixture
+from worker.models.mixture.policy import ImatrixNeed, choose_mixture, is_decided
+from worker.models.mixture.recipe import NO_RECIPES, Recipes
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.source import Source
 
@@ -30,19 +31,25 @@ class Preparation:
         weights: Importance weights by tensor name, for tensors that have them.
     """
 
-    plans: Mapping[QuantType, OutputPlan]
+    plans: Mapping[AnyQuantType, OutputPlan]
     tensors: tuple[TensorInfo, ...]
     weights: Mapping[str, NDArray[np.float32]]
 
 
 def prepare(
-    source: Source, quant_types: Sequence[QuantType], imatrix: ImatrixData | None, *, allow_requantize: bool
+    source: Source,
+    quant_types: Sequence[AnyQuantType],
+    imatrix: ImatrixData | None,
+    recipes: Recipes = NO_RECIPES,
+    *,
+    allow_requantize: bool,
 ) -> Preparation:
     """Plan the files of all quant types.
 
     Raises:
         PackagingError: ``gguf_invalid`` (nothing to quantize, or a tensor that no rule can place),
-            ``gguf_already_quantized``, ``imatrix_required``, ``imatrix_invalid``, ``imatrix_mismatch``.
+            ``gguf_already_quantized``, ``imatrix_required``, ``imatrix_invalid``, ``imatrix_mismatch``,
+            ``recipe_invalid``.
     """
     if not source.tensors:
         raise invalid(source.name, "holds no tensors")
@@ -50,9 +57,11 @@ def prepare(
     if imatrix is not None:
         imatrix.check_finite()
     model = model_facts(source.metadata)
-    plans = {}
+    recipes.asked.check([tensor for tensor in source.tensors if is_decided(model, tensor, recipes.asked)])
+    plans: dict[AnyQuantType, OutputPlan] = {}
     for quant_type in quant_types:
-        mixture = choose_mixture(model, source.tensors, quant_type, has_imatrix=imatrix is not None)
+        file_type, recipe = recipes.of(quant_type)
+        mixture = choose_mixture(model, source.tensors, file_type, has_imatrix=imatrix is not None, recipe=recipe)
         if imatrix is None and mixture.imatrix_needs:
             raise imatrix_required(quant_type, mixture.imatrix_needs[0], "no importance matrix is given")
         plans[quant_type] = plan_output(source.metadata, source.tensors, mixture, imatrix.stamp if imatrix else None)
@@ -65,7 +74,7 @@ def prepare(
     return Preparation(plans, tensors, weights)
 
 
-def imatrix_required(quant_type: QuantType, need: ImatrixNeed, why: str) -> PackagingError:
+def imatrix_required(quant_type: AnyQuantType, need: ImatrixNeed, why: str) -> PackagingError:
     """The refusal that llama-quantize gives as "this quantization requires an imatrix", with tensor and type."""
     return PackagingError(
         ErrorCode.IMATRIX_REQUIRED,
@@ -86,7 +95,7 @@ def _check_unquantized(source: Source, allow_requantize: bool) -> None:
 
 
 def _converted(
-    source: Source, tensors: Sequence[TensorInfo], plans: Mapping[QuantType, OutputPlan]
+    source: Source, tensors: Sequence[TensorInfo], plans: Mapping[AnyQuantType, OutputPlan]
 ) -> tuple[TensorInfo, ...]:
     """Tensors whose type changes in some file; each must be of a type that can be read as numbers."""
     converted = tuple(
@@ -121,7 +130,7 @@ def _weights(imatrix: ImatrixData | None, converted: Sequence[TensorInfo]) -> di
 
 def _check_needs(
     imatrix: ImatrixData,
-    plans: Mapping[QuantType, OutputPlan],
+    plans: Mapping[AnyQuantType, OutputPlan],
     converted: Sequence[TensorInfo],
     weights: Mapping[str, NDArray[np.float32]],
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_client.contract.errors import PackagingError
-from api_client.contract.quant_types import QuantType
+from api_client.contract.fit import AnyQuantType
 from worker.setting import WorkProgress
 
 
@@ -24,8 +24,8 @@ class QuantizeProgress(WorkProgress):
 
     tensors_done: int
     tensors_total: int
-    written_bytes: Mapping[QuantType, int]
-    total_bytes: Mapping[QuantType, int]
+    written_bytes: Mapping[AnyQuantType, int]
+    total_bytes: Mapping[AnyQuantType, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class TypeOutcome:
 class QuantizeResult:
     """Outcome of the pass, by quant type, in the order asked for."""
 
-    outcomes: Mapping[QuantType, TypeOutcome]
+    outcomes: Mapping[AnyQuantType, TypeOutcome]
 
     @property
-    def failed(self) -> dict[QuantType, PackagingError]:
+    def failed(self) -> dict[AnyQuantType, PackagingError]:
         """Errors of the types that have no file."""
         return {kind: outcome.error for kind, outcome in self.outcomes.items() if outcome.error is not None}
