@@ -259,6 +259,7 @@ def _checkpoint_parts(location: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def older_manifest(job_id: str) -> str:
-    """Name under which the manifest of an earlier job is kept once another job publishes into the same directory."""
-    return f"manifest-{job_id}.json"
+def name_aside(spec: OutputSpec, job_id: str) -> str:
+    """Name under which an earlier job's manifest or report is kept once a job of the same directory takes the name."""
+    stem, _, suffix = spec.recipe.rpartition(".")
+    return f"{stem}-{job_id}.{suffix}"

@@ -104,11 +104,12 @@ class EvaluationOptions(BaseModel, frozen=True):
 
     ``quick`` takes as many tokens as fit in a quarter of the job's time so far or a minute, whichever is more; ``full``
     takes the whole text. Bounds that a file does not keep end the job, or are only said, as ``on_fail`` has it.
+    A job whose plan was made before ``quick`` became the default has no such stage, and gets none.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=describe("evaluation."))
 
-    level: EvaluationLevel = "off"
+    level: EvaluationLevel = "quick"
     text: Location | None = None
     dataset: Location | None = None
     max_mean_kld: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
@@ -118,20 +119,21 @@ class EvaluationOptions(BaseModel, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _from_short_form(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"level": data}
-        if isinstance(data, Mapping) and "level" not in data and any(value is not None for value in data.values()):
-            return {**data, "level": "quick"}
-        return data
+        return {"level": data} if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _fields_fit_level(self) -> Self:
-        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention)
-        if self.level == "off" and any(value is not None for value in asked):
+        if self.level == "off" and self.is_asked_for:
             raise ValueError("text, dataset, max_mean_kld and min_retention go with level 'quick' or 'full'")
         if self.text is not None and self.dataset is not None:
             raise ValueError("text and dataset exclude each other")
         return self
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the request says on what to measure, or what a file has to keep."""
+        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention)
+        return any(value is not None for value in asked)
 
 
 class RequestValues(TypedDict, total=False):

@@ -167,6 +167,7 @@ def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
         ("imatrix", request.imatrix.mode in ("compute", "file"), "quantize"),
         ("recipe", request.recipe != RecipeOptions(), "quantize"),
         ("save_merged", request.save_merged, "merge_lora"),
+        ("evaluation", request.evaluation.is_asked_for, "export_gguf"),
     ):
         if given and not getattr(options, switch):
             raise PackagingError(

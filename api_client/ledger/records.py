@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import SCHEMA_VERSION, Attempt, Job, JobState, Progress, Stage, StageName, StageState
-from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions
+from api_client.contract.request import EvaluationOptions, PackagingRequest
+from api_client.contract.rules import ResolvedOptions, wants_evaluation
 from api_client.ledger.keys import stage_field
 
 _STAGES = frozenset(StageName)
@@ -42,6 +42,13 @@ def read_request(text: str) -> PackagingRequest:
     except PackagingError:
         raw = load(text)
         return PackagingRequest.model_construct(**{k: v for k, v in raw.items() if k in PackagingRequest.model_fields})
+
+
+def as_planned(request: PackagingRequest, options: ResolvedOptions, plan: Sequence[StageName]) -> PackagingRequest:
+    """The request as it was meant when its job was planned: a version before measured only where it was asked to."""
+    if StageName.EVALUATE in plan or not wants_evaluation(request, options):
+        return request
+    return request.model_copy(update={"evaluation": EvaluationOptions(level="off")})
 
 
 def read_options(text: str) -> ResolvedOptions:
@@ -121,12 +128,13 @@ def _read_job(record: JobRecord, version: int) -> Job:
     names = [name for name in load(job["plan"]) if version <= SCHEMA_VERSION or name in _STAGES]
     plan = tuple(StageName(name) for name in names)
     folded = fold_attempts(record.attempts)
+    options = read_options(job["options"])
     return Job(
         id=job["id"],
         schema_version=version,
         state=JobState(job["state"]),
-        request=read_request(job["request"]),
-        options=read_options(job["options"]),
+        request=as_planned(read_request(job["request"]), options, plan),
+        options=options,
         plan=plan,
         stages=tuple(read_stage(name, record, folded.get(name, ())) for name in plan),
         created_at=datetime.fromtimestamp(int(job["created_at"]) / 1000, UTC),

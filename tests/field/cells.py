@@ -76,7 +76,12 @@ def _adapter(architecture: str, base: Path, directory: Path) -> Path:
 def _packaged(base: Path, checkpoint: Path, out: Path) -> None:
     """Merge, convert, matrix, quantize and verify, by the stages of a job."""
     request = PackagingRequest(
-        base_model=base, checkpoint=checkpoint, output_dir=out, quant_types=list(QUANTS), gguf_dtype="f32"
+        base_model=base,
+        checkpoint=checkpoint,
+        output_dir=out,
+        quant_types=list(QUANTS),
+        gguf_dtype="f32",
+        evaluation="off",
     )
     results = run_stages(request, out.parent / "scratch")
     loaded = results[StageName.VERIFY].facts["loaded"]

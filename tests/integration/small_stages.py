@@ -31,12 +31,14 @@ KINDS = {
     StageName.CONVERT: ArtifactKind.GGUF,
     StageName.QUANTIZE: ArtifactKind.QUANTIZED,
     StageName.EXPORT_LORA: ArtifactKind.LORA,
+    StageName.EVALUATE: ArtifactKind.QUALITY,
 }
 FILES = {
     StageName.MERGE: "overlay.safetensors",
     StageName.CONVERT: "merged_model.gguf",
     StageName.QUANTIZE: "merged_model-Q4_K_M.gguf",
     StageName.EXPORT_LORA: "adapter-lora.gguf",
+    StageName.EVALUATE: "quality.json",
 }
 
 
@@ -78,7 +80,7 @@ def artifact(path: Path, kind: ArtifactKind) -> Artifact:
 
 
 def publish(context: StageContext, output: Path) -> StageResult:
-    found = context.artifacts(ArtifactKind.GGUF, ArtifactKind.QUANTIZED, ArtifactKind.LORA)
+    found = context.artifacts(*(kind for kind in KINDS.values() if kind is not ArtifactKind.OVERLAY))
     context.report.confirm()
     published = []
     for item in found:

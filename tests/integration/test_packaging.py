@@ -68,6 +68,7 @@ def test_default_job_reaches_directory_and_bucket(
         "convert",
         "quantize",
         "verify",
+        "evaluate",
         "publish",
     ]
     assert all(stage.state is StageState.SUCCEEDED and stage.attempt == 1 for stage in job.stages)
@@ -90,13 +91,14 @@ def test_the_bucket_has_the_checksums_of_the_job_alone_and_the_directory_those_o
     job = finished(client, PackagingRequest(template="merge", **fields))
     assert job.error is None
     near = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "package", capture_output=True, check=True)
-    assert near.stdout.split() == [b"checkpoint-10-lora.gguf:", b"OK", b"merged_model.gguf:", b"OK"]
+    names = [b"checkpoint-10-lora.gguf:", b"merged_model.gguf:", b"quality.json:"]
+    assert near.stdout.split() == [word for name in names for word in (name, b"OK")]
     storage = S3Storage(stack.info.storage())
     for artifact in job.outputs:
         storage.download_file(S3Location.parse(str(artifact.url)), tmp_path / "far" / artifact.name)
         assert sha256_file(tmp_path / "far" / artifact.name) == artifact.sha256
     far = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "far", capture_output=True, check=True)
-    assert far.stdout.split() == [b"merged_model.gguf:", b"OK"]
+    assert far.stdout.split() == [b"merged_model.gguf:", b"OK", b"quality.json:", b"OK"]
 
 
 def test_events_tell_the_story_with_the_known_kinds(

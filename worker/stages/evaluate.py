@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,32 @@ from api_client.contract.request import EvaluationOptions
 from worker.models.checkpoint import open_base_model
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
+from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.texts import chosen_text
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
-from worker.stages.context import StageContext, StageResult
+from worker.stages.context import LeaseLost, StageContext, StageResult
+from worker.stages.deaths import deaths_before
 from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stop import StopRequested
 from worker.storage.atomic import atomic_write_text
 
 QUICK_SHARE = 0.25
 """Part of the job's time so far that ``quick`` may take."""
 QUICK_SECONDS = 60.0
 """What it may take in any case."""
+QUICK_TOKENS = 8192
+"""More than that it does not take, however quick the model is: the error of a mean falls with the root of it alone."""
 _SCORES = "evaluation.npz"
+_BEGUN = "evaluation.begun"
+_DEATHS = 2
+"""After so many deaths in the middle of it, an attempt measures nothing: one more would cost the job its files."""
+_DIED = f"{_DEATHS} attempts ended with their process, most likely for want of memory"
+_REASON_CHARACTERS = 500
 _CANNOT_RUN = frozenset(
     {
         ErrorCode.UNSUPPORTED_ARCHITECTURE,
+        ErrorCode.BASE_MODEL_INVALID,  # by transformers' measure; what converted and loads in llama.cpp is whole
         ErrorCode.BASE_MODEL_QUANTIZED,
         ErrorCode.VOCABULARY_MISMATCH,
         ErrorCode.TOKENIZER_UNSUPPORTED,
@@ -47,19 +59,29 @@ _CANNOT_RUN = frozenset(
 def run(context: StageContext) -> StageResult:
     """Measure, report and judge."""
     files = [a for a in context.artifacts(ArtifactKind.GGUF, ArtifactKind.QUANTIZED) if a.shard_of is None]
-    try:
-        report = _measure(context, files)
-    except PackagingError as error:
-        if error.code not in _CANNOT_RUN:
-            raise
-        context.report.log(f"The files cannot be measured: {error.message}", level="warning")
-        report = _unmeasured(context, files, error.message)
+    with deaths_before(context.scratch / _BEGUN) as deaths:
+        report = _measured(context, files) if deaths < _DEATHS else _unmeasured(context, files, _DIED)
     path = context.scratch / context.names.name(QUALITY)
     atomic_write_text(path, report.model_dump_json(indent=1) + "\n")
     for file in report.files:
         context.report.log(_sentence(file), file=file.name)
     _judge(context, report)
     return StageResult((Artifact.of(path, ArtifactKind.QUALITY),), {"files": _facts(report)})
+
+
+def _measured(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
+    """The figures; where there can be none, the reason. A sound file is not lost to what cannot be measured."""
+    try:
+        return _measure(context, files)
+    except PackagingError as error:
+        if error.code not in _CANNOT_RUN:
+            raise
+        reason = error.message
+    except (OSError, StopRequested, LeaseLost):
+        raise
+    except Exception as error:  # transformers raises anything for a model that it cannot run in parts
+        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
+    return _unmeasured(context, files, reason)
 
 
 def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
@@ -75,7 +97,7 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             base,
             job_overlay(context),
             opened,
-            text.sequences,
+            _taken(context, text.sequences),
             Budget(_seconds(context)),
             kept=context.scratch / _SCORES,
             setting=context.setting("tokens"),
@@ -94,6 +116,15 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
     return report
 
 
+def _taken(context: StageContext, sequences: Sequence[TokenSequence]) -> Sequence[TokenSequence]:
+    """As many of the sequences as the level may run; they are mixed, so any beginning has something of every part."""
+    if context.request.evaluation.level == "full":
+        return sequences
+    ends = accumulate(len(sequence.ids) for sequence in sequences)
+    within = sum(end <= QUICK_TOKENS for end in ends)
+    return sequences[: max(1, within)]
+
+
 def _seconds(context: StageContext) -> float | None:
     if context.request.evaluation.level == "full":
         return None
@@ -107,6 +138,7 @@ def _reference(context: StageContext) -> str:
 
 
 def _unmeasured(context: StageContext, files: Sequence[Artifact], reason: str) -> QualityReport:
+    context.report.log(f"The files cannot be measured: {reason}", level="warning")
     return QualityReport(
         reference=_reference(context),
         files=tuple(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.artifacts import file_sha256
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.outputs import CHECKSUMS, MANIFEST, older_manifest
+from api_client.contract.outputs import CHECKSUMS, MANIFEST, QUALITY, name_aside
 from worker.stages.context import StageContext
 from worker.storage.checksums import parse_checksums, read_checksums
 
@@ -26,6 +28,8 @@ def check_free(context: StageContext, target: Path, name: str) -> None:
     """
     final = target / name
     if not final.exists() or context.request.overwrite or _is_own(context, target, name):
+        return
+    if reporter_of(target, name) is not None:  # publish keeps it aside
         return
     raise _exists(final, "is not of this job", owner_of(target))
 
@@ -45,9 +49,20 @@ def check_records_free(context: StageContext, target: Path) -> None:
 
 def owner_of(directory: Path) -> str | None:
     """Id of the job that wrote a directory's manifest; ``None`` where there is none that can be read."""
-    job_id = _read(directory / MANIFEST.recipe).get("job_id")
-    # it becomes a part of a file name
-    return job_id if isinstance(job_id, str) and re.fullmatch(r"[\w-]+", job_id) else None
+    return _job_id(_read(directory / MANIFEST.recipe))
+
+
+def reporter_of(directory: Path, name: str) -> str | None:
+    """Id of the job whose quality report lies there under its first name; ``None`` where the file is anything else."""
+    if name != QUALITY.recipe or not (directory / name).is_file():
+        return None
+    digest = file_sha256(directory / name)
+    for record in (directory / MANIFEST.recipe, *sorted(directory.glob(name_aside(MANIFEST, "*")))):
+        content = _read(record)
+        job_id = _job_id(content)
+        if job_id is not None and _digests(content).get(name) == digest:
+            return job_id
+    return None
 
 
 def _is_own(context: StageContext, target: Path, name: str) -> bool:
@@ -60,14 +75,24 @@ def _is_own(context: StageContext, target: Path, name: str) -> bool:
 
 def _recorded(directory: Path, job_id: str) -> dict[str, str]:
     """Digests of a job's files by name, from its manifest."""
-    for record in (MANIFEST.recipe, older_manifest(job_id)):
+    for record in (MANIFEST.recipe, name_aside(MANIFEST, job_id)):
         content = _read(directory / record)
         if content.get("job_id") == job_id:
-            try:
-                return {str(file["name"]): str(file["sha256"]) for file in content["files"]}
-            except (KeyError, TypeError):
-                return {}
+            return _digests(content)
     return {}
+
+
+def _digests(manifest: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        return {str(file["name"]): str(file["sha256"]) for file in manifest["files"]}
+    except (KeyError, TypeError):
+        return {}
+
+
+def _job_id(manifest: Mapping[str, Any]) -> str | None:
+    job_id = manifest.get("job_id")
+    # it becomes a part of a file name
+    return job_id if isinstance(job_id, str) and re.fullmatch(r"[\w-]+", job_id) else None
 
 
 def _read(manifest: Path) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from api_client.contract.job import Artifact, ArtifactKind, StageName
-from api_client.contract.outputs import CHECKSUMS, MANIFEST, OutputSpec, older_manifest
+from api_client.contract.outputs import CHECKSUMS, MANIFEST, QUALITY, OutputSpec, name_aside
 from api_client.contract.request import is_remote
 from api_client.s3 import S3Location
 from worker.stages.companions import write_companions
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.manifest import checksum_lines, digests, manifest, manifest_text
-from worker.stages.ownership import check_free, check_records_free, owner_of
+from worker.stages.ownership import check_free, check_records_free, owner_of, reporter_of
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
 from worker.storage.checksums import format_checksums
 from worker.storage.locks import DirectoryLock
@@ -129,6 +129,7 @@ def _place(context: StageContext, artifact: Artifact, target: Path, meter: _Mete
     progress = meter.file(artifact)
     if not artifact.is_whole(final):
         check_free(context, target, artifact.name)
+        _keep_older_report(context, target, artifact.name)
         final.parent.mkdir(exist_ok=True)
         new += [] if final.exists() else [final]
         place_file(Path(artifact.path), final, report=progress, should_stop=context.report.should_stop)
@@ -188,7 +189,16 @@ def _record(context: StageContext, spec: OutputSpec, text: str) -> Artifact:
 
 
 def _keep_older_manifest(context: StageContext, directory: Path) -> None:
-    owner = owner_of(directory)
+    _keep_aside(context, directory, MANIFEST, owner_of(directory))
+
+
+def _keep_older_report(context: StageContext, directory: Path, name: str) -> None:
+    if name == QUALITY.recipe:
+        _keep_aside(context, directory, QUALITY, reporter_of(directory, name))
+
+
+def _keep_aside(context: StageContext, directory: Path, spec: OutputSpec, owner: str | None) -> None:
+    """Give way to this job's file of the name, and take back what an earlier run of it had to give way with."""
     if owner is not None and owner != context.job_id:
-        (directory / MANIFEST.recipe).rename(directory / older_manifest(owner))
-    (directory / older_manifest(context.job_id)).unlink(missing_ok=True)
+        (directory / spec.recipe).rename(directory / name_aside(spec, owner))
+    (directory / name_aside(spec, context.job_id)).unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from api_client.contract.rules import ResolvedOptions
 from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16
-_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX, ArtifactKind.RECIPE})
+_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX, ArtifactKind.RECIPE, ArtifactKind.QUALITY})
 """Kinds whose sizes nobody knows beforehand, and that hardly count in the total."""
 _DECISIVE = ("model_name", "gguf_dtype", "keep_unquantized", "save_merged", "companions")
 """Plain fields that decide which files there are and how they are called."""
@@ -156,6 +156,7 @@ def _sketch(form: NewJobForm, base_model: str, options: ResolvedOptions) -> Pack
         "checkpoint": typed(form.checkpoint if options.merge_lora or options.export_lora else form.weights),
         "output_dir": typed(form.run or form.output_dir),  # where a bare checkpoint name is looked up
         "imatrix": _imatrix(form),
+        "evaluation": form.says("evaluation"),
         **{name: value_of(PLAIN[name].kind, form.plain[name]) for name in _DECISIVE},
     }
     values = {name: value for name, value in values.items() if value not in (None, "", {})}

@@ -9,7 +9,7 @@ import pytest
 from api_client import AttemptOutcome, JobState
 from tests.integration.harness import Installation
 
-PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
 
 
 @pytest.mark.fault("kill -9 of the stage's process, at its start and again between its work and its record")

@@ -9,7 +9,7 @@ from api_client import AttemptOutcome, JobState
 from tests.integration.faults.conftest import OwnServer
 from tests.integration.harness import BOUND_S, Installation, eventually, outcomes
 
-PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
 
 
 def test_the_running_stage_stops_at_a_safe_point_and_another_worker_goes_on(service: Installation) -> None:

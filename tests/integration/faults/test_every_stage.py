@@ -19,7 +19,7 @@ from tests.integration.faults.conftest import OwnServer
 from tests.integration.faults.test_machines import fork_server
 from tests.integration.harness import Installation, eventually, is_alive, outcomes
 
-PLAN = ("prepare", "merge", "convert", "quantize", "verify", "publish")
+PLAN = ("prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish")
 SIX = {"slots": len(PLAN)}
 TWO_RUNS = 2
 

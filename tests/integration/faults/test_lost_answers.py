@@ -13,7 +13,7 @@ from tests.integration.harness import Installation, outcomes
 from worker.service.state.transitions import Begun, Ignored, Lease, Taker, Transitions, new_token
 from worker.stages.context import StageResult
 
-PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from worker.service.state.decisions import RetryPolicy, Spent, after_rescue
 from worker.service.state.transitions import Begun, Ignored, Taker, Transitions
 from worker.stages.context import StageResult
 
-PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_a_running_stage_ends_and_leaves_only_what_is_finished(
     own = {".created", ".lock"}  # the lock is there while the directory is looked at again
     kept = {path.name for path in scratch.rglob("*")} - own if scratch.exists() else set()
     finished = {"prepare": set(), "convert": {"overlay.safetensors"}}
-    all_files = {"overlay.safetensors", "merged_model.gguf", "merged_model-Q4_K_M.gguf"}
+    all_files = {"overlay.safetensors", "merged_model.gguf", "merged_model-Q4_K_M.gguf", "quality.json"}
     assert kept == finished.get(stage, all_files)
 
 

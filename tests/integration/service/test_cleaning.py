@@ -95,7 +95,8 @@ def test_an_attempt_waits_for_the_cleaning_and_makes_again_what_it_removed(servi
     os.close(cleaning)
     service.assert_settled(service.wait(job))
     starts = [line.removeprefix("start ") for line in service.runs() if line.startswith("start")]
-    assert starts[6:] == ["merge 2", "convert 2", f"quantize {attempt + 1}", "verify 2", "publish 2"]
+    again = ["merge 2", "convert 2", f"quantize {attempt + 1}", "verify 2", "evaluate 2", "publish 2"]
+    assert starts[7:] == again
 
 
 def running_attempt(service: Installation, job: Job) -> int:

@@ -30,6 +30,7 @@ def test_from_the_first_failed_stage_with_new_attempt_numbers(service: Installat
         "start quantize 1",
         "start quantize 2",
         "start verify 1",
+        "start evaluate 1",
         "start publish 1",
     ]
     messages = service.messages(job.id)
@@ -40,14 +41,14 @@ def test_from_the_first_failed_stage_with_new_attempt_numbers(service: Installat
 @pytest.mark.parametrize(
     ("stage", "harm", "again"),
     [
-        ("quantize", None, ["quantize 2", "verify 2", "publish 2"]),
+        ("quantize", None, ["merge 2", "quantize 3", "verify 2", "evaluate 2", "publish 2"]),
         ("publish", None, ["publish 2"]),
-        # The published file counts as convert's until someone changes or removes it; the overlay went with scratch.
-        # The attempt that finds this out (the second) runs nothing itself.
-        ("quantize", "change", ["merge 2", "convert 2", "quantize 3", "verify 2", "publish 2"]),
-        ("verify", "remove", ["merge 2", "convert 2", "verify 3", "publish 2"]),
-        ("prepare", None, ["prepare 2", "merge 2", "convert 2", "quantize 2", "verify 2", "publish 2"]),
-        (None, None, ["prepare 2", "merge 2", "convert 2", "quantize 2", "verify 2", "publish 2"]),
+        # The published file counts as convert's until someone changes or removes it; the overlay, which evaluate reads,
+        # went with scratch. The attempt that finds this out (the second) runs nothing itself.
+        ("quantize", "change", ["merge 2", "convert 2", "quantize 3", "verify 2", "evaluate 2", "publish 2"]),
+        ("verify", "remove", ["merge 2", "convert 2", "verify 3", "evaluate 2", "publish 2"]),
+        ("prepare", None, ["prepare 2", "merge 2", "convert 2", "quantize 2", "verify 2", "evaluate 2", "publish 2"]),
+        (None, None, ["prepare 2", "merge 2", "convert 2", "quantize 2", "verify 2", "evaluate 2", "publish 2"]),
     ],
 )
 def test_of_a_succeeded_job_runs_what_is_needed(
@@ -94,7 +95,8 @@ def test_a_cancelled_job_goes_on_from_its_finished_artifacts(running: Installati
     job = running.wait(running.client.replay(job.id))
     running.assert_settled(job)
     assert not job.cancel_requested
-    assert runs_since(running, before) == ["start convert 2", "start quantize 1", "start verify 1", "start publish 1"]
+    again = ("convert 2", "quantize 1", "verify 1", "evaluate 1", "publish 1")
+    assert runs_since(running, before) == [f"start {run}" for run in again]
 
 
 def test_all_failed_ones_of_a_code(service: Installation) -> None:

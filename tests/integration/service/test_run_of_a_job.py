@@ -7,7 +7,7 @@ import json
 from api_client import AttemptOutcome, EventKind, Job, JobState, StageName, StageState
 from tests.integration.harness import Installation, eventually
 
-PLAN = ["prepare", "merge", "convert", "quantize", "verify", "publish"]
+PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
 
 
 def test_every_stage_runs_once_and_leaves_only_outputs(running: Installation) -> None:

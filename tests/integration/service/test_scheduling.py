@@ -115,7 +115,10 @@ def test_a_shared_scratch_lets_any_host_go_on(service: Installation) -> None:
     job = service.wait(job)
     assert [line for line in service.runs() if line.startswith("start")] == [
         f"start {run}"
-        for run in ("prepare 1", "merge 1", "convert 1", "convert 2", "quantize 1", "verify 1", "publish 1")
+        for run in (
+            *("prepare 1", "merge 1", "convert 1", "convert 2", "quantize 1"),
+            *("verify 1", "evaluate 1", "publish 1"),
+        )
     ]
 
 
@@ -141,6 +144,7 @@ def test_a_job_moves_when_its_host_is_gone(service: Installation) -> None:
             "convert 3",
             "quantize 1",
             "verify 1",
+            "evaluate 1",
             "publish 1",
         )
     ]
@@ -165,7 +169,11 @@ def test_what_went_with_the_host_is_made_again(service: Installation) -> None:
     assert job.state is JobState.SUCCEEDED
     again = [line for line in service.runs() if line.startswith("start")][4:]
     assert again == [
-        f"start {run}" for run in ("prepare 2", "merge 2", "convert 2", "quantize 3", "verify 1", "publish 1")
+        f"start {run}"
+        for run in (
+            *("prepare 2", "merge 2", "convert 2", "quantize 3"),
+            *("verify 1", "evaluate 1", "publish 1"),
+        )
     ]
 
 

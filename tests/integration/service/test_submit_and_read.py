@@ -124,7 +124,8 @@ def test_a_job_reads_back_as_it_was_sent(service: Installation) -> None:
         labels={"名称": "微调"}, quant_types=["Q8_0", "Q4_K_M"], priority=9, model_name="小模型", idempotency_key="k"
     )
     assert [quant.value for quant in found.options.quant_types] == ["Q8_0", "Q4_K_M"]
-    assert found.plan == tuple(StageName(s) for s in ("prepare", "merge", "convert", "quantize", "verify", "publish"))
+    plan = ("prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish")
+    assert found.plan == tuple(StageName(stage) for stage in plan)
     assert before - timedelta(seconds=1) < found.created_at <= datetime.now(UTC)
 
 

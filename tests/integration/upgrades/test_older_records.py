@@ -56,3 +56,16 @@ def test_a_job_whose_prepare_ran_in_the_first_version_is_finished(service: Insta
     assert manifest["inputs"] == {"base_model": {"name": "base"}}
     del manifest["request"]
     assert str(tmp_path) not in json.dumps(manifest), "also what that version stored is not published"
+
+
+def test_a_job_planned_before_evaluation_was_the_default_has_none(service: Installation) -> None:
+    job = service.submit()
+    plan = [stage.value for stage in job.plan if stage is not StageName.EVALUATE]
+    service.redis.hset(service.keys.job(job.id), "plan", json.dumps(plan))
+    assert service.client.get(job.id).request.evaluation.level == "off"
+    service.start_worker()
+    job = ended(service, job)
+    assert [line.split()[1] for line in service.runs() if line.startswith("start")] == plan
+    service.assert_settled(job)
+    again = ended(service, service.client.replay(job.id, from_stage="prepare"))
+    assert again.plan == job.plan

@@ -60,7 +60,8 @@ def test_a_running_stage_shows_bar_amount_rate_and_time_left() -> None:
     assert "272 tensors" in lines[1]
     assert lines[3].startswith("● convert     ━")
     assert " 60%  2.0 s left  1.2 of 2.0 GB  410.0 MB/s  blk.7.ffn_down" in lines[3]
-    assert [line.split() for line in lines[4:]] == [["·", "quantize"], ["·", "verify"], ["·", "publish"]]
+    still_to_come = ("quantize", "verify", "evaluate", "publish")
+    assert [line.split() for line in lines[4:]] == [["·", name] for name in still_to_come]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,8 @@ def test_a_low_terminal_keeps_the_stage_that_runs() -> None:
 
 
 def test_the_newest_log_lines_fill_what_room_is_left() -> None:
-    lines = draw(make_job(), width=200, height=11, tail=TAIL)
-    assert [line[27:35] for line in lines[8:]] == ["entry 17", "entry 18", "entry 19"]
+    lines = draw(make_job(), width=200, height=12, tail=TAIL)
+    assert [line[27:35] for line in lines[9:]] == ["entry 17", "entry 18", "entry 19"]
     assert "\\x1b[2J" in lines[-1]
     assert "second line" not in lines[-1]
     assert "GGUF conversion" in lines[-1]

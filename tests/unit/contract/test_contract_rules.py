@@ -101,20 +101,21 @@ def test_every_combination_is_accepted_or_refused_as_the_rules_say(template: str
 
 
 PLANS = [
-    ("merge_quantize", {}, "prepare merge convert quantize verify publish"),
-    ("merge", {}, "prepare merge convert verify publish"),
-    ("quantize_base", {}, "prepare convert quantize verify publish"),
+    ("merge_quantize", {}, "prepare merge convert quantize verify evaluate publish"),
+    ("merge_quantize", {"evaluation": "off"}, "prepare merge convert quantize verify publish"),
+    ("merge", {}, "prepare merge convert verify evaluate publish"),
+    ("quantize_base", {}, "prepare convert quantize verify evaluate publish"),
     ("lora_only", {}, "prepare export_lora verify publish"),
-    ("merge_quantize", {"quant_types": ["IQ1_S"]}, "prepare merge convert imatrix quantize verify publish"),
-    ("merge_quantize", {"imatrix": "compute"}, "prepare merge convert imatrix quantize verify publish"),
-    ("merge_quantize", {"imatrix": "/m.gguf"}, "prepare merge convert imatrix quantize verify publish"),
-    ("merge_quantize", {"imatrix": "off"}, "prepare merge convert quantize verify publish"),
+    ("merge_quantize", {"quant_types": ["IQ1_S"]}, "prepare merge convert imatrix quantize verify evaluate publish"),
+    ("merge_quantize", {"imatrix": "compute"}, "prepare merge convert imatrix quantize verify evaluate publish"),
+    ("merge_quantize", {"imatrix": "/m.gguf"}, "prepare merge convert imatrix quantize verify evaluate publish"),
+    ("merge_quantize", {"imatrix": "off"}, "prepare merge convert quantize verify evaluate publish"),
     (
         "custom",
         {"options": {"merge_lora": False, "export_lora": True}},
-        "prepare convert quantize export_lora verify publish",
+        "prepare convert quantize export_lora verify evaluate publish",
     ),
-    ("custom", {"options": {"merge_lora": False, "quantize": False}}, "prepare convert verify publish"),
+    ("custom", {"options": {"merge_lora": False, "quantize": False}}, "prepare convert verify evaluate publish"),
 ]
 
 

@@ -17,15 +17,16 @@ def names(**fields: object) -> list[str]:
 
 
 def test_each_template_names_its_files() -> None:
-    assert names() == ["merged_model.gguf", "merged_model-Q4_K_M.gguf"]
-    assert names(template="merge") == ["merged_model.gguf"]
-    assert names(template="quantize_base", checkpoint=None) == ["base.gguf", "base-Q4_K_M.gguf"]
+    assert names() == ["merged_model.gguf", "merged_model-Q4_K_M.gguf", "quality.json"]
+    assert names(evaluation="off") == ["merged_model.gguf", "merged_model-Q4_K_M.gguf"]
+    assert names(template="merge") == ["merged_model.gguf", "quality.json"]
+    assert names(template="quantize_base", checkpoint=None) == ["base.gguf", "base-Q4_K_M.gguf", "quality.json"]
     assert names(template="lora_only") == ["checkpoint-900-lora.gguf"]
 
 
 def test_model_name_replaces_the_stem() -> None:
-    assert names(model_name="tuned") == ["tuned.gguf", "tuned-Q4_K_M.gguf"]
-    assert names(model_name="tuned.gguf", template="merge") == ["tuned.gguf"]
+    assert names(model_name="tuned") == ["tuned.gguf", "tuned-Q4_K_M.gguf", "quality.json"]
+    assert names(model_name="tuned.gguf", template="merge") == ["tuned.gguf", "quality.json"]
     assert names(model_name="tuned.gguf", template="lora_only") == ["tuned-lora.gguf"]
 
 
@@ -33,9 +34,11 @@ def test_several_types_keep_their_order_and_the_unquantized_file_can_be_dropped(
     assert names(quant_types=["Q8_0", "IQ4_XS"], keep_unquantized=False) == [
         "merged_model-Q8_0.gguf",
         "merged_model-IQ4_XS.gguf",
+        "quality.json",
     ]
     # without quantizing it is the only output, so it stays
-    assert names(template="custom", options=Options(quantize=False), keep_unquantized=False) == ["merged_model.gguf"]
+    alone = names(template="custom", options=Options(quantize=False), keep_unquantized=False)
+    assert alone == ["merged_model.gguf", "quality.json"]
 
 
 def test_everything_that_is_published_is_planned() -> None:
@@ -44,11 +47,13 @@ def test_everything_that_is_published_is_planned() -> None:
         "merged_model-IQ2_M.gguf",
         "merged_model.imatrix.gguf",
         "merged_model-hf",
+        "quality.json",
         "README.md",
         "Modelfile",
     ]
     assert names(template="lora_only", companions=True) == ["checkpoint-900-lora.gguf", "README.md"]
-    assert names(quant_types=["IQ2_M"], imatrix="/m/given.dat") == ["merged_model.gguf", "merged_model-IQ2_M.gguf"]
+    given = names(quant_types=["IQ2_M"], imatrix="/m/given.dat")
+    assert given == ["merged_model.gguf", "merged_model-IQ2_M.gguf", "quality.json"]
 
 
 @pytest.mark.parametrize(

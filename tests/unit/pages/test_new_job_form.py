@@ -138,13 +138,13 @@ def test_files_and_room() -> None:
     space = SpaceAnswer(host="h", path="/o", exists=True, free_bytes=2500, total_bytes=9000)
     found, switches = PathAnswers(sizes=SIZES, space=space), NewJobForm().chosen_switches(DEFAULT)
     small = foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), found)
-    assert [file.name for file in small.files] == ["merged_model.gguf", "merged_model-Q4_K_M.gguf"]
+    assert [file.name for file in small.files] == ["merged_model.gguf", "merged_model-Q4_K_M.gguf", "quality.json"]
     assert (small.total_bytes, small.too_little) == (2000, False)
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M", "Q8_0"), found).too_little
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers()).total_bytes is None
     base_only = filled(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
     alone = foresee(filled(keep_unquantized=""), "/models/My-7B", base_only, ("Q8_0",), found)
-    assert [file.name for file in alone.files] == ["My-7B-Q8_0.gguf"]
+    assert [file.name for file in alone.files] == ["My-7B-Q8_0.gguf", "quality.json"]
     lora = NewJobForm(checkpoint="latest").chosen_switches(BUILTIN_TEMPLATES["lora_only"])
     [adapter] = foresee(NewJobForm(checkpoint="latest"), "/b", lora, (), PathAnswers(run=listing("c-1", "c-2"))).files
     assert (adapter.name, adapter.size_bytes) == ("c-2-lora.gguf", 7)

@@ -24,10 +24,9 @@ class TinyRun:
     output: Path
 
     def request(self, **fields: Any) -> PackagingRequest:
-        """A default request for it."""
-        return PackagingRequest(
-            **{"base_model": self.base, "checkpoint": self.checkpoint, "output_dir": self.output} | fields
-        )
+        """A request for it by the default template; without evaluation, which tests of other things do not wait for."""
+        given = {"base_model": self.base, "checkpoint": self.checkpoint, "output_dir": self.output}
+        return PackagingRequest(**given | {"evaluation": "off"} | fields)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from tests.harness import RecordingReporter, run_stages
 from tests.tiny import TEXT
 from tests.unit.stages.conftest import TinyRun
 from worker.models.gguf.reader import open_gguf
+from worker.stages.evaluate import QUICK_TOKENS
 from worker.storage.checksums import parse_checksums
 
 
@@ -58,6 +59,29 @@ def test_every_file_is_measured_and_the_report_published(tiny: TinyRun, text: Pa
     assert f"{q4.mean_kld.value:.4f} ±" in card
     assert any("of the training kept" in line for _, line in reporter.lines)
     assert results[StageName.EVALUATE].artifacts[0].kind is ArtifactKind.QUALITY
+
+
+def test_it_is_the_default_and_takes_the_shipped_text(tiny: TinyRun, tmp_path: Path) -> None:
+    request = PackagingRequest(
+        template="merge", base_model=tiny.base, checkpoint=tiny.checkpoint, output_dir=tiny.output
+    )
+    run_stages(request, tmp_path / "scratch")
+    report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+    assert report.source is not None
+    assert report.source.kind == "shipped"
+    assert 0 < report.tokens <= QUICK_TOKENS < 512 * report.source.samples
+    assert len(report.scored) > 3, "a beginning of it has something of every part"
+
+
+def test_what_killed_two_attempts_is_not_begun_a_third_time(tiny: TinyRun, tmp_path: Path) -> None:
+    request = tiny.request(template="merge", evaluation="quick")
+    done = run_stages(request, tmp_path / "scratch", until=StageName.VERIFY)
+    mark = tmp_path / "scratch" / "evaluation.begun"
+    mark.write_bytes(b"..")
+    run_stages(request, tmp_path / "scratch", done=done)
+    report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+    assert "for want of memory" in str(report.files[0].not_judged)
+    assert not mark.exists(), "a replay begins anew"
 
 
 def test_a_damaged_weight_is_seen(tiny: TinyRun, text: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "imatrix": {"chunks": 1},
         "companions": True,
         "save_merged": True,
+        "evaluation": "quick",
     },
     "an adapter under a name that ends as a file": {
         "template": "lora_only",

@@ -10,7 +10,7 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import StageName
-from tests.harness import RecordingReporter, run_stages
+from tests.harness import RecordingReporter, run_stages, stage_settings
 from tests.unit.stages.conftest import TinyRun
 from worker.stages.context import StageResult
 from worker.stop import StopRequested
@@ -87,6 +87,27 @@ def test_a_job_may_run_again_after_another_has_published_beside_it(tiny: TinyRun
     left = {path.name for path in tiny.output.iterdir()}
     assert left == {MERGED, LORA, "manifest.json", f"manifest-{SECOND}.json", "SHA256SUMS"}
     assert set(parse_checksums((tiny.output / "SHA256SUMS").read_text())) == {MERGED, LORA}
+
+
+def test_reports_of_several_jobs_are_all_kept(tiny: TinyRun, tmp_path: Path) -> None:
+    def report(name: str) -> str:
+        return str(json.loads((tiny.output / name).read_text())["files"][0]["name"])
+
+    def run(name: str, job_id: str, scratch: str) -> None:
+        request = tiny.request(template="merge", model_name=name, evaluation="quick")
+        run_stages(request, tmp_path / scratch, job_id=job_id, settings=settings)
+
+    settings = stage_settings(tmp_path / "home", verify_load=False)
+    run("one", FIRST, "one")
+    run("two", SECOND, "two")
+    assert (report("quality.json"), report(f"quality-{FIRST}.json")) == ("two.gguf", "one.gguf")
+    run("one", FIRST, "again")
+    assert (report("quality.json"), report(f"quality-{SECOND}.json")) == ("one.gguf", "two.gguf")
+    assert not (tiny.output / f"quality-{FIRST}.json").exists()
+    (tiny.output / "quality.json").write_text("the user's own")
+    with pytest.raises(PackagingError) as refused:
+        run("three", "20260101-000000-cccccc", "three")
+    assert refused.value.code is ErrorCode.OUTPUT_EXISTS
 
 
 def test_a_file_that_another_job_has_replaced_is_not_the_first_one_s_any_more(tiny: TinyRun, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def half_done(tmp_path: Path) -> Job:
     """A job whose prepare, merge and convert have succeeded, with scratch beside its output directory."""
     scratch, output = tmp_path / "scratch", tmp_path / "out"
     request, options = resolve_request(request_of(str(output)))
-    names = [StageName(name) for name in ("prepare", "merge", "convert", "quantize", "verify", "publish")]
+    names = [StageName(name) for name in ("prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish")]
     made = {
         StageName.MERGE: (file_artifact(scratch / "overlay", ArtifactKind.OVERLAY, b"o"),),
         StageName.CONVERT: (file_artifact(scratch / "merged_model.gguf", ArtifactKind.GGUF, b"gguf"),),
@@ -268,6 +268,11 @@ def test_everything_there(half_done: Job) -> None:
 
 def test_only_what_is_still_needed_is_missed(half_done: Job, tmp_path: Path) -> None:
     (tmp_path / "scratch/overlay").unlink()
+    assert reset(half_done, "quantize") == ["merge"], "evaluate reads it"
+    without = tuple(name for name in half_done.plan if name is not StageName.EVALUATE)
+    half_done = half_done.model_copy(
+        update={"plan": without, "stages": tuple(stage for stage in half_done.stages if stage.name in without)}
+    )
     assert reset(half_done, "quantize") == []
     assert reset(half_done, "convert") == ["merge"]
     (tmp_path / "scratch/merged_model.gguf").unlink()

@@ -8,6 +8,7 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import StageName
+from api_client.contract.quality import QualityReport
 from api_client.contract.request import PackagingRequest
 from tests.field.encoders import MODELS, save_encoder
 from tests.harness import RecordingReporter, run_stages
@@ -41,6 +42,9 @@ def test_the_verify_stage_asks_an_encoder_for_what_it_is_for(tmp_path: Path, nam
     for file in ("base.gguf", "base-Q8_0.gguf"):
         assert purpose_of(tmp_path / "out" / file) is purpose
         assert any(f"{file} loads and {does}" in line for _, line in reporter.lines)
+    # nor does the evaluation that every job has by default stand in the way of what it cannot run
+    quality = QualityReport.model_validate_json((tmp_path / "out" / "quality.json").read_bytes())
+    assert all(file.overall is None and file.not_judged for file in quality.files)
 
 
 def test_vectors_that_are_all_alike_are_refused(tmp_path: Path) -> None:

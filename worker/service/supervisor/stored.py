@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from api_client.contract.job import Artifact, Job, StageName, StageState
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
-from api_client.ledger.records import UNREADABLE, JobRecord, read_job, record_invalid
+from api_client.ledger.records import UNREADABLE, JobRecord, as_planned, read_job, record_invalid
 from worker.service.state.decisions import Spent
 from worker.service.state.seal import Seal
 from worker.service.state.transitions import Lease
@@ -45,6 +45,7 @@ def read_stored(lease: Lease, record: JobRecord, seal: Seal) -> Stored:
         job = read_job(record.without(unsealed, ("artifacts", "facts")))
         rewinds = int(record.job.get("rewinds") or 0)
         previous = _previous(lease, record, seal)
+        request = as_planned(request, job.options, job.plan)
         return Stored(job, request, _counts(lease, record), rewinds, previous, record, unsealed)
     except UNREADABLE as error:
         raise record_invalid(lease.job_id, error) from error
