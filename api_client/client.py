@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import builtins
-import functools
+import getpass
 import itertools
+import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event
-from api_client.contract.fleet import HealthInfo, QueueInfo, WorkerInfo
+from api_client.contract.fleet import Change, HealthInfo, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
@@ -22,7 +24,9 @@ from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 from api_client.ledger import durability
 from api_client.ledger.address import find_redis_url, masked_url
 from api_client.ledger.asking import QuestionKind, ask, no_worker
+from api_client.ledger.controls import Controls
 from api_client.ledger.counts import Counts, read_counts
+from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
 from api_client.ledger.queues import read_queues
@@ -51,6 +55,7 @@ class PackagingClient:
         self._keys = Keys(key_prefix)
         self._timeout_s = timeout_s
         self._store = JobStore(self._url, self._keys, timeout_s)
+        self._controls = Controls(self._store, self._keys)
         self._sender = MessageSender(self._url, self._keys, timeout_s)
 
     def __repr__(self) -> str:
@@ -262,13 +267,53 @@ class PackagingClient:
     def workers(self) -> builtins.list[WorkerInfo]:
         """Workers that are alive."""
         redis, keys = self._store.redis, self._keys
-        names = self._store.call(lambda: redis.zrange(keys.named("workers"), 0, -1))
-        hashes = [self._store.call(functools.partial(redis.hget, keys.worker(name), "info")) for name in names]
-        return [WorkerInfo.model_validate_json(text) for text in hashes if text]
+        return [*read_fleet(redis, keys, self._store.call).workers]
 
     def queues(self) -> builtins.list[QueueInfo]:
         """Queues with what waits in them, for how long, and the workers that take from them."""
-        return read_queues(self._store.redis, self._keys, self.workers(), self._store.call)
+        fleet = read_fleet(self._store.redis, self._keys, self._store.call)
+        return read_queues(self._store.redis, self._keys, fleet, self._store.call)
+
+    def limits(self) -> builtins.list[LabelLimit]:
+        """Caps by label that are in force."""
+        return self._controls.limits()
+
+    def set_limit(self, name: str, limit: int | Literal["none"] | None, *, by: str | None = None) -> None:
+        """Set a cap for all workers at once, while they run.
+
+        Args:
+            name: A label (each of its values) or ``label=value``.
+            limit: Stages at once; ``"none"``: no bound; ``None``: back to what workers were started with.
+            by: Who does it, for the list of changes; this process's user where not given.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        self._controls.set_limit(name, limit, by or this_user())
+
+    def pauses(self) -> builtins.list[Pause]:
+        """Queues and hosts that are paused."""
+        return self._controls.pauses()
+
+    def pause(self, name: str, *, by: str | None = None) -> None:
+        """Begin nothing new from a queue or on a host: ``queue:NAME`` or ``host:NAME``. What runs goes on.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        self._controls.set_pause(name, True, by or this_user())
+
+    def resume(self, name: str, *, by: str | None = None) -> None:
+        """Let a paused queue or host go on.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        self._controls.set_pause(name, False, by or this_user())
+
+    def changes(self, limit: int = 50) -> builtins.list[Change]:
+        """Who changed which cap or pause, newest first."""
+        return self._controls.changes(limit)
 
     def ask(self, kind: QuestionKind, parameters: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
         """Ask a worker about files; ``Questions`` has a method for every kind.
@@ -311,6 +356,14 @@ class PackagingClient:
             used_memory_bytes=int(info.get("used_memory", 0)),
             latency_ms=latency_ms,
         )
+
+
+def this_user() -> str:
+    """Who runs this process, as changes note it."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # A user id without a name.
+        return f"{os.getuid()}@{socket.gethostname()}"
 
 
 def _passed(deadline: float | None) -> bool:

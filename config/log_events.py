@@ -11,6 +11,8 @@ class LogEvent(StrEnum):
     WORKER_STARTING = "worker_starting"
     """worker, host, version, redis_url, queues, slots"""
     WORKER_READY = "worker_ready"
+    QUEUE_PAUSED = "queue_paused"
+    QUEUE_RESUMED = "queue_resumed"
     """worker"""
     KERNELS_WARMED = "kernels_warmed"
     """seconds: the common kernels are compiled and in the cache"""

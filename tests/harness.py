@@ -36,6 +36,9 @@ class RecordingReporter:
         """Keep a step."""
         self.steps.append((done, total, unit))
 
+    def waits_to_publish(self, directory: str) -> None:
+        """Nobody is told."""
+
     def should_stop(self) -> bool:
         """As told."""
         return self.stop()

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from api_client.cli.commands import console, follow, jobs, outputs, reference, submit
+from api_client.cli.commands import console, controls, follow, jobs, outputs, reference, submit
 from api_client.contract.errors import ErrorCode, PackagingError
 
 ENTRY_POINTS = "trainpack.commands"
@@ -52,6 +52,7 @@ def build_app() -> typer.Typer:
     follow.register(app, PANEL_JOBS)
     outputs.register(app, PANEL_JOBS)
     reference.register(app, PANEL_CHOICES)
+    controls.register(app, PANEL_SERVICE)
     console.register(app, PANEL_SERVICE)
     problems = [problem for point in entry_points(group=ENTRY_POINTS) if (problem := _load(point, app))]
     present = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
@@ -66,7 +67,7 @@ _ORDER = (
     *("package", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "console", "doctor"),
+    *("up", "worker", "console", "limits", "pause", "resume", "doctor"),
 )
 
 

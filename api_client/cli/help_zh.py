@@ -56,6 +56,27 @@ HELP_ZH = {
     "Every command takes --json. Exit codes: 0 done, 1 the job failed, 2 bad request, 3 service not reachable; "
     "Ctrl-C is 130.": "所有命令都支持 --json。退出码：0 完成，1 作业失败，2 请求有误，3 服务不可达；Ctrl-C 为 130。",
     "Print JSON instead of text.": "输出 JSON。",
+    # limits, pause, resume
+    "Show how many stages may run at once per label, or change it for all workers.": (
+        "显示每个标签同时运行的阶段上限，或为所有 worker 修改上限。"
+    ),
+    "A change counts at once; what runs goes on. Without arguments also lists who changed what.": (
+        "修改立即生效，运行中的阶段不受影响。不带参数时还会列出修改记录。"
+    ),
+    "A label, or one of its values: team, team=red.": "标签，或标签的某个值：team、team=red。",
+    "Stages at once; none: no bound; default: what the workers were started with.": (
+        "同时运行的阶段数；none：不限；default：worker 启动时的设置。"
+    ),
+    "queue:NAME or host:NAME, as trainpack status lists them.": ("queue:名称 或 host:名称，名称见 trainpack status。"),
+    "Begin nothing new from a queue or on a host; without one, show what is paused.": (
+        "暂停某个队列或主机，不再开始新阶段；不带参数则显示已暂停的项。"
+    ),
+    "What runs goes on. Jobs that wait say so in trainpack status.": (
+        "运行中的阶段不受影响。等待的作业会在 trainpack status 中说明原因。"
+    ),
+    "Let a paused queue or host go on; without one, show what is paused.": (
+        "恢复某个暂停的队列或主机；不带参数则显示已暂停的项。"
+    ),
     # package and submit
     "Package one run on this machine, then exit.": "在本机打包一次训练的结果，完成后退出。",
     "Of a run it is the best checkpoint by its scores, else the latest; flags decide otherwise. Without RUN and inputs "

@@ -21,6 +21,7 @@ from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import Job
+from api_client.contract.waiting import WaitReason
 
 POLL_S = 0.25
 REDIS_PATIENCE_S = 60.0
@@ -134,6 +135,7 @@ class PlainView:
         self._output = output
         self._shown: dict[tuple[str, str], tuple[float, float]] = {}
         self._away = False
+        self._reasons: dict[str, WaitReason | None] = {}
 
     def show(self, jobs: Sequence[Job], events: Sequence[Event], *, away: bool) -> None:
         """Write the new entries."""
@@ -143,6 +145,19 @@ class PlainView:
         if away and not self._away:
             self._output.say(self._output.text("redis_away"))
         self._away = away
+        for job in jobs:
+            self._say_why(job)
+
+    def _say_why(self, job: Job) -> None:
+        """Say why a job waits, once for each reason; a full worker is no news."""
+        waiting = job.waiting_for
+        reason = None if waiting is None or waiting.reason is WaitReason.BUSY else waiting.reason
+        if self._reasons.get(job.id) == reason:
+            return
+        self._reasons[job.id] = reason
+        if waiting is not None and reason is not None:
+            told, text = waiting.told(self._output.language), self._output.text
+            self._output.say(f"{job.id} {text('waits')}: {told.why}; {text('freed')}: {told.frees}")
 
     def _is_due(self, event: Event) -> bool:
         fraction = progress_fraction(event)

@@ -31,7 +31,8 @@ _DESCRIPTION = """
 A thin front of `PackagingClient`: the models are those of the Python package `api_client`.
 
 Send a token as `Authorization: Bearer TOKEN`. Roles: `read` sees everything, `submit` also submits, cancels, replays
-one job and asks about files on the workers, `operate` also replays many at once.
+one job and asks about files on the workers, `operate` also replays many at once, sets
+caps by label and pauses queues and hosts.
 
 Every error has the body `{"error": {"code", "message", "remedy", "fields"}}`; the codes are those of the command line.
 `Accept-Language: zh` gives remedies in Chinese.

@@ -22,7 +22,9 @@ from api_client.console.identity import Principal
 from api_client.console.roles import Role
 from api_client.contract import metric_names as names
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.fleet import WorkerInfo
+from api_client.contract.fleet import QueueInfo, WorkerInfo
+from api_client.contract.waiting import WaitReason
+from api_client.ledger.counts import Counts
 from api_client.metric_families import gauge
 
 router = APIRouter(include_in_schema=False)
@@ -72,12 +74,24 @@ class ServiceCollector(Collector):
         taking = [worker for worker in workers if not worker.draining]
         served = [((queue.name,), sum(queue.name in worker.queues for worker in taking)) for queue in queues]
         yield gauge(names.QUEUE_WORKERS, served)
+        yield gauge(names.STAGES_WAITING, _waiting(counts, queues))
+        yield gauge(names.QUEUE_PAUSED, [((queue.name,), int(queue.paused)) for queue in queues])
         yield gauge(names.STAGES_DELAYED, [((), counts.delayed)])
         yield gauge(names.LEASES, [((), counts.leases)])
         yield gauge(names.LEASES_OVERDUE, [((), counts.leases_overdue)])
         yield gauge(names.CALLBACKS_PENDING, [((), counts.callbacks)])
         yield gauge(names.WORKER_SLOTS_TOTAL, [((), sum(worker.slots for worker in taking))])
         yield from _worker_families(workers, counts.at)
+
+
+def _waiting(counts: Counts, queues: Sequence[QueueInfo]) -> list[tuple[tuple[str], float]]:
+    """How many stages wait for each reason."""
+    found = dict.fromkeys(WaitReason, 0) | counts.held
+    found[WaitReason.RETRY_AT] += counts.delayed
+    for queue in queues:
+        if queue.waiting_for is not None:
+            found[queue.waiting_for] += queue.due
+    return [((reason.value,), number) for reason, number in found.items()]
 
 
 def _worker_families(workers: Sequence[WorkerInfo], now: datetime) -> Iterator[GaugeMetricFamily]:

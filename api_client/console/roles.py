@@ -13,7 +13,7 @@ class Role(StrEnum):
     SUBMIT = "submit"
     """Submit and cancel jobs, replay one, and ask about files on the workers."""
     OPERATE = "operate"
-    """Replay many jobs at once."""
+    """Replay many jobs at once, set caps by label, pause queues and hosts."""
 
     def covers(self, needed: Role) -> bool:
         """Whether this role may do what ``needed`` may."""

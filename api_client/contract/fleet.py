@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from api_client.contract.waiting import WaitReason
+
 
 class RunningAttempt(NamedTuple):
     """An attempt under way, in the words in which a worker tells of it; its stage may be one of a newer version."""
@@ -35,6 +37,10 @@ class WorkerInfo(BaseModel):
     """Whether the worker process itself has imported torch; it should not, its stage processes do."""
     started_at: datetime
     last_heartbeat_at: datetime
+    schema_version: int = 1
+    """Newest jobs that it can run; a version before this field ran 1."""
+    label_limits: dict[str, int] = {}
+    """Caps by label that it was started with; what ``limits`` says while the service runs counts before them."""
 
     @property
     def attempts(self) -> tuple[RunningAttempt, ...]:
@@ -55,6 +61,50 @@ class QueueInfo(BaseModel):
     """Stages that are due and wait for a worker, whatever became of their messages."""
     oldest_s: float | None = None
     """How long the longest waiting of them has been due, seconds; ``None`` where none waits."""
+    waiting_for: WaitReason | None = None
+    """Why nobody takes what is due there; ``None`` where nothing is due, or a slot is free for it."""
+    paused: bool = False
+    """Whether the queue, or the host that it belongs to, is paused."""
+
+
+class Pause(BaseModel):
+    """A queue or a host from which nothing new begins until someone lets it go on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    """``queue:NAME`` or ``host:NAME``."""
+    by: str
+    """Who paused it."""
+    at: datetime
+
+
+class LabelLimit(BaseModel):
+    """How many stages may run at once with a label."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """A label (``team``: each of its values) or one of its values (``team=red``)."""
+    limit: int | None
+    """``None``: no bound."""
+    set_here: bool
+    """Whether it was set while the service runs; else workers were started with it."""
+    waiting: int = 0
+    """Stages that wait for a place under it."""
+
+
+class Change(BaseModel):
+    """What somebody changed while the service runs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: datetime
+    by: str
+    action: str
+    """``limit``, ``pause``, ``resume``."""
+    name: str
+    value: str
 
 
 class HealthInfo(BaseModel):

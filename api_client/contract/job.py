@@ -21,6 +21,7 @@ from api_client.contract.errors import Failure, failure_of
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.stages import StageName
+from api_client.contract.waiting import WaitingFor
 
 __all__ = [
     "FINISHED_STATES",
@@ -197,6 +198,8 @@ class Job(_Record):
     cancel_requested: bool = False
     error: dict[str, Any] | None = None
     """``Failure.to_record()`` of what ended a failed job; as ``failure`` it is read."""
+    waiting_for: WaitingFor | None = None
+    """Why it does not run now; ``None`` where it runs, has ended, or is about to run."""
 
     @property
     def failure(self) -> Failure | None:

@@ -242,6 +242,15 @@ QUEUE_WORKERS = Metric(
 STAGES_DELAYED = Metric(
     "trainpack_stages_delayed", _GAUGE, _CONSOLE, (), "Stages that wait out the delay before a retry."
 )
+STAGES_WAITING = Metric(
+    "trainpack_stages_waiting",
+    _GAUGE,
+    _CONSOLE,
+    ("reason",),
+    "Stages that wait, by reason: label_limit, paused, no_worker, host_away, draining, newer_worker, retry_at, "
+    "publishing, busy. A stage that is about to begin has none.",
+)
+QUEUE_PAUSED = Metric("trainpack_queue_paused", _GAUGE, _CONSOLE, ("queue",), "1 while a queue or its host is paused.")
 LEASES = Metric("trainpack_leases", _GAUGE, _CONSOLE, (), "Leases held, which is stages running.")
 LEASES_OVERDUE = Metric(
     "trainpack_leases_overdue", _GAUGE, _CONSOLE, (), "Leases that have run out and wait for a rescue."

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from api_client.contract.job import JobState
+from api_client.contract.waiting import WaitReason
 from api_client.ledger.keys import Keys
 from api_client.ledger.text_redis import TextRedis
+from api_client.ledger.waiting import HELD
 
 
 class Counts(BaseModel):
@@ -28,6 +30,8 @@ class Counts(BaseModel):
     """Those whose lease has run out; a rescue is due."""
     delayed: int
     """Stages that wait out the delay before a retry."""
+    held: dict[WaitReason, int]
+    """Stages that wait for a reason that stands beside them."""
     callbacks: int
     """Callbacks still to be delivered."""
 
@@ -58,17 +62,21 @@ def read_counts(redis: TextRedis, keys: Keys, call: Callable[[Callable[[], Any]]
         pipe.zcount(keys.named("leases"), "-inf", now_ms)
         pipe.zcount(keys.named("wake"), f"({now_ms}", "+inf")
         pipe.zcard(keys.named("callbacks"))
+        for reason in HELD:
+            pipe.zcard(keys.held(reason))
         for state, template in pairs:
             pipe.scard(keys.template_index(state.value, template))
         answers: list[Any] = pipe.execute()
         return answers
 
-    leases, overdue, delayed, callbacks, *jobs = call(second)
+    leases, overdue, delayed, callbacks, *rest = call(second)
+    held, jobs = rest[: len(HELD)], rest[len(HELD) :]
     return Counts(
         at=datetime.fromtimestamp(now_ms / 1000, UTC),
         jobs=dict(zip(pairs, jobs, strict=True)),
         leases=leases,
         leases_overdue=overdue,
         delayed=delayed,
+        held=dict(zip(HELD, held, strict=True)),
         callbacks=callbacks,
     )

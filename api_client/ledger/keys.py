@@ -21,6 +21,11 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:pinned:HOST             set     M of queued stages that only HOST can run          while queued
     P:running:K=V             set     M of running stages that count against a cap       while running
     P:waiting:K=V             zset    M of queued stages held back by a cap              while held back
+    P:held:REASON             zset    M of stages that wait for a reason that is written beside them, by since when
+                                                                                         while they wait
+    P:limits                  hash    caps by label or ``label=value``, set while the service runs    always
+    P:paused                  hash    JSON by ``queue:NAME`` or ``host:NAME``: who paused it and when until resumed
+    P:audit                   stream  who changed which cap or pause, capped             always
     P:workers                 zset    worker names by last heartbeat                     until silent
     P:worker:NAME             hash    what the worker says of itself                     until silent
     P:hosts                   zset    hosts by last heartbeat                            until silent
@@ -85,6 +90,10 @@ class Keys:
     def label_index(self, key: str, value: str) -> str:
         """Jobs with one label."""
         return f"{self.prefix}:jobs:label:{key}={value}"
+
+    def held(self, reason: str) -> str:
+        """Stages that wait for a reason that stands beside them."""
+        return f"{self.prefix}:held:{reason}"
 
     def worker(self, name: str) -> str:
         """What a worker says of itself."""

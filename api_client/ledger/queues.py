@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from api_client.contract.fleet import QueueInfo, WorkerInfo
+from api_client.contract.fleet import QueueInfo
 from api_client.ledger.keys import Keys
-from api_client.ledger.messages import PRIORITIES, QUEUE_HEAVY, QUEUE_IO, host_queue, queue_keys
+from api_client.ledger.messages import HOST_QUEUE_PREFIX, PRIORITIES, QUEUE_HEAVY, QUEUE_IO, host_queue, queue_keys
 from api_client.ledger.text_redis import RedisPipe, TextRedis
+from api_client.ledger.waiting import Fleet
 
 T = TypeVar("T")
 
 
 def read_queues(
-    redis: TextRedis, keys: Keys, workers: Sequence[WorkerInfo], call: Callable[[Callable[[], Any]], Any]
+    redis: TextRedis, keys: Keys, fleet: Fleet, call: Callable[[Callable[[], Any]], Any]
 ) -> list[QueueInfo]:
     """Read all queues: the two common ones, then one per living host.
 
@@ -24,7 +25,7 @@ def read_queues(
     Args:
         redis: A connection pool.
         keys: Names of keys.
-        workers: Those alive.
+        fleet: Workers that are alive, and pauses.
         call: Runs an action through short outages.
     """
     hosts, (seconds, micros) = call(lambda: _pipeline(redis, lambda pipe: _hosts_and_time(pipe, keys)))
@@ -33,7 +34,7 @@ def read_queues(
     answers = call(lambda: _pipeline(redis, lambda pipe: _ask_of_each(pipe, keys, names, now_ms)))
     step = len(PRIORITIES) + 2
     return [
-        _queue(name, answers[at : at + step], workers, now_ms)
+        _queue(name, answers[at : at + step], fleet, now_ms)
         for name, at in zip(names, range(0, len(answers), step), strict=True)
     ]
 
@@ -57,12 +58,16 @@ def _ask_of_each(pipe: RedisPipe, keys: Keys, names: Sequence[str], now_ms: int)
         pipe.zrange(keys.due(name), 0, 0, withscores=True)
 
 
-def _queue(name: str, answers: Sequence[Any], workers: Sequence[WorkerInfo], now_ms: int) -> QueueInfo:
+def _queue(name: str, answers: Sequence[Any], fleet: Fleet, now_ms: int) -> QueueInfo:
     *lengths, due, oldest = answers
+    host = name.removeprefix(HOST_QUEUE_PREFIX) if name.startswith(HOST_QUEUE_PREFIX) else ""
+    idle = fleet.why_idle(name) if due else None
     return QueueInfo(
         name=name,
         waiting=sum(lengths),
-        workers=sum(name in worker.queues for worker in workers),
+        workers=sum(name in worker.queues for worker in fleet.workers),
         due=due,
         oldest_s=max(0.0, (now_ms - float(oldest[0][1])) / 1000) if due else None,
+        waiting_for=idle[0] if idle else None,
+        paused=f"queue:{name}" in fleet.pauses or f"host:{host}" in fleet.pauses,
     )

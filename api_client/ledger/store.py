@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -27,13 +28,17 @@ from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.templates import Template
 from api_client.ledger.address import connect, unreachable
+from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import StageMessage
 from api_client.ledger.outage import is_away, ride_out
-from api_client.ledger.records import JobRecord, job_newer, read_event, read_job
+from api_client.ledger.records import UNREADABLE, JobRecord, job_newer, read_event, read_job, record_invalid
 from api_client.ledger.scripts import Script
+from api_client.ledger.waiting import Fleet, needs_fleet, waiting_for
 
 _PAGE = 200
+_FLEET_S = 1.0
+"""How long what workers say of themselves is taken for what they say now."""
 
 T = TypeVar("T")
 
@@ -60,6 +65,7 @@ class JobStore:
         self._keys = keys
         self._timeout_s = timeout_s
         self._answered = False
+        self._fleet: tuple[float, Fleet] | None = None
         self.redis = connect(redis_url, timeout_s)
         self._submit, self._cancel, self._replay = (
             Script(self.redis, keys.prefix, "api_client.ledger.lua", name) for name in ("submit", "cancel", "replay")
@@ -142,18 +148,33 @@ class JobStore:
         records = self._read_records([job_id])
         if not records:
             raise job_not_found(job_id)
-        return read_job(records[0])
+        return self._with_reason(read_job(records[0]), records[0])
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Read jobs in one round trip; those that no longer exist, or that this version cannot read, are left out."""
         found = []
         for record in self._read_records(job_ids):
             try:
-                found.append(read_job(record))
+                found.append(self._with_reason(read_job(record), record))
             except PackagingError as error:
                 if error.code not in (ErrorCode.JOB_NEWER, ErrorCode.RECORD_INVALID):
                     raise
         return found
+
+    def _with_reason(self, job: Job, record: JobRecord) -> Job:
+        """The job, with why it waits where it does."""
+        try:
+            reason = waiting_for(job, record, self.fleet() if needs_fleet(job) else None)
+        except UNREADABLE as error:
+            raise record_invalid(record.id, error) from error
+        return job if reason is None else job.model_copy(update={"waiting_for": reason.told()})
+
+    def fleet(self) -> Fleet:
+        """Workers and pauses, read at most once a second."""
+        known = self._fleet
+        if known is None or time.monotonic() - known[0] > _FLEET_S:
+            known = self._fleet = (time.monotonic(), read_fleet(self.redis, self._keys, self.call))
+        return known[1]
 
     def _read_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         def action() -> list[Any]:

@@ -11,6 +11,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_client.contract.fleet import WorkerInfo
+from api_client.contract.job import SCHEMA_VERSION
 from api_client.ledger.keys import Keys
 from api_client.ledger.text_redis import TextRedis
 from config.celery import worker_queues
@@ -61,6 +62,8 @@ class Presence:
             torch_loaded="torch" in sys.modules,
             started_at=self._started_at,
             last_heartbeat_at=datetime.fromtimestamp(now_ms / 1000, UTC),
+            schema_version=SCHEMA_VERSION,
+            label_limits=self._settings.label_limits,
         )
         pipe = self._redis.pipeline(transaction=False)
         pipe.hset(self._keys.worker(name), "info", info.model_dump_json())

@@ -29,6 +29,7 @@ from config.settings import Settings
 from config.site_templates import load_site_templates, publish_site_templates
 from worker.service.app import create_app
 from worker.service.callbacks.courier import Courier
+from worker.service.intake import Intake
 from worker.service.metrics.machine import MachineCollector, WorkerFacts, scratch_disks
 from worker.service.metrics.observer import Observer
 from worker.service.metrics.server import MetricsServer
@@ -95,6 +96,7 @@ class Service:
         self._observer = Observer()
         self._gpus = settings.gpus if settings.gpus is not None else find_gpus()
         self._presence = Presence(settings, self._identity, self._redis, self._device)
+        self._intake = Intake(settings, self._redis)
         self._heart = Heart(
             self._transitions, settings.heartbeat_s, settings.outage_s, self._beat, observer=self._observer
         )
@@ -130,7 +132,7 @@ class Service:
         with contextlib.ExitStack() as parts:
             parts.callback(self._leave)
             app = self._start(parts)
-            return EXIT_DONE if serve(app, settings, identity.worker, self._drain) else EXIT_FAILED
+            return EXIT_DONE if serve(app, settings, identity.worker, self._drain, self._intake) else EXIT_FAILED
 
     def _start(self, parts: contextlib.ExitStack) -> Celery:
         """Start every part, and have each stopped with ``parts``, the newest first; also where a later one fails."""
@@ -188,6 +190,7 @@ class Service:
 
     def _beat(self) -> None:
         self._presence.beat(running=self._heart.running, draining=self._drain.requested)
+        self._intake.look()
 
     def _check_redis(self) -> None:
         try:

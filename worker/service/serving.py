@@ -13,12 +13,13 @@ from celery.platforms import SecurityWarning
 
 from config.log_events import LogEvent
 from config.settings import Settings
+from worker.service.intake import Intake
 from worker.service.supervisor.drain import Drain
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def serve(app: Celery, settings: Settings, worker_name: str, drain: Drain) -> bool:
+def serve(app: Celery, settings: Settings, worker_name: str, drain: Drain, intake: Intake) -> bool:
     """Take messages until a signal, or the broker's end, drains the worker.
 
     Returns:
@@ -52,7 +53,8 @@ def serve(app: Celery, settings: Settings, worker_name: str, drain: Drain) -> bo
         state.should_stop = os.EX_OK
         os.write(2, f"worker: {signal.Signals(number).name}, draining\n".encode())
 
-    def take_over_signals(**_: Any) -> None:
+    def take_over_signals(sender: Any, **_: Any) -> None:
+        intake.attach(sender)
         # Celery installs its own handlers when it starts; SIGTERM and Ctrl-C must drain the stages as well.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, handle_signal)

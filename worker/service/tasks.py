@@ -14,6 +14,7 @@ from api_client.ledger.messages import TASK_NAME
 from config.log_events import LogEvent
 from worker.service.supervisor.supervisor import Supervisor
 
+_STAGES = frozenset(stage.value for stage in StageName)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -37,7 +38,8 @@ def handle(supervisor: Supervisor, body: dict[str, Any]) -> str:
         version, job_id = int(body["schema_version"]), str(body["job_id"])
         if version > SCHEMA_VERSION:
             _log.warning(LogEvent.JOB_NEWER, schema_version=version, job_id=job_id)
-            return "newer version"
+            if body["stage"] not in _STAGES:
+                return "newer version"  # else the refusal to begin is noted, so that people see what the job waits for
         stage, attempt = StageName(body["stage"]), int(body["attempt"])
         if not is_job_id(job_id):
             raise ValueError("no job has such an id")

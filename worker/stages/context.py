@@ -33,6 +33,9 @@ class Reporter(Protocol):
     def progress(self, done: float, total: float, unit: str, detail: str = "") -> None:
         """Say how far the stage is; may be called often, the receiver thins it out."""
 
+    def waits_to_publish(self, directory: str) -> None:
+        """Say that the stage waits while another job publishes into a directory; empty: that it waits no longer."""
+
     def should_stop(self) -> bool:
         """Whether the stage should raise :class:`StopRequested` at the next safe point."""
 

@@ -47,7 +47,9 @@ def run(context: StageContext) -> StageResult:
         lock = DirectoryLock(target)
         if not lock.try_acquire():
             context.report.log(f"Waiting for another job to publish into {target}")
+            context.report.waits_to_publish(str(target))
             lock.acquire(context.report.should_stop)
+            context.report.waits_to_publish("")
         with lock:
             check_records_free(context, target)
             files = _place_all(context, files, target, meter)

@@ -14,9 +14,11 @@ from api_client.cli.output import Output
 from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.contract.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.contract.waiting import WaitingFor
 from api_client.ledger.records import job_newer
 from api_client.words.formatting import (
     clean,
+    format_age,
     format_duration,
     format_progress,
     format_size,
@@ -30,6 +32,8 @@ _QUIET_OUTCOMES = {AttemptOutcome.RUNNING, AttemptOutcome.SUCCEEDED}
 def job_view(output: Output, job: Job, width: int, now: datetime | None = None) -> Iterator[RenderableType]:
     """Everything about a job."""
     yield headline(output, job, now)
+    if job.waiting_for is not None:
+        yield waiting_text(output, job.waiting_for, now)
     yield _facts(output, job)
     if job.newer:
         yield error_text(output, job_newer(job.id, job.schema_version))
@@ -56,6 +60,16 @@ def headline(output: Output, job: Job, now: datetime | None = None) -> Text:
     if seconds is not None:
         line.append(f"  {format_duration(seconds)}", style="dim")
     return line
+
+
+def waiting_text(output: Output, waiting: WaitingFor, now: datetime | None = None) -> Text:
+    """Why a job waits, since when, and what frees it."""
+    told = waiting.told(output.language)
+    line = Text.assemble((f"  {output.text('waits')}: ", "dim"), (told.why, "yellow"))
+    if told.since is not None:
+        line.append(f" ({output.text('since', age=format_age(told.since, now))})", style="dim")
+    line.append(f"\n  {output.text('freed')}: ", style="dim")
+    return line.append(told.frees)
 
 
 def _facts(output: Output, job: Job) -> Text:

@@ -11,7 +11,7 @@ from rich.text import Text
 from api_client.cli.output import Output
 from api_client.cli.render.states import attempt_name, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.contract.fleet import QueueInfo, WorkerInfo
+from api_client.contract.fleet import Change, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Job, JobState
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.templates import SWITCHES, Template
@@ -25,6 +25,7 @@ from api_client.words.formatting import (
     format_time,
     one_line,
 )
+from api_client.words.states import state_word
 
 MAX_SCORE_COLUMNS = 4
 
@@ -56,6 +57,8 @@ def _where(output: Output, job: Job) -> str:
     if stage is None:
         return ""
     name = stage_name(output.language, stage.name)
+    if job.waiting_for is not None:
+        return f"{name}: {state_word(output.language, job.waiting_for.reason.value)}"
     return f"{name} {stage.progress.fraction:.0%}" if stage.progress else name
 
 
@@ -136,6 +139,58 @@ def checkpoints_view(output: Output, listing: CheckpointList, width: int) -> Ite
         yield Text(one_line(listing.explanation), style="yellow")
 
 
+def _standing(output: Output, queue: QueueInfo) -> str:
+    """Why a queue does not move."""
+    if queue.paused:
+        return output.text("paused")
+    return "" if queue.waiting_for is None else state_word(output.language, queue.waiting_for.value)
+
+
+def limits_table(output: Output, limits: Sequence[LabelLimit], width: int) -> RenderableType:
+    """Caps by label: how many at once, where that was set, how many wait for a place."""
+    if not limits:
+        return Text(output.text("no_limits"))
+    places = [output.text("set_here" if each.set_here else "set_by_workers") for each in limits]
+    return fit_table(
+        [
+            Column(output.text("labels"), [one_line(each.name) for each in limits], ALWAYS),
+            Column(
+                output.text("at_once"),
+                ["-" if each.limit is None else str(each.limit) for each in limits],
+                ALWAYS,
+                right=True,
+            ),
+            Column(output.text("jobs_waiting"), [str(each.waiting) for each in limits], 6, right=True),
+            Column("", places, 4),
+        ],
+        width,
+    )
+
+
+def changes_table(output: Output, changes: Sequence[Change], width: int, now: datetime | None = None) -> RenderableType:
+    """Who changed what, newest first."""
+    return fit_table(
+        [
+            Column(output.text("age"), [format_age(each.at, now) for each in changes], ALWAYS, right=True),
+            Column(output.text("who"), [one_line(each.by) for each in changes], 6),
+            Column("", [f"{each.action} {each.name} {each.value}".rstrip() for each in changes], ALWAYS),
+        ],
+        width,
+    )
+
+
+def pauses_table(output: Output, pauses: Sequence[Pause], width: int, now: datetime | None = None) -> RenderableType:
+    """What is paused, since when and by whom."""
+    return fit_table(
+        [
+            Column(output.text("paused"), [each.name for each in pauses], ALWAYS),
+            Column(output.text("age"), [format_age(each.at, now) for each in pauses], 6, right=True),
+            Column(output.text("who"), [one_line(each.by) for each in pauses], 4),
+        ],
+        width,
+    )
+
+
 def _running(output: Output, worker: WorkerInfo) -> str:
     return ", ".join(attempt_name(output.language, attempt) for attempt in worker.attempts)
 
@@ -179,6 +234,7 @@ def service_view(
                 right=True,
             ),
             Column(output.text("workers"), [str(queue.workers) for queue in queues], 5, right=True),
+            Column("", [_standing(output, queue) for queue in queues], 4),
         ],
         width,
     )

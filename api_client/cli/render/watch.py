@@ -15,6 +15,7 @@ from api_client.cli.render.log import log_line
 from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.contract.events import Event
 from api_client.contract.job import Job, JobState, Progress, Stage, StageName, StageState
+from api_client.contract.waiting import WaitingFor
 from api_client.words.formatting import format_amount, format_duration, format_progress, format_rate, one_line
 from api_client.words.phrases import phrase
 
@@ -69,14 +70,21 @@ def watch_lines(output: Output, frame: Frame) -> list[Text]:
 def _one_job(output: Output, frame: Frame, room: int) -> list[Text]:
     job = frame.jobs[0]
     stages = [stage_line(output, stage, frame) for stage in job.stages]
-    if len(stages) < room:
-        return [headline(output, job, frame.now), *stages]
+    why = [_why(output, job.waiting_for)] if job.waiting_for is not None else []
+    if len(stages) + len(why) < room:
+        return [headline(output, job, frame.now), *why, *stages]
     at = _position(job)
     if room == 1:
         return [stages[at]]
     # too low for all: the stages around the one that runs
     first = min(max(0, at - (room - 1) // 2), len(stages) - (room - 1))
     return [headline(output, job, frame.now), *stages[first : first + room - 1]]
+
+
+def _why(output: Output, waiting: WaitingFor) -> Text:
+    """Why a job waits, on one line."""
+    told = waiting.told(output.language)
+    return Text(f"  {output.text('waits')}: {told.why}; {output.text('freed')}: {told.frees}", style="yellow")
 
 
 def _position(job: Job) -> int:
@@ -109,6 +117,8 @@ def _job_line(output: Output, job: Job, frame: Frame) -> Text:
         return line
     line.append(_padded_name(output, stage) + " ")
     line.append_text(_activity(output, stage, frame, frame.width - line.cell_len))
+    if job.waiting_for is not None:
+        line.append(f"{_GAP}{job.waiting_for.told(output.language).why}", style="yellow")
     return line
 
 

@@ -103,6 +103,7 @@ def _page(
         "problem": failed.told(language) if failed else None,
         "failed_stage": next((s.name.value for s in job.stages if s.state is StageState.FAILED), None),
         "refused": refused.told(language) if refused else None,
+        "waiting": job.waiting_for.told(language) if job.waiting_for else None,
         "entries": entries[-SHOWN_ENTRIES:],
         "cut": len(entries) > SHOWN_ENTRIES,
         "last_id": _last_id(events),

@@ -134,6 +134,17 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "takers": ("Workers taking", "消费的 worker"),
     "oldest_waits": ("Oldest waits", "最久等待"),
     "nobody_takes": ("nobody takes from it", "无 worker 消费"),
+    "pause_place": ("Pause", "暂停"),
+    "resume_place": ("Resume", "恢复"),
+    "pauses_head": ("Paused", "已暂停"),
+    "paused_by": ("by {who}, {age} ago", "由 {who} 暂停，{age} 前"),
+    "limits_head": ("Stages at once by label", "各标签同时运行的阶段数"),
+    "limit_hint": ("Empty: what the workers were started with.", "留空：worker 启动时的设置。"),
+    "set_limit": ("Set", "设置"),
+    "no_bound": ("no bound", "不限"),
+    "waiting_count": ("{count} wait", "{count} 个等待"),
+    "changes_head": ("Changes", "修改记录"),
+    "since_age": ("for {age}", "已 {age}"),
     "queue_note": (
         "Heavy stages (merge, convert, quantize) and input/output stages wait apart; stages that need one host's "
         "scratch wait in that host's queue.",

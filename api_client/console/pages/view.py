@@ -98,6 +98,7 @@ def render(request: Request, template: str, context: Mapping[str, Any], status: 
         "switch": switch_address(request, language),
         "principal": principal,
         "may_submit": principal is not None and principal.role.covers(Role.SUBMIT),
+        "may_operate": principal is not None and principal.role.covers(Role.OPERATE),
         "csrf": principal.csrf_token if principal else "",
         "zone": time.strftime("%Z (UTC%z)"),
         "here": request.url.path,

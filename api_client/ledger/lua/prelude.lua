@@ -23,7 +23,12 @@ local function job_get(id, field) return redis.call('HGET', job_key(id), field) 
 local function job_set(id, ...) redis.call('HSET', job_key(id), ...) end
 local function read(id, stage, field) return redis.call('HGET', stages_key(id), stage .. ':' .. field) or '' end
 local function write(id, stage, values)
-  for field, value in pairs(values) do redis.call('HSET', stages_key(id), stage .. ':' .. field, value) end
+  local pairs_of = {}
+  for field, value in pairs(values) do
+    pairs_of[#pairs_of + 1] = stage .. ':' .. field
+    pairs_of[#pairs_of + 1] = value
+  end
+  redis.call('HSET', stages_key(id), unpack(pairs_of))
 end
 local function queued(id, stage) return job_get(id, 'state') ~= '' and read(id, stage, 'state') == 'queued' end
 local function number(id, stage, field) return tonumber(read(id, stage, field)) or 0 end
@@ -81,10 +86,26 @@ local function queue_for(id, stage)
   return 'packaging.heavy', ''
 end
 
+-- Why a stage waits that neither its queue nor its times tell: a reason of api_client/contract/waiting.py, and what for.
+local HELD = {label_limit = true, paused = true, publishing = true, newer_worker = true}
+local function unhold(id, stage)
+  local reason = read(id, stage, 'held')
+  if reason == '' then return end
+  if HELD[reason] then redis.call('ZREM', key('held:' .. reason), member(id, stage)) end
+  write(id, stage, {held = '', held_for = '', held_limit = '', held_since = ''})
+end
+local function hold(id, stage, reason, what, limit)
+  if read(id, stage, 'held') == reason and read(id, stage, 'held_for') == what then return end
+  unhold(id, stage)
+  write(id, stage, {held = reason, held_for = what, held_limit = limit or '', held_since = ms(now)})
+  redis.call('ZADD', key('held:' .. reason), now, member(id, stage))
+end
+
 local function due_key(id, stage) return key('due:' .. read(id, stage, 'queue')) end
 
 local function dequeue(id, stage)
   local m, pinned = member(id, stage), read(id, stage, 'pinned')
+  unhold(id, stage)
   redis.call('ZREM', due_key(id, stage), m)
   redis.call('ZREM', key('sent'), m)
   redis.call('ZREM', key('wake'), m)
@@ -95,11 +116,13 @@ end
 -- Marks a stage queued. With no delay the caller sends the message; with one, whoever finds it due does.
 local function enqueue(id, stage, delay_ms)
   -- A stage that only changes its queue has waited since it came to the first one.
-  local since = tonumber(redis.call('ZSCORE', due_key(id, stage), member(id, stage))) or now + delay_ms
+  local before = tonumber(redis.call('ZSCORE', due_key(id, stage), member(id, stage)))
+  local since = before or now + delay_ms
   dequeue(id, stage)
   local queue, host = queue_for(id, stage)
   local due = delay_ms > 0 and ms(now + delay_ms) or ''
-  write(id, stage, {state = 'queued', queue = queue, pinned = host, token = '', not_before = due})
+  write(id, stage, {state = 'queued', queue = queue, pinned = host, token = '', not_before = due,
+    queued_at = ms(math.min(since, now))})
   redis.call('ZADD', due_key(id, stage), since, member(id, stage))
   if host ~= '' then redis.call('SADD', key('pinned:' .. host), member(id, stage)) end
   if delay_ms > 0 then
@@ -122,16 +145,26 @@ local function hold_back(id, stage)
   redis.call('ZREM', due_key(id, stage), member(id, stage))
 end
 
+-- A stage that was held back becomes due.
+local function let_go(m)
+  local id, stage = split(m)
+  if not id then return end
+  unhold(id, stage)
+  local since = read(id, stage, 'due_since')
+  if since ~= '' and queued(id, stage) then redis.call('ZADD', due_key(id, stage), since, m) end
+  redis.call('ZREM', key('sent'), m)
+  redis.call('ZADD', key('wake'), now, m)
+end
+
 -- The next stage that waits for a place under a cap becomes due.
 local function wake_next(pair)
   local freed = redis.call('ZPOPMIN', key('waiting:' .. pair))
-  if not freed[1] then return end
-  local id, stage = split(freed[1])
-  if not id then return end
-  local since = read(id, stage, 'due_since')
-  if since ~= '' and queued(id, stage) then redis.call('ZADD', due_key(id, stage), since, freed[1]) end
-  redis.call('ZREM', key('sent'), freed[1])
-  redis.call('ZADD', key('wake'), now, freed[1])
+  if freed[1] then let_go(freed[1]) end
+end
+
+-- A change that a person made while the service runs, for whoever asks later who it was.
+local function audit(by, action, name, value)
+  redis.call('XADD', key('audit'), 'MAXLEN', '~', 1000, '*', 'by', by, 'action', action, 'name', name, 'value', value)
 end
 
 -- Notes that a host has had the job's scratch; `host` is the one that has it now.
@@ -143,6 +176,7 @@ end
 -- A running stage ends: its lease goes, and a stage that waited for its place under a cap becomes due.
 local function release(id, stage)
   local m = member(id, stage)
+  unhold(id, stage)
   redis.call('ZREM', key('leases'), m)
   for label, value in pairs(labels_of(id)) do
     local pair = label .. '=' .. value

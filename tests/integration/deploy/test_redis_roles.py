@@ -27,8 +27,8 @@ ID = "20261129-120000-abcdef"
 FROM_PRODUCERS = {
     "P:{ID}:job", "P:{ID}:stages", "P:{ID}:attempts", "P:{ID}:events", "P:jobs", "P:jobs:state:STATE",
     "P:jobs:state:STATE:NAME", "P:jobs:templates", "P:jobs:label:K=V", "P:idempotency:KEY", "P:expiry", "P:sent",
-    "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:callbacks", "P:questions", "P:question:QID",
-    "P:answer:QID", "P:broker:packaging.io", "P:broker:packaging.host.h", "P:broker:_kombu.binding.packaging.io",
+    "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:held:REASON", "P:callbacks", "P:questions",
+    "P:question:QID", "P:answer:QID", "P:broker:packaging.io", "P:broker:packaging.host.h", "P:broker:_kombu.binding.packaging.io",
 }  # fmt: skip
 """What submitting, cancelling, replaying and asking write."""
 FROM_WORKERS = {
@@ -36,6 +36,13 @@ FROM_WORKERS = {
     "P:clock", "P:reaper", "P:broker:unacked", "P:broker:unacked_index", "P:broker:unacked_mutex",
 }  # fmt: skip
 """What workers act on: nobody else writes it."""
+FROM_CONSOLE = {"P:limits", "P:paused", "P:audit"}
+"""What operators change: the console writes it, producers do not."""
+WRITERS = {
+    "trainpack-producer": FROM_PRODUCERS,
+    "trainpack-console": FROM_PRODUCERS | FROM_CONSOLE,
+    OBSERVER: set[str](),
+}
 
 
 def roles() -> str:
@@ -68,20 +75,20 @@ def real_name(pattern: str) -> str:
 
 def test_every_key_of_the_map_is_someone_s() -> None:
     mapped = set(re.findall(r"^    (P:\S+) ", str(keys.__doc__), flags=re.MULTILINE)) - {"P:broker:*"}
-    known = {name for name in FROM_PRODUCERS | FROM_WORKERS if not name.startswith("P:broker:")}
+    known = {name for name in FROM_PRODUCERS | FROM_WORKERS | FROM_CONSOLE if not name.startswith("P:broker:")}
     assert known == mapped
 
 
 @pytest.mark.parametrize("user", [*SENDERS, OBSERVER])
 def test_who_may_read_and_write_each_key(user: str, guarded: Server) -> None:
     client = Redis.from_url(guarded.url(user))
-    for pattern in sorted(FROM_PRODUCERS | FROM_WORKERS):
+    for pattern in sorted(FROM_PRODUCERS | FROM_WORKERS | FROM_CONSOLE):
         name = real_name(pattern)
         assert may(client, "TYPE", name), name
-        assert may(client, "DEL", name) is (user in SENDERS and pattern in FROM_PRODUCERS), name
+        assert may(client, "DEL", name) is (pattern in WRITERS[user]), name
         script = ("EVAL", "return redis.call('DEL', ARGV[1])", "0", name)
         allowed = may(client, *script) if user in SENDERS else False
-        assert allowed is (user in SENDERS and pattern in FROM_PRODUCERS), f"by a script: {name}"
+        assert allowed is (pattern in WRITERS[user]), f"by a script: {name}"
     client.close()
 
 

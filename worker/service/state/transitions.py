@@ -45,7 +45,10 @@ _SCRIPTS = (
 RECORD_BYTES = 32 * 2**20
 """Largest record of a job that is read; the bounds of what is written keep any far below it."""
 _CLOCK_TOLERANCE_S = 1.0
+_DIRECTORY_BYTES = 400
 _LATEST_MS = 2**53
+
+_HELD_BACK = {"capped": "held back by a label's cap", "paused": "its queue or host is paused"}
 
 LeaseAnswer = Literal["ok", "cancel", "lost"]
 
@@ -162,7 +165,7 @@ class Transitions:
         )
         if status == "begun":
             return Begun(Lease(job_id, stage, attempt, token), rest[0], rest[1] == "1")
-        return Ignored(rest[0] if rest else "held back by a label's cap")
+        return Ignored(rest[0] if rest else _HELD_BACK[status])
 
     def read_job(self, job_id: str) -> JobRecord | None:
         """A job's record; ``None`` when it is gone.
@@ -183,8 +186,16 @@ class Transitions:
         answer: LeaseAnswer = self._run["renew"](**lease.arguments, lease_ms=self._lease_ms)[0]
         return answer
 
-    def relay(self, lease: Lease, events: Sequence[tuple[float, Event]], progress: Progress | None) -> bool:
+    def relay(
+        self,
+        lease: Lease,
+        events: Sequence[tuple[float, Event]],
+        progress: Progress | None,
+        publishing: str | None = None,
+    ) -> bool:
         """Write log entries and progress; ``False`` when the lease is lost.
+
+        ``publishing`` is the directory that another job publishes into while this one waits; empty once it is free.
 
         Entries come with their age in seconds: the server counts their times back from its own, so that the clock of a
         worker plays no part in the order of a log.
@@ -192,7 +203,8 @@ class Transitions:
         texts = [(int(age_s * 1000), event_text(event)) for age_s, event in events]
         short = progress and progress.model_copy(update={"detail": cut(progress.detail, DETAIL_BYTES)})
         progress_text = short.model_dump_json() if short else ""
-        answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text)
+        waits = {} if publishing is None else {"publishing": cut(publishing, _DIRECTORY_BYTES)}
+        answer = self._run["relay"](**lease.arguments, events=texts, progress=progress_text, **waits)
         return bool(answer[0] == "ok")
 
     def complete(

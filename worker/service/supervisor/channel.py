@@ -1,6 +1,6 @@
 """Messages between the worker and a stage's process: JSON lines over a socket pair. Reading never blocks.
 
-From the child: ``log``, ``progress``, ``record``, ``usage``, ``confirm``, and at the end
+From the child: ``log``, ``progress``, ``publishing``, ``record``, ``usage``, ``confirm``, and at the end
 one of ``result``, ``error``, ``stopped``, ``lost``.
 From the worker: ``stop``, ``confirmed``.
 """

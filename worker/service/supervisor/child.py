@@ -94,6 +94,10 @@ class ChannelReporter:
         read_bytes, written_bytes = self._usage.since()
         self._channel.send("usage", read_bytes=read_bytes, written_bytes=written_bytes)
 
+    def waits_to_publish(self, directory: str) -> None:
+        """Say that another job publishes into a directory; empty: that it is free."""
+        self._channel.send("publishing", directory=cut(directory, DETAIL_BYTES))
+
     def should_stop(self) -> bool:
         """Whether the worker drains or the job was cancelled."""
         return self._stop.is_set()

@@ -62,6 +62,7 @@ class Relay:
         self._on_lost = on_lost
         self._events: deque[tuple[float, Event]] = deque(maxlen=_PENDING_MAX)
         self._progress: Progress | None = None
+        self._publishing: str | None = None
         self._meter = RateMeter()
         self._logged_fraction = -1.0
         self._written_at = 0.0
@@ -86,6 +87,11 @@ class Relay:
             self._logged_fraction = progress.fraction
             fields = {"done": done, "total": total, "unit": unit, "rate": rate}
             self._add(EventKind.PROGRESS, detail or f"{progress.fraction:.0%}", "info", fields)
+        self._wake.set()
+
+    def waits_to_publish(self, directory: str) -> None:
+        """Note that another job publishes into a directory; empty: that it is free."""
+        self._publishing = directory
         self._wake.set()
 
     def _add(self, kind: EventKind, message: str, level: str, fields: dict[str, Any]) -> None:
@@ -116,13 +122,18 @@ class Relay:
         while not self._lost:
             batch = [self._events[i] for i in range(min(_BATCH, len(self._events)))]
             progress = self._progress if self._progress_due() else None
-            if not batch and progress is None:
+            publishing = self._publishing
+            if not batch and progress is None and publishing is None:
                 return
             now = time.monotonic()
-            if not self._transitions.relay(self._lease, [(now - at, event) for at, event in batch], progress):
+            if not self._transitions.relay(
+                self._lease, [(now - at, event) for at, event in batch], progress, publishing
+            ):
                 self._lost = True
                 self._on_lost()
                 return
+            if self._publishing is publishing:
+                self._publishing = None
             if progress is not None:
                 self._written_at = time.monotonic()
                 if self._progress is progress:

@@ -98,6 +98,8 @@ class Watch:
             self._relay.log(message["message"], message["level"], **message["fields"])
         elif kind == "progress":
             self._relay.progress(**message)
+        elif kind == "publishing":
+            self._relay.waits_to_publish(message["directory"])
         elif kind == "record":
             write_record(message)
         elif kind == "usage":

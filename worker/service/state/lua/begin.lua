@@ -1,11 +1,15 @@
 -- Takes the lease of a queued stage: a new attempt, the only one that may write. Repeated with the same token, it answers
 -- the same again while the attempt holds the stage.
 -- Arguments: job_id, stage, attempt, token, worker, host, pin (host's scratch is its own), lease_ms, limits,
---   schema_version. Answers {begun, previous_host, check} | {ignored, reason} | {capped}.
+--   schema_version. Answers {begun, previous_host, check} | {ignored, reason} | {capped} | {paused}.
 local id, stage = a.job_id, a.stage
 local state = job_get(id, 'state')
 if state == '' then return {'ignored', 'the job is gone'} end
-if (tonumber(job_get(id, 'schema_version')) or 1) > a.schema_version then return {'ignored', 'written by a newer version'} end
+local version = tonumber(job_get(id, 'schema_version')) or 1
+if version > a.schema_version then
+  if queued(id, stage) then hold(id, stage, 'newer_worker', ms(version)) end
+  return {'ignored', 'written by a newer version'}
+end
 if finished(state) then return {'ignored', 'the job is ' .. state} end
 if read(id, stage, 'state') == 'running' and read(id, stage, 'token') == a.token then
   redis.call('ZADD', key('leases'), now + a.lease_ms, member(id, stage))
@@ -16,6 +20,21 @@ if number(id, stage, 'attempt') + 1 ~= a.attempt then return {'ignored', 'anothe
 local due = tonumber(read(id, stage, 'not_before'))
 if due and due > now and redis.call('ZSCORE', key('wake'), member(id, stage)) then return {'ignored', 'not due yet'} end
 local m = member(id, stage)
+-- A paused queue or host: workers take no messages then; this one was on its way when it was paused.
+local queue_pause, host_pause = 'queue:' .. read(id, stage, 'queue'), 'host:' .. a.host
+local pauses = redis.call('HMGET', key('paused'), queue_pause, host_pause)
+if pauses[1] or pauses[2] then
+  if not pauses[1] and read(id, stage, 'pinned') == '' then
+    redis.call('ZREM', key('sent'), m)
+    redis.call('ZADD', key('wake'), now + 1000, m) -- back to the queue, for a host that is not paused
+    return {'paused'}
+  end
+  hold_back(id, stage)
+  hold(id, stage, 'paused', pauses[1] and queue_pause or host_pause)
+  redis.call('ZADD', key('sent'), now, m)
+  return {'paused'}
+end
+
 -- Whether a place under a cap is free. Where none seems to be, places of stages whose job has vanished do not count.
 local function has_room(pair, limit)
   local running = key('running:' .. pair)
@@ -26,10 +45,19 @@ local function has_room(pair, limit)
   return redis.call('SCARD', running) < limit
 end
 
-local open, full = {}, nil
+-- The cap of a label: what was set while the service runs, of this value before all of them, else the worker's setting.
+local function limit_of(label, pair)
+  local set = redis.call('HMGET', key('limits'), pair, label)
+  local text = set[1] or set[2]
+  if text then return tonumber(text) end -- 'none' is no number
+  return a.limits[label]
+end
+
+local open, full, full_limit = {}, nil, nil
 for label, value in pairs(labels_of(id)) do
-  local limit, pair = a.limits[label], label .. '=' .. value
-  if limit and has_room(pair, limit) then open[#open + 1] = pair elseif limit then full = pair end
+  local pair = label .. '=' .. value
+  local limit = limit_of(label, pair)
+  if limit and has_room(pair, limit) then open[#open + 1] = pair elseif limit then full, full_limit = pair, limit end
 end
 if full then
   -- Lower scores go first: more urgent, then older.
@@ -37,6 +65,7 @@ if full then
   redis.call('ZADD', key('waiting:' .. full), rank, m)
   redis.call('ZADD', key('sent'), now, m)
   hold_back(id, stage) -- Another worker would not help it.
+  hold(id, stage, 'label_limit', full, ms(full_limit))
   for _, pair in ipairs(open) do wake_next(pair) end -- It was perhaps woken for a place that it cannot take.
   return {'capped'}
 end

@@ -1,5 +1,6 @@
--- Writes an attempt's log entries and progress.
--- Arguments: job_id, stage, token, events (pairs: age in ms, JSON text without its time), progress (JSON text or '').
+-- Writes an attempt's log entries and progress, and what it waits for.
+-- Arguments: job_id, stage, token, events (pairs: age in ms, JSON text without its time), progress (JSON text or ''),
+--   publishing (the directory that another job publishes into; '' once it is free, nothing where that has not changed).
 -- Answers {ok} | {lost}.
 if read(a.job_id, a.stage, 'token') ~= a.token then return {'lost'} end
 for _, entry in ipairs(a.events) do
@@ -7,4 +8,6 @@ for _, entry in ipairs(a.events) do
   log_entry(a.job_id, text)
 end
 if a.progress ~= '' then write(a.job_id, a.stage, {progress = a.progress}) end
+if a.publishing == '' then unhold(a.job_id, a.stage) end
+if a.publishing and a.publishing ~= '' then hold(a.job_id, a.stage, 'publishing', a.publishing) end
 return {'ok'}
