@@ -126,7 +126,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "set_by_workers": ("as the workers were started", "worker 启动设置"),
     "set_here": ("set while running", "运行时设置"),
     "sha256": ("sha256", "sha256"),
-    "since": ("for {age}", "已 {age}"),
+    "since_age": ("for {age}", "已 {age}"),
     "size": ("size", "大小"),
     "slots": ("slots", "槽位"),
     "stage": ("stage", "阶段"),

@@ -67,7 +67,7 @@ def waiting_text(output: Output, waiting: WaitingFor, now: datetime | None = Non
     told = waiting.told(output.language)
     line = Text.assemble((f"  {output.text('waits')}: ", "dim"), (told.why, "yellow"))
     if told.since is not None:
-        line.append(f" ({output.text('since', age=format_age(told.since, now))})", style="dim")
+        line.append(f" ({output.text('since_age', age=format_age(told.since, now))})", style="dim")
     line.append(f"\n  {output.text('freed')}: ", style="dim")
     return line.append(told.frees)
 

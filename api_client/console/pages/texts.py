@@ -144,7 +144,6 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "no_bound": ("no bound", "不限"),
     "waiting_count": ("{count} wait", "{count} 个等待"),
     "changes_head": ("Changes", "修改记录"),
-    "since_age": ("for {age}", "已 {age}"),
     "queue_note": (
         "Heavy stages (merge, convert, quantize) and input/output stages wait apart; stages that need one host's "
         "scratch wait in that host's queue.",

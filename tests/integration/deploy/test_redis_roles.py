@@ -28,7 +28,8 @@ FROM_PRODUCERS = {
     "P:{ID}:job", "P:{ID}:stages", "P:{ID}:attempts", "P:{ID}:events", "P:jobs", "P:jobs:state:STATE",
     "P:jobs:state:STATE:NAME", "P:jobs:templates", "P:jobs:label:K=V", "P:idempotency:KEY", "P:expiry", "P:sent",
     "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:held:REASON", "P:callbacks", "P:questions",
-    "P:question:QID", "P:answer:QID", "P:broker:packaging.io", "P:broker:packaging.host.h", "P:broker:_kombu.binding.packaging.io",
+    "P:question:QID", "P:answer:QID", "P:broker:packaging.io",
+    "P:broker:packaging.host.h", "P:broker:_kombu.binding.packaging.io",
 }  # fmt: skip
 """What submitting, cancelling, replaying and asking write."""
 FROM_WORKERS = {
