@@ -46,6 +46,7 @@ class ArtifactKind(StrEnum):
     RECIPE = "recipe", "recipe", "配方"
     LORA = "lora", "LoRA", "LoRA", _Trait.GGUF
     IMATRIX = "imatrix", "importance matrix", "重要性矩阵"
+    SENSITIVITY = "sensitivity", "sensitivities", "敏感度"
     MERGED_MODEL = "merged_model", "merged model", "合并后的模型"
     QUALITY = "quality", "quality report", "质量报告"
     COMPANION = "companion", "companion", "附属文件"

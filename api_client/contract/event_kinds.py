@@ -14,6 +14,7 @@ class EventKind(StrEnum):
     COMMAND_SUCCESS = "Command success"
     PREPARE = "Prepare"
     IMPORTANCE_MATRIX = "Importance matrix"
+    SENSITIVITY = "Sensitivity"
     LORA_EXPORT = "LoRA export"
     VERIFY = "Verify"
     EVALUATION = "Evaluation"

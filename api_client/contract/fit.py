@@ -20,6 +20,7 @@ from pydantic_core.core_schema import CoreSchema, no_info_after_validator_functi
 
 from api_client.contract.byte_sizes import memory_bytes
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.locations import Location
 from api_client.contract.quant_types import ALIASES, QuantType
 from api_client.contract.recommend import DEFAULT_CONTEXT, TARGETS
 from api_client.contract.request_fields import describe
@@ -224,6 +225,7 @@ class FitOptions(BaseModel, frozen=True):
 
     types: str = "k"
     context: int = Field(default=DEFAULT_CONTEXT, ge=1, le=100_000_000)
+    sensitivity: Location | None = None
 
     @field_validator("types")
     @classmethod

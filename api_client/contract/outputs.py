@@ -16,7 +16,7 @@ from api_client.contract.fit import AnyQuantType, FitType, fits_of
 from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.contract.quality import FILE_NAME as QUALITY_FILE
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
+from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation, wants_fit
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -84,6 +84,13 @@ MATRIX = OutputSpec(
     "an importance matrix is computed",
     "计算了重要性矩阵",
 )
+SENSITIVITY = OutputSpec(
+    ArtifactKind.SENSITIVITY,
+    "{model}.sensitivity.gguf",
+    lambda request, options: wants_fit(request, options) and request.fit.sensitivity is None,
+    "a quant type is a fit and no sensitivity file is given",
+    "量化类型中有 fit，且未给出敏感度文件",
+)
 MERGED_DIRECTORY = OutputSpec(
     ArtifactKind.MERGED_MODEL,
     "{model}-hf/",
@@ -121,6 +128,7 @@ OUTPUTS = (
     RECIPE,
     ADAPTER,
     MATRIX,
+    SENSITIVITY,
     MERGED_DIRECTORY,
     QUALITY,
     CARD,

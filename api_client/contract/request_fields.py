@@ -232,6 +232,18 @@ FIELDS: Final = (
         Control("fit_context", "more", _B("Context of a fit to a target", "按目标设备 fit 的上下文长度")),
     ),
     _F(
+        "fit.sensitivity",
+        _K.PATH,
+        _HOW,
+        _B(
+            "Sensitivity file of an earlier job of the same model; the model is not run again then.",
+            "同一模型先前任务的敏感度文件；给出后不再运行模型。",
+        ),
+        Flag("--sensitivity", metavar="FILE"),
+        Control("fit_sensitivity", "more", _B("Sensitivity file of a fit", "fit 的敏感度文件")),
+        codes=(_C.SENSITIVITY_INVALID,),
+    ),
+    _F(
         "recipe",
         _K.PARTS,
         _HOW,

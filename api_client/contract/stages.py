@@ -17,14 +17,14 @@ from api_client.contract.artifacts import Artifact, ArtifactKind
 from api_client.contract.enum_rows import named_member
 from api_client.contract.event_kinds import EventKind
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation
+from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation, wants_fit
 from api_client.words.language import Language
 
 _K = ArtifactKind
 _NONE: frozenset[ArtifactKind] = frozenset()
 _GGUFS = frozenset(kind for kind in ArtifactKind if kind.is_gguf)
 _MODELS = frozenset(kind for kind in ArtifactKind if kind.is_model)
-_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX, _K.QUALITY, _K.RECIPE}
+_PUBLISHED = _GGUFS | {_K.MERGED_MODEL, _K.IMATRIX, _K.SENSITIVITY, _K.QUALITY, _K.RECIPE}
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,18 @@ class StageName(StrEnum):
             preloaded=False,
         ),
     )
+    SENSITIVITY = (
+        "sensitivity",
+        StageSpec(
+            EventKind.SENSITIVITY,
+            "Sensitivity",
+            "敏感度",
+            wants_fit,
+            reads=frozenset({_K.OVERLAY, _K.IMATRIX}),
+            makes=frozenset({_K.SENSITIVITY}),
+            preloaded=False,
+        ),
+    )
     QUANTIZE = (
         "quantize",
         StageSpec(
@@ -119,7 +131,7 @@ class StageName(StrEnum):
             "Quantize",
             "量化",
             lambda _, options: options.quantize,
-            reads=frozenset({_K.GGUF, _K.IMATRIX}),
+            reads=frozenset({_K.GGUF, _K.IMATRIX, _K.SENSITIVITY, _K.OVERLAY}),
             makes=frozenset({_K.QUANTIZED}),
             may_make=frozenset({_K.RECIPE}),
         ),

@@ -22,6 +22,7 @@ from worker.models.imatrix.validate import validate_imatrix
 from worker.models.mixture.model import model_facts
 from worker.models.mixture.policy import choose_mixture
 from worker.models.mixture.recipe import Recipe
+from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
 from worker.storage.atomic import atomic_write_bytes
@@ -33,7 +34,7 @@ GIVEN = "given"
 def run(context: StageContext) -> StageResult:
     """Compute or check the matrix."""
     given = context.prepared.imatrix.path
-    path = _kept(context, given) if given is not None else _compute(context)
+    path = _kept(context, given) if given is not None else _taken_over(context) or _compute(context)
     _validate(context, path)
     artifact = Artifact.of(path, ArtifactKind.IMATRIX, facts={"computed": given is None})
     return StageResult((artifact,), {"computed": given is None})
@@ -47,6 +48,17 @@ def _kept(context: StageContext, given: Path) -> Path:
     path = context.scratch / GIVEN / given.name
     path.parent.mkdir(exist_ok=True)
     atomic_write_bytes(path, given.read_bytes())
+    return path
+
+
+def _taken_over(context: StageContext) -> Path | None:
+    """The matrix in a given sensitivity file, where the request asks for no other: the model is not run again."""
+    given = context.prepared.sensitivity
+    if given is None or context.request.imatrix.mode != "auto":
+        return None
+    path = context.scratch / context.names.name(MATRIX)
+    write_imatrix(path, read_sensitivity(given).matrix())
+    context.report.log(f"The importance matrix is that in {given.name}")
     return path
 
 

@@ -66,7 +66,7 @@ class JobInputs:
         """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
         return self.names.checkpoint
 
-    def handed_over(self, imatrix: GivenMatrix, evaluation: GivenText) -> Prepared:
+    def handed_over(self, imatrix: GivenMatrix, evaluation: GivenText, sensitivity: Path | None = None) -> Prepared:
         """What later stages are told of them."""
         return Prepared(
             base_dir=self.base.directory,
@@ -80,6 +80,7 @@ class JobInputs:
             tokenizer_dir=self.tokenizer.directory,
             imatrix=imatrix,
             evaluation=evaluation,
+            sensitivity=sensitivity,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -162,6 +163,20 @@ def fetch_imatrix(context: StageContext) -> GivenMatrix:
             for name, location in named.items()
             if location is not None and context.options.quantize
         }
+    )
+
+
+def fetch_sensitivity(context: StageContext) -> Path | None:
+    """Fetch the sensitivity file that the request names."""
+    location = context.request.fit.sensitivity
+    if location is None:
+        return None
+    return fetch_file(
+        location,
+        context.settings,
+        report=context.report.progress,
+        missing=ErrorCode.SENSITIVITY_INVALID,
+        holder=context.scratch,
     )
 
 

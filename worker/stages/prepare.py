@@ -20,9 +20,10 @@ from api_client.words.formatting import format_size
 from worker.models.checkpoint import BaseModel
 from worker.models.imatrix.calibration import load_calibration
 from worker.models.imatrix.load import load_imatrix
+from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
-from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, resolve_inputs
+from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, fetch_sensitivity, resolve_inputs
 from worker.stages.ownership import check_free, check_records_free
 from worker.stages.prepared import GivenMatrix
 from worker.stages.publish import local_target, upload_destination
@@ -51,11 +52,14 @@ def run(context: StageContext) -> StageResult:
     _check_storage(context)
     imatrix = fetch_imatrix(context)
     _check_imatrix(imatrix)
+    sensitivity = fetch_sensitivity(context)
+    if sensitivity is not None:
+        read_sensitivity(sensitivity)
     facts = inputs.facts() | {
         "inputs": _fingerprints(inputs),
         "predicted_bytes": _predicted(outputs, sizes),
     }
-    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix, fetch_evaluation(context)))
+    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix, fetch_evaluation(context), sensitivity))
 
 
 def _describe(context: StageContext, inputs: JobInputs) -> None:

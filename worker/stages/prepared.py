@@ -58,6 +58,8 @@ class Prepared(BaseModel):
     tokenizer_dir: Path
     imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
     evaluation: GivenText = Field(default_factory=GivenText)
+    sensitivity: Path | None = None
+    """Sensitivity file that the request's ``fit`` names, fetched."""
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Prepared | None:
@@ -82,7 +84,7 @@ class Prepared(BaseModel):
         content = self.model_dump(mode="json")
         content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
-        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None}
+        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None, "sensitivity": None}
         return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
     @property
@@ -103,6 +105,7 @@ class Prepared(BaseModel):
             "calibration text": self.imatrix.calibration,
             "evaluation text": self.evaluation.text,
             "evaluation data": self.evaluation.dataset,
+            "sensitivity file": self.sensitivity,
             "adapter's base model": Path(named) if (named := self.adapter_base or "").startswith("/") else None,
         }
         return {name: place for name, place in places.items() if place is not None}

@@ -95,6 +95,7 @@ def compute_sensitivity(
     forward_only = ""
     left_out: list[str] = []
     entries: dict[str, TensorSensitivity]
+    gathered: tuple[int, int]
     shelf = Shelf(work_dir, identity, opened.skeleton.device)
     try:
         with running_model(type(opened.skeleton.model).__name__):
@@ -104,12 +105,14 @@ def compute_sensitivity(
             run = TwoWay(opened.skeleton, places, torch.split(tokens, 1), shelf, seed)
             run.run(setting.report, setting.should_stop)
         entries, left_out = _mapped(opened, places, run, matrix, tokens.numel())
+        gathered = (matrix.chunk_count, matrix.chunk_tokens) if matrix else (len(tokens), tokens.shape[1])
         _check_finite(entries)
     except PackagingError as error:
         if error.code is not ErrorCode.UNSUPPORTED_ARCHITECTURE:
             raise
         forward_only = error.message
         sums = matrix or compute_imatrix(base, overlay, chunks, device=device, setting=setting).sums
+        gathered = (sums.chunk_count, sums.chunk_tokens)
         entries = {name: TensorSensitivity(inputs, None) for name, inputs in sums.entries.items()}
     shelf.clear()
     sensitivity = Sensitivity(
@@ -120,6 +123,7 @@ def compute_sensitivity(
         model=base.fingerprint,
         seed=seed,
         entries=dict(sorted(entries.items())),
+        matrix_chunks=gathered,
     )
     return ComputedSensitivity(sensitivity, opened.skeleton.device.type, tuple(left_out), forward_only)
 

@@ -9,6 +9,9 @@
 ``sensitivity.chunk_size``uint32   tokens in a chunk
 ``sensitivity.model``     string   fingerprint of the base model's headers
 ``sensitivity.seed``      uint32   of the labels that were drawn
+``sensitivity.matrix``    uint32   chunks of the text that the inputs were gathered on
+``sensitivity.matrix_chunk_size``
+                          uint32   tokens in such a chunk
 ========================= ======== ====================================================================
 
 For each GGUF tensor ``NAME`` of ``m`` matrices (experts), in the order of the names: ``NAME.in_sum2`` (float32, ne
@@ -54,6 +57,8 @@ def write_sensitivity(path: Path, sensitivity: Sensitivity) -> None:
         "sensitivity.chunk_size": uint32_value(sensitivity.chunk_tokens),
         "sensitivity.model": string_value(sensitivity.model),
         "sensitivity.seed": uint32_value(sensitivity.seed),
+        "sensitivity.matrix": uint32_value(sensitivity.matrix_chunks[0]),
+        "sensitivity.matrix_chunk_size": uint32_value(sensitivity.matrix_chunks[1]),
     }
     tensors: list[tuple[TensorSpec, NDArray[np.generic]]] = []
     for name, entry in sorted(sensitivity.entries.items()):
@@ -88,6 +93,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
             chunk_tokens=max(1, _count(file, path.name, "chunk_size")),
             model=_text(file, path.name, "model"),
             seed=_count(file, path.name, "seed"),
+            matrix_chunks=(_count(file, path.name, "matrix"), _count(file, path.name, "matrix_chunk_size")),
             entries={name: _entry(file, path.name, name) for name in sorted(names)},
         )
         if _count(file, path.name, "version") != VERSION:

@@ -57,6 +57,7 @@ class Sensitivity:
         chunk_tokens: Tokens in a chunk.
         model: Fingerprint of the base model's headers.
         seed: Of the labels drawn.
+        matrix_chunks: Chunks of the text that the inputs were gathered on, and tokens in each.
         entries: GGUF name -> sensitivity. ``output.weight`` stands for the head also where it is tied to the embedding.
     """
 
@@ -67,6 +68,7 @@ class Sensitivity:
     model: str
     seed: int
     entries: Mapping[str, TensorSensitivity]
+    matrix_chunks: tuple[int, int] = (0, 0)
 
     @property
     def has_gradients(self) -> bool:
@@ -80,4 +82,4 @@ class Sensitivity:
             for name, entry in self.entries.items()
             if name != OUTPUT_NAME and name not in TOKEN_EMBEDDING_NAMES
         }
-        return ImatrixSums((self.dataset,), self.tokens // self.chunk_tokens, self.chunk_tokens, entries)
+        return ImatrixSums((self.dataset,), *self.matrix_chunks, entries)
