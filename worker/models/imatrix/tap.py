@@ -74,7 +74,7 @@ GROUPED = frozenset(
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightPlace:
     """Where in a registered parameter the weight of a product lies.
 
     Attributes:
@@ -125,16 +125,16 @@ class WeightTap(TorchFunctionMode):
         members = self._registered.get(_storage(tensor), ())
         return next((name for name, parameter in members if parameter.shape == tensor.shape), None)
 
-    def multiplying(self, place: Place, activation: torch.Tensor) -> None:
+    def multiplying(self, place: WeightPlace, activation: torch.Tensor) -> None:
         """A product is about to be made of ``activation (..., c)`` and the weight at ``place``."""
 
-    def multiplied(self, place: Place, result: torch.Tensor, axis: int) -> None:
+    def multiplied(self, place: WeightPlace, result: torch.Tensor, axis: int) -> None:
         """It was made; ``axis`` of the result counts output channels."""
 
-    def multiplying_groups(self, place: Place, activation: torch.Tensor, ends: Sequence[int]) -> None:
+    def multiplying_groups(self, place: WeightPlace, activation: torch.Tensor, ends: Sequence[int]) -> None:
         """As :meth:`multiplying`, of rows ``(t, c)`` sorted by matrix; ``ends`` of each matrix's rows."""
 
-    def multiplied_groups(self, place: Place, result: torch.Tensor, ends: Sequence[int]) -> None:
+    def multiplied_groups(self, place: WeightPlace, result: torch.Tensor, ends: Sequence[int]) -> None:
         """As :meth:`multiplied`, for :meth:`multiplying_groups`: ``result (t, out)``."""
 
     def __torch_function__(
@@ -176,7 +176,7 @@ class WeightTap(TorchFunctionMode):
         self.multiplied_groups(place, result, listed)
         return result
 
-    def _find(self, weight: torch.Tensor, axis: int) -> Place | None:
+    def _find(self, weight: torch.Tensor, axis: int) -> WeightPlace | None:
         """The registered parameter that ``weight`` is a view of, and where in it.
 
         Views over part of the channels are not recognised: their sums would need a count of their own.
@@ -206,7 +206,7 @@ class ActivationTap(WeightTap):
         super().forget(prefix)
         self._last_input = None
 
-    def multiplying(self, place: Place, activation: torch.Tensor) -> None:
+    def multiplying(self, place: WeightPlace, activation: torch.Tensor) -> None:
         """Add up the squares of the input."""
         entry = self._entry(place)
         if entry is None:
@@ -222,7 +222,7 @@ class ActivationTap(WeightTap):
             entry.sums[first : first + count] += values.square().sum(dim=1).double()
             entry.counts[first : first + count] += (values != 0).any(dim=-1).sum(dim=1)
 
-    def multiplying_groups(self, place: Place, activation: torch.Tensor, ends: Sequence[int]) -> None:
+    def multiplying_groups(self, place: WeightPlace, activation: torch.Tensor, ends: Sequence[int]) -> None:
         """Add up the squares of each matrix's rows."""
         entry = self._entry(place)
         if entry is None:
@@ -233,7 +233,7 @@ class ActivationTap(WeightTap):
             entry.counts[matrix] += end - start
             start = end
 
-    def _entry(self, place: Place) -> Gathered | None:
+    def _entry(self, place: WeightPlace) -> Gathered | None:
         """What is gathered of a parameter; None where another of its products sums along its other axis."""
         entry = self.gathered.get(place.name)
         if entry is None:
@@ -268,7 +268,7 @@ def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
     )
 
 
-def _locate(name: str, parameter: torch.Tensor, view: torch.Tensor, axis: int) -> Place | None:
+def _locate(name: str, parameter: torch.Tensor, view: torch.Tensor, axis: int) -> WeightPlace | None:
     """Which matrices of ``parameter`` a ``view`` of its storage covers, and the parameter's summed axis.
 
     Args:
@@ -295,7 +295,7 @@ def _locate(name: str, parameter: torch.Tensor, view: torch.Tensor, axis: int) -
     count = view.shape[0] if view.dim() == 3 else 1
     if not 0 <= first <= matrices - count or (count > 1 and view.stride(0) != strides[0]):
         return None
-    return Place(name, parameter, fitting[0], first, count, output=start[-3 - fitting[0]])
+    return WeightPlace(name, parameter, fitting[0], first, count, output=start[-3 - fitting[0]])
 
 
 def _unravel(offset: int, strides: tuple[int, ...]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from worker.models.imatrix.tap import Place, WeightTap
+from worker.models.imatrix.tap import WeightPlace, WeightTap
 
 
 @dataclass
@@ -51,13 +51,13 @@ class GradientTap(WeightTap):
         self.outputs: dict[str, OutputSums] = {}
         self.lookups: dict[str, LookupSums] = {}
 
-    def multiplied(self, place: Place, result: torch.Tensor, axis: int) -> None:
+    def multiplied(self, place: WeightPlace, result: torch.Tensor, axis: int) -> None:
         """Follow the result's gradient."""
         entry = self._entry(place)
         if entry is not None and result.requires_grad:
             on_gradient(result, partial(_add, entry, place, axis))
 
-    def multiplied_groups(self, place: Place, result: torch.Tensor, ends: Sequence[int]) -> None:
+    def multiplied_groups(self, place: WeightPlace, result: torch.Tensor, ends: Sequence[int]) -> None:
         """Follow the gradient of each matrix's rows."""
         entry = self._entry(place)
         if entry is not None and result.requires_grad:
@@ -88,7 +88,7 @@ class GradientTap(WeightTap):
         on_gradient(looked_up, partial(_add_lookup, entry, ids.detach()))
         return looked_up
 
-    def _entry(self, place: Place) -> OutputSums | None:
+    def _entry(self, place: WeightPlace) -> OutputSums | None:
         entry = self.outputs.get(place.name)
         if entry is None:
             shape = place.parameter.shape
@@ -113,7 +113,7 @@ def on_gradient(tensor: torch.Tensor, call: Callable[[torch.Tensor], None]) -> N
     tensor.register_hook(call)  # type: ignore[no-untyped-call]
 
 
-def _add(entry: OutputSums, place: Place, axis: int, gradient: torch.Tensor) -> None:
+def _add(entry: OutputSums, place: WeightPlace, axis: int, gradient: torch.Tensor) -> None:
     """One product's gradient ``(..., out)``, or ``(..., out, t)`` where ``axis`` is -2; ``(m, t, out)`` of several."""
     squares = gradient.detach().float().square()
     if axis == -2:
@@ -124,7 +124,7 @@ def _add(entry: OutputSums, place: Place, axis: int, gradient: torch.Tensor) -> 
         entry.sums[place.first : place.first + place.count, place.output : place.output + sums.shape[1]] += sums
 
 
-def _add_groups(entry: OutputSums, place: Place, ends: Sequence[int], gradient: torch.Tensor) -> None:
+def _add_groups(entry: OutputSums, place: WeightPlace, ends: Sequence[int], gradient: torch.Tensor) -> None:
     start = 0
     for matrix, end in enumerate(ends, place.first):
         entry.sums[matrix] += gradient[start:end].detach().float().square().sum(dim=0)

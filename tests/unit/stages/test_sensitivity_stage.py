@@ -1,0 +1,54 @@
+"""The sensitivity stage: beside the importance matrix, only where a fit is asked for, and from a file that is given."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import ArtifactKind, StageName
+from tests.harness import run_stages
+from tests.unit.stages.conftest import TinyRun
+from worker.models.imatrix.load import read_imatrix
+from worker.models.sensitivity.gguf_form import read_sensitivity
+
+
+def test_a_fit_gets_sensitivities_and_another_job_takes_them_over(tiny: TinyRun, tmp_path: Path) -> None:
+    wanted = {"quant_types": ["fit:like:Q4_K_M"], "imatrix": {"chunks": 2}}
+    results = run_stages(tiny.request(**wanted), tmp_path / "first", until=StageName.SENSITIVITY)
+    (made,) = results[StageName.SENSITIVITY].artifacts
+    (matrix,) = results[StageName.IMATRIX].artifacts
+    assert (made.kind, made.name) == (ArtifactKind.SENSITIVITY, "merged_model.sensitivity.gguf")
+    found, sums = read_sensitivity(Path(made.path)), read_imatrix(Path(matrix.path))
+    assert found.has_gradients
+    assert {"token_embd.weight", "output.weight"} < found.entries.keys()
+    for name, entry in sums.entries.items():
+        np.testing.assert_array_equal(found.entries[name].inputs.in_sum2, entry.in_sum2)
+
+    given = tmp_path / "kept.sensitivity.gguf"
+    shutil.copyfile(made.path, given)
+    again = tiny.request(quant_types=["fit:4.5bpw"], fit={"sensitivity": str(given)})
+    results = run_stages(again, tmp_path / "second", until=StageName.SENSITIVITY)
+    assert results[StageName.SENSITIVITY].facts == {"computed": False}
+    (kept,) = results[StageName.SENSITIVITY].artifacts
+    assert Path(kept.path).is_relative_to(tmp_path / "second")
+    assert kept.is_whole(given)
+    (same,) = results[StageName.IMATRIX].artifacts
+    assert Path(same.path).read_bytes() == Path(matrix.path).read_bytes()  # the model was not run again
+
+
+def test_without_a_fit_there_is_no_such_stage(tiny: TinyRun, tmp_path: Path) -> None:
+    results = run_stages(tiny.request(imatrix={"chunks": 1}), tmp_path, until=StageName.QUANTIZE)
+    assert StageName.SENSITIVITY not in results
+
+
+def test_a_file_that_holds_none_is_refused_before_the_conversion(tiny: TinyRun, tmp_path: Path) -> None:
+    given = tmp_path / "given.gguf"
+    given.write_bytes(b"GGUF")
+    request = tiny.request(quant_types=["fit:4.5bpw"], fit={"sensitivity": str(given)})
+    with pytest.raises(PackagingError) as refused:
+        run_stages(request, tmp_path / "scratch", until=StageName.PREPARE)
+    assert refused.value.code is ErrorCode.SENSITIVITY_INVALID
