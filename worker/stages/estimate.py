@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from api_client.contract.fit import AnyQuantType
+from api_client.contract.fit import AnyQuantType, fits_of
 from api_client.contract.quant_types import QuantType
+from api_client.contract.recommend import shape_of
 from api_client.contract.rules import needs_imatrix_stage
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import plan_conversion
 from worker.models.convert.vocabulary import adapter_rows
-from worker.models.gguf.tensors import TensorSpec
+from worker.models.fit.space import FitSpace, machine_memory_bytes
+from worker.models.gguf.tensors import DEFAULT_ALIGNMENT, TensorSpec
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.model import facts_from_values
 from worker.models.mixture.policy import is_decided
@@ -29,7 +31,8 @@ from worker.stages.inputs import JobInputs, describe_job
 class SizeEstimate:
     """Bytes of every GGUF of the job.
 
-    ``unquantized_bytes`` is exact for a base model; a merge adds at most the adapter's own size (an untied head).
+    ``unquantized_bytes`` is exact for a base model; a merge adds at most the adapter's own size (an untied head). A fit
+    has the most bytes that it may come to.
     """
 
     unquantized_bytes: int
@@ -46,7 +49,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
 
     Raises:
         PackagingError: as ``worker.models.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
-            ``recipe_invalid``.
+            ``recipe_invalid``; ``fit_impossible`` naming the range in which there are files.
     """
     _, plan = plan_conversion(
         inputs.base,
@@ -72,9 +75,22 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         has_imatrix=needs_imatrix_stage(context.request, context.options),
         recipe=recipe,
     )
+    space = FitSpace(
+        model=model,
+        tensors=tensors,
+        header_bytes=len(plan.header),
+        alignment=DEFAULT_ALIGNMENT,
+        allowed=context.request.fit.allowed,
+        recipe=recipe,
+        shape=shape_of(plan.metadata),
+    )
+    fits = {
+        fit: space.most_bytes(space.limit_of(fit, context.request.fit.context, machine_memory_bytes()))
+        for fit in fits_of(context.options.quant_types)
+    }
     # the prediction knows tensors only; the metadata, vocabulary included, is as large as the plan's header
     adapter_bytes = sum(entry.size_bytes for entry in inputs.adapter.tensors.values()) if inputs.adapter else 0
     return SizeEstimate(
         plan.size_bytes + adapter_bytes,
-        {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()},
+        {**{quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}, **fits},
     )

@@ -117,6 +117,14 @@ def is_decided(model: ModelFacts, tensor: TensorSpec, recipe: Recipe = PLAIN) ->
     return may_be_quantized(model.architecture, tensor.name, normal_shape(tensor.shape))
 
 
+def fitting_type(chosen: GGMLType, row_length: int) -> GGMLType:
+    """The type itself, or the one that llama-quantize falls back to where its blocks do not divide a row."""
+    if row_length % chosen.block_length == 0:
+        return chosen
+    narrower = NARROWER_BLOCK.get(chosen, chosen)
+    return narrower if row_length % narrower.block_length == 0 else GGMLType.F16
+
+
 @dataclass
 class _Decision:
     """One walk over the tensors, with the running counts that some rules look at."""
@@ -203,11 +211,8 @@ class _Decision:
 
     def _fit(self, tensor: TensorSpec, chosen: GGMLType) -> GGMLType:
         """A type whose blocks divide the row."""
-        if tensor.row_length % chosen.block_length == 0:
-            return chosen
-        self.fallback_count += 1
-        narrower = NARROWER_BLOCK.get(chosen, chosen)
-        return narrower if tensor.row_length % narrower.block_length == 0 else GGMLType.F16
+        self.fallback_count += tensor.row_length % chosen.block_length != 0
+        return fitting_type(chosen, tensor.row_length)
 
     def _needs_imatrix(self, name: str, chosen: GGMLType) -> bool:
         if name == OUTPUT_NAME or name in TOKEN_EMBEDDING_NAMES:
