@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,11 @@ from worker.setting import WorkSetting
 
 _TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
 """Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
+
+
+def machine_memory_bytes() -> int:
+    """Memory of this machine, which the target ``cpu`` means."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def predict_file_sizes(

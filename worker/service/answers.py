@@ -88,7 +88,7 @@ def _checkpoints(run: str, start: AnswerStart) -> RunAnswer:
 
 
 def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
-    from worker.models.sizes import predict_file_sizes
+    from worker.models.sizes import machine_memory_bytes, predict_file_sizes
 
     if model.startswith("s3://"):
         with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
@@ -105,7 +105,7 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
         path = _model_path(roots.resolve(model), start.settings)
         model = str(path)
         metadata, sizes = predict_file_sizes(path, roots)
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory_bytes = machine_memory_bytes()
     return SizesAnswer(host=start.host, model=model, shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes)
 
 

@@ -16,13 +16,14 @@ from api_client.contract.rules import needs_imatrix_stage
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import plan_conversion
 from worker.models.convert.vocabulary import adapter_rows
-from worker.models.fit.space import FitSpace, machine_memory_bytes
+from worker.models.fit.space import FitSpace
 from worker.models.gguf.tensors import DEFAULT_ALIGNMENT, TensorSpec
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.model import facts_from_values
 from worker.models.mixture.policy import is_decided
 from worker.models.mixture.recipe import Recipe
 from worker.models.mixture.sizes import predict_sizes
+from worker.models.sizes import machine_memory_bytes
 from worker.stages.context import StageContext
 from worker.stages.inputs import JobInputs, describe_job
 
@@ -84,7 +85,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         recipe=recipe,
         shape=shape_of(plan.metadata),
     )
-    fits = {
+    fits: dict[AnyQuantType, int] = {
         fit: space.most_bytes(space.limit_of(fit, context.request.fit.context, machine_memory_bytes()))
         for fit in fits_of(context.options.quant_types)
     }

@@ -63,7 +63,7 @@ def choose(groups: Sequence[Sequence[Option]], limit: float) -> Choice | None:
         (step for number, group in enumerate(ranked) for step in _steps(number, group)),
         key=lambda step: (-step.gain / step.weight, step.group, step.to),
     )
-    picks = [group[0].index for group in ranked]
+    picks = [group[0].place for group in ranked]
     weight = sum(group[0].weight for group in ranked)
     if weight > limit:
         return None
@@ -88,7 +88,7 @@ def choose(groups: Sequence[Sequence[Option]], limit: float) -> Choice | None:
 class _Ranked(NamedTuple):
     weight: float
     cost: float
-    index: int
+    place: int
 
 
 class _Step(NamedTuple):
@@ -117,7 +117,7 @@ def _steps(number: int, ranked: Sequence[_Ranked]) -> list[_Step]:
             hull.pop()
         hull.append(option)
     return [
-        _Step(number, after.weight - before.weight, before.cost - after.cost, after.index)
+        _Step(number, after.weight - before.weight, before.cost - after.cost, after.place)
         for before, after in pairwise(hull)
     ]
 

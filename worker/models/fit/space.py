@@ -6,7 +6,6 @@ target, the model's dimensions. Whether a bound can be kept is known before any 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +24,6 @@ from worker.models.mixture.recipe import PLAIN, Recipe
 
 _STOCK = tuple(kind for kind, info in QUANT_TYPES.items() if info.family == "K" or kind is QuantType.Q8_0)
 """Types beside which a fit is judged: what people choose among when they want K-quants of some size."""
-
-
-def machine_memory_bytes() -> int:
-    """Memory of this machine, which the target ``cpu`` means."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True)
