@@ -1,50 +1,110 @@
 """Every architecture through a whole job on its smallest model; writes the table of ``docs/architectures.md``.
 
-``python -m tests.bench field [ARCHITECTURE ...]`` prints a row as soon as it is known; without names it takes them all
-(half an hour on two cores) and writes the table between the page's marks.
+``python -m tests.bench field [--again] [ARCHITECTURE ...]`` takes the named architectures, or all of them, each in a
+process of its own, and keeps what it finds in ``.cache/field.jsonl`` as it goes: what is there already is not tried
+again, so that a run that was cut off goes on. ``--again`` begins anew. The table is written once all are known.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import multiprocessing
+import os
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import transformers
 
-from tests.bench.tables import PAGE, table
+from tests.bench.tables import PAGE, ROOT, table
 from tests.field.architectures import all_architectures
-from tests.field.cells import COLUMNS, cells
+from tests.field.cells import BUILT, COLUMNS, UNCAUGHT, YES, cells
+from worker.models.convert.upstream import load_upstream
 
+RESULTS = ROOT / ".cache" / "field.jsonl"
+_LIMIT_S = 150.0
 _NOT_TRIED = "-"
 
 
-def row(architecture: str) -> list[str]:
-    """One row: the name and every column."""
+def known() -> dict[str, dict[str, str]]:
+    """Architecture -> column -> outcome, of this run and those before it; the last word counts."""
+    if not RESULTS.exists():
+        return {}
+    rows = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()]
+    return {row["architecture"]: row["cells"] for row in rows}
+
+
+def try_one(architecture: str) -> dict[str, str]:
+    """The cells, found in a process of its own, which ends at a time limit."""
+    mine, theirs = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_send_cells, args=(architecture, theirs))
+    child.start()
+    theirs.close()
+    try:
+        if mine.poll(_LIMIT_S):
+            found: dict[str, str] = mine.recv()
+            return found
+        return {BUILT: f"{UNCAUGHT}: not done after {_LIMIT_S:.0f} s"}
+    except EOFError:
+        child.join()
+        return {BUILT: f"{UNCAUGHT}: its process ended with {child.exitcode}"}
+    finally:
+        child.kill()
+        child.join()
+
+
+def _send_cells(architecture: str, to: Connection) -> None:
+    os.setpgid(0, 0)
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            found = cells(architecture, Path(scratch))
-        except Exception as error:  # the table says what happened, whatever it was
-            found = {"built": f"{type(error).__name__}: {error}"[:200]}
-    return [architecture, *(found.get(column, _NOT_TRIED).replace("\n", " ").replace("|", "/") for column in COLUMNS)]
+        to.send(cells(architecture, Path(scratch)))
 
 
-def main(names: list[str]) -> None:
-    """Try the architectures; write the page where all were asked for."""
-    logging.disable(logging.WARNING)
-    transformers.utils.logging.set_verbosity_error()
-    rows = []
-    for name in names or all_architectures():
-        rows.append(row(name))
-        print(" | ".join(rows[-1]), flush=True)
-    made = table(["architecture", *COLUMNS], rows)
-    if names:
-        return
+def rows(found: dict[str, dict[str, str]], names: Iterable[str]) -> list[list[str]]:
+    """Rows of the table."""
+    return [[name, *(_shown(found[name].get(column, _NOT_TRIED)) for column in COLUMNS)] for name in names]
+
+
+def _shown(cell: str) -> str:
+    return cell.replace("\n", " ").replace("|", "/")
+
+
+def write_page(found: dict[str, dict[str, str]]) -> None:
+    """Put the table, and below it what could not be built, between the page's marks."""
+    built = [name for name in all_architectures() if found[name].get(BUILT) == YES]
+    others = [name for name in all_architectures() if name not in built]
+    tried = table(["architecture", *COLUMNS[1:]], ([row[0], *row[2:]] for row in rows(found, built)))
+    why = table(["architecture", "why no model of it is tried"], (row[:2] for row in rows(found, others)))
     text = PAGE.read_text("utf-8")
     begin, end = "<!-- field -->\n", "\n<!-- /field -->"
     head, rest = text.split(begin)
-    PAGE.write_text(f"{head}{begin}{made}{end}{rest.split(end)[1]}", "utf-8")
+    PAGE.write_text(f"{head}{begin}{tried}\n\n{why}{end}{rest.split(end)[1]}", "utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    """Try the architectures; write the page where all are known."""
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    if again := "--again" in arguments:
+        arguments.remove("--again")
+    RESULTS.parent.mkdir(exist_ok=True)
+    if again and not arguments:
+        RESULTS.unlink(missing_ok=True)
+    load_upstream()  # before the first fork, so that each process has it
+    done = {} if again else known()
+    for name in arguments or all_architectures():
+        if name in done:
+            continue
+        started = time.monotonic()
+        found = try_one(name)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"architecture": name, "cells": found}) + "\n")
+        print(f"{time.monotonic() - started:5.1f} s", " | ".join(rows({name: found}, [name])[0]), flush=True)
+    if not arguments:
+        write_page(known())
 
 
 if __name__ == "__main__":

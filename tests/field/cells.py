@@ -3,64 +3,105 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from api_client.contract.errors import PackagingError
 from api_client.contract.job import StageName
 from api_client.contract.request import PackagingRequest
+from config.settings import StageSettings
 from tests.field.architectures import NotBuiltError, model_class, save_convertible
-from tests.harness import run_stages
+from tests.harness import run_stages, stage_settings
 from worker.models.convert.repairs import completed_configs
 from worker.models.convert.upstream import load_upstream
-from worker.models.gguf.reader import open_gguf
+from worker.models.gguf.reader import GGUFFile, open_gguf
+from worker.stages.context import StageResult
 
-COLUMNS = ("built", "packaged", "merge and conversion equal PEFT and upstream", "LoRA file")
-QUANTS = ("Q4_K_M", "IQ3_XXS")
-"""A K-quant, and an i-quant that needs a matrix, which the job computes."""
+BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA = (
+    "built", "merged and converted", "equals PEFT and upstream", "Q4_K_M, verified", "IQ3_XXS with matrix, verified",
+    "LoRA file adds what the merge does",
+)  # fmt: skip
+COLUMNS = (BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA)
+"""One question each, in the order of a job."""
 YES = "yes"
+UNCAUGHT = "fault of ours"
+"""How a cell begins that an error without a code ended."""
+_NOT_COMPARED = ("general.", "GGUF.", "tokenizer.chat_template")
+
+
+@dataclass
+class Trial:
+    """One architecture under way.
+
+    Attributes:
+        architecture: Its name in ``config.json``.
+        directory: An empty directory for everything.
+        done: Results of the stages that K-quant, i-quant and comparison have in common.
+    """
+
+    architecture: str
+    directory: Path
+    done: dict[StageName, StageResult] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Path:
+        """The base model."""
+        return self.directory / "base"
+
+    @property
+    def checkpoint(self) -> Path:
+        """LoRA on all its linear layers."""
+        return self.directory / "run" / "checkpoint-1"
+
+    @property
+    def merged(self) -> Path:
+        """Our unquantized file of base and adapter."""
+        return Path(self.done[StageName.CONVERT].artifacts[0].path)
 
 
 def cells(architecture: str, directory: Path) -> dict[str, str]:
-    """Every column's outcome: ``yes``, or why not. Columns after one that failed for good are left out."""
-    try:
-        base = save_convertible(architecture, directory)
-        checkpoint = _adapter(architecture, base, directory / "run" / "checkpoint-1")
-    except NotBuiltError as error:
-        return {"built": str(error)}
-    except PackagingError as error:
-        return {"built": _said(error)}
-    found = {"built": YES}
-    found["packaged"] = _told(lambda: _packaged(base, checkpoint, directory / "out"))
-    found["merge and conversion equal PEFT and upstream"] = _told(
-        lambda: _equal(architecture, base, checkpoint, directory)
-    )
-    found["LoRA file"] = _told(lambda: _exported(base, checkpoint, directory / "lora"))
+    """Every column's outcome: ``yes``, or why not. Columns that need one that failed are left out."""
+    trial = Trial(architecture, directory)
+    found = {BUILT: _told(lambda: _build(trial))}
+    if found[BUILT] != YES:
+        return found
+    found[CONVERTED] = _told(lambda: _converted(trial))
+    if found[CONVERTED] != YES:
+        return found
+    found[EQUAL] = _told(lambda: _equal(trial))
+    both = _told(lambda: _quantized(trial, "Q4_K_M", "IQ3_XXS"))
+    found[K_QUANT] = both if both == YES else _told(lambda: _quantized(trial, "Q4_K_M"))
+    found[I_QUANT] = both
+    found[LORA] = _told(lambda: _exported(trial))
     return found
 
 
-def _told(step: Any) -> str:
+def _told(step: Callable[[], str | None]) -> str:
     try:
-        return str(step() or YES)
+        return step() or YES
+    except NotBuiltError as error:
+        return str(error)
     except PackagingError as error:
-        return _said(error)
+        return f"{error.code}: {error.message}"[:240]
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{UNCAUGHT}: {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"[:240]
 
 
-def _said(error: PackagingError) -> str:
-    return f"{error.code}: {error.message}"[:200].replace("|", "/")
-
-
-def _adapter(architecture: str, base: Path, directory: Path) -> Path:
-    """LoRA on all linear layers."""
+def _build(trial: Trial) -> None:
+    save_convertible(trial.architecture, trial.directory)
     torch.manual_seed(9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = model_class(architecture).from_pretrained(base, dtype=torch.float32)
+        model = model_class(trial.architecture).from_pretrained(trial.base, dtype=torch.float32)
         try:
             tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
         except Exception as error:
@@ -69,47 +110,87 @@ def _adapter(architecture: str, base: Path, directory: Path) -> Path:
             for name, parameter in tuned.named_parameters():
                 if "lora_" in name:
                     parameter.normal_(std=0.05)
-        tuned.save_pretrained(directory)
-    return directory
+        tuned.save_pretrained(trial.checkpoint)
 
 
-def _packaged(base: Path, checkpoint: Path, out: Path) -> None:
-    """Merge, convert, matrix, quantize and verify, by the stages of a job."""
-    request = PackagingRequest(
-        base_model=base,
-        checkpoint=checkpoint,
-        output_dir=out,
-        quant_types=list(QUANTS),
+def _request(trial: Trial, *quants: str) -> PackagingRequest:
+    return PackagingRequest(
+        base_model=trial.base,
+        checkpoint=trial.checkpoint,
+        output_dir=trial.directory / "out",
+        quant_types=list(quants),
         gguf_dtype="f32",
-        evaluation="off",
+        keep_unquantized=True,
+        imatrix={"chunks": 1},
     )
-    results = run_stages(request, out.parent / "scratch")
+
+
+def _converted(trial: Trial) -> None:
+    scratch = trial.directory / "scratch"
+    trial.done = run_stages(_request(trial, "Q4_K_M"), scratch, until=StageName.CONVERT, settings=_settings(trial))
+
+
+def _quantized(trial: Trial, *quants: str) -> str | None:
+    """The other stages of a job, from the file that is converted already."""
+    results = run_stages(
+        _request(trial, *quants),
+        trial.directory / "scratch",
+        until=StageName.VERIFY,
+        settings=_settings(trial),
+        done=trial.done,
+    )
     loaded = results[StageName.VERIFY].facts["loaded"]
-    assert len(loaded) == 1 + len(QUANTS), loaded
+    assert isinstance(loaded, list)
+    return None if len(loaded) == 1 + len(quants) else f"loaded: {', '.join(loaded)}"
 
 
-def _exported(base: Path, checkpoint: Path, out: Path) -> None:
-    request = PackagingRequest(template="lora_only", base_model=base, checkpoint=checkpoint, output_dir=out)
-    run_stages(request, out.parent / "scratch-lora", job_id="20260101-000000-bbbbbb")
+def _settings(trial: Trial) -> StageSettings:
+    """One thread: many trials share a machine, and llama.cpp's threads wait by spinning."""
+    return stage_settings(trial.directory / "home", threads=1)
 
 
-def _equal(architecture: str, base: Path, checkpoint: Path, directory: Path) -> str | None:
-    """Our merged file against upstream's converter on what PEFT merged: names, types, shapes and bytes of tensors."""
-    merged = directory / "merged"
+def _exported(trial: Trial) -> str | None:
+    """The exported factors times their strength, added to the base's file, against the merged file."""
+    request = PackagingRequest(
+        template="lora_only",
+        base_model=trial.base,
+        checkpoint=trial.checkpoint,
+        output_dir=trial.directory / "lora",
+        gguf_dtype="f32",
+    )
+    scratch = trial.directory / "scratch-lora"
+    results = run_stages(request, scratch, until=StageName.VERIFY, settings=_settings(trial))
+    path = Path(results[StageName.EXPORT_LORA].artifacts[0].path)
+    with open_gguf(path) as file:
+        alpha = float(file.metadata["adapter.lora.alpha"].value)
+    factors, base, merged = _values(path), _values(trial.directory / "base.gguf"), _values(trial.merged)
+    for name, tensor in merged.items():
+        added = 0.0
+        if (a := factors.get(f"{name}.lora_a")) is not None:
+            added = alpha / a.shape[-2] * (factors[f"{name}.lora_b"] @ a)
+        error = float(np.abs(base[name] + added - tensor).max(initial=0.0))
+        if error > 1e-3 * max(1.0, float(np.abs(tensor).max(initial=0.0))):
+            return f"{name} is off by {error:.3g}"
+    return None
+
+
+def _equal(trial: Trial) -> str | None:
+    """Our merged file against upstream's of what PEFT merged: tensors by name, type, shape and bytes; keys."""
+    merged = trial.directory / "merged"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = model_class(architecture).from_pretrained(base, dtype=torch.float32)
-        PeftModel.from_pretrained(model, checkpoint).merge_and_unload().save_pretrained(merged)
-    for file in base.iterdir():
+        model = model_class(trial.architecture).from_pretrained(trial.base, dtype=torch.float32)
+        PeftModel.from_pretrained(model, trial.checkpoint).merge_and_unload().save_pretrained(merged)
+    for file in trial.base.iterdir():
         if not (merged / file.name).exists() and not file.name.startswith("model"):
             shutil.copy(file, merged)
-    theirs = _upstream(merged, directory / "theirs.gguf")
-    ours = directory / "out" / "merged_model.gguf"
-    if not ours.exists():
-        return "not made"
-    mine, other = _tensors(ours), _tensors(theirs)
+    theirs = _upstream(merged, trial.directory / "theirs.gguf")
+    mine, other = _tensors(trial.merged), _tensors(theirs)
     different = sorted(name for name in {*mine, *other} if mine.get(name) != other.get(name))
-    return f"{len(different)} tensors differ, first {different[0]}" if different else None
+    if different:
+        return f"{len(different)} tensors differ, first {different[0]}"
+    keys = _different_keys(trial.merged, theirs)
+    return f"{len(keys)} keys differ, first {keys[0]}" if keys else None
 
 
 def _upstream(model: Path, out: Path) -> Path:
@@ -129,3 +210,23 @@ def _tensors(path: Path) -> Mapping[str, tuple[Any, ...]]:
             tensor.name: (tensor.type.name, tuple(tensor.shape), bytes(file.tensor_bytes(tensor)))
             for tensor in file.tensors
         }
+
+
+def _values(path: Path) -> Mapping[str, Any]:
+    """Name -> array, outermost axis first; other types than F32 and F16 are not expected."""
+    kinds = {"F32": np.float32, "F16": np.float16}
+    return {
+        name: np.frombuffer(data, kinds[kind]).astype(np.float32).reshape(shape[::-1])
+        for name, (kind, shape, data) in _tensors(path).items()
+    }
+
+
+def _different_keys(ours: Path, theirs: Path) -> list[str]:
+    with open_gguf(ours) as mine, open_gguf(theirs) as other:
+        names = [name for name in {*mine.metadata, *other.metadata} if not name.startswith(_NOT_COMPARED)]
+        return sorted(name for name in names if _plain(mine, name) != _plain(other, name))
+
+
+def _plain(file: GGUFFile, name: str) -> Any:
+    value = file.metadata.get(name)
+    return value.value.tolist() if value is not None and hasattr(value.value, "tolist") else value and value.value
