@@ -79,9 +79,9 @@ def write_page(found: dict[str, dict[str, str]]) -> None:
     tried = table(["architecture", *COLUMNS[1:]], ([row[0], *row[2:]] for row in rows(found, built)))
     why = table(["architecture", "why no model of it is tried"], (row[:2] for row in rows(found, others)))
     text = PAGE.read_text("utf-8")
-    begin, end = "<!-- field -->\n", "\n<!-- /field -->"
+    begin, end = "<!-- field -->", "<!-- /field -->"
     head, rest = text.split(begin)
-    PAGE.write_text(f"{head}{begin}{tried}\n\n{why}{end}{rest.split(end)[1]}", "utf-8")
+    PAGE.write_text(f"{head}{begin}\n{tried}\n\n{why}\n{end}{rest.split(end)[1]}", "utf-8")
 
 
 def main(arguments: list[str]) -> None:

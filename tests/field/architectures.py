@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedConfig
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.field.vocabularies import FAMILIES
-from worker.models.convert.pipeline import convert
+from worker.models.convert.pipeline import ConvertResult, convert
 from worker.models.convert.upstream import supported_architectures
 
 _SIZES: dict[str, Any] = {
@@ -41,7 +41,8 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("linear_num_key_heads", "qk_rope_head_dim", "time_step_rank", "mamba_dt_rank"), 8),
     **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "kv_lora_rank", "o_lora_rank"), 16),
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "q_lora_rank": 24, "sliding_window": 16,
-    "hidden_size_per_layer_input": 16, "global_head_dim": 32, "attention_hidden_size": 64, "rotary_dim": 8,
+    "hidden_size_per_layer_input": 16, "query_pre_attn_scalar": 16, "embed_dim": 64,
+    "global_head_dim": 32, "attention_hidden_size": 64, "rotary_dim": 8,
     "decoder_start_token_id": 0, "n_groups": 1, "conv_kernel": 4, "index_head_dim": 16, "index_n_heads": 2,
     "image_size": 28, "patch_size": 14, "laurel_rank": 8, "altup_num_inputs": 2, "mamba_d_ssm": 64,
 }  # fmt: skip
@@ -52,11 +53,34 @@ _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2}
 MOST_PARAMETERS = 40_000_000
 
 # by class of the config; what the names of its keys do not say
+_MROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_MLA = {"num_key_value_heads": 4, "head_dim": 8}
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+_WINDOWED = {"layer_types": ["sliding_attention", "full_attention"]}
 OWN: dict[str, dict[str, Any]] = {
+    **{name: {"rope_parameters": {**_MROPE, "mrope_section": [4, 2, 2]}} for name in (
+        "Qwen2VLTextConfig", "Qwen2_5_VLTextConfig", "Qwen3VLTextConfig", "Qwen3VLMoeTextConfig", "PaddleOCRTextConfig",
+    )},
+    **{name: {"rope_parameters": {**_MROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}} for name in (
+        "Glm4vTextConfig", "Glm4vMoeTextConfig", "GlmOcrTextConfig",
+    )},
+    **{name: {**_LINEAR, "head_dim": 32, "rope_parameters": {
+        **_MROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25, "mrope_interleaved": True,
+    }} for name in ("Qwen3_5TextConfig", "Qwen3_5MoeTextConfig")},
+    "Qwen3NextConfig": _LINEAR,
+    "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
+    "Gemma3TextConfig": {"num_hidden_layers": 6}, "Llama4TextConfig": {"num_hidden_layers": 4},
+    "BitNetConfig": {"tie_word_embeddings": True},
+    "Ernie4_5_MoeConfig": {"intermediate_size": 1024},
+    "OlmoeConfig": {"num_key_value_heads": 4}, "PhiConfig": {"num_key_value_heads": 4},
+    "DeepseekV2Config": {**_MLA, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+    "YoutuConfig": _MLA, "MiniCPM3Config": _MLA,
+    **dict.fromkeys(("Qwen3VLVisionConfig", "Qwen3VLMoeVisionConfig"), {"deepstack_visual_indexes": [0]}),
+    "Dots1Config": {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "HunYuanVLTextConfig": {"rope_parameters": {**_MROPE, "xdrope_section": [2, 2, 2, 2]}},
     "ApertusConfig": {"head_dim": None},
-    **{name: {"num_key_value_heads": 4} for name in (
-        "DeepseekV2Config", "DeepseekV3Config", "DeepseekV32Config", "Glm4MoeLiteConfig", "GlmMoeDsaConfig",
-        "YoutuConfig",
+    **{name: {**_MLA, "n_group": 1, "topk_group": 1} for name in (
+        "DeepseekV3Config", "DeepseekV32Config", "Glm4MoeLiteConfig", "GlmMoeDsaConfig",
     )},
     "MambaConfig": {"intermediate_size": 128, "time_step_rank": 4},
     "FalconMambaConfig": {"intermediate_size": 128, "time_step_rank": 4},
@@ -65,11 +89,11 @@ OWN: dict[str, dict[str, Any]] = {
     "NemotronConfig": {"head_dim": 16, "num_key_value_heads": 2},
     "BambaConfig": {**_MAMBA, "attn_layer_indices": [1]},
     "DbrxConfig": {"ffn_config": {"ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 64},
-                   "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0}},
+                   "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "FalconH1Config": {"mamba_d_ssm": 128, "head_dim": 16, **_MAMBA},
     "FalconConfig": {"multi_query": True, "new_decoder_architecture": False, "num_kv_heads": None},
-    "Gemma3nTextConfig": {"intermediate_size": [256, 256], "activation_sparsity_pattern": [0.0, 0.0],
-                          "layer_types": ["sliding_attention", "full_attention"]},
+    "Gemma3nTextConfig": {"altup_num_inputs": 4, "hidden_size_per_layer_input": 256, "intermediate_size": [256, 256],
+                          "activation_sparsity_pattern": [0.0, 0.0], **_WINDOWED},
     "GraniteMoeHybridConfig": {**_MAMBA, "intermediate_size": 48, "shared_intermediate_size": 48,
                                "layer_types": ["mamba", "attention"], "position_embedding_type": "rope"},
     "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
@@ -82,17 +106,12 @@ OWN: dict[str, dict[str, Any]] = {
     "RobertaConfig": {"max_position_embeddings": 514},
     "MptConfig": {"expansion_ratio": 2},
 }  # fmt: skip
-_LAYER_KINDS = {
-    "Qwen3_5TextConfig": ["linear_attention", "full_attention"],
-    "Qwen3_5MoeTextConfig": ["linear_attention", "full_attention"],
-    "Qwen3NextConfig": ["linear_attention", "full_attention"],
-    "Gemma4TextConfig": ["sliding_attention", "full_attention"],
-}  # fmt: skip
 _OTHER_TOKENIZER = {ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.VOCABULARY_MISMATCH}
 # the family of the tokenizer, where it is not told by trying
 _FAMILIES = {
     "bert": ("bert",), "roberta": ("gpt2",), "xlm-roberta": ("xlm-roberta",), "t5": ("t5",), "umt5": ("t5",),
-    "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "jamba": ("llama",),
+    "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "modernbert": ("gpt2-bos",),
+    "deepseek_v32": ("gpt2-bos",), "jamba": ("llama",),
 }  # fmt: skip
 
 
@@ -121,15 +140,13 @@ def small_settings(config_class: type[Any], tokens: int) -> dict[str, Any]:
     """Settings for a config class, small by the names of its keys, parts of it included."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        usual = config_class().to_dict()
-    own = OWN.get(config_class.__name__, {})
+        made = config_class()
+        usual = made.to_dict()
     settings: dict[str, Any] = {}
-    parts: Mapping[str, Any] = getattr(config_class, "sub_configs", {}) or {}
     for key, value in usual.items():
-        if key in parts:
-            part = parts[key]
-            if isinstance(part, type) and part.__name__ != "AutoConfig":
-                settings[key] = small_settings(part, tokens)
+        part = vars(made).get(key)
+        if isinstance(part, PreTrainedConfig):
+            settings[key] = {**small_settings(type(part), tokens), "model_type": part.model_type}
         elif key in _VOCABULARY_KEYS:
             settings[key] = tokens
         elif key in _SIZES and value is not None and not isinstance(value, dict | list):
@@ -137,9 +154,7 @@ def small_settings(config_class: type[Any], tokens: int) -> dict[str, Any]:
     for key, token in (("bos_token_id", 1), ("eos_token_id", 2), ("pad_token_id", 0)):
         if key in usual:
             settings[key] = token
-    if config_class.__name__ in _LAYER_KINDS:
-        settings["layer_types"] = _LAYER_KINDS[config_class.__name__]
-    settings.update(own)
+    settings.update(OWN.get(config_class.__name__, {}))
     return {key: value for key, value in settings.items() if value is not None}
 
 
@@ -181,8 +196,8 @@ def families_of(architecture: str) -> tuple[str, ...]:
     return _FAMILIES.get(model_type, _USUAL_FAMILIES)
 
 
-def save_convertible(architecture: str, directory: Path) -> Path:
-    """A small model with the first tokenizer that its converter takes.
+def save_convertible(architecture: str, directory: Path) -> ConvertResult:
+    """A small model with the first tokenizer that its converter takes, in ``base``, and its file, ``base.gguf``.
 
     Raises:
         NotBuiltError: transformers builds none.
@@ -194,13 +209,12 @@ def save_convertible(architecture: str, directory: Path) -> Path:
         shutil.rmtree(base, ignore_errors=True)
         save_small(architecture, base, family)
         try:
-            convert(base, directory / "base.gguf", gguf_dtype="f32")
+            return convert(base, directory / "base.gguf", gguf_dtype="f32")
         except PackagingError as error:
             refusal = error
             if error.code in _OTHER_TOKENIZER or "token" in error.message:
                 continue
             raise
-        return base
     assert refusal is not None
     raise refusal
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,23 @@ from api_client.contract.job import StageName
 from api_client.contract.request import PackagingRequest
 from config.settings import StageSettings
 from tests.field.architectures import NotBuiltError, model_class, save_convertible
+from tests.field.hidden import LENGTH, angle, by_llama_cpp, by_transformers
 from tests.harness import run_stages, stage_settings
-from worker.models.convert.repairs import completed_configs
+from worker.models.convert.repairs import completed_configs, repaired
 from worker.models.convert.upstream import load_upstream
 from worker.models.gguf.reader import GGUFFile, open_gguf
 from worker.stages.context import StageResult
 
-BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA = (
+BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA, COMPUTES = (
     "built", "merged and converted", "equals PEFT and upstream", "Q4_K_M, verified", "IQ3_XXS with matrix, verified",
-    "LoRA file adds what the merge does",
+    "LoRA file adds what the merge does", "llama.cpp computes what transformers does",
 )  # fmt: skip
-COLUMNS = (BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA)
+COLUMNS = (BUILT, CONVERTED, EQUAL, K_QUANT, I_QUANT, LORA, COMPUTES)
 """One question each, in the order of a job."""
 YES = "yes"
 UNCAUGHT = "fault of ours"
 """How a cell begins that an error without a code ended."""
+_SAME = 1e-4
 _NOT_COMPARED = ("general.", "GGUF.", "tokenizer.chat_template")
 
 
@@ -81,6 +84,7 @@ def cells(architecture: str, directory: Path) -> dict[str, str]:
     found[K_QUANT] = both if both == YES else _told(lambda: _quantized(trial, "Q4_K_M"))
     found[I_QUANT] = both
     found[LORA] = _told(lambda: _exported(trial))
+    found[COMPUTES] = _told(lambda: _computes(trial))
     return found
 
 
@@ -97,20 +101,34 @@ def _told(step: Callable[[], str | None]) -> str:
 
 
 def _build(trial: Trial) -> None:
-    save_convertible(trial.architecture, trial.directory)
+    unused = save_convertible(trial.architecture, trial.directory).left_out
     torch.manual_seed(9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = model_class(trial.architecture).from_pretrained(trial.base, dtype=torch.float32)
-        try:
-            tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
-        except Exception as error:
-            raise NotBuiltError(f"PEFT: {type(error).__name__}: {str(error).splitlines()[0][:160]}") from error
+        tuned = _tuned(model)
         with torch.no_grad():
             for name, parameter in tuned.named_parameters():
-                if "lora_" in name:
+                # what has no place in the file stays as PEFT begins it, and as it stays where training does not use it
+                if "lora_A" in name or ("lora_B" in name and not _is_unused(name, unused)):
                     parameter.normal_(std=0.05)
         tuned.save_pretrained(trial.checkpoint)
+
+
+def _tuned(model: Any) -> Any:
+    """LoRA on all linear layers; of Mamba's, on those that PEFT can apply it to."""
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    try:
+        return get_peft_model(model, LoraConfig(**settings))
+    except ValueError as error:
+        if "incompatible with Mamba" not in str(error):
+            raise NotBuiltError(f"PEFT: {type(error).__name__}: {str(error).splitlines()[0][:160]}") from error
+    return get_peft_model(model, LoraConfig(**settings, exclude_modules=["out_proj", "conv1d"]))
+
+
+def _is_unused(parameter: str, unused: Collection[str]) -> bool:
+    module = parameter.removeprefix("base_model.model.").partition(".lora_")[0]
+    return any(f"{name}.weight" in unused for name in (module, module.removeprefix("model."), f"model.{module}"))
 
 
 def _request(trial: Trial, *quants: str) -> PackagingRequest:
@@ -174,6 +192,16 @@ def _exported(trial: Trial) -> str | None:
     return None
 
 
+def _computes(trial: Trial) -> str | None:
+    """The base model's last hidden states, by llama.cpp in F32 and by transformers."""
+    ids = [5 + 7 * at % 90 for at in range(LENGTH)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = model_class(trial.architecture).from_pretrained(trial.base, dtype=torch.float32).eval()
+    apart = angle(by_llama_cpp(trial.directory / "base.gguf", ids), by_transformers(model, ids))
+    return None if apart < _SAME else f"apart by {apart:.2g} (1 - cosine)"
+
+
 def _equal(trial: Trial) -> str | None:
     """Our merged file against upstream's of what PEFT merged: tensors by name, type, shape and bytes; keys."""
     merged = trial.directory / "merged"
@@ -184,6 +212,8 @@ def _equal(trial: Trial) -> str | None:
     for file in trial.base.iterdir():
         if not (merged / file.name).exists() and not file.name.startswith("model"):
             shutil.copy(file, merged)
+    config = json.loads((merged / "config.json").read_text("utf-8"))
+    (merged / "config.json").write_text(json.dumps(repaired(config)), "utf-8")
     theirs = _upstream(merged, trial.directory / "theirs.gguf")
     mine, other = _tensors(trial.merged), _tensors(theirs)
     different = sorted(name for name in {*mine, *other} if mine.get(name) != other.get(name))
@@ -199,8 +229,10 @@ def _upstream(model: Path, out: Path) -> Path:
         warnings.simplefilter("ignore")
         hparams = upstream.conversion.ModelBase.load_hparams(model, False)
         architecture = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
-        made = upstream.model_class(architecture)(model, upstream.gguf.LlamaFileType.ALL_F32, out, model_name="M")
-        made.write()
+        found = upstream.model_class(architecture)
+        if hasattr(found, "opt_num_mtp_layers"):  # transformers saves none; this is upstream's own switch, --no-mtp
+            found = type(found.__name__, (found,), {"model_arch": found.model_arch, "no_mtp": True})
+        found(model, upstream.gguf.LlamaFileType.ALL_F32, out, model_name="M").write()
     return out
 
 

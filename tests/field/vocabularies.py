@@ -13,7 +13,11 @@ from tests.tiny import TEXT, tiny_tokenizer
 BPE_FILE = Path(__file__).parents[1] / "unit" / "convert" / "data" / "bpe_tokenizer.json"
 BPE_TOKENS, SPM_TOKENS = 49152, 400
 """The BPE tokenizer is SmolLM's (Apache-2.0) cut down to what upstream's recognition needs, at the original ids."""
+WORDPIECE_FILE = Path(__file__).parent / "data" / "wordpiece.json"
+"""What upstream's recognition needs of BERT's vocabulary (Apache-2.0), at the original ids."""
 _SPACE = "▁"
+# tokens that converters of the GLM and Solar families ask for by their text
+_ASKED_FOR = ("<|user|>", "[gMASK]", "<|observation|>", "<unk>", "<|startoftext|>")
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _PRINTABLE = [chr(code) for code in range(33, 127)]
 
@@ -38,12 +42,21 @@ def llama(directory: Path) -> int:
 def gpt2(directory: Path) -> int:
     """Byte-level BPE with a pre-tokenizer that upstream knows."""
     description = json.loads(BPE_FILE.read_text(encoding="utf-8"))
-    # GLM-4's converter asks for this token
-    description["added_tokens"].append({**description["added_tokens"][0], "id": 49000, "content": "<|user|>"})
+    for index, text in enumerate(_ASKED_FOR, start=49000):
+        description["added_tokens"].append({**description["added_tokens"][0], "id": index, "content": text})
     _write(directory, "tokenizer.json", description)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     _write(directory, "tokenizer_config.json", config)
     return BPE_TOKENS
+
+
+def gpt2_bos(directory: Path) -> int:
+    """The same, begun with a token and with one between two texts, as encoders want it."""
+    tokens = gpt2(directory)
+    config = json.loads((directory / "tokenizer_config.json").read_text("utf-8"))
+    ends = {"sep_token": "<|im_end|>", "cls_token": "<|im_start|>", "add_bos_token": True}
+    _write(directory, "tokenizer_config.json", config | ends)
+    return tokens
 
 
 def gemma4(directory: Path) -> int:
@@ -73,8 +86,8 @@ def gemma4(directory: Path) -> int:
 def bert(directory: Path) -> int:
     """WordPiece, lower case."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    pieces = [*special, *letters, *(f"##{letter}" for letter in letters if letter.isalnum()), "the", "##ing"]
+    pieces: dict[str, int] = json.loads(WORDPIECE_FILE.read_text("utf-8"))
+    size = max(pieces.values()) + 1
     normalizer = {
         "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
         "lowercase": True,
@@ -85,24 +98,26 @@ def bert(directory: Path) -> int:
         "type": "TemplateProcessing", "single": [*part, end],
         "pair": [*part, end, {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
         "special_tokens": {
-            text: {"id": text, "ids": [special.index(text)], "tokens": [text]} for text in ("[CLS]", "[SEP]")
+            text: {"id": text, "ids": [pieces[text]], "tokens": [text]} for text in ("[CLS]", "[SEP]")
         },
     }  # fmt: skip
     description = {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": normalizer,
-        "added_tokens": [_special(index, text) for index, text in enumerate(special)],
+        "added_tokens": [_special(pieces[text], text) for text in special],
         "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": processor,
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {
             "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": {piece: index for index, piece in enumerate(pieces)},
+            "max_input_chars_per_word": 100, "vocab": pieces,
         },
     }  # fmt: skip
     _write(directory, "tokenizer.json", description)
-    (directory / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    lines = {index: piece for piece, index in pieces.items()}
+    text = "".join(f"{lines.get(index, f'[unused{index}]')}\n" for index in range(size))
+    (directory / "vocab.txt").write_text(text, encoding="utf-8")
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     _write(directory, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **names})
-    return len(pieces)
+    return size
 
 
 def t5(directory: Path) -> int:
@@ -169,5 +184,6 @@ def _charsmap(model: Path) -> bytes:
 
 
 FAMILIES: dict[str, Callable[[Path], int]] = {
-    "llama": llama, "gpt2": gpt2, "gemma4": gemma4, "bert": bert, "t5": t5, "xlm-roberta": xlm_roberta,
+    "llama": llama, "gpt2": gpt2, "gpt2-bos": gpt2_bos, "gemma4": gemma4, "bert": bert, "t5": t5,
+    "xlm-roberta": xlm_roberta,
 }  # fmt: skip

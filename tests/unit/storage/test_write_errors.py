@@ -14,7 +14,7 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import room_errors, write_errors
-from worker.models.convert.plan import upstream_errors
+from worker.models.convert.upstream_errors import upstream_errors
 from worker.service.supervisor.child import as_packaging_error
 
 SOURCES = Path(__file__).parents[3]

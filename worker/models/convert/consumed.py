@@ -2,7 +2,8 @@
 
 Some converters drop tensors without a word: Gemma's have no head of its own, so a head that training pulled apart from
 the embedding would be lost, and the file would answer like another model. Parts for pictures and sound are left out of
-every text model on purpose; what training changed in them is told, not refused.
+every text model on purpose; what training changed in them is told, not refused. An adapter on a layer that the training
+never used (an encoder's pooler) is zero and loses nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from worker.models.adapters.names import is_head
 from worker.models.convert.weights import MergedWeights
 
 _OTHER_SENSES = re.compile(
-    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|mlp1)\w*\."
+    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|mlp1|mlp_AR)\w*\."
 )
 _NAMED = 3
 
@@ -38,7 +39,7 @@ def check_consumed(weights: MergedWeights, left_out: Iterable[str], architecture
     if not any(key.endswith("tie_word_embeddings") for key in weights.config_changes()):
         lost = [name for name in lost if not is_head(name)]  # still tied: the embedding says the same
     senses = [name for name in lost if _OTHER_SENSES.search(name)]
-    others = [name for name in lost if name not in senses]
+    others = [name for name in lost if name not in senses and weights.alters(name)]
     if others:
         raise PackagingError(
             ErrorCode.ADAPTER_UNSUPPORTED,

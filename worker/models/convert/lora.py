@@ -31,14 +31,14 @@ from worker.models.convert.plan import (
     FILE_TYPES,
     UNUSED_OUTPUT,
     ConversionPlan,
-    read_config,
+    read_class,
     read_plan,
     shown_weights,
     streamed_class,
-    upstream_errors,
 )
 from worker.models.convert.staging import display_name, stage
 from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
+from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights
 from worker.models.convert.writer import write_plan
 from worker.models.hardening import locked_down
@@ -124,9 +124,9 @@ def _plan_lora(
 ) -> ConversionPlan:
     with locked_down(), torch.no_grad(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture = read_config(upstream, staged)
+            architecture, own_class = read_class(upstream, staged)
         shapes = {name: entry.shape for name, entry in weights.base.tensors.items()}
-        model_class = lora_class(upstream, upstream.model_class(architecture), architecture, pairs, shapes)
+        model_class = lora_class(upstream, own_class, architecture, pairs, shapes)
         with upstream_errors(ErrorCode.ADAPTER_UNSUPPORTED, f"exporting LoRA for {architecture}"):
             model = model_class(
                 staged,
@@ -180,6 +180,8 @@ def lora_class(
         def get_tensors(self) -> Iterator[tuple[str, Any]]:
             for pair in pairs:
                 named = self.filter_tensors((pair.name, lambda: None))
+                if named is None and not pair.b.any():
+                    continue  # never trained: a tower of pictures, an encoder's pooler
                 if named is None:
                     raise inexpressible(pair.name, f"{architecture} leaves this tensor out of its GGUF file")
                 # a Conv1D weight is stored (i, o): the update of what is stored is (B @ A).T

@@ -9,8 +9,6 @@ type, to error codes; the cause that comes first wins over the ones that follow 
 from __future__ import annotations
 
 import hashlib
-import re
-import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,19 +17,20 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.disk import is_full, no_space
 from worker.foreign import lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
+from worker.models.convert.heads import check_head, classifier_labels, head_name
+from worker.models.convert.layer_kinds import check_rotation, missing_pattern
 from worker.models.convert.nextn import holds_mtp
 from worker.models.convert.repairs import completed_configs
-from worker.models.convert.upstream import Upstream, missing_package
+from worker.models.convert.upstream import Upstream, unsupported_architecture
+from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights, WeightEntry
 from worker.models.gguf.tensors import align_up
-from worker.models.hardening import ModelCodeRefusedError, locked_down, replaced
+from worker.models.hardening import locked_down, replaced
 
 FILE_TYPES = {"auto": "GUESSED", "f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 """``gguf_dtype`` -> name in upstream's ``LlamaFileType``."""
@@ -40,12 +39,6 @@ UNUSED_OUTPUT = "unused.gguf"
 """Name of the output that upstream is told of and never makes."""
 
 _NORMAL_TOKEN = 1  # gguf.TokenType.NORMAL
-
-# what upstream's code raises, by accident or on purpose, on inputs it does not expect
-_INPUT_FAULTS = (
-    ValueError, TypeError, AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError,
-    ArithmeticError, struct.error, StrictDataclassError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,8 +118,8 @@ def plan_model(
     """
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture = read_config(upstream, staged)
-        model_class = streamed_class(upstream, upstream.model_class(architecture), architecture, weights.names())
+            architecture, own_class = read_class(upstream, staged)
+        model_class = streamed_class(upstream, own_class, architecture, weights.names())
         with (
             replaced(upstream.gguf.quants, "quantize", recognisable_rounding(upstream)),
             upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"preparing {architecture}"),
@@ -141,10 +134,13 @@ def plan_model(
             _take_vocabulary_from_embedding(model)
             model.prepare_tensors()
             model.prepare_metadata(vocab_only=False)
+            _say_layer_kinds(model)
         if finish is not None:
             finish(model.gguf_writer)
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"describing {architecture}"):
             plan = read_plan(upstream, model.gguf_writer)
+    if not plan.tensors:
+        raise unsupported_architecture(architecture, upstream.version)
     _check_scores(plan)
     _check_vocabulary(plan)
     _check_gathered(plan)
@@ -153,11 +149,31 @@ def plan_model(
     return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))))
 
 
-def read_config(upstream: Upstream, staged: Path) -> str:
-    """The architecture by which upstream chooses its class for the staged config."""
+def read_class(upstream: Upstream, staged: Path) -> tuple[str, type[Any]]:
+    """The architecture of the staged config, and the class that upstream converts it with.
+
+    A class that only hands all to an object of another one (``impl``, Mistral 3) is passed over for the latter.
+
+    Raises:
+        PackagingError: ``unsupported_architecture``.
+    """
     hparams = upstream.conversion.ModelBase.load_hparams(staged, False)
     architecture: str = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
-    return architecture
+    check_head(architecture)
+    found = upstream.model_class(architecture)
+    if "impl" in getattr(found, "__annotations__", {}):
+        found = type(found(staged, upstream.gguf.LlamaFileType.ALL_F32, staged / UNUSED_OUTPUT).impl)
+    return architecture, found
+
+
+def _say_layer_kinds(model: Any) -> None:
+    """Have the file say the order of its kinds of layers where llama.cpp would assume another."""
+    writer = model.gguf_writer
+    metadata = {key: entry.value for key, entry in writer.kv_data[0].items()}
+    check_rotation(writer.arch, model.hparams)
+    pattern = missing_pattern(writer.arch, model.hparams, metadata)
+    if pattern is not None:
+        writer.add_sliding_window_pattern(pattern)
 
 
 @contextmanager
@@ -217,6 +233,16 @@ def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str
         )
         tokenizer_error: PackagingError | None = None
 
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if getattr(self, "cls_out_labels", self) is None:
+                self.cls_out_labels = classifier_labels(architecture, self.hparams)
+
+        @classmethod
+        def filter_tensors(cls, item: tuple[str, Any]) -> tuple[str, Any] | None:
+            kept: tuple[str, Any] | None = super().filter_tensors((head_name(architecture, item[0]), item[1]))
+            return kept
+
         def map_tensor_name(self, name: str, *args: Any, **kwargs: Any) -> str:
             try:
                 mapped: str = super().map_tensor_name(name, *args, **kwargs)
@@ -272,54 +298,6 @@ def recognisable_rounding(upstream: Upstream) -> Callable[[Any, Any], Any]:
         return lazy(meta=meta, args=(values,), func=rounding)
 
     return quantize
-
-
-@contextmanager
-def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = False) -> Iterator[None]:
-    """The edge to the conversion package: its exceptions become ``PackagingError``, by type.
-
-    Args:
-        code: For exceptions that only say that the input is not what upstream expects.
-        doing: What was being done, for the message.
-        tokenizer_not_found: Whether a missing file is a tokenizer file.
-    """
-    try:
-        yield
-    except PackagingError:
-        raise
-    except ModelCodeRefusedError as error:
-        raise PackagingError(ErrorCode.TOKENIZER_UNSUPPORTED, str(error)) from error
-    except ImportError as error:
-        raise missing_package(error, doing) from error
-    except MemoryError as error:
-        raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"{doing}: memory ran out") from error
-    except SystemExit as error:  # upstream's answer of three classes to a tokenizer without this file
-        missing = "tokenizer.model"
-        found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
-        raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name if error.filename else str(error.args[-1]).rsplit("/", maxsplit=1)[-1]
-        found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
-        raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
-    except OSError as error:
-        if is_full(error):
-            raise no_space(Path(error.filename) if isinstance(error.filename, str) else None, error) from error
-        raise PackagingError(code, f"{doing}: {_reason(error)}") from error
-    except KeyError as error:
-        raise PackagingError(code, f"{doing}: {error.args[0] if error.args else 'a key'} is missing") from error
-    except _INPUT_FAULTS as error:
-        raise PackagingError(code, f"{doing}: {_reason(error)}") from error
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        # the tokenizers package has no class of its own for a tokenizer.json that it cannot read
-        raise PackagingError(code, f"{doing}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What an exception says, in one line, without the scratch directory that its paths may begin with."""
-    text = re.sub(r"[^\s'\"]*/(convert|lora)-[^/\s]+/[^/]*/", "", str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
 
 
 def _reader_of(weights: MergedWeights) -> type[Any]:

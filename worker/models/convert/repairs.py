@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from api_client.contract.errors import ErrorCode
 from worker.models.checkpoint.files import read_json
+from worker.models.convert.layer_kinds import full_attention_interval
 from worker.models.hardening import replaced
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ def _gemma4(config: _Config) -> dict[str, Any]:
     if "global_head_dim" not in found and config.get("global_head_dim") is None and "per_layer_config" in config:
         found["global_head_dim"] = config["head_dim"]
     return found
+
+
+def _leading_dense(config: _Config) -> dict[str, Any]:
+    """How many layers come before the first with experts, which transformers 5 says by ``mlp_layer_types`` alone."""
+    kinds = config.get("mlp_layer_types")
+    if config.get("first_k_dense_replace") is not None or not isinstance(kinds, list):
+        return {}
+    return {"first_k_dense_replace": next((at for at, kind in enumerate(kinds) if kind != "dense"), len(kinds))}
 
 
 def _of_kind(config: _Config, kind: str) -> _Config:
@@ -82,6 +91,23 @@ def _nemotron_h(config: _Config) -> dict[str, Any]:
     return {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern), **absent}
 
 
+def _minimax_m2(config: _Config) -> dict[str, Any]:
+    found: dict[str, Any] = {"scoring_func": config.get("scoring_func") or "sigmoid"}
+    if "rotary_dim" not in config and "head_dim" in config:
+        found["rotary_dim"] = int(_rotary_part(config) * config["head_dim"])
+    return found
+
+
+def _hunyuan_moe(config: _Config) -> dict[str, Any]:
+    layers = int(config["num_hidden_layers"])
+    said = {
+        "moe_intermediate_size": config.get("moe_intermediate_size") or config["intermediate_size"],
+        "moe_topk": config.get("moe_topk", 1),
+        "num_shared_expert": config.get("num_shared_expert") or 1,
+    }
+    return {key: value if isinstance(value, list) else [value] * layers for key, value in said.items()}
+
+
 ABSENT = object()
 """The value of a key that is to be taken away."""
 
@@ -113,13 +139,15 @@ _REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
     ),
     # Cohere2Config and MiniMaxM2Config keep the part of a head that turns in rope_parameters alone
     "cohere2": lambda config: {"rotary_pct": _rotary_part(config)} if "rotary_pct" not in config else {},
-    "minimax_m2": lambda config: (
-        {"rotary_dim": int(_rotary_part(config) * config["head_dim"])}
-        if "rotary_dim" not in config and "head_dim" in config
-        else {}
-    ),
+    "glm4_moe_lite": _leading_dense,
+    "minimax_m2": _minimax_m2,
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), full_attention_interval),
+    # routers that know no other function, which their classes therefore do not keep
+    "exaone_moe": lambda config: {"scoring_func": config.get("scoring_func") or "sigmoid"},
+    # one value by layer in the Hub's configs, where HunYuanMoEV1Config has one for all; one shared expert always
+    "hunyuan_v1_moe": _hunyuan_moe,
     "gemma4_text": _gemma4,
-    "gemma4_unified_text": _gemma4,
+    "gemma4_unified_text": lambda config: {"moe_intermediate_size": None} | _gemma4(config),
     "granitemoehybrid": _hybrid_kinds,
     "nemotron_h": _nemotron_h,
 }

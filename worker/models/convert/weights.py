@@ -96,6 +96,14 @@ class MergedWeights:
         """Names of the tensors that the overlay changes or adds."""
         return self._updated | frozenset(self._added)
 
+    def alters(self, name: str) -> bool:
+        """Whether an update changes any value of a tensor; reads it. LoRA leaves what it could not train as it was."""
+        if self._overlay is None or name in self._added:
+            return name in self._added
+        before = self.base.read_tensor(name)
+        after = self._overlay.apply(name, before)
+        return before.shape != after.shape or bool((before.float() != after.float()).any())
+
     def config_changes(self) -> dict[str, Any]:
         """Changes that the merged model's ``config.json`` needs, dotted where nested."""
         return {} if self._overlay is None else self._overlay.config_changes()

@@ -10,9 +10,10 @@ import torch
 
 from api_client.contract.errors import ErrorCode
 from config.roots import NOWHERE_ELSE, Roots
-from worker.models.convert.plan import UNUSED_OUTPUT, read_config, shown_weights, upstream_errors
+from worker.models.convert.plan import UNUSED_OUTPUT, read_class, shown_weights
 from worker.models.convert.staging import stage
 from worker.models.convert.upstream import Upstream
+from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights
 from worker.models.hardening import locked_down
 
@@ -36,8 +37,7 @@ def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Ro
         upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
     ):
         staged = stage(Path(scratch), weights, None, weights.config_changes(), card=None, allowed_roots=allowed_roots)
-        architecture = read_config(upstream, staged)
-        model_class = upstream.model_class(architecture)
+        _, model_class = read_class(upstream, staged)
         mapping_class: Any = type(
             model_class.__name__, (model_class,), {"model_arch": model_class.model_arch, "no_mtp": True}
         )

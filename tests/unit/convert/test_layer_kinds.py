@@ -1,0 +1,103 @@
+"""The order of layers reaches llama.cpp, by the file or by its own assumption; what it cannot have is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from api_client.contract.errors import ErrorCode, PackagingError
+from tests.field.hidden import LENGTH, angle, by_llama_cpp, by_transformers
+from tests.field.vocabularies import BPE_TOKENS, SPM_TOKENS, gpt2, llama
+from worker.models.convert.layer_kinds import check_rotation, full_attention_interval, missing_pattern
+from worker.models.convert.pipeline import convert
+
+SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
+_SMALL = {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "sliding_window": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+IDS = [5 + 7 * at % 300 for at in range(LENGTH)]
+SAME = 1e-4
+
+
+def _model(directory: Path, model_type: str, kinds: list[str], tokens: int, **more: Any) -> Any:
+    torch.manual_seed(5)
+    settings = {**_SMALL, "num_hidden_layers": len(kinds), "layer_types": kinds, "vocab_size": tokens, **more}
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**settings)).to(torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0) if parameter.ndim > 1 else None
+    model.save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize("kinds", [[SLIDING, FULL, SLIDING, FULL], [FULL, SLIDING, SLIDING], [SLIDING] * 5 + [FULL]])
+def test_llama_cpp_computes_a_gemma_of_any_order_of_layers_as_transformers_does(tmp_path, kinds):
+    model = _model(tmp_path / "base", "gemma3_text", kinds, SPM_TOKENS, query_pre_attn_scalar=16)
+    llama(tmp_path / "base")
+    convert(tmp_path / "base", tmp_path / "base.gguf", gguf_dtype="f32")
+    assert angle(by_llama_cpp(tmp_path / "base.gguf", IDS), by_transformers(model, IDS)) < SAME
+
+
+def test_llama_cpp_computes_a_hybrid_qwen_of_another_interval_as_transformers_does(tmp_path):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}
+    kinds = [LINEAR, FULL, LINEAR, FULL]
+    model = _model(
+        tmp_path / "base", "qwen3_5_text", kinds, BPE_TOKENS, head_dim=32, linear_num_key_heads=2,
+        linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16,
+        rope_parameters={**rope, "mrope_interleaved": True},
+    )  # fmt: skip
+    gpt2(tmp_path / "base")
+    convert(tmp_path / "base", tmp_path / "base.gguf", gguf_dtype="f32")
+    assert angle(by_llama_cpp(tmp_path / "base.gguf", IDS), by_transformers(model, IDS)) < SAME
+
+
+WINDOW = {"gemma3.attention.sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kinds", "metadata", "flags"),
+    [
+        ("gemma3", [SLIDING] * 5 + [FULL], WINDOW, None),
+        ("gemma3", [SLIDING, FULL], WINDOW, [True, False]),
+        ("gemma3", [SLIDING, FULL], {}, None),
+        ("gemma3", [SLIDING, FULL], {**WINDOW, "gemma3.attention.sliding_window_pattern": [True, False]}, None),
+        ("modern-bert", [FULL, SLIDING, SLIDING, FULL], {"modern-bert.attention.sliding_window": 8}, None),
+        ("llama", [SLIDING, FULL], {"llama.attention.sliding_window": 8}, None),
+    ],
+    ids=["as assumed", "another order", "no window", "said already", "first of each group", "nothing assumed"],
+)
+def test_the_order_is_said_where_llama_cpp_would_assume_another(architecture, kinds, metadata, flags):
+    assert missing_pattern(architecture, {"layer_types": kinds}, metadata) == flags
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        ([LINEAR, LINEAR, LINEAR, FULL], {"full_attention_interval": 4}),
+        ([LINEAR, FULL, LINEAR, FULL], {"full_attention_interval": 2}),
+        ([LINEAR, FULL, LINEAR], {"full_attention_interval": 2}),
+        ([LINEAR, LINEAR], {}),
+    ],
+)
+def test_the_interval_of_full_attention_follows_from_the_kinds(kinds, found):
+    assert full_attention_interval({"layer_types": kinds}) == found
+
+
+@pytest.mark.parametrize("kinds", [[FULL, LINEAR, FULL], [LINEAR, FULL, FULL], [LINEAR, FULL, LINEAR, LINEAR]])
+def test_an_order_that_no_interval_makes_is_refused_naming_it(kinds):
+    with pytest.raises(PackagingError) as caught:
+        full_attention_interval({"layer_types": kinds})
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+    assert "layer_types" in caught.value.message
+
+
+def test_another_order_of_layers_without_rotation_is_refused():
+    check_rotation("smollm3", {"no_rope_layers": [1, 1, 1, 0]})
+    with pytest.raises(PackagingError, match="no_rope_layers"):
+        check_rotation("smollm3", {"no_rope_layers": [1, 0, 1, 0]})

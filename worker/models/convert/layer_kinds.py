@@ -1,0 +1,94 @@
+"""Which layers attend how: what ``config.json`` says, and what llama.cpp takes for granted.
+
+Upstream writes no pattern for some architectures, and llama.cpp then counts: every sixth layer of a Gemma 3 sees the
+whole text, every fourth of a Llama 4 has no rotation. A model with another order would load and answer wrongly. Where
+the file can say the order, it is said (:func:`missing_pattern`); where it cannot, the model is refused.
+
+Source: ``load_swa_pattern``, ``set_swa_pattern`` and ``n_no_rope_layer_step`` in llama.cpp b11434, ``src/models``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api_client.contract.errors import ErrorCode, PackagingError
+
+_PATTERN = "attention.sliding_window_pattern"
+_WINDOW = "attention.sliding_window"
+# GGUF architecture -> one layer in how many sees the whole text, and whether the first of each group does
+_PERIODS: Mapping[str, tuple[int, bool]] = {
+    "afmoe": (4, False), "cohere2": (4, False), "cohere2moe": (4, True), "exaone-moe": (4, False),
+    "exaone4": (4, False), "gemma-embedding": (6, False), "gemma2": (2, False), "gemma3": (6, False),
+    "gemma3n": (5, False), "gpt-oss": (2, False), "laguna": (4, True), "llama4": (4, False), "mellum": (4, False),
+    "modern-bert": (3, True), "olmo2": (4, False), "plamo3": (8, False), "smallthinker": (4, True),
+}  # fmt: skip
+# GGUF architecture -> one layer in how many has no rotary embedding, the last of each group
+_UNROTATED_STEPS: Mapping[str, int] = {"llama4": 4, "smollm3": 4}
+_WHOLE_TEXT = "full_attention"
+
+
+def missing_pattern(architecture: str, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[bool] | None:
+    """Flags by layer (True: it sees a window) that a file must say, because llama.cpp would assume others.
+
+    Args:
+        architecture: GGUF architecture.
+        config: The text model's ``config.json``.
+        metadata: Key -> value of the file as upstream made it.
+
+    Returns:
+        None where the file says the order already, or llama.cpp assumes the right one, or the config says none.
+    """
+    kinds = config.get("layer_types")
+    said = f"{architecture}.{_PATTERN}" in metadata or f"{architecture}.{_WINDOW}" not in metadata
+    if said or architecture not in _PERIODS or not _is_names(kinds):
+        return None
+    period, first = _PERIODS[architecture]
+    assumed = [at % period != (0 if first else period - 1) for at in range(len(kinds))]
+    flags = [kind != _WHOLE_TEXT for kind in kinds]
+    return None if flags == assumed else flags
+
+
+def check_rotation(architecture: str, config: Mapping[str, Any]) -> None:
+    """Refuse an order of layers without rotary embedding that llama.cpp does not have.
+
+    Raises:
+        PackagingError: ``unsupported_architecture``.
+    """
+    step, rotated = _UNROTATED_STEPS.get(architecture), config.get("no_rope_layers")
+    if step is None or not isinstance(rotated, list) or not rotated:
+        return
+    if [bool(one) for one in rotated] != [(at + 1) % step != 0 for at in range(len(rotated))]:
+        raise PackagingError(
+            ErrorCode.UNSUPPORTED_ARCHITECTURE,
+            f"config.json: no_rope_layers is {rotated}; llama.cpp leaves the rotation out in every {step}th layer of "
+            f"{architecture} models and in no other",
+            fields={"key": "no_rope_layers", "architecture": architecture},
+        )
+
+
+def full_attention_interval(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The interval that Qwen's hybrids state besides, or instead of, the kinds of their layers.
+
+    transformers saves the kinds alone, and llama.cpp takes 4 where none is said.
+
+    Raises:
+        PackagingError: ``unsupported_architecture`` for an order that no interval makes.
+    """
+    kinds = config.get("layer_types")
+    if not _is_names(kinds) or _WHOLE_TEXT not in kinds:
+        return {}
+    interval = kinds.index(_WHOLE_TEXT) + 1
+    places = [at for at, kind in enumerate(kinds) if kind == _WHOLE_TEXT]
+    if places != list(range(interval - 1, len(kinds), interval)):
+        raise PackagingError(
+            ErrorCode.UNSUPPORTED_ARCHITECTURE,
+            f"config.json: layer_types has {_WHOLE_TEXT} at {places}; "
+            "llama.cpp has it in every nth layer of such models and in no other",
+            fields={"key": "layer_types"},
+        )
+    return {"full_attention_interval": interval}
+
+
+def _is_names(kinds: Any) -> bool:
+    return isinstance(kinds, Sequence) and bool(kinds) and all(isinstance(kind, str) for kind in kinds)
