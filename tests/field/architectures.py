@@ -44,7 +44,7 @@ _SIZES: dict[str, Any] = {
     "hidden_size_per_layer_input": 16, "query_pre_attn_scalar": 16, "embed_dim": 64,
     "global_head_dim": 32, "attention_hidden_size": 64, "rotary_dim": 8,
     "decoder_start_token_id": 0, "n_groups": 1, "conv_kernel": 4, "index_head_dim": 16, "index_n_heads": 2,
-    "image_size": 28, "patch_size": 14, "laurel_rank": 8, "altup_num_inputs": 2, "mamba_d_ssm": 64,
+    "image_size": 28, "patch_size": 14, "laurel_rank": 64, "altup_num_inputs": 2, "mamba_d_ssm": 64,
 }  # fmt: skip
 _VOCABULARY_KEYS = ("vocab_size", "vocab_size_per_layer_input", "padded_vocab_size")
 _USUAL_FAMILIES = ("llama", "gpt2", "gemma4", "t5", "xlm-roberta")
@@ -69,13 +69,14 @@ OWN: dict[str, dict[str, Any]] = {
     }} for name in ("Qwen3_5TextConfig", "Qwen3_5MoeTextConfig")},
     "Qwen3NextConfig": _LINEAR,
     "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
+    "Step3p7TextConfig": {**_WINDOWED, "sliding_window": 16},
     "Gemma3TextConfig": {"num_hidden_layers": 6}, "Llama4TextConfig": {"num_hidden_layers": 4},
     "BitNetConfig": {"tie_word_embeddings": True},
     "Ernie4_5_MoeConfig": {"intermediate_size": 1024},
     "OlmoeConfig": {"num_key_value_heads": 4}, "PhiConfig": {"num_key_value_heads": 4},
     "DeepseekV2Config": {**_MLA, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
     "YoutuConfig": _MLA, "MiniCPM3Config": _MLA,
-    **dict.fromkeys(("Qwen3VLVisionConfig", "Qwen3VLMoeVisionConfig"), {"deepstack_visual_indexes": [0]}),
+    **{name: {"deepstack_visual_indexes": [0]} for name in ("Qwen3VLVisionConfig", "Qwen3VLMoeVisionConfig")},
     "Dots1Config": {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "HunYuanVLTextConfig": {"rope_parameters": {**_MROPE, "xdrope_section": [2, 2, 2, 2]}},
     "ApertusConfig": {"head_dim": None},

@@ -22,12 +22,12 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.foreign import lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
-from worker.models.convert.heads import check_head, classifier_labels, head_name
 from worker.models.convert.layer_kinds import check_rotation, missing_pattern
 from worker.models.convert.nextn import holds_mtp
 from worker.models.convert.repairs import completed_configs
 from worker.models.convert.upstream import Upstream, unsupported_architecture
 from worker.models.convert.upstream_errors import upstream_errors
+from worker.models.convert.weight_names import as_on_the_hub, check_head, classifier_labels, meant_name
 from worker.models.convert.weights import MergedWeights, WeightEntry
 from worker.models.gguf.tensors import align_up
 from worker.models.hardening import locked_down, replaced
@@ -231,6 +231,8 @@ def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str
         no_mtp = getattr(model_class, "no_mtp", False) or (
             hasattr(model_class, "opt_num_mtp_layers") and not holds_mtp(names)
         )
+        if hasattr(model_class, "_n_nextn") and not holds_mtp(names):
+            _n_nextn = 0  # MiMo's, which upstream takes for three whatever is there
         tokenizer_error: PackagingError | None = None
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -240,8 +242,12 @@ def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str
 
         @classmethod
         def filter_tensors(cls, item: tuple[str, Any]) -> tuple[str, Any] | None:
-            kept: tuple[str, Any] | None = super().filter_tensors((head_name(architecture, item[0]), item[1]))
+            name = meant_name(architecture, item[0])
+            kept: tuple[str, Any] | None = None if name is None else super().filter_tensors((name, item[1]))
             return kept
+
+        def modify_tensors(self, data_torch: Any, name: str, bid: int | None) -> Any:
+            return super().modify_tensors(as_on_the_hub(architecture, self.hparams, name, data_torch), name, bid)
 
         def map_tensor_name(self, name: str, *args: Any, **kwargs: Any) -> str:
             try:

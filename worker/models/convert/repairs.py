@@ -91,6 +91,100 @@ def _nemotron_h(config: _Config) -> dict[str, Any]:
     return {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern), **absent}
 
 
+def _kimi_linear(config: _Config) -> dict[str, Any]:
+    """``linear_attn_config``, whose layers count from 1."""
+    kinds = config.get("layer_types")
+    router = {"moe_router_activation_func": config.get("moe_router_activation_func") or "sigmoid"}
+    if config.get("linear_attn_config") or not isinstance(kinds, list):
+        return router | _leading_dense(config)
+    linear = {
+        "full_attn_layers": [at for at, kind in enumerate(kinds, start=1) if kind == "full_attention"],
+        "kda_layers": [at for at, kind in enumerate(kinds, start=1) if kind != "full_attention"],
+        "head_dim": config.get("linear_head_dim"),
+        "num_heads": config.get("linear_num_heads"),
+        "short_conv_kernel_size": config.get("linear_conv_kernel_dim"),
+    }
+    return router | {"linear_attn_config": linear} | _leading_dense(config)
+
+
+def _mimo_v2(config: _Config) -> dict[str, Any]:
+    """What the layers with a window have of their own, which transformers' class does not tell from the others'."""
+    kinds = config.get("layer_types")
+    if config.get("hybrid_layer_pattern") or not isinstance(kinds, list):
+        return {}
+    own = ("head_dim", "v_head_dim", "num_attention_heads", "num_key_value_heads")
+    rope = config.get("rope_parameters") or {}
+    part = (rope.get("full_attention") or rope).get("partial_rotary_factor", 1.0)
+    return {
+        **{f"swa_{key}": config.get(f"swa_{key}") or config[key] for key in own},
+        "hybrid_layer_pattern": [int(kind == "sliding_attention") for kind in kinds],
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "layernorm_epsilon": config.get("rms_norm_eps", 1e-5),
+        "rope_parameters": {**rope, "partial_rotary_factor": part},
+    }
+
+
+def _deepseek_v4(config: _Config) -> dict[str, Any]:
+    """Ratios of compression by layer (0: none), and how many layers choose experts by the token itself."""
+    kinds, feeds = config.get("layer_types"), config.get("mlp_layer_types")
+    found: dict[str, Any] = {}
+    if "compress_ratios" not in config and isinstance(kinds, list):
+        rates = config.get("compress_rates") or {}
+        found["compress_ratios"] = [int(rates.get(kind, 0)) for kind in kinds]
+    if "num_hash_layers" not in config and isinstance(feeds, list):
+        found["num_hash_layers"] = feeds.count("hash_moe")
+    compress = (config.get("rope_parameters") or {}).get("compress") or {}
+    if compress.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
+        found["rope_scaling"] = compress
+    return found
+
+
+def _step3p5(config: _Config) -> dict[str, Any]:
+    """The Hub's names of counts, and what differs by the kind of a layer written out layer by layer."""
+    named = {
+        "num_attention_groups": "num_key_value_heads", "moe_num_experts": "n_routed_experts",
+        "moe_top_k": "num_experts_per_tok",
+    }  # fmt: skip
+    found = {key: config[own] for key, own in named.items() if key not in config and own in config}
+    kinds, feeds, rope = config.get("layer_types"), config.get("mlp_layer_types"), config.get("rope_parameters") or {}
+    if isinstance(kinds, list) and "partial_rotary_factors" not in config:
+        # the classes' own, where none is said
+        usual = {"sliding_attention": 1.0, "full_attention": 0.5}
+        parts = {kind: (rope.get(kind) or {}).get("partial_rotary_factor", usual.get(kind, 1.0)) for kind in kinds}
+        found["partial_rotary_factors"] = [parts[kind] for kind in kinds]
+    if isinstance(feeds, list) and "moe_layers_enum" not in config:
+        found["moe_layers_enum"] = ",".join(str(at) for at, kind in enumerate(feeds) if kind == "sparse")
+    if "attention_other_setting" not in config and config.get("num_sliding_attention_heads"):
+        found["attention_other_setting"] = {"num_attention_heads": config["num_sliding_attention_heads"]}
+    return found
+
+
+def _nomic_bert(config: _Config) -> dict[str, Any]:
+    """The names of GPT-2, which the Hub's config has and upstream reads."""
+    named = {
+        "n_positions": "max_position_embeddings", "n_embd": "hidden_size", "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers", "n_inner": "intermediate_size", "layer_norm_epsilon": "layer_norm_eps",
+        "max_trained_positions": "max_position_embeddings",
+    }  # fmt: skip
+    found = {key: config[own] for key, own in named.items() if key not in config and own in config}
+    rope = config.get("rope_parameters") or {}
+    if "rotary_emb_base" not in config and "rope_theta" in rope:
+        found["rotary_emb_base"] = rope["rope_theta"]
+    return found
+
+
+def _qwen3_asr(config: _Config) -> dict[str, Any]:
+    """Sections of the rotary embedding, which llama.cpp asks for; sound has one position, so any sections do."""
+    text = config.get("text_config") or {}
+    rope = text.get("rope_parameters") or {}
+    if not text or "mrope_section" in rope or "mrope_section" in (text.get("rope_scaling") or {}):
+        return {}
+    half = int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]) // 2
+    sections = [half - 2 * (half // 3), half // 3, half // 3]
+    return {"text_config": {**text, "rope_parameters": {**rope, "mrope_section": sections}}}
+
+
 def _minimax_m2(config: _Config) -> dict[str, Any]:
     found: dict[str, Any] = {"scoring_func": config.get("scoring_func") or "sigmoid"}
     if "rotary_dim" not in config and "head_dim" in config:
@@ -144,8 +238,16 @@ _REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), full_attention_interval),
     # routers that know no other function, which their classes therefore do not keep
     "exaone_moe": lambda config: {"scoring_func": config.get("scoring_func") or "sigmoid"},
+    # the Hub's config calls it noaux_tc, which upstream's class no longer knows
+    "dots1": lambda _: {"scoring_func": "sigmoid"},
     # one value by layer in the Hub's configs, where HunYuanMoEV1Config has one for all; one shared expert always
     "hunyuan_v1_moe": _hunyuan_moe,
+    "kimi_linear": _kimi_linear,
+    "mimo_v2_flash": _mimo_v2,
+    "nomic_bert": _nomic_bert,
+    "deepseek_v4": _deepseek_v4,
+    "step3p5": _step3p5,
+    "qwen3_asr": _qwen3_asr,
     "gemma4_text": _gemma4,
     "gemma4_unified_text": lambda config: {"moe_intermediate_size": None} | _gemma4(config),
     "granitemoehybrid": _hybrid_kinds,
