@@ -69,6 +69,13 @@ OWN: dict[str, dict[str, Any]] = {
     }} for name in ("Qwen3_5TextConfig", "Qwen3_5MoeTextConfig")},
     "Qwen3NextConfig": _LINEAR,
     "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
+    "NomicBertConfig": {"max_position_embeddings": 2048},
+    "KimiLinearConfig": {"linear_num_heads": 4, "linear_head_dim": 16, "num_key_value_heads": 4, "head_dim": 8},
+    "MiMoV2FlashConfig": {
+        "layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
+                            for kind, theta in (("full_attention", 5e6), ("sliding_attention", 1e4))},
+    },
     "Step3p7TextConfig": {**_WINDOWED, "sliding_window": 16},
     "Gemma3TextConfig": {"num_hidden_layers": 6}, "Llama4TextConfig": {"num_hidden_layers": 4},
     "BitNetConfig": {"tie_word_embeddings": True},
@@ -110,7 +117,8 @@ OWN: dict[str, dict[str, Any]] = {
 _OTHER_TOKENIZER = {ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.VOCABULARY_MISMATCH}
 # the family of the tokenizer, where it is not told by trying
 _FAMILIES = {
-    "bert": ("bert",), "roberta": ("gpt2",), "xlm-roberta": ("xlm-roberta",), "t5": ("t5",), "umt5": ("t5",),
+    "bert": ("bert",), "nomic_bert": ("bert",), "roberta": ("gpt2",), "xlm-roberta": ("xlm-roberta",), "t5": ("t5",),
+    "umt5": ("t5",),
     "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "modernbert": ("gpt2-bos",),
     "deepseek_v32": ("gpt2-bos",), "jamba": ("llama",),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from worker.models.convert.nextn import holds_mtp
 from worker.models.convert.repairs import completed_configs
 from worker.models.convert.upstream import Upstream, unsupported_architecture
 from worker.models.convert.upstream_errors import upstream_errors
-from worker.models.convert.weight_names import as_on_the_hub, check_head, classifier_labels, meant_name
+from worker.models.convert.weight_names import as_on_the_hub, check_expressible, classifier_labels, meant_name
 from worker.models.convert.weights import MergedWeights, WeightEntry
 from worker.models.gguf.tensors import align_up
 from worker.models.hardening import locked_down, replaced
@@ -159,7 +159,6 @@ def read_class(upstream: Upstream, staged: Path) -> tuple[str, type[Any]]:
     """
     hparams = upstream.conversion.ModelBase.load_hparams(staged, False)
     architecture: str = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
-    check_head(architecture)
     found = upstream.model_class(architecture)
     if "impl" in getattr(found, "__annotations__", {}):
         found = type(found(staged, upstream.gguf.LlamaFileType.ALL_F32, staged / UNUSED_OUTPUT).impl)
@@ -224,7 +223,11 @@ def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str
 
     A class that counts MTP layers by their tensors is told to leave them out where ``names``, those of all tensors,
     has none: transformers does not save such layers, and upstream would give up.
+
+    Raises:
+        PackagingError: ``unsupported_architecture``.
     """
+    check_expressible(architecture, names)
 
     class Streamed(model_class):  # type: ignore[misc]
         model_arch = model_class.model_arch

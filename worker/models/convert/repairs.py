@@ -112,11 +112,13 @@ def _mimo_v2(config: _Config) -> dict[str, Any]:
     kinds = config.get("layer_types")
     if config.get("hybrid_layer_pattern") or not isinstance(kinds, list):
         return {}
-    own = ("head_dim", "v_head_dim", "num_attention_heads", "num_key_value_heads")
+    own = ("head_dim", "v_head_dim", "num_attention_heads")
     rope = config.get("rope_parameters") or {}
     part = (rope.get("full_attention") or rope).get("partial_rotary_factor", 1.0)
+    groups = config.get("swa_num_key_value_heads") or 2 * int(config["num_key_value_heads"])  # twice, in its class
     return {
         **{f"swa_{key}": config.get(f"swa_{key}") or config[key] for key in own},
+        "swa_num_key_value_heads": groups,
         "hybrid_layer_pattern": [int(kind == "sliding_attention") for kind in kinds],
         "topk_method": "noaux_tc",
         "scoring_func": "sigmoid",
@@ -160,18 +162,28 @@ def _step3p5(config: _Config) -> dict[str, Any]:
     return found
 
 
+_NOMIC_LENGTH = 2048
+
+
 def _nomic_bert(config: _Config) -> dict[str, Any]:
-    """The names of GPT-2, which the Hub's config has and upstream reads."""
+    """GPT-2's names, which the Hub's config has, and what NomicBertConfig takes for granted."""
+    if "n_embd" in config:
+        return {}
     named = {
-        "n_positions": "max_position_embeddings", "n_embd": "hidden_size", "n_head": "num_attention_heads",
-        "n_layer": "num_hidden_layers", "n_inner": "intermediate_size", "layer_norm_epsilon": "layer_norm_eps",
-        "max_trained_positions": "max_position_embeddings",
+        "n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers",
+        "n_inner": "intermediate_size", "layer_norm_epsilon": "layer_norm_eps",
+        "n_positions": "max_position_embeddings",
     }  # fmt: skip
-    found = {key: config[own] for key, own in named.items() if key not in config and own in config}
-    rope = config.get("rope_parameters") or {}
-    if "rotary_emb_base" not in config and "rope_theta" in rope:
-        found["rotary_emb_base"] = rope["rope_theta"]
-    return found
+    found = {key: config[own] for key, own in named.items() if own in config}
+    if found.get("n_positions") == _NOMIC_LENGTH:  # the length that was trained, beside which the Hub's says another
+        found |= {"n_positions": 8192, "max_trained_positions": _NOMIC_LENGTH}
+    return found | {
+        "rotary_emb_base": (config.get("rope_parameters") or {}).get("rope_theta", 1000.0),
+        "activation_function": "swiglu", "rotary_emb_fraction": 1.0, "rotary_emb_scale_base": None,
+        **dict.fromkeys(
+            ("causal", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "rotary_emb_interleaved"), False
+        ),
+    }  # fmt: skip
 
 
 def _qwen3_asr(config: _Config) -> dict[str, Any]:

@@ -7,7 +7,7 @@ may be (``llm_graph_context::build_pooling``, b11434).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -17,6 +17,7 @@ _CLASSIFIER = "ForSequenceClassification"
 _REFUSED = {
     "DistilBertForSequenceClassification": "llama.cpp applies tanh in such a head, where DistilBERT has ReLU",
 }
+_FP4_ONLY = "DeepseekV4ForCausalLM"
 # architecture -> name of a weight -> the name that upstream means, empty where the file has no place for it on purpose
 _NAMES: Mapping[str, tuple[re.Pattern[str], str]] = {
     # BERT's pooler is the step `cls`, and upstream leaves it out, as it does for embeddings
@@ -33,16 +34,23 @@ _TRANSPOSED_EXPERTS = re.compile(r"experts\.(gate_up_proj|down_proj)(\.weight)?$
 _TRANSPOSING = ("Qwen3VLMoeForConditionalGeneration", "Qwen3OmniMoeForConditionalGeneration")
 
 
-def check_head(architecture: str) -> None:
-    """Refuse a model whose head llama.cpp would compute otherwise.
+def check_expressible(architecture: str, names: Iterable[str]) -> None:
+    """Refuse a model of which upstream would make a file that computes otherwise, or none.
+
+    Args:
+        architecture: Name in ``config.json``.
+        names: Of all weights.
 
     Raises:
         PackagingError: ``unsupported_architecture``.
     """
-    if architecture in _REFUSED:
+    why = _REFUSED.get(architecture)
+    if architecture == _FP4_ONLY and not any(name.endswith(".scale") for name in names):
+        why = "upstream's converter takes its experts in FP4 alone, as the Hub has them, and these are in 16 or 32 bits"
+    if why is not None:
         raise PackagingError(
             ErrorCode.UNSUPPORTED_ARCHITECTURE,
-            f"{architecture} cannot be packaged: {_REFUSED[architecture]}",
+            f"{architecture} cannot be packaged: {why}",
             fields={"architecture": architecture},
         )
 
