@@ -140,6 +140,7 @@ def _request(trial: Trial, *quants: str) -> PackagingRequest:
         gguf_dtype="f32",
         keep_unquantized=True,
         imatrix={"chunks": 1},
+        evaluation="off",
     )
 
 
