@@ -9,7 +9,7 @@ Source: ``load_swa_pattern``, ``set_swa_pattern`` and ``n_no_rope_layer_step`` i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -39,9 +39,9 @@ def missing_pattern(architecture: str, config: Mapping[str, Any], metadata: Mapp
     Returns:
         None where the file says the order already, or llama.cpp assumes the right one, or the config says none.
     """
-    kinds = config.get("layer_types")
+    kinds = _kinds(config)
     said = f"{architecture}.{_PATTERN}" in metadata or f"{architecture}.{_WINDOW}" not in metadata
-    if said or architecture not in _PERIODS or not _is_names(kinds):
+    if said or architecture not in _PERIODS or not kinds:
         return None
     period, first = _PERIODS[architecture]
     assumed = [at % period != (0 if first else period - 1) for at in range(len(kinds))]
@@ -75,8 +75,8 @@ def full_attention_interval(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PackagingError: ``unsupported_architecture`` for an order that no interval makes.
     """
-    kinds = config.get("layer_types")
-    if not _is_names(kinds) or _WHOLE_TEXT not in kinds:
+    kinds = _kinds(config)
+    if _WHOLE_TEXT not in kinds:
         return {}
     interval = kinds.index(_WHOLE_TEXT) + 1
     places = [at for at, kind in enumerate(kinds) if kind == _WHOLE_TEXT]
@@ -90,5 +90,7 @@ def full_attention_interval(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"full_attention_interval": interval}
 
 
-def _is_names(kinds: Any) -> bool:
-    return isinstance(kinds, Sequence) and bool(kinds) and all(isinstance(kind, str) for kind in kinds)
+def _kinds(config: Mapping[str, Any]) -> list[str]:
+    """``layer_types``, empty where the config says none."""
+    kinds = config.get("layer_types")
+    return kinds if isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds) else []
