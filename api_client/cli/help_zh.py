@@ -49,6 +49,9 @@ HELP_ZH = {
     "Training or evaluation data to measure on: JSONL, JSON.": "用于测量的训练或评估数据：JSONL、JSON。",
     "Time to spend, about.": "大致用时（秒）。",
     "Measure on all of the text.": "使用全部文本测量。",
+    "Compute in float32, without the rounding of inputs that llama.cpp does.": (
+        "以 float32 计算，不做 llama.cpp 对输入的舍入。"
+    ),
     # trainpack
     "Turns finished training runs into GGUF files: merge, convert, quantize, export.": (
         "将训练完成的模型打包为 GGUF 文件：合并、转换、量化、导出。"

@@ -56,6 +56,8 @@ class FileQuality(_Record):
     size_bytes: int
     bits_per_weight: float
     quant_type: str | None = None
+    arithmetic: str = "exact"
+    """``llama.cpp``: inputs of products rounded as it rounds them; ``exact``: the weights alone."""
     overall: Divergence | None = None
     """None where the file could not be judged."""
     parts: Mapping[str, Divergence] = Field(default_factory=dict)

@@ -39,7 +39,7 @@ def test_the_report_is_published_and_a_bound_keeps_the_files_back(
     service: Installation, model: dict[str, str], text: str
 ) -> None:
     service.start_worker(**REAL)
-    wanted = {"quant_types": ["Q8_0", "Q4_0"], **model}
+    wanted = {"quant_types": ["Q8_0", "Q4_0"], "gguf_dtype": "f32", **model}
     kept = service.wait(service.submit("kept", evaluation={"text": text, "min_retention": 0.2}, **wanted), 180)
     assert kept.error is None
     assert StageName.EVALUATE in kept.plan
@@ -48,7 +48,7 @@ def test_the_report_is_published_and_a_bound_keeps_the_files_back(
     assert "quality.json" in parse_checksums((directory / "SHA256SUMS").read_text())
     report = QualityReport.model_validate_json((directory / "quality.json").read_bytes())
     whole, q8, q4 = (file.overall.mean_kld.value for file in report.files if file.overall is not None)
-    # the 16-bit file is the merged model and not the base's: its KLD is rounding, the base's is the training
+    # the unquantized file is the merged model and not the base's: its KLD is rounding, the base's is the training
     assert report.training is not None
     assert whole < 1e-6 < q8 < q4 < report.training.mean_kld.value
     assert str(directory.parent) not in (directory / "quality.json").read_text()

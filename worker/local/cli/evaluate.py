@@ -57,6 +57,12 @@ def evaluate(
         float, typer.Option("--seconds", help="Time to spend, about.", min=1, max=1e6, metavar="S")
     ] = 120.0,
     full: Annotated[bool, typer.Option("--full", metavar="", help="Measure on all of the text.")] = False,
+    weights_only: Annotated[
+        bool,
+        typer.Option(
+            "--weights-only", metavar="", help="Compute in float32, without the rounding of inputs that llama.cpp does."
+        ),
+    ] = False,
 ) -> int:
     """Measure how far GGUF files are from the model they were made from.
 
@@ -67,13 +73,17 @@ def evaluate(
         raise PackagingError(ErrorCode.REQUEST_INVALID, "--text and --dataset exclude each other")
     with needs_extra("worker"):
         from config.settings import load_settings
+        from worker.models.evaluate.arithmetic import Arithmetic
         from worker.models.evaluate.local import Compared, evaluate_local
         from worker.models.evaluate.run import Budget
         from worker.models.kernels import use_cache
     use_cache(load_settings().kernels_dir)
     compared = Compared(
         _absolute(reference),
-        *(_absolute(path) if path is not None else None for path in (checkpoint, text, dataset)),
+        checkpoint=_absolute(checkpoint) if checkpoint is not None else None,
+        text=_absolute(text) if text is not None else None,
+        dataset=_absolute(dataset) if dataset is not None else None,
+        arithmetic=Arithmetic.EXACT if weights_only else Arithmetic.LLAMA_CPP,
     )
     with stop_on_signals() as should_stop, _bar(output) as report:
         try:

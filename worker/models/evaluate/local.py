@@ -16,6 +16,7 @@ from worker.models.adapters.build import build_overlay
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.tokenizer import find_tokenizer
+from worker.models.evaluate.arithmetic import Arithmetic
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.texts import chosen_text
@@ -36,12 +37,14 @@ class Compared:
         checkpoint: An adapter's directory.
         text: A text file.
         dataset: A data set file; the shipped text where neither is given.
+        arithmetic: How products with the files' weights are computed.
     """
 
     model: Path
     checkpoint: Path | None = None
     text: Path | None = None
     dataset: Path | None = None
+    arithmetic: Arithmetic = Arithmetic.LLAMA_CPP
 
 
 def evaluate_local(
@@ -64,7 +67,7 @@ def evaluate_local(
             overlay = Overlay.load(build_overlay(adapter, base, scratch / "overlay.safetensors", precision="base").path)
         choice = find_tokenizer(compared.checkpoint, compared.model, adapter_base, allowed_roots=anywhere)
         text = chosen_text(load_tokenizer(choice, base.config), compared.text, compared.dataset)
-        files = [QuantizedFile(path.name, shards_of(path)) for path in paths]
+        files = [QuantizedFile(path.name, shards_of(path), arithmetic=compared.arithmetic) for path in paths]
         for file in files:
             stack.callback(file.close)
         setting = WorkSetting(roots=anywhere, report=report, should_stop=should_stop)

@@ -43,6 +43,7 @@ def _file(scores: Scores, file: QuantizedFile) -> FileQuality:
         size_bytes=file.size_bytes,
         bits_per_weight=round(file.bits_per_weight, 4),
         quant_type=file.quant_type,
+        arithmetic=file.arithmetic,
         overall=figures(scores.reference, own) if own is not None else None,
         parts=by_part(scores.reference, own, scores.parts) if own is not None else {},
         retention=retention(own, base) if own is not None and base is not None else None,

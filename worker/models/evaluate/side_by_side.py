@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from worker.models.evaluate.arithmetic import InputType, RoundedInputs
 from worker.models.evaluate.doors import find_model_doors
 from worker.models.evaluate.inverse import BlockMap, map_block
 from worker.models.evaluate.scores import ReferenceBatch, TokenScores
@@ -28,6 +29,18 @@ from worker.models.imatrix.model import Skeleton
 from worker.models.imatrix.names import Converter
 from worker.setting import Report, WorkProgress, no_report
 from worker.stop import ShouldStop
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A variant's parameters at one place, and what the inputs of their products are rounded to; both by name."""
+
+    values: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, InputType]
+
+    def rounded(self) -> list[tuple[torch.Tensor, InputType]]:
+        """The weights whose inputs are rounded."""
+        return [(self.values[name], kind) for name, kind in self.inputs.items()]
 
 
 @dataclass
@@ -44,12 +57,13 @@ class SideBySide:
     converter: Converter
     variants: Sequence[Variant]
     _maps: dict[str, BlockMap] = field(default_factory=dict)
-    _outside: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    _heads: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    _outside: list[_Placed] = field(default_factory=list)
+    _heads: list[_Placed] = field(default_factory=list)
     _own: tuple[str, dict[str, torch.Tensor]] = ("", {})
 
     def __post_init__(self) -> None:
         self._places = find_model_doors(self.skeleton)
+        self._rounding = RoundedInputs()
 
     def run(
         self, batches: Sequence[Batch], *, report: Report = no_report, should_stop: ShouldStop
@@ -90,13 +104,18 @@ class SideBySide:
             self._places.doors,
             lambda door, group: self._enter(door, jobs[group[0]][0]),
             self._leave,
-            torch.no_grad,
+            self._scope,
             groups=lambda door, waiting: self._grouped(door, waiting, jobs),
             select=lambda job: self._select(jobs[job][0]),
         )
-        with torch.no_grad(), self._scored_only(lambda: batches[jobs[lockstep.running][1]]):
+        with self._scope(), self._scored_only(lambda: batches[jobs[lockstep.running][1]]):
             lockstep.run([body(job) for job in range(len(jobs))], step, should_stop)
         return [TokenScores.joined(piece) for piece in pieces]
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        with torch.no_grad(), self._rounding:
+            yield
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the scored positions, ``(n, vocabulary)``."""
@@ -131,17 +150,19 @@ class SideBySide:
         ]
 
     def _select(self, variant: int) -> None:
-        self.skeleton.put(self._outside[variant])
+        self.skeleton.put(self._outside[variant].values)
+        self._rounding.use(self._outside[variant].rounded())
 
     def _enter(self, door: Door, variant: int) -> None:
-        self._select(variant)
-        if door is self._places.head:
+        self.skeleton.put(self._outside[variant].values)
+        if door is not self._places.head:
+            placed = self._placed(variant, door.name, self._reference_weights(door))
+        else:
             if not self._heads:
-                self._load_heads(door)
-            self.skeleton.put(self._heads[variant])
-            return
-        own = self._reference_weights(door)
-        self.skeleton.put(own | self._weights(variant, door.name, own))
+                self._heads = self._of_all(door.name, self._reference_weights(door))
+            placed = self._heads[variant]
+        self.skeleton.put(placed.values)
+        self._rounding.use([*self._outside[variant].rounded(), *placed.rounded()])
 
     def _leave(self, door: Door, _group: Sequence[int]) -> None:
         if door is not self._places.head:
@@ -155,19 +176,21 @@ class SideBySide:
             self._own = (door.name, {name: tensor.detach() for name, tensor in loaded})
         return self._own[1]
 
-    def _load_heads(self, door: Door) -> None:
-        own = self._reference_weights(door)
-        self._heads = {variant: own | self._weights(variant, door.name, own) for variant in range(len(self.variants))}
-
     def _load_outside(self) -> None:
         """Weights that no door has, of every variant: the last norm, and whatever an architecture adds."""
+        if self._outside:
+            return
         inside = (*self._places.prefixes.values(), *(f"{name}." for name in self._places.prefixes))
         own = {name: tensor.detach() for name, tensor in self.skeleton.load("", without=inside)}
-        own = {name: tensor for name, tensor in own.items() if not tensor.is_meta}
-        self._outside = [own | self._weights(variant, "", own) for variant in range(len(self.variants))]
+        self._outside = self._of_all("", {name: tensor for name, tensor in own.items() if not tensor.is_meta})
 
-    def _weights(self, variant: int, name: str, own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _of_all(self, name: str, own: Mapping[str, torch.Tensor]) -> list[_Placed]:
+        return [self._placed(variant, name, own) for variant in range(len(self.variants))]
+
+    def _placed(self, variant: int, name: str, own: Mapping[str, torch.Tensor]) -> _Placed:
         if name not in self._maps:
             shapes = {name: tensor.shape for name, tensor in own.items()}
             self._maps[name] = map_block(shapes, self.skeleton.to_checkpoint, self.converter)
-        return self.variants[variant].weights(Destination(own, self._maps[name], self.skeleton))
+        destination = Destination(own, self._maps[name], self.skeleton)
+        chosen = self.variants[variant]
+        return _Placed({**own, **chosen.weights(destination)}, chosen.input_types(destination))

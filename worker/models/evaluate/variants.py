@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.evaluate.arithmetic import Arithmetic, InputType, coarseness, input_type
 from worker.models.evaluate.inverse import BlockMap
 from worker.models.gguf.reader import GGUFFile, open_gguf
 from worker.models.gguf.tensors import TensorInfo
@@ -54,6 +55,9 @@ class Variant(Protocol):
     def weights(self, place: Destination) -> dict[str, torch.Tensor]:
         """Its parameters at a place, by name; those that are as in the reference may be left out."""
 
+    def input_types(self, place: Destination) -> dict[str, InputType]:
+        """Parameter -> what the inputs of its products are rounded to; those that are not rounded are left out."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -63,6 +67,10 @@ class Reference:
 
     def weights(self, _place: Destination) -> dict[str, torch.Tensor]:
         """Nothing differs."""
+        return {}
+
+    def input_types(self, _place: Destination) -> dict[str, InputType]:
+        """Nothing is rounded."""
         return {}
 
 
@@ -85,23 +93,35 @@ class BaseWeights:
             loaded |= dict(place.skeleton.load(prefix, tensors=self.tensors))
         return {name: tensor.detach() for name, tensor in loaded.items() if name in place.own}
 
+    def input_types(self, _place: Destination) -> dict[str, InputType]:
+        """Nothing is rounded."""
+        return {}
+
 
 class QuantizedFile:
     """A GGUF file made of the model, whole or in shards."""
 
-    def __init__(self, name: str, paths: Iterable[Path], quant_type: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Iterable[Path],
+        quant_type: str | None = None,
+        arithmetic: Arithmetic = Arithmetic.LLAMA_CPP,
+    ) -> None:
         """Open the file.
 
         Args:
             name: Its name among the scores.
             paths: Its shards in order; one where it is not split.
             quant_type: What it is called, for the report.
+            arithmetic: How products with its weights are computed.
 
         Raises:
             PackagingError: ``gguf_invalid``.
         """
         self.name = name
         self.quant_type = quant_type
+        self.arithmetic = arithmetic
         self._files = [open_gguf(path) for path in paths]
         self._tensors: dict[str, tuple[GGUFFile, TensorInfo]] = {
             tensor.name: (file, tensor) for file in self._files for tensor in file.tensors
@@ -115,7 +135,7 @@ class QuantizedFile:
     @property
     def fingerprint(self) -> str:
         """Tells this file from others: name, size and digest of each shard's header."""
-        return f"{self.name} {[(file.size_bytes, file.header_sha256) for file in self._files]}"
+        return f"{self.name} {self.arithmetic} {[(file.size_bytes, file.header_sha256) for file in self._files]}"
 
     @property
     def size_bytes(self) -> int:
@@ -151,6 +171,23 @@ class QuantizedFile:
     def mark_placed(self, block: BlockMap) -> None:
         """Count the tensors of a block as put somewhere."""
         self._left -= block.targets.keys()
+
+    def input_types(self, place: Destination) -> dict[str, InputType]:
+        """What llama.cpp rounds the inputs of each matrix to.
+
+        Where a parameter is made of several tensors whose inputs are rounded differently, as only a mixture of K-quants
+        and others makes it, it is the type with the larger blocks.
+        """
+        found: dict[str, InputType] = {}
+        if self.arithmetic is Arithmetic.EXACT:
+            return found
+        for gguf_name in place.block.targets.keys() & self._tensors.keys():
+            kind = input_type(self._tensors[gguf_name][1].type)
+            if kind is None:
+                continue
+            for name in place.block.parameters_of(gguf_name):
+                found[name] = max(found.get(name, kind), kind, key=coarseness)
+        return found
 
     def check_complete(self) -> None:
         """All matrices of the file have been put somewhere.

@@ -1,9 +1,7 @@
 """The taps: what flows through every weight that takes part in a matrix product; here, its squared inputs.
 
-No per-architecture hooks: a :class:`torch.overrides.TorchFunctionMode` sees each call of ``linear``, ``matmul``,
-``addmm``, ``bmm`` and ``grouped_mm`` while the model runs, and recognises the weight by its storage. A view of a
-parameter (one expert of a fused tensor, a transposed matrix) shares the storage; its offset says which matrix it is
-and its strides along which axis the product sums.
+No per-architecture hooks: every product that torch makes is seen, and its weight recognised by its storage
+(:mod:`worker.models.imatrix.products`).
 
 Axes: ``m`` matrices (1 for a plain weight, experts for a fused one), ``c`` input channels, ``t`` tokens.
 """
@@ -17,7 +15,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from worker.foreign import private_grouped_mm, version_of
+from worker.foreign import version_of
+from worker.models.imatrix.products import GROUPED, PRODUCTS, WeightPlace, argument_of, locate, storage_of
 
 
 @dataclass
@@ -35,65 +34,6 @@ class Gathered:
     counts: torch.Tensor
 
 
-@dataclass(frozen=True)
-class _Product:
-    """Where a function takes its input and its weight: argument positions, names, and the weight's summed axis."""
-
-    input_at: int
-    weight_at: int
-    input_name: str
-    weight_name: str
-    axis: int
-
-
-_LINEAR = _Product(0, 1, "input", "weight", -1)
-_MATMUL = _Product(0, 1, "input", "other", -2)
-_BMM = _Product(0, 1, "input", "mat2", -2)
-_ADDMM = _Product(1, 2, "mat1", "mat2", -2)
-_BADDBMM = _Product(1, 2, "batch1", "batch2", -2)
-
-PRODUCTS: Mapping[Callable[..., Any], _Product] = {
-    torch.nn.functional.linear: _LINEAR,
-    torch.matmul: _MATMUL,
-    torch.Tensor.matmul: _MATMUL,
-    torch.Tensor.__matmul__: _MATMUL,
-    torch.mm: _BMM,
-    torch.Tensor.mm: _BMM,
-    torch.bmm: _BMM,
-    torch.Tensor.bmm: _BMM,
-    torch.addmm: _ADDMM,
-    torch.Tensor.addmm: _ADDMM,
-    torch.baddbmm: _BADDBMM,
-    torch.Tensor.baddbmm: _BADDBMM,
-}
-GROUPED = frozenset(
-    function
-    for function in (getattr(torch.nn.functional, "grouped_mm", None), private_grouped_mm())
-    if function is not None
-)
-
-
-@dataclass(frozen=True)
-class WeightPlace:
-    """Where in a registered parameter the weight of a product lies.
-
-    Attributes:
-        name: The parameter's name.
-        parameter: The parameter.
-        axis: Its axis along which the product sums: -1 for (out, in), -2 for (in, out).
-        first: First matrix.
-        count: Number of matrices.
-        output: First output channel; a slice of a fused projection begins after others.
-    """
-
-    name: str
-    parameter: torch.Tensor
-    axis: int
-    first: int
-    count: int
-    output: int
-
-
 class WeightTap(TorchFunctionMode):
     """Recognises the products of registered parameters while a model runs, and shows them to its subclass.
 
@@ -109,7 +49,7 @@ class WeightTap(TorchFunctionMode):
         """Watch these named parameters; those with fewer than two dimensions are no weights of products."""
         for name, parameter in parameters:
             if parameter.dim() >= 2:
-                self._registered.setdefault(_storage(parameter), []).append((name, parameter))
+                self._registered.setdefault(storage_of(parameter), []).append((name, parameter))
 
     def forget(self, prefix: str) -> None:
         """Drop the registrations, and with them the references, of the parameters whose names begin so."""
@@ -122,7 +62,7 @@ class WeightTap(TorchFunctionMode):
 
     def name_of(self, tensor: torch.Tensor) -> str | None:
         """Name of the registered parameter that ``tensor`` is, as a whole."""
-        members = self._registered.get(_storage(tensor), ())
+        members = self._registered.get(storage_of(tensor), ())
         return next((name for name, parameter in members if parameter.shape == tensor.shape), None)
 
     def multiplying(self, place: WeightPlace, activation: torch.Tensor) -> None:
@@ -148,8 +88,8 @@ class WeightTap(TorchFunctionMode):
         named = dict(kwargs or {})
         product = PRODUCTS.get(func)
         if product is not None:
-            activation = _argument(args, named, product.input_at, product.input_name)
-            weight = _argument(args, named, product.weight_at, product.weight_name)
+            activation = argument_of(args, named, product.input_at, product.input_name)
+            weight = argument_of(args, named, product.weight_at, product.weight_name)
             if isinstance(activation, torch.Tensor) and isinstance(weight, torch.Tensor):
                 place, axis = self._find(weight, product.axis), -1
                 if place is None and product.axis == -2 and weight.dim() >= 2:  # weight @ input, its channels one a row
@@ -181,8 +121,8 @@ class WeightTap(TorchFunctionMode):
 
         Views over part of the channels are not recognised: their sums would need a count of their own.
         """
-        for name, parameter in self._registered.get(_storage(weight), ()):
-            place = _locate(name, parameter, weight, axis)
+        for name, parameter in self._registered.get(storage_of(weight), ()):
+            place = locate(name, parameter, weight, axis)
             if place is not None:
                 return place
         return None
@@ -250,14 +190,6 @@ class ActivationTap(WeightTap):
         return self._last_squares
 
 
-def _argument(args: tuple[Any, ...], named: Mapping[str, Any], position: int, name: str) -> Any:
-    return args[position] if len(args) > position else named.get(name)
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
 def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
     matrices = parameter.shape[0] if parameter.dim() == 3 else 1
     device = parameter.device
@@ -266,41 +198,3 @@ def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
         sums=torch.zeros(matrices, parameter.shape[axis], dtype=torch.float64, device=device),
         counts=torch.zeros(matrices, dtype=torch.int64, device=device),
     )
-
-
-def _locate(name: str, parameter: torch.Tensor, view: torch.Tensor, axis: int) -> WeightPlace | None:
-    """Which matrices of ``parameter`` a ``view`` of its storage covers, and the parameter's summed axis.
-
-    Args:
-        name: The parameter's name.
-        parameter: ``(out, in)``, ``(in, out)``, or with a leading axis of matrices.
-        view: What the product was given: two- or three-dimensional.
-        axis: The axis of ``view`` that the product sums over.
-
-    Returns:
-        The place, or None if it is not a view over all channels.
-    """
-    if parameter.dim() > 3 or view.dim() not in (2, 3):
-        return None
-    strides = tuple(int(stride) for stride in parameter.stride())
-    summed = [candidate for candidate in (-1, -2) if strides[candidate] == view.stride(axis)]
-    fitting = [candidate for candidate in summed if parameter.shape[candidate] == view.shape[axis]]
-    if not fitting:
-        return None
-    start = _unravel(int(view.storage_offset() - parameter.storage_offset()), strides)
-    # the view may start at another row (a slice of a fused projection), but at the first channel
-    if start[fitting[0]] != 0:
-        return None
-    first, matrices = (start[0], parameter.shape[0]) if parameter.dim() == 3 else (0, 1)
-    count = view.shape[0] if view.dim() == 3 else 1
-    if not 0 <= first <= matrices - count or (count > 1 and view.stride(0) != strides[0]):
-        return None
-    return WeightPlace(name, parameter, fitting[0], first, count, output=start[-3 - fitting[0]])
-
-
-def _unravel(offset: int, strides: tuple[int, ...]) -> list[int]:
-    """Index of the element at ``offset``, largest stride first."""
-    index = [0] * len(strides)
-    for dimension in sorted(range(len(strides)), key=lambda item: -strides[item]):
-        index[dimension], offset = divmod(offset, max(strides[dimension], 1))
-    return index

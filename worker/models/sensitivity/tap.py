@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from worker.models.imatrix.tap import WeightPlace, WeightTap
+from worker.models.imatrix.products import WeightPlace
+from worker.models.imatrix.tap import WeightTap
 
 
 @dataclass
