@@ -172,6 +172,10 @@ class QuantizedFile:
         """Count the tensors of a block as put somewhere."""
         self._left -= block.targets.keys()
 
+    def type_of(self, gguf_name: str) -> GGMLType:
+        """The type in which a tensor is judged."""
+        return self._tensors[gguf_name][1].type
+
     def input_types(self, place: Destination) -> dict[str, InputType]:
         """What llama.cpp rounds the inputs of each matrix to.
 
@@ -182,7 +186,7 @@ class QuantizedFile:
         if self.arithmetic is Arithmetic.EXACT:
             return found
         for gguf_name in place.block.targets.keys() & self._tensors.keys():
-            kind = input_type(self._tensors[gguf_name][1].type)
+            kind = input_type(self.type_of(gguf_name))
             if kind is None:
                 continue
             for name in place.block.parameters_of(gguf_name):

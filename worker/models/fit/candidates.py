@@ -92,6 +92,10 @@ class Candidate(QuantizedFile):
         self._shared.made[key] = own
         return own
 
+    def type_of(self, gguf_name: str) -> GGMLType:
+        """The mixture's."""
+        return self._types.get(gguf_name) or super().type_of(gguf_name)
+
     def decoded(self, gguf_name: str, block: BlockMap) -> torch.Tensor:
         """Values after quantization, float32 ``(rows, columns)``; raises as any file."""
         target = self._types.get(gguf_name)
