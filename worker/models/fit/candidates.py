@@ -94,7 +94,7 @@ class Candidate(QuantizedFile):
 
     def type_of(self, gguf_name: str) -> GGMLType:
         """The mixture's."""
-        return self._types.get(gguf_name) or super().type_of(gguf_name)
+        return self._types[gguf_name] if gguf_name in self._types else super().type_of(gguf_name)
 
     def decoded(self, gguf_name: str, block: BlockMap) -> torch.Tensor:
         """Values after quantization, float32 ``(rows, columns)``; raises as any file."""
