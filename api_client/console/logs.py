@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from api_client.words.formatting import clean, one_line
+
+_WINDOW_S = 10.0
+_LINES_EACH = 10
+_LINES_OF_ACCESS = 1000
+_KINDS_MAX = 1000
 
 LOGGERS = ("uvicorn", "asyncio", "api_client")
 
@@ -38,6 +45,34 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+class RateLimit(logging.Filter):
+    """So many lines of one kind in a while; how many were left out is said with the next one.
+
+    A kind is a logger's message before its values are put in: whoever can cause a line can cause a million.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        kind, now = (record.name, str(record.msg)[:200]), self._clock()
+        since, count = self._seen.get(kind, (now, 0))
+        most = _LINES_OF_ACCESS if record.levelno < logging.WARNING else _LINES_EACH
+        if now - since >= _WINDOW_S:
+            left_out = count - most
+            if left_out > 0:
+                record.msg = f"{record.getMessage()} ({left_out} more like it were left out)"
+                record.args = ()
+            since, count = now, 0
+        if len(self._seen) > _KINDS_MAX:
+            self._seen.clear()
+        self._seen[kind] = (since, count + 1)
+        return count < most
+
+
 def configure_logs(*, as_json: bool) -> None:
     """Send what the console and its server log to standard error."""
     logging.config.dictConfig(
@@ -45,7 +80,8 @@ def configure_logs(*, as_json: bool) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": {"()": JsonFormatter if as_json else LineFormatter}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "filters": {"rate": {"()": RateLimit}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["rate"]}},
             "loggers": {name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in LOGGERS},
         }
     )

@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from api_client.console.receiving import Connections, bounded
 from api_client.console.settings import PREFIX, ConsoleSettings
 from api_client.contract.errors import ErrorCode, PackagingError
 
@@ -27,6 +28,7 @@ class Console(uvicorn.Server):
             uvicorn.Config(
                 self._app,
                 log_config=None,
+                http=bounded(Connections.of(settings)),
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=list(settings.trusted_proxies),
                 server_header=False,

@@ -82,6 +82,14 @@ class ConsoleSettings(BaseSettings):
     """Wrong tokens from one address before it has to wait."""
     max_body_bytes: int = Field(default=2**20, ge=1024)
     """Largest request body."""
+    max_connections: int = Field(default=1000, ge=8)
+    """Connections open at once; less where the process may open fewer files. Full: those that only wait give way."""
+    max_connections_each: int = Field(default=100, ge=2)
+    """Connections that one address may have open; addresses of trusted proxies have no such bound."""
+    header_s: float = Field(default=10.0, gt=0, le=300)
+    """Longest time for the header of a request. Low: slow lines are cut off; high: half-sent headers hold places."""
+    body_s: float = Field(default=30.0, gt=0, le=3600)
+    """Longest time for the body of a request."""
     max_streams: int = Field(default=100, ge=1)
     """Event streams open at once. Each idle one asks Redis about once a second."""
     max_streams_each: int = Field(default=20, ge=1)
