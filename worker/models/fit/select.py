@@ -110,7 +110,7 @@ def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) ->
     if best is None:
         yield "fit", found
         if any(name.startswith("IQ") for tensor in prices.tensors for name in tensor.kld_of):
-            yield from _named("without i-quants", allocate(_restricted(prices, lambda _, name: not _is_iq(name))))
+            yield from _named("without i-quants", allocate(restricted(prices, lambda _, name: not _is_iq(name))))
     for tensor in prices.tensors:
         part = part_of(tensor.name)
         if part == LAYERS:
@@ -118,40 +118,60 @@ def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) ->
         for step, word in ((1, "up"), (-1, "down")):
             neighbour = _neighbour(tensor, found[tensor.name], step)
             if neighbour is not None:
-                pinned = _restricted(
+                pinned = restricted(
                     prices,
                     lambda name, each, t=tensor.name, n=neighbour: name != t or each == n,  # type: ignore[misc]
                 )
                 yield from _named(f"{part} {word}: {neighbour}", allocate(pinned))
 
 
+_HOPELESS = 1.2
+
+
+def promising(prices: Prices, found: Iterator[tuple[str, Types]]) -> dict[str, Types]:
+    """Candidates by name, without those whose predicted KLD is a fifth above the best one's: each costs a pass."""
+    mixtures = dict(found)
+    klds = {name: predicted(prices, types) for name, types in mixtures.items()}
+    return {name: types for name, types in mixtures.items() if klds[name] <= _HOPELESS * min(klds.values())}
+
+
 def select(
-    prices: Prices, stock: Types, allocate: Allocate, subject: Subject, *, setting: WorkSetting = ON_THIS_MACHINE
+    prices: Prices,
+    stock: Types,
+    allocate: Allocate,
+    subject: Subject,
+    *,
+    known: Prices | None = None,
+    setting: WorkSetting = ON_THIS_MACHINE,
 ) -> Selection:
     """Measure candidates in two rounds and take the best.
 
     Args:
-        prices: The price list.
+        prices: The price list of the types that may be chosen.
         stock: The stock mixture of the same or fewer bytes, of the tensors that are priced.
         allocate: The allocation within the bytes.
         subject: What is measured with.
+        known: The price list with the stock mixture's types, where ``prices`` lacks some.
         setting: Is told tokens, and asked between the steps.
 
     Raises:
         PackagingError: as :func:`worker.models.evaluate.run.evaluate_files`.
         StopRequested: as asked.
     """
-    first = measure(prices, {STOCK: stock} | dict(candidates(prices, allocate)), subject, setting=setting)
-    factors = correction(prices, first)
+    known = known or prices
+    first = measure(known, {STOCK: stock} | promising(known, candidates(prices, allocate)), subject, setting=setting)
+    factors = correction(known, first)
     corrected = scaled(prices, factors)
     best = min(first, key=lambda each: each.kld)
-    again = dict(candidates(corrected, allocate))
-    again = {f"corrected {name}": types for name, types in again.items()} | {
-        f"{best.name}, {name}": types for name, types in candidates(prices, allocate, best.types)
+    again = {
+        f"corrected {name}": types for name, types in promising(corrected, candidates(corrected, allocate)).items()
     }
-    known = [dict(each.types) for each in first]
-    fresh = {name: types for name, types in again.items() if dict(types) not in known}
-    second = measure(prices, fresh, subject, setting=setting) if fresh else []
+    if best.name not in ("fit", STOCK):
+        around = candidates(corrected, allocate, best.types)
+        again |= {f"{best.name}, {name}": types for name, types in promising(corrected, around).items()}
+    tried = [dict(each.types) for each in first]
+    fresh = {name: types for name, types in again.items() if dict(types) not in tried}
+    second = measure(known, fresh, subject, setting=setting) if fresh else []
     return Selection(tuple(sorted([*first, *second], key=lambda each: each.kld)), factors)
 
 
@@ -248,8 +268,8 @@ def _is_iq(name: str) -> bool:
     return name.startswith("IQ")
 
 
-def _restricted(prices: Prices, keep: Callable[[str, str], bool]) -> Prices:
-    """Prices of some types only; a tensor that would be left with none keeps all."""
+def restricted(prices: Prices, keep: Callable[[str, str], bool]) -> Prices:
+    """Prices of some types only, by tensor's and type's name; a tensor that would be left with none keeps all."""
     tensors = []
     for tensor in prices.tensors:
         kept = [name for name in tensor.kld_of if keep(tensor.name, name)] or list(tensor.kld_of)
