@@ -18,6 +18,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event
 from api_client.contract.fleet import Change, HealthInfo, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
+from api_client.contract.job_ids import find_id
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
@@ -96,6 +97,14 @@ class PackagingClient:
             PackagingError: ``job_not_found``.
         """
         return self._store.get(job_id)
+
+    def find(self, text: str) -> str:
+        """The id that a text means: an id, a part that only one id has, ``last``, or ``last~1`` for the one before.
+
+        Raises:
+            PackagingError: ``job_not_found``; ``request_invalid`` where several ids have the part, naming some.
+        """
+        return find_id(text, lambda: self._store.iterate_ids(None, {}, None, None))
 
     def state(self, job_id: str) -> JobState:
         """A job's state alone, which costs less than the job.

@@ -15,6 +15,7 @@ PANEL_RUN, PANEL_JOBS, PANEL_CHOICES, PANEL_SERVICE = "Package", "Jobs", "Choice
 
 WORKER_COMMANDS = {
     "package": ("Package one run on this machine, then exit.", PANEL_RUN),
+    "ask": ("Ask a packaged model in llama.cpp, through its own chat template.", PANEL_RUN),
     "demo": ("Train a small LoRA, package it, ask it before and after.", PANEL_RUN),
     "quantize": ("Quantize a GGUF file on this machine.", PANEL_RUN),
     "recommend": ("Recommend quant types for a model and a place to run it.", PANEL_CHOICES),
@@ -64,7 +65,7 @@ def build_app() -> typer.Typer:
 
 
 _ORDER = (
-    *("package", "submit", "quantize", "evaluate", "demo"),
+    *("package", "ask", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
     *("up", "worker", "console", "limits", "pause", "resume", "doctor"),

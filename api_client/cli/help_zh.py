@@ -100,6 +100,22 @@ HELP_ZH = {
     "A run's directory, one of its checkpoints, or a model: a path or s3://.": (
         "训练输出目录、其中一个检查点或一个模型：路径或 s3://。"
     ),
+    # ask
+    "Ask a packaged model in llama.cpp, through its own chat template.": "在 llama.cpp 中按对话模板向模型提问。",
+    "Without a question it is a chat, until Ctrl-D. Answers are greedy: the same question gets the same answer. An "
+    "adapter is asked on its base model. With --base both answer, the base first.": (
+        "不给问题则进入对话，Ctrl-D 结束。采用贪心解码，同一问题得到同一回答。适配器会加载在其基础模型上。"
+        "使用 --base 时先由基础模型回答，再由打包后的模型回答。"
+    ),
+    "A GGUF file, a directory of a package, or a job.": "GGUF 文件、打包输出目录或作业。",
+    "A question; a chat where left out.": "问题；省略则进入对话。",
+    "Ask the model that it was made from, too.": "同时向其基础模型提问。",
+    "That model, where no manifest names it: a directory or GGUF.": "清单未指明时给出该模型：目录或 GGUF。",
+    "Longest answer.": "回答的最大长度（token 数）。",
+    "trainpack ask last --base          [dim]# a chat, side by side with the model it was made from[/dim]": (
+        "trainpack ask last --base          [dim]# 对话，并与其基础模型对照[/dim]"
+    ),
+    "Ask the packaged model this when it is done.": "完成后向打包好的模型提出该问题。",
     # quantize and demo
     "Quantize a GGUF file on this machine, to all types in one pass.": "在本机量化 GGUF 文件，一遍完成所有类型。",
     "Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.": (

@@ -68,6 +68,11 @@ class Output:
         for renderable in renderables:
             self.results.print(renderable)
 
+    def show_whole(self, *lines: Any) -> None:
+        """Write lines to standard output that no terminal's width cuts or breaks: paths and commands to copy."""
+        for line in lines:
+            self.results.print(line, soft_wrap=True)
+
 
 def plain(data: Any) -> Any:
     """Models and their collections as JSON values; numbers that JSON does not have become ``None``."""

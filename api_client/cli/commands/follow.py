@@ -20,8 +20,9 @@ from api_client.cli.arguments import (
 from api_client.cli.command import add_command
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.output import Output
-from api_client.cli.render.job import headline, outputs_table
+from api_client.cli.render.job import headline
 from api_client.cli.render.log import log_line
+from api_client.cli.render.made import made_lines
 from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
@@ -168,7 +169,7 @@ def report_end(output: Output, jobs: Sequence[Job]) -> None:
         if (failure := job.failure) is not None:
             output.notes.print(error_text(output, failure), soft_wrap=True)
         if job.outputs:
-            output.show(outputs_table(output, job.outputs, output.results.width))
+            output.show_whole(*made_lines(output, job, ready=len(jobs) == 1))
 
 
 def end_of(jobs: Sequence[Job]) -> int:

@@ -62,7 +62,7 @@ def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(
     assert list(chat.ids) == AutoTokenizer.from_pretrained(model).encode(chat.text, add_special_tokens=False)
     question = Question(str(tmp_path / "out.gguf"), max_tokens=1, context_tokens=64)
     if (name, form) not in REFUSED:
-        assert prove(question, chat).startswith("generates")
+        assert prove(question, chat).startswith('answers "What is the capital of France?" with')
         return
     with pytest.raises(PackagingError) as caught:
         prove(question, chat)

@@ -1,4 +1,4 @@
-"""Commands that need the worker: ``package demo quantize evaluate recommend up worker doctor``; found by entry point.
+"""Commands that need the worker, from ``package`` to ``doctor``; found by entry point.
 
 Light to import: what a command needs is loaded when it runs.
 """
@@ -9,6 +9,7 @@ import typer
 
 from api_client.cli.app import PANEL_CHOICES, PANEL_RUN, PANEL_SERVICE
 from api_client.cli.command import add_command
+from worker.local.cli.ask import ASK_EXAMPLES, ask
 from worker.local.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from worker.local.cli.local import PACKAGE_EXAMPLES, demo, package, up
 from worker.local.cli.machine import doctor, run_worker
@@ -19,6 +20,7 @@ from worker.local.cli.recommend import RECOMMEND_EXAMPLES, recommend_types
 def register(app: typer.Typer) -> None:
     """Add the commands; the entry point of the group ``trainpack.commands``."""
     add_command(app, package, panel=PANEL_RUN, examples=PACKAGE_EXAMPLES)
+    add_command(app, ask, panel=PANEL_RUN, examples=ASK_EXAMPLES)
     add_command(app, demo, panel=PANEL_RUN)
     add_command(app, quantize, panel=PANEL_RUN, examples=QUANTIZE_EXAMPLES)
     add_command(app, evaluate, panel=PANEL_RUN, examples=EVALUATE_EXAMPLES)

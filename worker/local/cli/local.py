@@ -16,17 +16,19 @@ from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
 from api_client.cli.from_run import asked_for
-from api_client.cli.output import Output
+from api_client.cli.output import Output, plain
 from api_client.cli.render.job import outputs_table, stage_table
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.job import Job
+from api_client.contract.job import Job, JobState
 from api_client.contract.rules import find_template
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.ledger.address import masked_url
+from worker.local.cli.ask import MAX_TOKENS, answers_of, opened, say_answers
 from worker.local.cli.signals import terminate_as_interrupt
+from worker.local.subject import subject_of_job
 
 if TYPE_CHECKING:
     from worker.local.embedded import Stack
@@ -67,7 +69,16 @@ def up(
             return DONE
 
 
-def package(output: Output, *, run: RunPlace = None, flags: RequestFlags) -> int:
+def package(
+    output: Output,
+    *,
+    run: RunPlace = None,
+    flags: RequestFlags,
+    question: Annotated[
+        str | None,
+        typer.Option("--ask", help="Ask the packaged model this when it is done.", metavar="QUESTION"),
+    ] = None,
+) -> int:
     """Package one run on this machine, then exit.
 
     Of a run it is the best checkpoint by its scores, else the latest; flags decide otherwise. Without RUN and inputs it
@@ -87,10 +98,22 @@ def package(output: Output, *, run: RunPlace = None, flags: RequestFlags) -> int
         except KeyboardInterrupt:
             _cancel(output, client, job)
             return INTERRUPTED
-        if output.as_json:
-            output.document(job)
-        else:
-            report_end(output, [job])
+    return _ended(output, job, question)
+
+
+def _ended(output: Output, job: Job, question: str | None) -> int:
+    """Say what came of the job, and ask what it made."""
+    if not output.as_json:
+        report_end(output, [job])
+    answers = None
+    if question is not None and job.state is JobState.SUCCEEDED:
+        found = subject_of_job(job)
+        with opened(output, found, None, None, with_base=False) as voices:
+            answers = answers_of(voices, question, MAX_TOKENS) if output.as_json else None
+            if answers is None:
+                say_answers(output, voices, question, MAX_TOKENS)
+    if output.as_json:
+        output.document(job if answers is None else {**plain(job), "answers": answers})
     return end_of([job])
 
 

@@ -35,6 +35,7 @@ class Question:
         model: Path of the GGUF file (of its first shard, where it is split).
         prompt: The user's message, put through the file's own chat template where ``chat`` is set.
         chat: Ask as a chat; otherwise continue the plain text.
+        may_end: Stop where the model does, unless it writes nothing before.
         lora: Path of an adapter GGUF to apply at full strength.
         max_tokens: Most tokens to generate; 0 only loads the file.
         threads: Threads of llama.cpp.
@@ -47,6 +48,7 @@ class Question:
     model: str
     prompt: str = "Hello"
     chat: bool = False
+    may_end: bool = False
     lora: str | None = None
     max_tokens: int = 8
     threads: int = 2
@@ -60,8 +62,11 @@ class Question:
         return json.dumps(asdict(self))
 
 
-def ask(question: Question) -> dict[str, Any]:
-    """Load the file; generate greedily, embed two texts or rank them, as it is for.
+def open_server(question: Question) -> tuple[Any, str]:
+    """Load the file in llama.cpp's server, which listens on a loopback port while it lives.
+
+    Returns:
+        The server, and the key that it asks of whoever comes over that port.
 
     Raises:
         RuntimeError: llama.cpp refuses the file; its reason is on standard error.
@@ -76,7 +81,7 @@ def ask(question: Question) -> dict[str, Any]:
     params.cpuparams.n_threads = question.threads
     params.cpuparams_batch.n_threads = question.threads
     params.warmup = False
-    params.api_keys = [secrets.token_hex(16)]  # it listens on a loopback port while it lives
+    params.api_keys = [secrets.token_hex(16)]
     params.ui = False
     params.sampling.temp = 0.0
     if question.lora is not None:
@@ -86,12 +91,21 @@ def ask(question: Question) -> dict[str, Any]:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     elif question.purpose == Purpose.EMBED and not question.pooled:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    server = xllamacpp.Server(params)
+    return xllamacpp.Server(params), params.api_keys[0]
+
+
+def ask(question: Question) -> dict[str, Any]:
+    """Load the file; generate greedily, embed two texts or rank them, as it is for.
+
+    Raises:
+        RuntimeError: as :func:`open_server`.
+    """
+    server, key = open_server(question)
     if question.purpose in (Purpose.EMBED, Purpose.RANK):
         return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
     if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
-    ids = {"ids": _cut(server.listening_address, params.api_keys[0], question.cut)} if question.cut else {}
+    ids = {"ids": _cut(server.listening_address, key, question.cut)} if question.cut else {}
     return _written(server, question) | ids
 
 
@@ -121,9 +135,11 @@ def _written(server: Any, question: Question) -> dict[str, Any]:
         reply = _decoded(server.handle_chat_completions(body))
         text = reply["choices"][0]["message"]["content"]
     else:
-        # an untrained model may end at once; the proof wants tokens
-        body |= {"prompt": question.prompt, "ignore_eos": True}
+        body |= {"prompt": question.prompt, "ignore_eos": not question.may_end}
         reply = _decoded(server.handle_completions(body))
+        if question.may_end and not reply["choices"][0]["text"].strip():
+            # an untrained model may end at once; the proof wants tokens
+            reply = _decoded(server.handle_completions(body | {"ignore_eos": True}))
         text = reply["choices"][0]["text"]
     return {"text": text, "tokens": reply["usage"]["completion_tokens"]}
 

@@ -20,10 +20,12 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.verify.ask import NO_LLAMA_CPP, Question
 from worker.models.verify.purpose import Purpose, pooling_is_set, purpose_of
 from worker.models.verify.reason import NOT_RUN, last_lines, reason_of
-from worker.models.verify.tokens import Rendered, check_tokens
+from worker.models.verify.tokens import QUESTION, Rendered, check_tokens
 
 _SECONDS_PER_GB = 60.0
 _BASE_TIMEOUT_S = 120.0
+_ANSWER = 12
+"""Tokens of a short answer."""
 
 
 def loader_installed() -> bool:
@@ -48,11 +50,19 @@ def prove(question: Question, chat: Rendered | None = None) -> str:
     path = Path(question.model)
     purpose = purpose_of(path)
     text = chat.text if chat is not None and purpose is Purpose.WRITE else ""
-    answer = _answered(replace(question, purpose=purpose, pooled=pooling_is_set(path), cut=text))
+    question = replace(question, purpose=purpose, pooled=pooling_is_set(path), cut=text)
+    if text and chat is not None and chat.question:
+        question = replace(question, prompt=chat.question, may_end=True, max_tokens=max(question.max_tokens, _ANSWER))
+    answer = _answered(question)
     if chat is not None and text:
         check_tokens(path.name, chat, answer["ids"])
     if purpose is Purpose.WRITE:
-        return f"generates {answer['text']!r}"
+        said = " ".join(answer["text"].split())
+        return (
+            f'answers "{QUESTION}" with "{said}"'
+            if question.may_end
+            else f'continues "{question.prompt}" with "{said}"'
+        )
     if purpose is Purpose.LOAD:
         return "is not run: llama.cpp's server has no use for such a model"
     _check_vectors(question, answer["vectors"])

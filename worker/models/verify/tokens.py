@@ -20,6 +20,8 @@ _CHAT = (
     {"role": "assistant", "content": "I'm fine, thanks."},
     {"role": "user", "content": "Tell me of the sea, in Chinese: 大海。"},
 )
+QUESTION = "What is the capital of France?"
+"""One whose answer a person can judge at a glance."""
 _NAMED = ("bos", "eos", "pad", "unk")
 _BESIDE = 3
 
@@ -31,10 +33,12 @@ class Rendered:
     Attributes:
         text: What the template makes of it.
         ids: Its tokens by ``tokenizer.json``, nothing put before or after.
+        question: What the template makes of :data:`QUESTION`; empty where it makes nothing of a question alone.
     """
 
     text: str
     ids: tuple[int, ...]
+    question: str = ""
 
 
 def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
@@ -53,7 +57,10 @@ def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
     tokenizer.no_padding()
     names = {f"{kind}_token": special_token(choice, kind) or "" for kind in _NAMED}
     text = _render(template, _CHAT, names) or _render(template, _CHAT[:1], names)
-    return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids)) if text else None
+    if not text:
+        return None
+    question = _render(template, [{"role": "user", "content": QUESTION}], names) or ""
+    return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids), question)
 
 
 def _opened(choice: TokenizerChoice) -> Tokenizer:

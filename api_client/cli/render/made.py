@@ -1,0 +1,65 @@
+"""The end of a job: every file by its whole path, how large and how good it is, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.text import Text
+
+from api_client.cli.output import Output
+from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart
+from api_client.contract.job import Job
+from api_client.contract.outputs import MODELFILE, RECORDS
+from api_client.words.formatting import format_size, one_line
+
+_RUN_FIRST = (ArtifactKind.QUANTIZED, ArtifactKind.GGUF)
+
+
+def made_lines(output: Output, job: Job, *, ready: bool) -> Iterator[Text]:
+    """A line for each file that was made for use, then the commands that use them.
+
+    Args:
+        output: Language.
+        job: A job with outputs.
+        ready: Whether to say the commands; of several jobs they would only be in the way.
+    """
+    files = [one for one in job.outputs if one.kind not in RECORDS]
+    width = max((len(_place(one)) for one in files), default=0)
+    for one in files:
+        yield Text(f"{one_line(_place(one)):<{width}}  {format_size(one.size_bytes):>9}")
+    if ready:
+        yield from _commands(output, job, files)
+
+
+def _place(artifact: Artifact) -> str:
+    """Where it is: the path where it lies on a disk, else its address in object storage."""
+    return artifact.path if Path(artifact.path).exists() or artifact.url is None else artifact.url
+
+
+def _commands(output: Output, job: Job, files: list[Artifact]) -> Iterator[Text]:
+    here = [one for one in files if one.part is ModelPart.MODEL and Path(one.path).is_file()]
+    model = next((one for kind in _RUN_FIRST for one in here if one.kind is kind), None)
+    adapter = next((one for one in here if one.kind is ArtifactKind.LORA), None)
+    if model is None and adapter is None:
+        if files:
+            yield _command(output, "made_elsewhere", "trainpack", "outputs", job.id, "--download", ".")
+        return
+    asked = model or adapter
+    assert asked is not None
+    yield _command(output, "made_ask", "trainpack", "ask", asked.path, "Hello")
+    if model is not None:
+        yield _command(output, "made_run", "llama-cli", "-m", model.path)
+    elif adapter is not None:
+        yield _command(output, "made_run", "llama-cli", "-m", "BASE.gguf", "--lora", adapter.path)
+    modelfile = next((one for one in files if one.name == MODELFILE.recipe and Path(one.path).is_file()), None)
+    if modelfile is not None:
+        name = (
+            job.request.model_name or Path(job.request.checkpoint or job.request.base_model or "model").name
+        ).lower()
+        yield _command(output, "made_ollama", "ollama", "create", name, "-f", modelfile.path)
+
+
+def _command(output: Output, key: str, *words: str) -> Text:
+    return Text.assemble((f"{output.text(key)}: ", "dim"), shlex.join(words))

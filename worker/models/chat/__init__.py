@@ -1,0 +1,1 @@
+"""Talking with a GGUF file in llama.cpp: ``session`` starts ``program``, in which llama.cpp may fail on its own."""
