@@ -87,12 +87,13 @@ def _switches(draw: DrawFn) -> tuple[dict[str, Any], ResolvedOptions]:
     if not template.locked:
         data["options"] = draw(st.dictionaries(st.sampled_from(SWITCHES), _FLAGS))
     types = draw(st.none() | st.lists(st.sampled_from([*QuantType, *map(FitType, _FITS)]), unique=True, max_size=4))
-    for tried in ({"quant_types": types}, {"quant_types": []}, {}):
+    choices: tuple[dict[str, Any], ...] = ({"quant_types": types}, {"quant_types": []}, {})
+    for tried in choices:
         try:
             return data | tried, resolve_options(PackagingRequest(**(data | tried)), template)
         except PackagingError:
             continue
-    plain = {"template": "merge"}
+    plain: dict[str, Any] = {"template": "merge"}
     return plain, resolve_options(PackagingRequest(**plain), BUILTIN_TEMPLATES["merge"])
 
 
@@ -129,4 +130,4 @@ def requests(draw: DrawFn) -> PackagingRequest:
     rest = draw(st.fixed_dictionaries(needed, optional=optional))
     if rest.get("imatrix") == "off" and any(quant.startswith(("IQ", "fit:")) for quant in options.quant_types):
         del rest["imatrix"]
-    return PackagingRequest(**data, **rest, **({"task": task} if task else {}))
+    return PackagingRequest(**(data | rest | ({"task": task} if task else {})))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -164,9 +165,10 @@ def bench_conversions(repeat: int) -> None:
     copying = gigabytes(lambda: np.copyto(copy, numbers), 2 * copy.nbytes)
     print(f"\nfloat conversions, GB/s on one core; a copy makes {copying:.1f}")
     halves = np.ones((64, 1 << 19), np.uint8)
+    both_bytes = numbers.nbytes + halves.nbytes
     for ggml_type in (GGMLType.F16, GGMLType.BF16):
-        narrow = gigabytes(lambda t=ggml_type: quantize_rows(t, numbers, halves), numbers.nbytes + halves.nbytes)
-        widen = gigabytes(lambda t=ggml_type: widen_rows(t, halves, copy), numbers.nbytes + halves.nbytes)
+        narrow = gigabytes(partial(quantize_rows, ggml_type, numbers, halves), both_bytes)
+        widen = gigabytes(partial(widen_rows, ggml_type, halves, copy), both_bytes)
         print(f"{ggml_type.name:5} from float32 {narrow:5.1f}   to float32 {widen:5.1f}")
 
 

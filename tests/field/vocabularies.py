@@ -153,10 +153,11 @@ def _unigram(directory: Path, prefix: str, **ids: int) -> Any:
     import sentencepiece
 
     corpus = directory / "corpus.txt"
+    known: dict[str, Any] = ids or {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     corpus.write_text("\n".join(TEXT * 20))
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(directory / prefix), model_type="unigram", vocab_size=110,
-        hard_vocab_limit=False, minloglevel=2, **(ids or {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
+        hard_vocab_limit=False, minloglevel=2, **known,
     )  # fmt: skip
     corpus.unlink()
     (directory / f"{prefix}.vocab").unlink()

@@ -111,7 +111,7 @@ def synced(url: str) -> None:
             info = client.info("persistence")
         except RedisError:
             return False
-        return info["aof_pending_bio_fsync"] == 0 and info.get("aof_buffer_length", 0) == 0
+        return bool(info["aof_pending_bio_fsync"] == 0 and info.get("aof_buffer_length", 0) == 0)
 
     eventually(done, "everything is on disk")
     client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.integration.harness import Installation
 from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from worker.storage.checksums import parse_checksums
 
-REAL = {
+REAL: dict[str, Any] = {
     "stage_registry": "worker.stages.registry:STAGES",
     "preload": "worker.service.preload",
     "lease_s": 30,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_the_bucket_has_the_checksums_of_the_job_alone_and_the_directory_those_o
     client: PackagingClient, stack: Stack, run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     base, checkpoint = run
-    fields = {"base_model": base, "checkpoint": checkpoint, "output_dir": tmp_path / "package"}
+    fields: dict[str, Any] = {"base_model": base, "checkpoint": checkpoint, "output_dir": tmp_path / "package"}
     finished(client, PackagingRequest(template="lora_only", **fields))
     job = finished(client, PackagingRequest(template="merge", **fields))
     assert job.error is None
@@ -134,7 +135,7 @@ def test_weights_that_were_trained_beside_the_adapter_are_packaged_or_refused_by
     checkpoint = Path(shutil.copytree(original, tmp_path / "run" / "checkpoint-10"))
     norm = {"base_model.model.model.norm.weight": torch.full((HIDDEN,), 3.0)}
     torch.save(norm, checkpoint / "non_lora_state_dict.bin")
-    fields = {"base_model": base, "output_dir": tmp_path / "package", "template": "merge"}
+    fields: dict[str, Any] = {"base_model": base, "output_dir": tmp_path / "package", "template": "merge"}
     far = S3Location(stack.info.bucket, "beside/checkpoint-10")
     for path in checkpoint.iterdir():
         S3Storage(stack.info.storage()).upload_file(path, S3Location(far.bucket, f"{far.key}/{path.name}"))
@@ -159,7 +160,7 @@ def test_a_given_base_that_is_not_there_is_refused_and_a_derived_one_is_shown(
 ) -> None:
     base, checkpoint = run
     wrong = base.with_name("bsae")
-    fields = {"checkpoint": checkpoint, "template": "merge", "upload": False}
+    fields: dict[str, Any] = {"checkpoint": checkpoint, "template": "merge", "upload": False}
     given = PackagingRequest(base_model=wrong, output_dir=tmp_path / "given", **fields)
     refused = finished(client, given)
     assert refused.failure is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AddedToken, AutoTokenizer
@@ -13,7 +14,7 @@ from tests.integration.harness import Installation
 from tests.tiny import VOCABULARY, tiny_base
 from worker.models.gguf.reader import open_gguf
 
-REAL = {
+REAL: dict[str, Any] = {
     "stage_registry": "worker.stages.registry:STAGES",
     "preload": "worker.service.preload",
     "lease_s": 30,

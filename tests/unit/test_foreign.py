@@ -6,6 +6,7 @@ import ast
 import multiprocessing
 import multiprocessing.forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_adapter_weights_are_cast(model: LlamaForCausalLM) -> None:
 
 
 def test_the_life_line_of_the_fork_server_is_taken_once() -> None:
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = multiprocessing.forkserver._forkserver
     before = server._forkserver_alive_fd
     try:
         server._forkserver_alive_fd = 12345
@@ -127,11 +128,11 @@ def test_nothing_private_of_others_is_used_elsewhere() -> None:
     names = {
         node.attr
         for module in (foreign, cli_foreign)
-        for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8")))
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text("utf-8")))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_")
     } - {"_parameters"}  # also a method of our own
     root = Path(foreign.__file__).parents[1]
-    homes = {Path(module.__file__) for module in (foreign, cli_foreign)}
+    homes = {Path(str(module.__file__)) for module in (foreign, cli_foreign)}
     elsewhere = [
         f"{path.relative_to(root)}:{node.lineno} {ast.unparse(node)}"
         for folder in ("api_client", "config", "worker")

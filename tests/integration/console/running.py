@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ class Message:
     data: Any
 
 
-def messages(response: httpx.Response) -> Iterator[Message]:
+def messages(response: httpx.Response) -> Generator[Message]:
     """Server-sent events of an answer, comments left out."""
     fields: dict[str, str] = {}
     for line in response.iter_lines():

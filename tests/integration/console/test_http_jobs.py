@@ -116,7 +116,7 @@ def test_lists_come_in_pages_and_can_be_filtered(http: httpx.Client, running: In
     seen: list[str] = []
     cursor: str | None = None
     for size in (2, 2, 1):
-        query = {"label": f"run={run}", "limit": 2} | ({"cursor": cursor} if cursor else {})
+        query = {"label": f"run={run}", "limit": "2"} | ({"cursor": cursor} if cursor else {})
         page = http.get("/api/v1/jobs", params=query).json()
         assert len(page["jobs"]) == size
         seen += [job["id"] for job in page["jobs"]]

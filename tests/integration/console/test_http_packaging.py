@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -101,10 +102,12 @@ def test_words_choose_a_checkpoint_of_a_run_in_object_storage(
     for file in checkpoint.iterdir():
         storage.put_object(Bucket=bucket, Key=f"runs/7/{checkpoint.name}/{file.name}", Body=file.read_bytes())
     task = {"task_id": "7", "status": "completed", "base_model": str(base), "output_dir": f"s3://{bucket}/runs/7"}
-    for number, chosen in enumerate(
-        ({"checkpoint": f"s3://{bucket}/runs/7/best"}, {"task": task, "checkpoint": "latest"})
-    ):
-        request = {"template": "lora_only", "base_model": str(base), "output_dir": str(tmp_path / str(number))} | chosen
+    ways: tuple[dict[str, Any], ...] = (
+        {"checkpoint": f"s3://{bucket}/runs/7/best"},
+        {"task": task, "checkpoint": "latest"},
+    )
+    for number, chosen in enumerate(ways):
+        request = chosen | {"template": "lora_only", "base_model": str(base), "output_dir": str(tmp_path / str(number))}
         job = http.post("/api/v1/jobs", json=request | {"upload": False}).json()
         with http.stream("GET", f"/api/v1/jobs/{job['id']}/events/stream", timeout=180) as answer:
             *log, end = messages(answer)

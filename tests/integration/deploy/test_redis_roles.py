@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -13,7 +14,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from api_client import PackagingClient
 from api_client.ledger import keys
-from api_client.ledger.questions import QuestionKind
+from api_client.ledger.asking import QuestionKind
 from tests.integration.harness import ROOT, Installation, eventually
 from tests.integration.servers import PASSWORD, PERSISTENCE, Server, server, shipped_acl
 
@@ -58,7 +59,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield started
 
 
-def may(client: Redis, *command: str) -> bool:
+def may(client: Any, *command: str) -> bool:
     try:
         client.execute_command(*command)
     except NoPermissionError:

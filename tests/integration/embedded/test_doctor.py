@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_the_test_object_is_gone_afterwards(settings: Settings) -> None:
     from worker.storage.s3 import S3Location, S3Storage
 
     assert check_storage(settings).ok
-    assert S3Storage(settings.storage()).list_objects(S3Location(settings.s3_bucket)) == []
+    assert S3Storage(settings.storage()).list_objects(S3Location(str(settings.s3_bucket))) == []
 
 
 def test_the_gguf_distribution_is_a_conflict(
@@ -119,7 +120,12 @@ def test_the_gguf_distribution_is_a_conflict(
 
 
 def test_a_package_that_does_not_import_is_named() -> None:
-    found = {"failed": {"xllamacpp": "ImportError: libgomp.so.1"}, "devices": [], "torch": "2.13", "cuda": None}
+    found: dict[str, Any] = {
+        "failed": {"xllamacpp": "ImportError: libgomp.so.1"},
+        "devices": [],
+        "torch": "2.13",
+        "cuda": None,
+    }
     check = read_probe(found)
     assert (check.ok, check.fact) == (False, "xllamacpp: ImportError: libgomp.so.1")
     found = {"failed": {}, "devices": ["NVIDIA H100"], "torch": "2.13", "cuda": "13.0"}

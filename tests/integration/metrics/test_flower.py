@@ -72,6 +72,7 @@ def test_flower_shows_workers_tasks_and_queues(service: Installation, flower: Fl
         lambda: next((t for t in [flower.json("/api/tasks")[f"{job.id}:quantize:1"]] if t["state"] == "SUCCESS"), None),
         "a task's end seen",
     )
+    assert task is not None
     assert task["name"] == "trainpack.run_stage"
     assert task["worker"] == name
     assert "'stage': 'quantize'" in task["kwargs"]

@@ -15,7 +15,7 @@ from tests.integration.harness import Installation, Worker, eventually
 
 def address_of(worker: Worker) -> str:
     lines = (json.loads(line) for line in worker.lines.splitlines() if line.startswith("{"))
-    return next(line["address"] for line in lines if line["event"] == "metrics_ready")
+    return next(str(line["address"]) for line in lines if line["event"] == "metrics_ready")
 
 
 class Scrape:

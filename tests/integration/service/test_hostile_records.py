@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
@@ -66,11 +67,16 @@ def walled(service: Installation, tmp_path: Path) -> Iterator[tuple[Installation
 
 def forged_artifacts(secret: Path) -> list[str]:
     """Files as a forger would record them: another's path, with the right digest; names that lead elsewhere."""
-    good = {"name": "merged_model.gguf", "kind": "gguf", "sha256": hashlib.sha256(SECRET).hexdigest()}
+    good: dict[str, Any] = {"name": "merged_model.gguf", "kind": "gguf", "sha256": hashlib.sha256(SECRET).hexdigest()}
     good |= {"path": str(secret / "secret.gguf"), "size_bytes": len(SECRET)}
     paths = [f"{secret.parent}/allowed/../secret/secret.gguf", "secret.gguf", "/proc/self/environ", "/dev/zero", "\0"]
     names = ["../../secret/written.gguf", str(secret / "written.gguf"), "..", "a/b/c", ""]
-    changes = [{}, *({"path": path} for path in paths), *({"name": name} for name in names), {"sha256": ""}]
+    changes: list[dict[str, Any]] = [
+        {},
+        *({"path": path} for path in paths),
+        *({"name": name} for name in names),
+        {"sha256": ""},
+    ]
     return [json.dumps([good | change]) for change in changes]
 
 
@@ -89,7 +95,7 @@ def copy_of(service: Installation, done: Job, changes: dict[str, dict[str, str]]
 def replay(service: Installation, job_id: str) -> None:
     """As a forger would; a record that no script can read is not replayed, and its message is sent all the same."""
     try:
-        service.client.replay(job_id, from_stage="publish")  # type: ignore[arg-type]
+        service.client.replay(job_id, from_stage="publish")
     except (PackagingError, RedisError, ValueError):
         service.redis.hset(service.keys.stages(job_id), mapping={"publish:state": "queued"})
         service.redis.zadd(service.keys.named("wake"), {f"{job_id}|publish": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_stages_stay_on_the_host_that_has_the_scratch(service: Installation) -> 
 
 
 def test_a_shared_scratch_lets_any_host_go_on(service: Installation) -> None:
-    shared = {"scratch_dir": service.directory / "shared", "scratch_shared": True}
+    shared: dict[str, Any] = {"scratch_dir": service.directory / "shared", "scratch_shared": True}
     first = service.start_worker(host_name="alpha", **shared)
     job = service.submit(labels={"convert": "hold"})
     service.held("convert")

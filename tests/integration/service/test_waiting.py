@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -63,8 +65,8 @@ def test_a_label_limit_is_seen_changed_and_noted(service: Installation) -> None:
     assert (limit.name, limit.limit, limit.set_here, limit.waiting) == ("team", 1, False, 2)
 
     service.client.set_limit("team=red", 2, by="ops")
-    done = [eventually(lambda job=job: finished(service, job), "it has a place now") for job in (second, third)]
-    assert [job.state for job in done] == [JobState.SUCCEEDED] * 2
+    done = [eventually(partial(finished, service, job), "it has a place now") for job in (second, third)]
+    assert [job and job.state for job in done] == [JobState.SUCCEEDED] * 2
     assert finished(service, first) is None, "the first one still runs"
     assert {each.name: each.limit for each in service.client.limits()} == {"team": 1, "team=red": 2}
     change = service.client.changes()[0]
@@ -89,10 +91,10 @@ def test_no_worker_a_full_one_and_a_stopping_one(service: Installation) -> None:
     service.held("merge", output="job")
     behind = service.submit("behind")
     waits(service, behind, WaitReason.BUSY)
-    os.kill(service.stage_pid("merge", output="job"), 19)  # it reaches no safe point
-    worker.signal(15)
+    os.kill(service.stage_pid("merge", output="job"), signal.SIGSTOP)  # it reaches no safe point
+    worker.signal(signal.SIGTERM)
     waits(service, behind, WaitReason.DRAINING)
-    os.kill(service.stage_pid("merge", output="job"), 18)
+    os.kill(service.stage_pid("merge", output="job"), signal.SIGCONT)
     worker.process.wait(25)
     assert waits(service, job, WaitReason.HOST_AWAY).what
     service.let_go("merge", "job")

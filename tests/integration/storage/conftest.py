@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pydantic import SecretStr
 
-from api_client.s3 import S3Location, S3Retry
-from config.settings import StorageSettings
+from api_client.s3 import S3Location, S3Retry, StorageSettings
 from tests.integration.storage.proxy import Proxy, proxy_before
 from worker.local.embedded import Stack, StackInfo
 from worker.storage.s3 import S3Storage

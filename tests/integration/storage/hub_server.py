@@ -17,11 +17,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Hub:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.files = {}
-        self.seen = []
-        self.status = {}
+        self.files: dict[str, bytes] = {}
+        self.seen: list[tuple[str, str]] = []
+        self.status: dict[str, tuple[int, str]] = {}
         """Status to answer with, by a text in the path."""
-        self.damaged = set()
+        self.damaged: set[str] = set()
         """Names of files that arrive with other bytes."""
 
     def info(self) -> dict[str, Any]:
@@ -77,10 +77,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub_server() -> Iterator[Hub]:
-    handler = type("BoundHandler", (Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    class BoundHandler(Handler):
+        """Answers for one hub."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BoundHandler)
     server.daemon_threads = True
-    hub = handler.hub = Hub(server.server_address[1])
+    hub = BoundHandler.hub = Hub(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Fault:
     kind: str
     method: str
     text: str = ""
-    value: object = None
+    value: Any = None
     times: int = 1_000_000
 
 
@@ -103,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None) -> None:
         kind = fault.kind if fault else ""
-        if kind == "answer_header":
+        if fault is not None and kind == "answer_header":
             name, text = fault.value
             headers = {key: value for key, value in headers.items() if key.lower() != name.lower()}
             headers |= {name: text} if text is not None else {}
@@ -134,15 +133,17 @@ def flip(body: bytes) -> bytes:
 class QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, request: pytest.FixtureRequest, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: object) -> None:
         """A client that hangs up is part of the tests."""
 
 
 @contextmanager
 def proxy_before(upstream: str) -> Iterator[Proxy]:
-    handler = type("BoundHandler", (Handler,), {})
-    server = QuietServer(("127.0.0.1", 0), handler)
-    proxy = handler.proxy = Proxy(server.server_address[1], upstream)
+    class BoundHandler(Handler):
+        """Answers for one proxy."""
+
+    server = QuietServer(("127.0.0.1", 0), BoundHandler)
+    proxy = BoundHandler.proxy = Proxy(server.server_address[1], upstream)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.s3 import S3Location, make_client
+from api_client.s3 import S3Location, StorageSettings, make_client
 from config.roots import Roots
-from config.settings import Settings, StageSettings, StorageSettings
+from config.settings import Settings, StageSettings
 from tests.integration.storage.conftest import PART
 from tests.integration.storage.hub_server import COMMIT, Hub, hub_server
 from tests.integration.storage.proxy import Fault, Proxy

@@ -2,12 +2,12 @@ import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.s3 import make_client
-from config.settings import StorageSettings
+from api_client.s3 import StorageSettings, make_client
 from tests.integration.storage.conftest import PART
 from tests.integration.storage.proxy import Fault, Proxy
 from worker.stop import StopRequested
@@ -38,9 +38,9 @@ def put_in_parts(settings: StorageSettings, prefix: S3Location) -> Callable[[str
     client = make_client(settings)
 
     def put(name: str, data: bytes, part_size_bytes: int) -> S3Location:
-        address = {"Bucket": prefix.bucket, "Key": prefix.child(name).key}
+        address: dict[str, Any] = {"Bucket": prefix.bucket, "Key": prefix.child(name).key}
         upload = client.create_multipart_upload(**address)["UploadId"]
-        parts = []
+        parts: list[Any] = []
         for number, at in enumerate(range(0, len(data), part_size_bytes), 1):
             piece = data[at : at + part_size_bytes]
             answer = client.upload_part(**address, UploadId=upload, PartNumber=number, Body=piece)
@@ -183,7 +183,7 @@ def test_an_object_replaced_meanwhile_is_noticed(
     settings: StorageSettings, proxied: S3Storage, proxy: Proxy, put: Callable[[str, bytes], S3Location], tmp_path: Path
 ) -> None:
     source = put("x", noise(2 * PART))
-    arrived = []
+    arrived: list[Any] = []
 
     def replace_it(*_: object) -> None:
         if not arrived:

@@ -9,9 +9,8 @@ import pytest
 
 from api_client.console.links import Links
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.job import Artifact
-from api_client.s3 import make_client
-from config.settings import StorageSettings
+from api_client.contract.job import Artifact, ArtifactKind
+from api_client.s3 import StorageSettings, make_client
 from tests.integration.storage.conftest import PART, QUICK
 from tests.integration.storage.proxy import Fault, Proxy
 from worker.local.embedded import StackInfo
@@ -48,7 +47,7 @@ def test_what_is_uploaded_is_there_byte_for_byte(
 ) -> None:
     path = tmp_path / "模型 Q4_K_M.gguf"
     path.write_bytes(noise(size_bytes))
-    seen = []
+    seen: list[Any] = []
     storage.upload_file(path, prefix.child(path.name), report=seen.append)
     assert stored(settings, prefix.child(path.name)) == path.read_bytes()
     assert seen == sorted(seen)
@@ -180,6 +179,7 @@ def test_wrong_credentials_are_denied_at_once_and_not_shown(
     assert not caught.value.retryable
     shown = str(caught.value.to_dict())
     assert "not-the-secret-key" not in shown
+    assert settings.access_key is not None
     assert settings.access_key.get_secret_value() not in shown
 
 
@@ -222,7 +222,7 @@ def test_a_checksum_of_other_bytes_fails_the_upload(
 def test_a_stop_is_heard_and_leaves_nothing(
     storage: S3Storage, settings: StorageSettings, prefix: S3Location, big: Path
 ) -> None:
-    seen = []
+    seen: list[Any] = []
     with pytest.raises(StopRequested):
         storage.upload_file(big, prefix.child("x"), report=seen.append, should_stop=lambda: bool(seen))
     assert seen
@@ -260,7 +260,12 @@ def test_a_signed_link_opens_without_credentials(
     for name in ("endpoint_url", "access_key", "secret_key"):
         monkeypatch.setenv(f"TRAINPACK_S3_{name.upper()}", getattr(stack, name))
     uploaded = Artifact(
-        name="a b.gguf", path="/gone", kind="gguf", size_bytes=4, sha256="0" * 64, url=str(prefix.child("a b.gguf"))
+        name="a b.gguf",
+        path="/gone",
+        kind=ArtifactKind.GGUF,
+        size_bytes=4,
+        sha256="0" * 64,
+        url=str(prefix.child("a b.gguf")),
     )
     with urllib.request.urlopen(Links(None, 60).sign(uploaded)) as answer:
         assert answer.read() == b"GGUF"

@@ -27,7 +27,7 @@ def write_adapter(directory: Path, tensors: dict[str, torch.Tensor], **config: A
     return directory
 
 
-def pair(module: str, a: list, b: list) -> dict[str, torch.Tensor]:
+def pair(module: str, a: list[list[float]], b: list[list[float]]) -> dict[str, torch.Tensor]:
     """LoRA factors of a linear layer."""
     return {
         f"{module}.lora_A.weight": torch.tensor(a, dtype=torch.float32),

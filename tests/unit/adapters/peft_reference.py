@@ -14,6 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.adapters.updates import Precision
 from worker.models.checkpoint import open_base_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,7 +38,7 @@ def save_base(
     config: PretrainedConfig,
     directory: Path,
     dtype: str = "float32",
-    auto: type[AutoModelForCausalLM] = AutoModelForCausalLM,
+    auto: Any = AutoModelForCausalLM,
 ) -> Path:
     """A model of ``config`` with random weights, as transformers saves it."""
     torch.manual_seed(7)
@@ -57,7 +58,7 @@ def save_adapter(
     directory: Path,
     *,
     scale: float = 0.1,
-    auto: type[AutoModelForCausalLM] = AutoModelForCausalLM,
+    auto: Any = AutoModelForCausalLM,
 ) -> Path:
     """An adapter for ``base`` that was never trained: every tensor of it random."""
     torch.manual_seed(11)
@@ -71,14 +72,12 @@ def save_adapter(
 
 
 @quietly
-def load(base: Path, auto: type[AutoModelForCausalLM] = AutoModelForCausalLM) -> PreTrainedModel:
+def load(base: Path, auto: Any = AutoModelForCausalLM) -> PreTrainedModel:
     return auto.from_pretrained(base, dtype="auto")
 
 
 @quietly
-def peft_merge(
-    base: Path, adapter: Path, out: Path, auto: type[AutoModelForCausalLM] = AutoModelForCausalLM
-) -> dict[str, torch.Tensor]:
+def peft_merge(base: Path, adapter: Path, out: Path, auto: Any = AutoModelForCausalLM) -> dict[str, torch.Tensor]:
     """Every tensor of the merged checkpoint that PEFT and transformers write."""
     merged = PeftModel.from_pretrained(load(base, auto), adapter).merge_and_unload()
     merged.save_pretrained(out)
@@ -89,7 +88,8 @@ def peft_merge(
 def peft_logits(base: Path, adapter: Path, tokens: torch.Tensor) -> torch.Tensor:
     """What the base with the adapter attached, not merged, answers."""
     with torch.no_grad():
-        return PeftModel.from_pretrained(load(base), adapter).eval()(tokens).logits
+        logits: torch.Tensor = PeftModel.from_pretrained(load(base), adapter).eval()(tokens).logits
+    return logits
 
 
 @quietly
@@ -98,7 +98,8 @@ def logits_of(config: PretrainedConfig, tensors: dict[str, torch.Tensor], tokens
     model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
     with torch.no_grad():
-        return model.eval()(tokens).logits
+        logits: torch.Tensor = model.eval()(tokens).logits
+    return logits
 
 
 def read_all(directory: Path) -> dict[str, torch.Tensor]:
@@ -106,7 +107,7 @@ def read_all(directory: Path) -> dict[str, torch.Tensor]:
     return {name: model.read_tensor(name).clone() for name in model.tensors}
 
 
-def overlay_merge(base: Path, adapter: Path, out: Path, precision: str = "base") -> dict[str, torch.Tensor]:
+def overlay_merge(base: Path, adapter: Path, out: Path, precision: Precision = "base") -> dict[str, torch.Tensor]:
     """Every tensor of the merged model through the overlay."""
     model = open_base_model(base)
     build_overlay(open_adapter(adapter), model, out, precision=precision)

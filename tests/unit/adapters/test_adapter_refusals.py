@@ -346,7 +346,7 @@ _TALL = "model.layers.40.self_attn.q_proj"
 )
 def test_the_remedy_of_a_mismatch_follows_from_its_cause(
     tensors: dict[str, torch.Tensor],
-    base: dict[str, torch.Tensor] | None,
+    base: dict[str, torch.Tensor],
     config: dict[str, Any],
     fact: str,
     remedy: str,

@@ -54,8 +54,9 @@ def test_pickled_weights_are_refused_and_the_command_of_the_remedy_converts_them
     assert name in caught.value.message
     if name != WEIGHT_FILES[0]:
         return  # the command is one and the same; to run it for each would import torch eleven times
-    command = re.search(r"python (-c .*) -- or", caught.value.remedy)[1]
-    subprocess.run([sys.executable, *shlex.split(command)], cwd=checkpoint, check=True)
+    command = re.search(r"python (-c .*) -- or", caught.value.remedy)
+    assert command
+    subprocess.run([sys.executable, *shlex.split(command[1])], cwd=checkpoint, check=True)
     assert torch.equal(merged(tmp_path, checkpoint)[NORM], TRAINED)
 
 
@@ -131,7 +132,7 @@ def write_state(checkpoint: Path) -> None:
     """What trainers leave beside an adapter to go on from, as torch writes it."""
     parameter = torch.nn.Parameter(torch.ones(64, 64))
     optimizer = torch.optim.AdamW([parameter])
-    parameter.sum().backward()
+    parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
     torch.save(optimizer.state_dict(), checkpoint / "optimizer.bin")

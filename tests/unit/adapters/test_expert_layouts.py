@@ -24,7 +24,7 @@ from worker.models.checkpoint import open_base_model
 _MADE = Path(__file__).parent / "data" / "expert_layouts"
 _EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 RELEASES = ["0.18.1", "0.19.0", "0.19.1"]
-GROUPED = {"lora_B_layout": "grouped_by_expert"}
+GROUPED: dict[str, Any] = {"lora_B_layout": "grouped_by_expert"}
 
 
 def rewritten(adapter: Path, out: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
@@ -37,7 +37,7 @@ def rewritten(adapter: Path, out: Path, drop: tuple[str, ...] = (), **changes: A
 
 
 def made_merge(model: str, release: str) -> dict[str, torch.Tensor]:
-    return load_file(_MADE / f"{model}-{release}.merged.safetensors")
+    return dict[str, torch.Tensor](load_file(_MADE / f"{model}-{release}.merged.safetensors"))
 
 
 @pytest.mark.parametrize("release", RELEASES)

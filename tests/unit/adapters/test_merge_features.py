@@ -18,7 +18,7 @@ _SOME = ["q_proj", "v_proj", "up_proj"]
 _EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 # case -> (architecture, settings, how many tensors change)
-FEATURES = {
+FEATURES: dict[str, tuple[str, dict[str, Any], int]] = {
     "rslora": ("llama", {"target_modules": _SOME, "use_rslora": True}, 6),
     "rank_pattern": ("llama", {"target_modules": _SOME, "rank_pattern": {"0.self_attn.q_proj": 6, "v_proj": 2}}, 6),
     "alpha_pattern": ("llama", {"target_modules": _SOME, "alpha_pattern": {"v_proj": 32, r"layers\.1\..*": 5}}, 6),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -18,7 +19,7 @@ from worker.models.checkpoint import open_base_model
 _SOME = ["q_proj", "v_proj", "up_proj"]
 
 # method -> (architecture, config class, settings)
-METHODS = {
+METHODS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "ADALORA": ("llama", peft.AdaLoraConfig, {"init_r": 4, "target_modules": _SOME, "total_step": 10}),
     "BEFT": ("qwen2", peft.BeftConfig, {"target_modules": ["q_proj"]}),
     "C3A": ("llama", peft.C3AConfig, {"target_modules": _SOME, "block_size": 4}),

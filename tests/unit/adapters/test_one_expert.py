@@ -156,7 +156,7 @@ def test_what_a_slice_cannot_have_is_named(part: str, tiny_base: Callable[..., P
 
 def _write(directory: Path, layers: dict[str, tuple[int, int, int]], extra: str | None = None) -> None:
     directory.mkdir()
-    tensors = {}
+    tensors: dict[Any, Any] = {}
     for leaf, (rank, width, out) in layers.items():
         path = f"base_model.model.model.layers.0.mlp.experts.{leaf}"
         tensors |= {f"{path}.lora_A.weight": torch.ones(rank, width), f"{path}.lora_B.weight": torch.ones(out, rank)}

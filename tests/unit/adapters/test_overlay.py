@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
 from tests.unit.adapters.peft_reference import differences, overlay_merge, save_adapter
 from worker.models.adapters import Overlay, build_overlay, low_rank, open_adapter
 from worker.models.adapters.low_rank import LoraUpdate
+from worker.models.adapters.updates import Precision
 from worker.models.checkpoint import open_base_model
 
 _WEIGHT = f"{Q}.weight"
@@ -28,7 +29,7 @@ def _overlay(
     tmp_path: Path,
     weight: torch.Tensor,
     adapter_tensors: dict[str, torch.Tensor],
-    precision: str = "base",
+    precision: Precision = "base",
     **config: Any,
 ) -> Overlay:
     base = open_base_model(write_base(tmp_path / "base", {_WEIGHT: weight}))
@@ -133,11 +134,12 @@ def test_weights_larger_than_a_block_equal_peft(kind: str, use_dora: bool, dtype
     """The weight is worked through in blocks of rows; PEFT takes it whole."""
     torch.manual_seed(2)
     rows, columns, rank = 700, 1030, 12
-    module = {
+    modules: dict[str, Callable[[], torch.nn.Module]] = {
         "linear": lambda: torch.nn.Linear(columns, rows, bias=False),
         "conv1d": lambda: Conv1D(columns, rows),
         "embedding": lambda: torch.nn.Embedding(rows, columns),
-    }[kind]().to(dtype)
+    }
+    module: Any = modules[kind]().to(dtype)
     torch.nn.init.normal_(module.weight)
     weight = module.weight.detach().clone()
     config = LoraConfig(r=rank, lora_alpha=7, target_modules=["m"], use_dora=use_dora, fan_in_fan_out=kind == "conv1d")
@@ -151,7 +153,7 @@ def test_weights_larger_than_a_block_equal_peft(kind: str, use_dora: bool, dtype
         a.normal_()
         b.normal_()
     magnitude = layer.lora_magnitude_vector["default"].weight.detach().clone() if use_dora else None
-    style = "embedding" if embedding else "linear"
+    style: Literal["embedding", "linear"] = "embedding" if embedding else "linear"
     update = LoraUpdate(a.detach(), b.detach(), 7 / rank, style, kind == "conv1d", magnitude)
     assert weight.numel() > 2 * low_rank._BLOCK_ELEMENTS
 
@@ -166,7 +168,8 @@ def test_a_tensor_without_data_gives_shape_and_dtype(tmp_path: Path) -> None:
     factors = pair(Q, [[1, 1]], [[1], [1], [1]])
     probe = torch.empty(3, 2, dtype=torch.float16, device="meta")
 
-    for precision, dtype in (("base", torch.float16), ("f32", torch.float32)):
+    dtypes: dict[Precision, torch.dtype] = {"base": torch.float16, "f32": torch.float32}
+    for precision, dtype in dtypes.items():
         described = _overlay(tmp_path / precision, weight, factors, precision).apply(_WEIGHT, probe)
         assert (described.device.type, described.dtype, described.shape) == ("meta", dtype, (3, 2))
 

@@ -114,7 +114,7 @@ def _with_vocabulary(
 ) -> dict[str, torch.Tensor]:
     """The adapter as saved after resize_token_embeddings: whole embeddings beside its LoRA tensors."""
     weights = adapter / "adapter_model.safetensors"
-    tensors = load_file(weights)
+    tensors: dict[str, torch.Tensor] = load_file(weights)
     torch.manual_seed(5)
     embedding = torch.randn(rows, 32)
     for name in names:

@@ -16,7 +16,7 @@ from worker.models.adapters.trainer_keys import TRAINER_KEYS
 from worker.models.checkpoint import open_base_model
 
 # what the trainers of the table write, as they write it
-WRITTEN = {
+WRITTEN: dict[str, dict[str, Any]] = {
     "Unsloth": {"unsloth_fixed": True, "lora_B_layout": "rank_major", "unsloth_training_method": "qlora"},
     "Unsloth's detail": {"unsloth_fused_expert_lora": {"lora_A_layout": "grouped_by_expert", "parameters": {}}},
     "Axolotl": {"nvfp4_merge_aware": {"scale_mode": "fresh", "encoder": "torchao-0.15.0", "start_step": None}},
@@ -30,7 +30,7 @@ WRITTEN = {
 }  # fmt: skip
 
 
-def merged(tmp_path: Path, **settings: Any) -> torch.Tensor:
+def merged(tmp_path: Path, **settings: Any) -> None:
     base = open_base_model(write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(2, 2)}))
     adapter = open_adapter(write_adapter(tmp_path / "adapter", pair(Q, [[1, 2]], [[3], [4]]), **settings))
     build_overlay(adapter, base, tmp_path / "overlay", precision="base")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -36,7 +38,7 @@ _MLA = {
 }
 
 # name -> (model type, settings)
-TINY: dict[str, tuple[str, dict]] = {
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _GROUPED),
     "llama-tied": ("llama", {**_GROUPED, "tie_word_embeddings": True}),
     "mistral": ("mistral", _GROUPED),
@@ -71,7 +73,7 @@ _FEW_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_si
 _SMALL = {"vocab_size": 96, "hidden_size": 32}
 
 # more architectures, each of them merged in one dtype only
-MORE: dict[str, tuple[str, dict]] = {
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("bloom", {**_SMALL, "n_layer": 2, "n_head": 4}),
     "ernie4.5-moe": (
         "ernie4_5_moe",

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_name_is_looked_up_once(receiver: Receiver, monkeypatch: pytest.Monkey
     asked = []
     lookup = socket.getaddrinfo
 
-    def rebinding(host: str, port: int, *args: object, **kinds: object) -> object:
+    def rebinding(host: str, port: int, *args: Any, **kinds: Any) -> object:
         if host != "rebinding.test":
             return lookup(host, port, *args, **kinds)
         asked.append(host)

@@ -15,7 +15,7 @@ def write_raw(path: Path, header: Any, data: bytes = b"", *, length: int | None 
     return path
 
 
-def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+def entry(shape: Any, start: int, end: int, dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -172,4 +173,5 @@ def make_output(
 def printed(output: Output, *renderables: Any) -> str:
     """What results look like."""
     output.show(*renderables)
-    return output.results.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(output.results.file, StringIO)
+    return output.results.file.getvalue()

@@ -34,7 +34,7 @@ class Ran:
     def error(self) -> dict[str, Any]:
         """The error in it."""
         assert list(self.document) == ["error"]
-        error = self.document["error"]
+        error: dict[str, Any] = self.document["error"]
         assert set(error) == {"code", "message", "remedy", "fields"}
         assert all(error[key] for key in ("code", "message", "remedy"))
         return error

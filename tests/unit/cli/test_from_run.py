@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from api_client.cli.output import standard_output
 from api_client.contract.errors import PackagingError
 from api_client.contract.request import PackagingRequest
 from tests.tiny import one_value
+from tests.unit.cli.conftest import Ran
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def full_weights(directory: Path) -> Path:
     return directory
 
 
-def test_a_run_is_its_best_checkpoint_on_the_base_that_it_names(run, tmp_path, capsys):
+def test_a_run_is_its_best_checkpoint_on_the_base_that_it_names(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     request = ask(run)
     assert request.checkpoint == str(run / "checkpoint-1")
     assert request.base_model == str(tmp_path / "base")
@@ -49,13 +53,13 @@ def test_a_run_is_its_best_checkpoint_on_the_base_that_it_names(run, tmp_path, c
     assert said[0] == "checkpoint-1, the best of 2 by eval_loss 0.5"
 
 
-def test_without_scores_it_is_the_latest(run, capsys):
+def test_without_scores_it_is_the_latest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "trainer_state.json").unlink()
     assert ask(run).checkpoint == str(run / "checkpoint-2")
     assert "checkpoint-2, the latest of 2" in capsys.readouterr().err
 
 
-def test_the_working_directory_stands_for_itself(run, monkeypatch, tmp_path):
+def test_the_working_directory_stands_for_itself(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(run)
     assert ask() == ask(run)
     monkeypatch.chdir(tmp_path)
@@ -64,7 +68,7 @@ def test_the_working_directory_stands_for_itself(run, monkeypatch, tmp_path):
     assert caught.value.code == "checkpoint_required"
 
 
-def test_flags_decide(run, tmp_path):
+def test_flags_decide(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     request = ask(run, checkpoint="latest", base=str(other), output=str(tmp_path / "out"), quant_type=["Q8_0"])
@@ -75,13 +79,13 @@ def test_flags_decide(run, tmp_path):
 
 
 @pytest.mark.parametrize("below", ["checkpoint-2", "checkpoint-2/adapter_config.json", "latest"])
-def test_a_checkpoint_stands_for_itself(run, below):
+def test_a_checkpoint_stands_for_itself(run: Path, below: str) -> None:
     request = ask(run / below)
     assert request.checkpoint == str(run / "checkpoint-2")
     assert request.output_dir == str(run / "package" / "checkpoint-2")
 
 
-def test_full_weights_are_quantized(tmp_path):
+def test_full_weights_are_quantized(tmp_path: Path) -> None:
     model = full_weights(tmp_path / "tuned")
     request = ask(model)
     assert (request.template, request.base_model, request.checkpoint) == ("quantize_base", str(model), None)
@@ -91,7 +95,7 @@ def test_full_weights_are_quantized(tmp_path):
     assert (request.template, request.checkpoint) == ("quantize_base", str(step))
 
 
-def test_the_default_directory_is_one_in_which_nothing_is_in_the_way(run):
+def test_the_default_directory_is_one_in_which_nothing_is_in_the_way(run: Path) -> None:
     first = Path(str(ask(run).output_dir))
     first.mkdir(parents=True)
     (first / "manifest.json").write_text("{}")
@@ -102,7 +106,7 @@ def test_the_default_directory_is_one_in_which_nothing_is_in_the_way(run):
     assert ask(run, overwrite=True).output_dir == str(first)
 
 
-def test_what_is_in_the_way_is_known_before_anything_is_queued(run, tmp_path):
+def test_what_is_in_the_way_is_known_before_anything_is_queued(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "merged_model.gguf").touch()
     with pytest.raises(PackagingError, match=r"has merged_model\.gguf already"):
@@ -120,20 +124,24 @@ def test_what_is_in_the_way_is_known_before_anything_is_queued(run, tmp_path):
         ("hf://owner/name", "request_invalid", "not known before it is fetched"),
     ],
 )
-def test_a_place_that_means_nothing_is_refused_for_what_it_is(run, tmp_path, place, code, told):
+def test_a_place_that_means_nothing_is_refused_for_what_it_is(
+    run: Path, tmp_path: Path, place: str, code: str, told: str
+) -> None:
     with pytest.raises(PackagingError) as caught:
         ask(place if "://" in place else tmp_path / place)
     assert caught.value.code == code
     assert told.format(tmp=tmp_path) in caught.value.message
 
 
-def test_a_misspelt_checkpoint_is_reported_before_the_base_that_it_would_have_named(cli, run, tmp_path):
+def test_a_misspelt_checkpoint_is_reported_before_the_base_that_it_would_have_named(
+    cli: Callable[..., Ran], run: Path, tmp_path: Path
+) -> None:
     ran = cli("submit", "-c", run / "checkpoint-99", "-o", tmp_path / "out", "--json")
     assert ran.error["code"] == "checkpoint_not_found"
     assert "There are: checkpoint-1, checkpoint-2." in ran.error["remedy"]
 
 
-def test_errors_speak_of_flags(cli, tmp_path):
+def test_errors_speak_of_flags(cli: Callable[..., Ran], tmp_path: Path) -> None:
     ran = cli("submit", "-t", "quantize_base", "-b", tmp_path / "gone", "-o", tmp_path / "out", "--json")
     assert ran.error["message"] == f"base_model: {tmp_path / 'gone'} does not exist"
     assert ran.error["remedy"] == "Correct `--base`."
@@ -144,7 +152,9 @@ def test_errors_speak_of_flags(cli, tmp_path):
     )
 
 
-def test_checkpoints_of_a_checkpoint_are_those_of_its_run(cli, run, monkeypatch):
+def test_checkpoints_of_a_checkpoint_are_those_of_its_run(
+    cli: Callable[..., Ran], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of_run = cli("checkpoints", run, "--json").document
     assert cli("checkpoints", run / "checkpoint-1", "--json").document == of_run
     monkeypatch.chdir(run)

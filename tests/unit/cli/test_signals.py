@@ -29,11 +29,11 @@ with terminate_as_interrupt():
 
 def start(tmp_path: Path, stdout: int, *before: str) -> subprocess.Popen[bytes]:
     command = [*before, sys.executable, "-c", CLEANS_UP, str(tmp_path / "clean")]
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         return subprocess.Popen(command, stdin=stdout, stdout=stdout, stderr=stdout, cwd=ROOT, start_new_session=True)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

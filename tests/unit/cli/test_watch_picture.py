@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from api_client import Event
 from api_client.cli.render.watch import Frame, bar, watch_lines
 from api_client.console.pages.job_view import stage_lines
 from api_client.contract.events import EventKind
@@ -21,7 +22,7 @@ def draw(
     *jobs: Job,
     width: int = 80,
     height: int = 24,
-    tail: tuple[str, ...] = (),
+    tail: tuple[Event, ...] = (),
     language: Language = Language.EN,
     **more: Any,
 ) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_the_shipped_file_has_none() -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_the_file_and_the_template(
-    tmp_path: Path, changes: dict[str, str | None], fact: str
+    tmp_path: Path, changes: dict[str, Any], fact: str
 ) -> None:
     path = written(tmp_path / "templates.toml", **changes)
     with pytest.raises(PackagingError) as refused:

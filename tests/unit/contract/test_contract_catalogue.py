@@ -39,7 +39,13 @@ def test_an_error_survives_json_and_pickle_with_its_facts() -> None:
 
 @pytest.mark.parametrize("error_class", list(ErrorClass))
 def test_a_code_from_a_newer_version_keeps_its_text_class_message_and_remedy(error_class: ErrorClass) -> None:
-    stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
+    stored: dict[str, Any] = {
+        "code": "quantum_decoherence",
+        "class": error_class.value,
+        "message": "m",
+        "remedy": "r",
+        "fields": {},
+    }
     error = PackagingError.from_dict(stored)
     for copy in (error, pickle.loads(pickle.dumps(error)), PackagingError.of(error.failure)):
         assert (copy.code, copy.error_class, copy.message) == ("quantum_decoherence", error_class, "m")

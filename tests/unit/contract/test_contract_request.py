@@ -252,6 +252,7 @@ def test_the_request_s_own_paths_win_over_the_task_s() -> None:
 def test_a_task_s_relative_paths_mean_the_same_to_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     request = PackagingRequest(task=TASK | {"base_model": "base", "output_dir": "runs/42"}, checkpoint="latest")
+    assert request.task is not None
     assert (request.task.base_model, request.task.output_dir) == (str(tmp_path / "base"), str(tmp_path / "runs/42"))
     assert refused(task=TASK | {"output_dir": "ftp://x"}).fields["field"] == "task.output_dir"
 

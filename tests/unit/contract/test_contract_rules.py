@@ -13,7 +13,7 @@ from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QuantType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
-from api_client.contract.templates import BUILTIN_TEMPLATES, Template
+from api_client.contract.templates import BUILTIN_TEMPLATES, SiteTemplate, Template
 
 C = ErrorCode
 
@@ -25,11 +25,12 @@ TABLE = {
     "lora_only": ((0, 0, 0, 1), []),
     "custom": ((1, 1, 1, 0), ["Q4_K_M"]),
 }
+Switches = tuple[bool | None, ...]
 NAMES = ("merge_lora", "export_gguf", "quantize", "export_lora")
-TYPE_CHOICES = (None, [], ["Q8_0"], ["Q6_K", "F16"], ["Q8_0", "Q8_0"])
+TYPE_CHOICES: tuple[list[str] | None, ...] = (None, [], ["Q8_0"], ["Q6_K", "F16"], ["Q8_0", "Q8_0"])
 
 
-def broken(template: str, switches: tuple, checkpoint: bool, types: list[str] | None) -> set[ErrorCode]:
+def broken(template: str, switches: Switches, checkpoint: bool, types: list[str] | None) -> set[ErrorCode]:
     """Every rule that the combination breaks."""
     defaults, default_types = TABLE[template]
     if template != "custom" and any(value is not None for value in switches):
@@ -54,20 +55,21 @@ def broken(template: str, switches: tuple, checkpoint: bool, types: list[str] | 
     return codes
 
 
-def make(template: str, switches: tuple, checkpoint: bool, types: list[str] | None) -> PackagingRequest:
+def make(template: str, switches: Switches, checkpoint: bool, types: list[str] | None) -> PackagingRequest:
     options = {name: value for name, value in zip(NAMES, switches, strict=True) if value is not None}
-    more = {} if types is None else {"quant_types": types}
+    more: dict[str, Any] = {} if types is None else {"quant_types": types}
     if checkpoint:
         more["checkpoint"] = "/runs/42/checkpoint-900"
-    return PackagingRequest(template=template, options=options, base_model="/models/base", output_dir="/out", **more)
+    more |= {"template": template, "options": options}
+    return PackagingRequest(base_model="/models/base", output_dir="/out", **more)
 
 
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "no-checkpoint"])
 @pytest.mark.parametrize("template", list(TABLE))
 def test_every_combination_is_accepted_or_refused_as_the_rules_say(template: str, checkpoint: bool) -> None:
-    seen = set()
-    for *switches, types in product(*[(None, True, False)] * 4, TYPE_CHOICES):
-        case = (template, tuple(switches), checkpoint, types)
+    seen: set[ErrorCode | None] = set()
+    for switches, types in product(product((None, True, False), repeat=4), TYPE_CHOICES):
+        case = (template, switches, checkpoint, types)
         expected = broken(*case)
         if expected:
             with pytest.raises(PackagingError) as caught:
@@ -120,12 +122,9 @@ PLANS = [
 
 
 @pytest.mark.parametrize(("template", "extra", "stages"), PLANS)
-def test_plan_has_the_stages_that_the_options_need_in_order(
-    template: str, extra: dict[str, Any], stages: list[str]
-) -> None:
-    request, options = resolve_request(
-        PackagingRequest(template=template, base_model="/b", checkpoint="/c", output_dir="/o", **extra)
-    )
+def test_plan_has_the_stages_that_the_options_need_in_order(template: str, extra: dict[str, Any], stages: str) -> None:
+    fields = {"template": template, "base_model": "/b", "checkpoint": "/c", "output_dir": "/o"} | extra
+    request, options = resolve_request(PackagingRequest(**fields))
     assert " ".join(plan_stages(request, options)) == stages
     assert all(isinstance(stage, StageName) for stage in plan_stages(request, options))
 
@@ -188,9 +187,11 @@ SITE = Template(
 
 def test_a_site_s_template_is_resolved_and_locked_like_a_built_in_one() -> None:
     templates = BUILTIN_TEMPLATES | {SITE.name: SITE}
-    request = PackagingRequest(template="site_small", base_model="/b", checkpoint="/c", output_dir="/o")
+    request = PackagingRequest(template=SiteTemplate("site_small"), base_model="/b", checkpoint="/c", output_dir="/o")
     assert resolve_request(request, templates)[1].quant_types == (QuantType.Q2_K, QuantType.Q8_0)
-    locked = PackagingRequest(template="site_small", options={"quantize": True}, base_model="/b", output_dir="/o")
+    locked = PackagingRequest(
+        template=SiteTemplate("site_small"), options={"quantize": True}, base_model="/b", output_dir="/o"
+    )
     with pytest.raises(PackagingError, match="site_small"):
         resolve_request(locked, templates)
     with pytest.raises(PackagingError) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from api_client.contract.outputs import RECORDS, InputNames, location_name, planned_outputs
@@ -9,7 +11,7 @@ from api_client.contract.request import Options, PackagingRequest
 from api_client.contract.rules import resolve_request
 
 
-def names(**fields: object) -> list[str]:
+def names(**fields: Any) -> list[str]:
     fields = {"base_model": "/m/base", "checkpoint": "/r/checkpoint-900", "output_dir": "/o"} | fields
     request, options = resolve_request(PackagingRequest(**fields))
     planned = planned_outputs(request, options, InputNames.of(request, options))

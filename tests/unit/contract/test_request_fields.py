@@ -15,18 +15,18 @@ from api_client.contract.field_values import exact, nested, pair_text, read_pair
 from api_client.contract.request_fields import CONTROL_OF_CODE, FIELD_OF, FIELDS, control_of
 
 
-def annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+def annotated(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Every field and part of a field, by path, with its annotation."""
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         found[prefix + name] = field.annotation
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                found |= annotations(part, f"{prefix}{name}.")
+                found |= annotated(part, f"{prefix}{name}.")
     return found
 
 
-MODEL = annotations(PackagingRequest)
+MODEL = annotated(PackagingRequest)
 
 
 def test_the_table_has_every_field_and_no_other() -> None:
@@ -51,7 +51,12 @@ def test_names_stand_once() -> None:
 
 def test_every_text_is_in_both_languages() -> None:
     for row in FIELDS:
-        said = [row.about, row.flag and row.flag.about, row.control and row.control.label, *row.choices.values()]
+        said: list[Any] = [
+            row.about,
+            row.flag and row.flag.about,
+            row.control and row.control.label,
+            *row.choices.values(),
+        ]
         said += [row.control and row.control.hint]
         for text in filter(None, said):
             assert text.en, row.path

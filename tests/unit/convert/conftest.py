@@ -9,6 +9,7 @@ import pytest
 from tests.unit.convert.convert_samples import save_adapter, save_model
 from worker.models.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
 from worker.models.adapters.export import LoraPair
+from worker.models.adapters.updates import Precision
 from worker.models.checkpoint import BaseModel, open_base_model
 
 
@@ -22,7 +23,7 @@ class Run:
     def open_base(self) -> BaseModel:
         return open_base_model(self.base)
 
-    def overlay(self, path: Path, precision: str = "base") -> Overlay:
+    def overlay(self, path: Path, precision: Precision = "base") -> Overlay:
         build_overlay(open_adapter(self.adapter), self.open_base(), path, precision=precision)
         return Overlay.load(path)
 

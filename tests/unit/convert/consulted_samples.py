@@ -141,7 +141,7 @@ def xlm_roberta(directory: Path, *, with_sentencepiece: bool = True) -> None:
     tokens = save_xlmr_tokenizer(directory)
     if not with_sentencepiece:
         (directory / "sentencepiece.bpe.model").unlink()
-    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    ids: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     save_encoder(directory, "XLMRobertaConfig", tokens, type_vocab_size=1, **ids)
     save_pooling(directory, "cls_token")
 
@@ -192,7 +192,13 @@ def t5(directory: Path, name: str = "spiece.model") -> None:
 def modern_bert(directory: Path) -> None:
     """BPE, and keys that the class writes itself."""
     save_tokenizer(directory, 49152)
-    ids = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    ids: dict[str, Any] = {
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    }
     save_encoder(directory, "ModernBertConfig", 49152, **ids)
     save_pooling(directory, "lasttoken")
 

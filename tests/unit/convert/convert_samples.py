@@ -187,7 +187,7 @@ def teach_pre_tokenizers(monkeypatch: Any) -> None:
             steps = description.get("pretokenizers", [description])
             patterns = [step["pattern"]["Regex"] for step in steps if "Regex" in step.get("pattern", {})]
             if not patterns:
-                return _PRE_TOKENIZERS.get(description.get("type"), "gpt-2")
+                return _PRE_TOKENIZERS.get(str(description.get("type")), "gpt-2")
             return "llama-bpe" if "1,3" in patterns[0] else "qwen2"
 
     monkeypatch.setattr(text_model, "get_vocab_base_pre", taught)

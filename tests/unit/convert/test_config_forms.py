@@ -126,7 +126,7 @@ def _parsed(**keys: Any) -> Callable[[], dict[str, Any]]:
     ids=["fills", "fills what is null", "adds no null", "deep", "names are the file's", "never replaces a part"],
 )
 def test_what_transformers_drops_is_put_back(
-    parsed: dict[str, Any], raw: dict[str, Any], whole: dict[str, Any]
+    parsed: Callable[[], dict[str, Any]], raw: dict[str, Any], whole: dict[str, Any]
 ) -> None:
     assert completed(parsed(), raw) == {"model_type": "x", **whole}
 

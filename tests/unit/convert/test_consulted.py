@@ -44,7 +44,7 @@ def opened_names() -> Iterator[tuple[str, str]]:
     """Names of files in upstream's source, each with the place: literals, and paths joined with ``/``."""
     upstream = load_upstream()
     for package in (upstream.conversion, upstream.gguf):
-        for source in sorted(Path(package.__file__).parent.glob("*.py")):
+        for source in sorted(Path(str(package.__file__)).parent.glob("*.py")):
             for name, line in _names_in(ast.parse(source.read_text(encoding="utf-8"))):
                 yield name, f"{source.name}:{line}"
 
@@ -53,15 +53,17 @@ def _names_in(tree: ast.AST) -> Iterator[tuple[str, int]]:
     inner = set()
     for node in ast.walk(tree):  # from the outside in, so a longest path comes before its parts
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and id(node) not in inner:
-            parts, rest = [], node
+            parts: list[str | None] = []
+            rest: ast.expr = node
             while isinstance(rest, ast.BinOp) and isinstance(rest.op, ast.Div):
                 inner.add(id(rest))
                 parts.insert(0, _text(rest.right))
                 rest = rest.left
-            if any(part != "*" for part in parts) and None not in parts and parts[-1] not in _NO_FILES:
-                yield "/".join(parts).strip("/"), node.lineno
-        elif _FILE_NAME.fullmatch(str(getattr(node, "value", ""))) and node.value not in _NO_FILES:
-            yield node.value, node.lineno
+            texts = [part for part in parts if part is not None]
+            if texts == parts and texts[-1] not in _NO_FILES and any(text != "*" for text in texts):
+                yield "/".join(texts).strip("/"), node.lineno
+        elif isinstance(node, ast.Constant) and _FILE_NAME.fullmatch(str(node.value)) and node.value not in _NO_FILES:
+            yield str(node.value), node.lineno
 
 
 def _text(node: ast.AST) -> str | None:
@@ -69,7 +71,7 @@ def _text(node: ast.AST) -> str | None:
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
     return "*" if isinstance(node, ast.Name) else None
 
 

@@ -143,7 +143,7 @@ def test_nothing_is_kept_of_other_inputs(stopped: tuple[Path, Path, Path]) -> No
     assert path.read_bytes() == Plan().expected()
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {
     "file cut short": ("partial", lambda data: data[:40]),
     "header changed": ("partial", lambda data: b"x" + data[1:]),
     "file empty": ("partial", lambda data: data[:0]),
@@ -159,7 +159,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found_and_the_file_is_right(stopped: tuple[Path, Path, Path], damage: Callable[..., object]) -> None:
+def test_damage_is_found_and_the_file_is_right(stopped: tuple[Path, Path, Path], damage: str) -> None:
     path, partial, journal = stopped
     which, change = DAMAGE[damage]
     file = {"partial": partial, "journal": journal}[which]

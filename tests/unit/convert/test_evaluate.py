@@ -43,7 +43,8 @@ def evaluator() -> Evaluator:
 def written(tree: Any, qtype: str, *, recognised: bool) -> np.ndarray:
     """What upstream registers for a torch tree: widened, handed to numpy, rounded."""
     quantize = recognisable_rounding(UPSTREAM) if recognised else GGUF.quants.quantize
-    return quantize(tree.numpy(), GGUF.GGMLQuantizationType[qtype])
+    array: np.ndarray = quantize(tree.numpy(), GGUF.GGMLQuantizationType[qtype])
+    return array
 
 
 def both(make_tree: Callable[..., Any], tensor: torch.Tensor, qtype: str) -> tuple[bytes, bytes, int]:
@@ -54,7 +55,7 @@ def both(make_tree: Callable[..., Any], tensor: torch.Tensor, qtype: str) -> tup
     return mine, reference, ours.count
 
 
-MOVEMENTS = {
+MOVEMENTS: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda w: w,
     "rows permuted": lambda w: w.reshape(4, 2, 4, 16).swapaxes(1, 2).reshape(32, 16),
     "transposed": lambda w: w.T,
@@ -66,7 +67,7 @@ MOVEMENTS = {
     "gathered": lambda w: w[torch.arange(31, -1, -1)],
     "unsqueezed": lambda w: w.unsqueeze(1).permute(1, 0, 2).squeeze(0),
 }
-COMPUTATIONS = {
+COMPUTATIONS: dict[str, Callable[[Any], Any]] = {
     "plus one": lambda w: w + 1,
     "negated exponential": lambda w: -torch.exp(w),
     "scaled": lambda w: w * 0.3,
@@ -98,7 +99,7 @@ def test_quantizing_is_left_to_upstream() -> None:
 def test_movements_never_widen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree that only moves elements is not rounded, because it was never widened."""
 
-    def no_rounding(self, values: Any) -> None:
+    def no_rounding(_rounding: object, _values: object) -> None:
         raise AssertionError("rounded")
 
     monkeypatch.setattr(Rounding, "__call__", no_rounding)

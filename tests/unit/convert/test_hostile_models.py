@@ -233,8 +233,13 @@ def test_pretrained_parts_are_not_fetched(
     model_type: str, architecture: str, run_of: Callable[[str], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers looks the part up on the Hub while it reads the config or builds the model."""
-    asked = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_: asked.append(host) or [])
+    asked: list[str] = []
+
+    def nobody(host: str, *_: object) -> list[Any]:
+        asked.append(host)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
     model = tmp_path / "model"
     shutil.copytree(run_of("llama").base, model)
     part = {"backbone": "owner/name", "use_pretrained_backbone": True, "backbone_config": None}

@@ -37,14 +37,16 @@ def _model(directory: Path, model_type: str, kinds: list[str], tokens: int, **mo
 
 
 @pytest.mark.parametrize("kinds", [[SLIDING, FULL, SLIDING, FULL], [FULL, SLIDING, SLIDING], [SLIDING] * 5 + [FULL]])
-def test_llama_cpp_computes_a_gemma_of_any_order_of_layers_as_transformers_does(tmp_path, kinds):
+def test_llama_cpp_computes_a_gemma_of_any_order_of_layers_as_transformers_does(
+    tmp_path: Path, kinds: list[str]
+) -> None:
     model = _model(tmp_path / "base", "gemma3_text", kinds, SPM_TOKENS, query_pre_attn_scalar=16)
     llama(tmp_path / "base")
     convert(tmp_path / "base", tmp_path / "base.gguf", gguf_dtype="f32")
     assert angle(by_llama_cpp(tmp_path / "base.gguf", IDS), by_transformers(model, IDS)) < SAME
 
 
-def test_llama_cpp_computes_a_hybrid_qwen_of_another_interval_as_transformers_does(tmp_path):
+def test_llama_cpp_computes_a_hybrid_qwen_of_another_interval_as_transformers_does(tmp_path: Path) -> None:
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}
     kinds = [LINEAR, FULL, LINEAR, FULL]
     model = _model(
@@ -72,7 +74,9 @@ WINDOW = {"gemma3.attention.sliding_window": 8}
     ],
     ids=["as assumed", "another order", "no window", "said already", "first of each group", "nothing assumed"],
 )
-def test_the_order_is_said_where_llama_cpp_would_assume_another(architecture, kinds, metadata, flags):
+def test_the_order_is_said_where_llama_cpp_would_assume_another(
+    architecture: str, kinds: list[str], metadata: dict[str, Any], flags: list[bool] | None
+) -> None:
     assert missing_pattern(architecture, {"layer_types": kinds}, metadata) == flags
 
 
@@ -85,19 +89,19 @@ def test_the_order_is_said_where_llama_cpp_would_assume_another(architecture, ki
         ([LINEAR, LINEAR], {}),
     ],
 )
-def test_the_interval_of_full_attention_follows_from_the_kinds(kinds, found):
+def test_the_interval_of_full_attention_follows_from_the_kinds(kinds: list[str], found: dict[str, Any]) -> None:
     assert full_attention_interval({"layer_types": kinds}) == found
 
 
 @pytest.mark.parametrize("kinds", [[FULL, LINEAR, FULL], [LINEAR, FULL, FULL], [LINEAR, FULL, LINEAR, LINEAR]])
-def test_an_order_that_no_interval_makes_is_refused_naming_it(kinds):
+def test_an_order_that_no_interval_makes_is_refused_naming_it(kinds: list[str]) -> None:
     with pytest.raises(PackagingError) as caught:
         full_attention_interval({"layer_types": kinds})
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
     assert "layer_types" in caught.value.message
 
 
-def test_another_order_of_layers_without_rotation_is_refused():
+def test_another_order_of_layers_without_rotation_is_refused() -> None:
     check_rotation("smollm3", {"no_rope_layers": [1, 1, 1, 0]})
     with pytest.raises(PackagingError, match="no_rope_layers"):
         check_rotation("smollm3", {"no_rope_layers": [1, 0, 1, 0]})

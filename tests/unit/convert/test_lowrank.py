@@ -25,7 +25,8 @@ def dense(update: LowRank, rank: int = 3) -> torch.Tensor:
     return (update.full_a().transpose(-1, -2).unsqueeze(-3) * update.b.unsqueeze(-2)).sum(-1) * (rank / update.rank)
 
 
-TWO = {
+# A LowRank stands in for the tensor that torch's functions are typed for.
+TWO: dict[str, Callable[[Any], Any]] = {
     "contiguous": lambda w: w.contiguous(),
     "float": lambda w: w.float(),
     "reshape": lambda w: w.reshape(4, 2, 8),
@@ -82,7 +83,7 @@ def test_matrix(name: str) -> None:
     assert torch.equal(dense(result), expected)
 
 
-EXPERTS = {
+EXPERTS: dict[str, Callable[[Any], Any]] = {
     "one expert": lambda w: w[1],
     "some experts": lambda w: w[1:3],
     "rows of all": lambda w: w[:, 2:4],
@@ -106,10 +107,15 @@ def test_experts(name: str) -> None:
     assert torch.equal(dense(result), expected)
 
 
+def as_tensors(*updates: LowRank) -> Any:
+    """As torch's functions are typed to take them."""
+    return list(updates)
+
+
 def test_joining_updates_of_their_own_keeps_what_each_is_worth() -> None:
     """Rank grows from 3 and 2 to 5; the strength alpha / rank must not shrink either part."""
     first, second = pair(4, 6, rank=3, seed=1), pair(2, 6, rank=2, seed=2)
-    rows = torch.cat([first, second], dim=0)
+    rows: Any = torch.cat(as_tensors(first, second), dim=0)
     assert (rows.rank, rows.shape) == (5, (6, 6))
     expected = torch.cat([first.b @ first.a / 3, second.b @ second.a / 2])
     assert torch.allclose((rows.b @ rows.a) / rows.rank, expected, atol=1e-6)
@@ -117,7 +123,7 @@ def test_joining_updates_of_their_own_keeps_what_each_is_worth() -> None:
 
 def test_stacking_updates_of_different_rank_keeps_what_each_is_worth() -> None:
     first, second = pair(4, 6, rank=1, seed=1), pair(4, 6, rank=4, seed=2)
-    stack = torch.stack([first, second])
+    stack: Any = torch.stack(as_tensors(first, second))
     assert (stack.rank, stack.shape) == (4, (2, 4, 6))
     strength = (stack.b @ stack.a) / stack.rank
     assert torch.equal(strength, torch.stack([first.b @ first.a / 1, second.b @ second.a / 4]))
@@ -125,7 +131,7 @@ def test_stacking_updates_of_different_rank_keeps_what_each_is_worth() -> None:
 
 def test_joining_along_columns() -> None:
     first, second = pair(4, 6, seed=1), pair(4, 2, seed=2)
-    columns = torch.cat([first, second], dim=-1)
+    columns: Any = torch.cat(as_tensors(first, second), dim=-1)
     strength = (columns.b @ columns.a) / columns.rank
     assert torch.allclose(strength, torch.cat([first.b @ first.a, second.b @ second.a], dim=-1) / 3, atol=1e-6)
 

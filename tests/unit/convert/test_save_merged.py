@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from worker.stop import StopRequested
 
 
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
@@ -113,7 +114,7 @@ def test_stop_keeps_finished_shards_and_no_index(run_of: Callable[[str], Run], t
         count += 1
         return count > 4
 
-    settings = {"tokenizer": None, "shard_bytes": 30_000}
+    settings: dict[str, Any] = {"tokenizer": None, "shard_bytes": 30_000}
     with pytest.raises(StopRequested):
         save_merged(
             run.open_base(), run.overlay(tmp_path / "overlay"), out, **settings, setting=WorkSetting(should_stop=stop)

@@ -107,9 +107,9 @@ def test_newest_template_of_a_directory_wins(places: tuple[Path, Path]) -> None:
     """A template file is newer than the one in tokenizer_config.json: transformers has written files since 4.50."""
     checkpoint, base = places
     save_tokenizer(checkpoint, SPM_TOKENS)
-    assert find_tokenizer(checkpoint, base).chat_template.startswith("{% for m in messages %}[")
+    assert str(find_tokenizer(checkpoint, base).chat_template).startswith("{% for m in messages %}[")
     put_json(checkpoint / "chat_template.json", chat_template="old file")
-    assert find_tokenizer(checkpoint, base).chat_template.startswith("{% for m in messages %}[")
+    assert str(find_tokenizer(checkpoint, base).chat_template).startswith("{% for m in messages %}[")
     (checkpoint / "chat_template.jinja").write_text("new file")
     assert find_tokenizer(checkpoint, base).chat_template == "new file"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def save_weights(name: str, directory: Path, tokens: int) -> None:
             directory
         )
     elif name in ("bert", "xlm-roberta"):
-        ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if name == "xlm-roberta" else {}
+        ids: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if name == "xlm-roberta" else {}
         save_encoder(directory, {"bert": "BertConfig", "xlm-roberta": "XLMRobertaConfig"}[name], tokens, **ids)
     else:
         save_model(name, directory, vocab_size=tokens)
@@ -87,7 +87,7 @@ def assemble(directory: Path, *parts: Path) -> Path:
     return directory
 
 
-def of_tokenizer(metadata: dict[str, Any]) -> dict[str, Any]:
+def of_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the property is about: vocabulary, kinds, scores, merges, special ids, pre-tokenizer."""
     prefix = "tokenizer.ggml."
     kept = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}

@@ -109,7 +109,9 @@ def test_template_that_takes_only_a_question_is_given_one(forms: Callable[[str, 
     (model / "chat_template.jinja").write_text(
         "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}"
     )
-    assert rendered_chat(find_tokenizer(None, model)).text == "Hello, how are you? 2026"
+    rendered = rendered_chat(find_tokenizer(None, model))
+    assert rendered is not None
+    assert rendered.text == "Hello, how are you? 2026"
 
 
 def test_tokenizer_that_transformers_cannot_open_is_refused(forms: Callable[[str, str], Path], tmp_path: Path) -> None:

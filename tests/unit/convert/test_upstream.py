@@ -34,7 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("llama.cpp")
     installed = load_upstream()
     for module, parent in ((installed.conversion, root), (installed.gguf, root / "gguf-py")):
-        source = Path(module.__file__).parent
+        source = Path(str(module.__file__)).parent
         shutil.copytree(source, parent / source.name, ignore=shutil.ignore_patterns("__pycache__", "scripts"))
     table = root / "conversion" / "__init__.py"
     text = table.read_text()
@@ -91,11 +91,11 @@ def test_checkout_takes_the_place_of_the_installed_package_and_gives_it_back(che
     assert "NewestForCausalLM" in supported_architectures(checkout) - supported_architectures()
     path = list(sys.path)
     newer = load_upstream(checkout)
-    assert Path(newer.conversion.__file__).is_relative_to(checkout)
-    assert Path(newer.gguf.__file__).is_relative_to(checkout / "gguf-py")
+    assert Path(str(newer.conversion.__file__)).is_relative_to(checkout)
+    assert Path(str(newer.gguf.__file__)).is_relative_to(checkout / "gguf-py")
     assert newer.model_class("LlamaForCausalLM").__module__ == "conversion.llama"
     installed = load_upstream()
-    assert not Path(installed.gguf.__file__).is_relative_to(checkout)
+    assert not Path(str(installed.gguf.__file__)).is_relative_to(checkout)
     assert installed is load_upstream()
     assert sys.path == path
 

@@ -25,7 +25,7 @@ SIZES = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "head_dim": 16,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("llama", {"tie_word_embeddings": False}),
     "llama tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2 with biases": ("qwen2", {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def model_tensors(width: int = 512) -> tuple[TensorSpec, ...]:
     return (*found, TensorSpec("output_norm.weight", (width,), GGMLType.F32))
 
 
-def fit_space(allowed: str = "k", recipe: Recipe | None = None, width: int = 512, **shape: int) -> FitSpace:
+def fit_space(allowed: str = "k", recipe: Recipe | None = None, width: int = 512, **shape: Any) -> FitSpace:
     dimensions = ModelShape(
         architecture="llama", kv_heads=(2,) * LAYERS, key_length=64, value_length=64, embedding_length=width,
         vocabulary=1000, **shape,

@@ -24,7 +24,7 @@ HALVES = np.arange(5, dtype=np.float16)
 
 
 def write(path: Path, metadata: Any = METADATA) -> Path:
-    tensors = [
+    tensors: list[tuple[TensorSpec, np.ndarray]] = [
         (TensorSpec("rows.weight", (16, 4), GGMLType.F32), ROWS),
         (TensorSpec("halves", (5,), GGMLType.F16), HALVES),
         (TensorSpec("last", (3,), GGMLType.I8), np.array([1, 2, 3], np.int8)),

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.load import read_imatrix
 from worker.models.imatrix.tokens import tokenize_chunks
 from worker.models.mixture.names import may_be_quantized
-from worker.setting import WorkSetting
+from worker.setting import WorkProgress, WorkSetting
 from worker.stop import StopRequested
 
 CHUNKS, CHUNK_TOKENS = 10, 32
@@ -43,8 +44,8 @@ def compute(directory: Path, **changes: Any) -> ComputedImatrix:
 
 def converted_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """What the converter makes of a model: GGUF name -> shape, outermost first."""
-    converter = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
-    shapes = {}
+    converter: Any = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in converter.get_tensors():
         block = next((int(part) for part in name.split(".") if part.isdecimal()), None)
         shapes |= {new: tuple(value.shape) for new, value in converter.modify_tensors(tensor, name, block)}
@@ -191,13 +192,17 @@ def test_chunks_are_no_longer_than_the_positions_that_the_model_knows(model_dir:
     assert compute(model_dir("gpt2-transposed"), chunk_tokens=512, chunks=2).sums.chunk_tokens == 64
 
 
+def note(seen: list[tuple[float, float]], at: WorkProgress) -> None:
+    seen.append((at.done, at.total))
+
+
 def test_progress_grows_to_the_number_of_chunks(model_dir: Callable[[str], Path]) -> None:
     for layered in (True, False):
-        seen = []
+        seen: list[Any] = []
         compute(
             model_dir("llama"),
             layered=layered,
-            setting=WorkSetting(report=lambda at, seen=seen: seen.append((at.done, at.total))),
+            setting=WorkSetting(report=partial(note, seen)),
         )
         done = [each for each, _ in seen]
         assert done == sorted(done)

@@ -25,7 +25,7 @@ SUMS = np.array([[2.0, 4.0, 6.0, 8.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
 NAN, INF = float("nan"), float("inf")
 
 
-def tensor(name: str, values: np.ndarray, ggml_type: GGMLType = GGMLType.F32) -> tuple[TensorSpec, np.ndarray]:
+def tensor(name: str, values: Any, ggml_type: GGMLType = GGMLType.F32) -> tuple[TensorSpec, np.ndarray]:
     values = np.asarray(values, np.float32)
     return TensorSpec(name, values.shape[::-1], ggml_type), values
 

@@ -1,5 +1,6 @@
 """A matrix fits a model by the names and sizes of its entries."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,15 @@ MODEL = [TensorSpec(name, shape, GGMLType.F16) for name, shape in SHAPES.items()
 FITTING = {"blk.0.attn_q.weight": (1, 32), "blk.1.attn_q.weight": (1, 32), "blk.1.ffn_down_exps.weight": (4, 48)}
 
 
-def matrix(shapes: dict[str, tuple[int, ...]]) -> ImatrixData:
+def matrix(shapes: Mapping[str, tuple[int, ...]]) -> ImatrixData:
     return ImatrixData("m.gguf", None, 1, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
-def validate(shapes: dict[str, tuple[int, ...]], needs: Any = ()) -> Any:
+def validate(shapes: Mapping[str, tuple[int, ...]], needs: Any = ()) -> Any:
     return validate_imatrix(matrix(shapes), "llama", MODEL, needs)
 
 
-def refusal(shapes: dict[str, tuple[int, ...]], needs: Any = ()) -> PackagingError:
+def refusal(shapes: Mapping[str, tuple[int, ...]], needs: Any = ()) -> PackagingError:
     with pytest.raises(PackagingError) as caught:
         validate(shapes, needs)
     return caught.value

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ class Layer(torch.nn.Module):
 class Model(torch.nn.Module):
     def __init__(self, order: list[Any]) -> None:
         super().__init__()
-        self.log = []
+        self.log: list[Any] = []
         self.layers = torch.nn.ModuleList([Layer(self.log, name) for name in "abc"])
         self.order = order
 
@@ -50,7 +51,7 @@ def run(
         return lambda door, _passes: model.log.append((what, door.name))
 
     lockstep = Lockstep(doors, note("enter"), note("leave"), nullcontext)
-    lockstep.run([lambda n=n: model(n) for n in numbers], step, should_stop)
+    lockstep.run([partial(model, n) for n in numbers], step, should_stop)
 
 
 def test_every_pass_goes_through_a_layer_before_any_goes_through_the_next() -> None:
@@ -85,7 +86,7 @@ def test_an_error_in_a_layer_or_between_layers_is_raised_and_leaves_no_thread() 
 
 def test_a_stop_is_heeded_between_steps_and_leaves_the_model_as_it_was() -> None:
     model = Model([0, 1, 2])
-    steps = []
+    steps: list[Any] = []
     before, cores = threading.active_count(), torch.get_num_threads()
     with pytest.raises(StopRequested):
         run(model, [0, 1, 2], steps.append, should_stop=lambda: len(steps) == 4)

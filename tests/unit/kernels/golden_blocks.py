@@ -39,7 +39,10 @@ class BlockCase:
     @property
     def first_bytes(self) -> NDArray[np.uint8]:
         """Bytes of the first four rows, for a message that says where a difference is."""
-        return _arrays()[f"out/{self.ggml_type.name}/{self.input_name}/{self.weights_name or 'none'}"]
+        first: NDArray[np.uint8] = _arrays()[
+            f"out/{self.ggml_type.name}/{self.input_name}/{self.weights_name or 'none'}"
+        ]
+        return first
 
 
 @cache

@@ -14,7 +14,7 @@ import re
 from itertools import count
 from typing import Any
 
-import llvmlite.binding as llvm
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import numpy as np
 
 from worker.models.kernels.catalogue import Kernel

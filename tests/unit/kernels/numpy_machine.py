@@ -84,11 +84,13 @@ class NumpyMachine(Machine):
 
     def nearest_point(self, table: Table, entry: Int, errors: list[list[Float]]) -> Int:
         """All near points of a lane at once; the loop of the base class is compared with this in a test."""
+        assert isinstance(table, NumpyTable)
+        data = table.data
         by_level = np.stack([[level.raw for level in element] for element in errors])
         bits, found = (2 if by_level.shape[1] == 3 else 3), entry.raw.copy()
         for lane in np.flatnonzero(found < 0):
             start = -found[lane]
-            points = table.data[start + 1 : start + 1 + table.data[start]]
+            points = data[start + 1 : start + 1 + data[start]]
             total = np.zeros(points.size, np.float32)
             for element, levels in enumerate(by_level[:, :, lane]):
                 total = total + levels[points >> (bits * element) & ((1 << bits) - 1)]

@@ -23,6 +23,9 @@ def out_for(n_bytes: int) -> np.ndarray:
     return np.empty((2, n_bytes), np.uint8)
 
 
+DOUBLES: Any = np.ones(256)
+
+
 @pytest.mark.parametrize(
     ("call", "fact"),
     [
@@ -32,7 +35,7 @@ def out_for(n_bytes: int) -> np.ndarray:
         (lambda: quantize_rows(GGMLType.Q8_0, ROWS.T, out_for(34)), "contiguous"),
         (lambda: quantize_rows(GGMLType.Q4_K, ROWS, out_for(143)), "(2, 144)"),
         (lambda: quantize_rows(GGMLType.Q4_K, ROWS, out_for(144), np.ones(255, np.float32)), "256 float32 weights"),
-        (lambda: quantize_rows(GGMLType.Q4_K, ROWS, out_for(144), np.ones(256)), "float64"),
+        (lambda: quantize_rows(GGMLType.Q4_K, ROWS, out_for(144), DOUBLES), "float64"),
         (lambda: quantize_rows(GGMLType.Q8_K, ROWS, out_for(292)), "no kernel for Q8_K"),
         (lambda: dequantize_rows(GGMLType.Q4_K, out_for(145)), "145 bytes"),
         (lambda: dequantize_rows(GGMLType.MXFP4, out_for(17)), "no kernel for MXFP4"),

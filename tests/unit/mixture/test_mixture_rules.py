@@ -188,7 +188,7 @@ def test_output_and_tied_embeddings() -> None:
         (Q.Q4_K_S, 512, "Q4_K"),
     ],
 )
-def test_rows_that_do_not_fit_fall_back(quant: Q, length: int, expected: str) -> None:
+def test_rows_that_do_not_fit_fall_back(quant: QuantType, length: int, expected: str) -> None:
     tensor = spec("blk.0.ssm_in.weight", length, 4)
     mixture = choose_mixture(DENSE, [tensor], quant, has_imatrix=True)
     assert [kind.name for kind in mixture.types] == [expected]

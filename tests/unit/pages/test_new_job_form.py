@@ -165,7 +165,7 @@ def test_types_are_marked_for_the_place_to_run() -> None:
     sizes = {quant: round(info.bits_per_weight * 10**9) for quant, info in QUANT_TYPES.items()}  # 8B weights
     found = PathAnswers(sizes=SIZES.model_copy(update={"sizes": sizes}))
 
-    def marked(**form: str) -> tuple[list[str], list[str]]:
+    def marked(**form: Any) -> tuple[list[str], list[str]]:
         judged = judge(NewJobForm(**form), found)
         rows = [row for group in type_groups((), found, Language.EN, judged).values() for row in group]
         return [row.name for row in rows if row.recommended], [row.name for row in rows if not row.fits]

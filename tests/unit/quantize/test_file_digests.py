@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recorded(name: str, matrix: bool) -> dict[QuantType, list]:
+def recorded(name: str, matrix: bool) -> dict[QuantType, list[Any]]:
     return {kind: RECORDED[name][kind.value][matrix] for kind in QuantType}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fit import AnyQuantType
 from api_client.contract.quant_types import QuantType
 from tests.golden.models import MODELS, build_imatrix, build_model
 from tests.golden.record_files import RECORD, digest
@@ -114,7 +115,7 @@ print(json.dumps({k.value: o.error and o.error.code for k, o in result.outcomes.
 
 
 def test_a_directory_that_is_missing_fails_its_type_alone(tied: Path, tmp_path: Path) -> None:
-    paths = {Q.Q8_0: tmp_path / "missing" / "out.gguf", Q.Q4_0: tmp_path / "out.gguf"}
+    paths: dict[AnyQuantType, Path] = {Q.Q8_0: tmp_path / "missing" / "out.gguf", Q.Q4_0: tmp_path / "out.gguf"}
     result = quantize_file(tied, paths)
     assert result.failed[Q.Q8_0].code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
     assert digest(tmp_path / "out.gguf") == EXPECTED["tied"]["Q4_0"][0][1]

@@ -2,10 +2,12 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from api_client.contract.fit import AnyQuantType
 from api_client.contract.quant_types import QuantType
 from tests.golden.models import bell, build_model, positive
 from tests.unit.quantize.sources import save_source
@@ -60,7 +62,7 @@ def test_each_expert_has_its_own_weights_across_slab_borders(tmp_path: Path) -> 
     matrix = ImatrixData("m", None, 0, {"blk.0.ffn_down_exps.weight": importance})
     assert experts.size > SLAB_ELEMENTS
     kinds = {Q.Q4_0: GGMLType.Q4_0, Q.Q4_K_S: GGMLType.Q4_K, Q.Q8_0: GGMLType.Q8_0}
-    paths = {kind: tmp_path / f"{kind.value}.gguf" for kind in kinds}
+    paths: dict[AnyQuantType, Path] = {kind: tmp_path / f"{kind.value}.gguf" for kind in kinds}
     result = quantize_file(source, paths, imatrix=matrix, setting=WorkSetting(threads=3))
     assert result.failed == {}
     for kind, ggml_type in kinds.items():
@@ -101,7 +103,7 @@ def test_another_alignment_makes_a_readable_file_with_the_same_tensors(
 
 
 def test_progress_goes_up_to_the_end_for_each_type(tied: Path, tmp_path: Path) -> None:
-    seen = []
+    seen: list[Any] = []
     result = quantize_file(
         tied,
         {kind: tmp_path / f"{kind.value}.gguf" for kind in (Q.Q8_0, Q.Q4_0)},
@@ -116,7 +118,7 @@ def test_progress_goes_up_to_the_end_for_each_type(tied: Path, tmp_path: Path) -
 
 
 def test_a_failed_type_leaves_the_progress(tied: Path, tmp_path: Path) -> None:
-    seen = []
+    seen: list[Any] = []
     quantize_file(
         tied, {Q.Q8_0: tmp_path / "no" / "x", Q.Q4_0: tmp_path / "out.gguf"}, setting=WorkSetting(report=seen.append)
     )

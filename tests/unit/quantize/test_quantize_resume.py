@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from api_client.contract.errors import PackagingError
+from api_client.contract.fit import AnyQuantType
 from api_client.contract.quant_types import QuantType
 from tests.golden.models import build_imatrix
 from tests.golden.record_files import RECORD, digest
@@ -37,7 +38,7 @@ class StopAfter:
         return self.left < 0
 
 
-def outputs(folder: Path) -> dict[QuantType, Path]:
+def outputs(folder: Path) -> dict[AnyQuantType, Path]:
     return {kind: folder / f"m-{kind.value}.gguf" for kind in KINDS}
 
 
@@ -150,12 +151,12 @@ def test_another_matrix_or_another_source_begins_anew(tied: Path, tmp_path: Path
         assert outcome.resumed_tensors == 0
         assert outcome.sha256 == EXPECTED[kind.value][1][1]
 
-    stop_in_the_middle_paths = {kind: tmp_path / f"again-{kind.value}.gguf" for kind in KINDS}
+    again: dict[AnyQuantType, Path] = {kind: tmp_path / f"again-{kind.value}.gguf" for kind in KINDS}
     with pytest.raises(StopRequested):
-        quantize_file(tied, stop_in_the_middle_paths, setting=WorkSetting(should_stop=StopAfter(12)))
+        quantize_file(tied, again, setting=WorkSetting(should_stop=StopAfter(12)))
     touched = tmp_path / "touched.gguf"
     touched.write_bytes(tied.read_bytes())
-    result = quantize_file(touched, stop_in_the_middle_paths)
+    result = quantize_file(touched, again)
     assert all(outcome.resumed_tensors == 0 for outcome in result.outcomes.values())
     assert all(outcome.sha256 == EXPECTED[kind.value][0][1] for kind, outcome in result.outcomes.items())
 
@@ -205,4 +206,5 @@ def test_a_journal_written_to_before_it_is_started_is_a_mistake(tmp_path: Path) 
 def test_errors_survive_the_way_to_another_process(tied: Path, tmp_path: Path) -> None:
     result = quantize_file(tied, {QuantType.Q8_0: tmp_path / "missing" / "m.gguf"})
     error = result.outcomes[QuantType.Q8_0].error
+    assert error is not None
     assert PackagingError.from_dict(json.loads(json.dumps(error.to_dict()))).message == error.message

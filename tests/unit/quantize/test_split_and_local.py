@@ -1,6 +1,7 @@
 """Shards equal those of llama-gguf-split, and the local command's function minds names and files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_shards_are_those_of_llama_gguf_split(tmp_path: Path, name: str) -> None
 def test_shards_hold_everything_once_and_the_keys_to_find_it(tmp_path: Path) -> None:
     source = build_model(tmp_path / "dense.gguf", "dense", extra={"general.alignment": uint32_value(64)})
     shards = split_gguf(source, 600_000, stem=tmp_path / "cut")
-    found = {}
+    found: dict[Any, Any] = {}
     with open_gguf(source) as whole:
         for index, path in enumerate(shards):
             check_gguf(path)

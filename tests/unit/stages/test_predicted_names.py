@@ -83,5 +83,5 @@ def test_the_console_shows_the_names_of_the_contract(tiny: TinyRun, case: str) -
 def test_console_and_stages_ask_the_same_function() -> None:
     from worker.stages import prepare
 
-    assert prospect.planned_outputs is planned_outputs
-    assert prepare.planned_outputs is planned_outputs
+    for module in (prospect, prepare):
+        assert vars(module)["planned_outputs"] is planned_outputs

@@ -10,7 +10,7 @@ import pytest
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.stages.context import StageResult
 from worker.stages.facts import PublicFacts, holds_path
-from worker.stages.prepared import PRIVATE_FIELDS, Prepared
+from worker.stages.prepared import PRIVATE_FIELDS, GivenMatrix, Prepared
 
 OLD_FORM: dict[str, Any] = {
     "base_dir": "/data/models/base",
@@ -70,7 +70,7 @@ def test_the_old_form_of_prepare_s_facts_is_read_and_none_of_its_paths_is_public
         checkpoint_dir=Path("/runs/1/checkpoint-9"),
         checkpoint_name="checkpoint-9",
         tokenizer_dir=Path("/data/models/base"),
-        imatrix={"calibration": "/home/me/text.txt"},
+        imatrix=GivenMatrix(calibration=Path("/home/me/text.txt")),
     )
     public = {"base_name", "checkpoint_name", "architecture", "inputs", "predicted_bytes"}
     assert set(result.facts) == public

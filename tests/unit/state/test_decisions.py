@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from api_client import AttemptOutcome, ErrorClass, ErrorCode, PackagingError
@@ -33,7 +35,13 @@ def test_only_transient_errors_are_retried(code: ErrorCode) -> None:
 def test_a_code_that_only_a_newer_version_knows_goes_by_the_class_that_is_stored_with_it(
     error_class: ErrorClass,
 ) -> None:
-    stored = {"code": "quantum_decoherence", "class": error_class.value, "message": "m", "remedy": "r", "fields": {}}
+    stored: dict[str, Any] = {
+        "code": "quantum_decoherence",
+        "class": error_class.value,
+        "message": "m",
+        "remedy": "r",
+        "fields": {},
+    }
     decision = after_error(PackagingError.from_dict(stored), Spent(), POLICY, jitter=1.0)
     assert decision.next == ("queue" if error_class is ErrorClass.TRANSIENT else "fail")
     assert decision.error is not None

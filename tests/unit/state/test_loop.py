@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 
 import pytest
@@ -80,7 +80,8 @@ def test_a_tick_may_end_its_own_loop() -> None:
 
 
 def failing(*errors: RedisError) -> tuple[Callable[[], str], list[int]]:
-    answers, calls = chain(errors, ["answer"]), count()
+    answers: Iterator[RedisError | str] = chain(errors, ["answer"])
+    calls = count()
     made: list[int] = []
 
     def action() -> str:

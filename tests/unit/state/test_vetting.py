@@ -156,7 +156,8 @@ def stored_job(output_dir: Path, **stages: str) -> JobRecord:
 def sealed(record: JobRecord, seal: Seal, stage: StageName, artifacts: str, facts: str) -> JobRecord:
     made = seal.make(JOB, stage, record.job, artifacts=artifacts, facts=facts)
     fields = {"state": "succeeded", "artifacts": artifacts, "facts": facts, "seal": made}
-    return JobRecord(record.job, record.stages | {f"{stage.value}:{name}": text for name, text in fields.items()}, ())
+    stages = {f"{stage.value}:{name}": text for name, text in fields.items()}
+    return JobRecord(record.job, {**record.stages, **stages}, ())
 
 
 KEY = Seal(SecretStr("a-key-of-the-workers"))
@@ -172,10 +173,10 @@ def test_what_a_worker_sealed_is_believed_and_nothing_else(tmp_path: Path) -> No
     assert read(whole).unsealed == ()
     assert [a.name for a in read(whole).job.stage(StageName.CONVERT).artifacts] == ["a.gguf"]
     changed = [
-        whole.stages | {"convert:artifacts": one.replace("/x", "/y")},
-        whole.stages | {"convert:facts": '{"a": 1}'},
-        whole.stages | {"convert:seal": ""},
-        whole.stages | {"convert:seal": "é" * 64},
+        {**whole.stages, "convert:artifacts": one.replace("/x", "/y")},
+        {**whole.stages, "convert:facts": '{"a": 1}'},
+        {**whole.stages, "convert:seal": ""},
+        {**whole.stages, "convert:seal": "é" * 64},
         {field: value for field, value in whole.stages.items() if field != "convert:seal"},
     ]
     for stages in changed:
@@ -185,7 +186,8 @@ def test_what_a_worker_sealed_is_believed_and_nothing_else(tmp_path: Path) -> No
         assert found.job.stage(StageName.CONVERT).facts == {}
     moved = {field.replace("convert", "quantize"): value for field, value in whole.stages.items()}
     assert read(JobRecord(whole.job, moved, ())).unsealed == (StageName.QUANTIZE,)
-    other_request = JobRecord(whole.job | {"request": request_of(tmp_path / "b").model_dump_json()}, whole.stages, ())
+    other = request_of(tmp_path / "b").model_dump_json()
+    other_request = JobRecord({**whole.job, "request": other}, whole.stages, ())
     assert read(other_request).unsealed == (StageName.CONVERT,)
     assert read(whole, Seal(SecretStr("another-key-altogether"))).unsealed == (StageName.CONVERT,)
     assert read(JobRecord(whole.job, changed[2], ()), Seal(None)).unsealed == ()
@@ -223,7 +225,7 @@ def test_what_was_made_before_a_replay_counts_only_under_its_seal(tmp_path: Path
 def test_a_record_that_nobody_wrote_is_said_to_be_one(part: str, field: str, value: str, tmp_path: Path) -> None:
     record = stored_job(tmp_path)
     hashes = {"job": record.job, "stages": record.stages}
-    hashes[part] = hashes[part] | {field: value}
+    hashes[part] = {**hashes[part], field: value}
     with pytest.raises(PackagingError) as caught:
         read(JobRecord(hashes["job"], hashes["stages"], ()), Seal(None))
     assert caught.value.code is ErrorCode.RECORD_INVALID

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_placing_links_on_one_disk_and_replaces(tmp_path: Path) -> None:
     final.parent.mkdir()
     source.write_bytes(b"new")
     final.write_bytes(b"old")
-    seen = []
+    seen: list[Any] = []
     place_file(source, final, report=seen.append)
     assert final.read_bytes() == b"new"
     assert final.samefile(source)
@@ -141,7 +142,7 @@ def test_placing_copies_across_disks_and_stops_clean(tmp_path: Path, tmp_path_fa
     try:
         if source.stat().st_dev == tmp_path.stat().st_dev:
             pytest.skip("one file system")
-        seen = []
+        seen: list[Any] = []
         place_file(source, tmp_path / "model.gguf", report=seen.append)
         assert (tmp_path / "model.gguf").read_bytes() == source.read_bytes()
         assert seen[-1] == 5_000_000

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def content(name: str, size_bytes: int = 100) -> Content:
     return Content(f"s3://b/{name}", name, size_bytes, {"x": size_bytes})
 
 
-def filler(size_bytes: int = 100, calls: list[str] | None = None) -> Callable[[Path], None]:
+def filler(size_bytes: int = 100, calls: list[Path] | None = None) -> Callable[[Path], None]:
     def fill(directory: Path) -> None:
         (directory / "x").write_bytes(b"x" * size_bytes)
         if calls is not None:
@@ -32,7 +33,7 @@ def cache(tmp_path: Path) -> InputCache:
 
 
 @pytest.fixture
-def gone(tmp_path: Path) -> str:
+def gone(tmp_path: Path) -> Path:
     """A holder that has ended."""
     return tmp_path / "scratch-of-a-finished-job"
 
@@ -42,7 +43,7 @@ def used_at(path: Path, moment: float) -> None:
 
 
 def test_an_entry_is_filled_once(cache: InputCache) -> None:
-    calls = []
+    calls: list[Any] = []
     first = cache.get(content("a"), filler(calls=calls))
     assert cache.get(content("a"), filler(calls=calls)) == first
     assert len(calls) == 1
@@ -50,7 +51,7 @@ def test_an_entry_is_filled_once(cache: InputCache) -> None:
 
 
 def test_an_entry_that_lost_a_file_is_filled_again(cache: InputCache) -> None:
-    calls = []
+    calls: list[Any] = []
     files = cache.get(content("a"), filler(calls=calls))
     (files / "x").write_bytes(b"cut")
     cache.get(content("a"), filler(calls=calls))
@@ -64,7 +65,7 @@ def test_a_failed_fill_is_not_taken_for_a_finished_one(cache: InputCache) -> Non
 
     with pytest.raises(ConnectionError):
         cache.get(content("a"), fail)
-    calls = []
+    calls: list[Any] = []
     cache.get(content("a"), filler(calls=calls))
     assert (calls[0] / "x").exists(), "what had arrived is there to go on from"
 
@@ -114,6 +115,7 @@ print(files, flush=True)
 sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     theirs = Path(process.stdout.readline().strip())
     cache = InputCache(tmp_path, 250)
     cache.get(content("a"), filler())
@@ -138,7 +140,7 @@ def test_an_entry_being_filled_is_left_alone_and_waited_for(cache: InputCache, g
     with pytest.raises(StopRequested):
         cache.get(content("slow"), filler(), should_stop=lambda: True)
     may_go.set()
-    calls = []
+    calls: list[Any] = []
     files = cache.get(content("slow"), filler(calls=calls), holder=gone)
     thread.join()
     assert (files / "x").exists()

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_files_longer_than_a_chunk_and_ranges_across_chunks(tmp_path: Path) -> N
     data = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail" * 1000
     path = tmp_path / "x"
     path.write_bytes(data)
-    seen = []
+    seen: list[Any] = []
     assert sha256_file(path, report=seen.append) == hashlib.sha256(data).hexdigest()
     assert seen == [CHUNK_BYTES, len(data)]
     assert sha256_range(path, 7, CHUNK_BYTES + 10) == hashlib.sha256(data[7 : CHUNK_BYTES + 17]).digest()

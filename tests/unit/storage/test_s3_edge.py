@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
@@ -17,11 +19,11 @@ UP = Request("uploading s3://b/k", ErrorCode.UPLOAD_FAILED, ErrorCode.BASE_MODEL
 
 
 def refused(status: int, code: str, message: str = "no") -> exceptions.ClientError:
-    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    response: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return exceptions.ClientError(response, "PutObject")
 
 
-ENDPOINT = {"endpoint_url": "https://s3.example.com", "error": "x"}
+ENDPOINT: dict[str, Any] = {"endpoint_url": "https://s3.example.com", "error": "x"}
 
 
 @pytest.mark.parametrize(
