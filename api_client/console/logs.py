@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-class RateLimit(logging.Filter):
+class LogRateLimit(logging.Filter):
     """So many lines of one kind in a while; how many were left out is said with the next one.
 
     A kind is a logger's message before its values are put in: whoever can cause a line can cause a million.
@@ -80,7 +80,7 @@ def configure_logs(*, as_json: bool) -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": {"()": JsonFormatter if as_json else LineFormatter}},
-            "filters": {"rate": {"()": RateLimit}},
+            "filters": {"rate": {"()": LogRateLimit}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["rate"]}},
             "loggers": {name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in LOGGERS},
         }

@@ -16,41 +16,15 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import h11
-from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from api_client.console.foreign import take_strict_lines
 from api_client.console.settings import ConsoleSettings
 
 SPARE_DESCRIPTORS = 96
 """For Redis, logs, libraries: what a console needs beside its connections."""
 _FEWEST = 8
 _log = logging.getLogger(__name__)
-
-
-class StrictLines(ReceiveBuffer):
-    """h11's buffer, which takes a bare line feed for a line's end where other servers do not.
-
-    Two servers in a row that cut a header differently are how one request is smuggled inside another. So are two
-    lengths: a body is announced by Content-Length or by Transfer-Encoding (RFC 9112, 6.1 and 2.2).
-    """
-
-    def maybe_extract_lines(self) -> list[bytearray] | None:
-        """A header's lines, once they are all there.
-
-        Raises:
-            h11.LocalProtocolError: a bare line feed, or two lengths; h11 tells it as the other side's mistake.
-        """
-        before = bytes(self._data)
-        lines = super().maybe_extract_lines()
-        if lines is None:
-            return None
-        taken = before[: len(before) - len(self)]
-        if taken.count(b"\n") != taken.count(b"\r\n"):
-            raise h11.LocalProtocolError("bare line feed")
-        names = {bytes(line.partition(b":")[0]).strip().lower() for line in lines[1:]}
-        if {b"content-length", b"transfer-encoding"} <= names:
-            raise h11.LocalProtocolError("Content-Length with Transfer-Encoding")
-        return lines
 
 
 @dataclass
@@ -121,7 +95,7 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn._receive_buffer = StrictLines()
+        take_strict_lines(self.conn)
         self._address: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._awaited = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from enum import Flag, StrEnum, auto
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api_client.contract.enum_rows import named_member
+from api_client.digest import sha256_file
 
-_CHUNK_BYTES = 4 * 2**20
+
+class _Ended(Exception):
+    """Whoever had a file read wants no answer any more."""
 
 
 class _Trait(Flag):
@@ -133,7 +135,7 @@ class Artifact(BaseModel):
             path=str(path),
             kind=kind,
             size_bytes=path.stat().st_size,
-            sha256=sha256 if sha256 is not None else file_sha256(path),
+            sha256=sha256 if sha256 is not None else sha256_file(path),
             quant_type=quant_type,
             part=part,
             facts=dict(facts or {}),
@@ -161,24 +163,14 @@ class Artifact(BaseModel):
             keep_going: Asked between blocks; a file whose reading was ended early does not count as whole.
         """
         path = Path(self.path) if path is None else path
+
+        def ask(_: int) -> None:
+            if not keep_going():
+                raise _Ended
+
         try:
             if not path.is_file() or path.stat().st_size != self.size_bytes:
                 return False
-            return not in_full or file_sha256(path, keep_going) == self.sha256
-        except OSError:
+            return not in_full or sha256_file(path, before_chunk=ask) == self.sha256
+        except (OSError, _Ended):
             return False
-
-
-def file_sha256(path: Path, keep_going: Callable[[], bool] = lambda: True) -> str:
-    """Digest of a file; empty if told to stop before its end. Reads 4 MiB at a time.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK_BYTES):
-            if not keep_going():
-                return ""
-            digest.update(block)
-    return digest.hexdigest()

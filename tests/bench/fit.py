@@ -40,7 +40,7 @@ from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.fit.allocate import Market, allocate
 from worker.models.fit.prices import Prices
 from worker.models.fit.pricing import price_tensors
-from worker.models.fit.select import STOCK, Measured, Subject, Types, measure, predicted, restricted, select
+from worker.models.fit.select import STOCK, FitSubject, Measured, Types, measure, predicted, restricted, select
 from worker.models.gguf.reader import open_gguf
 from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.calibration import load_calibration
@@ -103,7 +103,7 @@ class Bench:
         tokenizer = load_tokenizer(
             find_tokenizer(None, self.model, None, allowed_roots=Roots.anywhere()), self.base.config
         )
-        self.subject = Subject(
+        self.subject = FitSubject(
             self.base, None, self.source, self.matrix, first(shipped_text(tokenizer).sequences, self.tokens)
         )
         self.held_out = self.work / "held-out.txt"

@@ -8,6 +8,7 @@ import multiprocessing.forkserver
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 import torch
 import transformers
@@ -16,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer import rich_utils
 
 from api_client.cli import foreign as cli_foreign
+from api_client.console import foreign as console_foreign
 from worker import foreign
 from worker.models.convert.upstream import load_upstream
 
@@ -123,16 +125,24 @@ def test_help_texts_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     assert getattr(text, "overflow", None) == "fold"
 
 
+def test_a_connection_takes_its_lines_strictly() -> None:
+    connection = h11.Connection(h11.SERVER)
+    console_foreign.take_strict_lines(connection)
+    connection.receive_data(b"GET / HTTP/1.1\nhost: a\n\n")
+    with pytest.raises(h11.RemoteProtocolError, match="bare line feed"):
+        connection.next_event()
+
+
 def test_nothing_private_of_others_is_used_elsewhere() -> None:
     """The accessors are the only place: a new use elsewhere is found here."""
     names = {
         node.attr
-        for module in (foreign, cli_foreign)
+        for module in (foreign, cli_foreign, console_foreign)
         for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text("utf-8")))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_")
     } - {"_parameters"}  # also a method of our own
     root = Path(foreign.__file__).parents[1]
-    homes = {Path(str(module.__file__)) for module in (foreign, cli_foreign)}
+    homes = {Path(str(module.__file__)) for module in (foreign, cli_foreign, console_foreign)}
     elsewhere = [
         f"{path.relative_to(root)}:{node.lineno} {ast.unparse(node)}"
         for folder in ("api_client", "config", "worker")

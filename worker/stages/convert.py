@@ -11,7 +11,6 @@ from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import UNQUANTIZED
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
-from worker.models.verify.purpose import ENCODERS
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
 
@@ -48,7 +47,6 @@ def run(context: StageContext) -> StageResult:
         {
             "architecture": result.architecture,
             "parameters": result.parameters,
-            "generates_text": result.architecture not in ENCODERS,
             "converter": result.converter,
             "resumed_bytes": result.resumed_bytes,
         },

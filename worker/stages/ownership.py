@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from api_client.contract.artifacts import file_sha256
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.outputs import CHECKSUMS, MANIFEST, QUALITY, name_aside
+from api_client.digest import sha256_file
 from worker.stages.context import StageContext
 from worker.storage.checksums import parse_checksums, read_checksums
 
@@ -56,7 +56,7 @@ def reporter_of(directory: Path, name: str) -> str | None:
     """Id of the job whose quality report lies there under its first name; ``None`` where the file is anything else."""
     if name != QUALITY.recipe or not (directory / name).is_file():
         return None
-    digest = file_sha256(directory / name)
+    digest = sha256_file(directory / name)
     for record in (directory / MANIFEST.recipe, *sorted(directory.glob(name_aside(MANIFEST, "*")))):
         content = _read(record)
         job_id = _job_id(content)

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from api_client.digest import CHUNK_BYTES
 from api_client.disk import is_full, no_space, write_errors
 from worker.stop import ShouldStop, StopRequested
-from worker.storage.checksums import CHUNK_BYTES
 from worker.storage.partial import PartialFile
 from worker.storage.temporaries import fsync_directory, remove_stale_temporaries, temporary_name
 

@@ -7,38 +7,28 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from api_client import digest
 from worker.stop import ShouldStop, StopRequested
 
 _SUM = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-f]{64}) [ *](?P<name>[^\r]+)")
 """A line; ``*`` stands before the name of a file that was read as binary, which makes no difference here."""
 
-CHUNK_BYTES = 4 * 2**20
-"""Large enough that hashing, which releases the interpreter lock, and not Python sets the pace."""
 
-
-def sha256_file(
-    path: Path, *, report: Callable[[int], None] | None = None, should_stop: ShouldStop | None = None
-) -> str:
-    """SHA-256 of a file, in hexadecimal; one chunk of memory.
-
-    Args:
-        path: The file.
-        report: Called with the bytes done so far.
-        should_stop: Asked before each chunk.
+def sha256_file(path: Path, *, should_stop: ShouldStop | None = None) -> str:
+    """SHA-256 of a file, as :func:`api_client.digest.sha256_file`, unless a stage is to stop.
 
     Raises:
         StopRequested: asked to stop.
+        OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
-    hash_range(path, digest.update, report=report, should_stop=should_stop)
-    return digest.hexdigest()
+    return digest.sha256_file(path, before_chunk=_ask(should_stop))
 
 
 def sha256_range(path: Path, offset: int, size_bytes: int) -> bytes:
     """Raw SHA-256 of ``size_bytes`` of a file from ``offset`` on."""
-    digest = hashlib.sha256()
-    hash_range(path, digest.update, offset, size_bytes)
-    return digest.digest()
+    sha256 = hashlib.sha256()
+    hash_range(path, sha256.update, offset, size_bytes)
+    return sha256.digest()
 
 
 def hash_range(
@@ -47,29 +37,23 @@ def hash_range(
     offset: int = 0,
     size_bytes: int | None = None,
     *,
-    report: Callable[[int], None] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> None:
-    """Feed a part of a file to a hash: up to its end where ``size_bytes`` is not given or reaches beyond.
+    """Feed a part of a file to a hash, as :func:`api_client.digest.hash_range`, unless a stage is to stop.
 
     Raises:
         StopRequested: asked to stop.
+        OSError: it cannot be read.
     """
-    buffer = memoryview(bytearray(CHUNK_BYTES if size_bytes is None else min(CHUNK_BYTES, max(size_bytes, 1))))
-    done = 0
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        while size_bytes is None or done < size_bytes:
-            if should_stop is not None and should_stop():
-                raise StopRequested
-            wanted = len(buffer) if size_bytes is None else min(len(buffer), size_bytes - done)
-            count = file.readinto(buffer[:wanted])
-            if not count:
-                break
-            update(buffer[:count])
-            done += count
-            if report is not None:
-                report(done)
+    digest.hash_range(path, update, offset, size_bytes, before_chunk=_ask(should_stop))
+
+
+def _ask(should_stop: ShouldStop | None) -> Callable[[int], None]:
+    def ask(_: int) -> None:
+        if should_stop is not None and should_stop():
+            raise StopRequested
+
+    return ask
 
 
 def format_checksums(sums: Mapping[str, str]) -> str:

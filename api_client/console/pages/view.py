@@ -92,7 +92,7 @@ def render(request: Request, template: str, context: Mapping[str, Any], status: 
     known: dict[str, Any] = {
         "t": functools.partial(text, language),
         "word": functools.partial(state_word, language),
-        "chinese": language is Language.ZH,
+        "choose": language.choose,
         "lang_tag": "zh-Hans" if language is Language.ZH else "en",
         "other_lang": other_language(language).value,
         "switch": switch_address(request, language),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api_client.console.logs import LineFormatter, RateLimit
+from api_client.console.logs import LineFormatter, LogRateLimit
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation, eventually
 
@@ -132,7 +132,7 @@ def test_a_request_behind_another_is_read_as_strictly(small: RunningConsole) -> 
 
 def test_lines_of_one_kind_are_few_and_say_how_many_were_left_out() -> None:
     now = [0.0]
-    limit, written = RateLimit(lambda: now[0]), []
+    limit, written = LogRateLimit(lambda: now[0]), []
     for at in [*[0.0] * 5000, 11.0]:
         now[0] = at
         record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "accept failed: %s", ("why",), None)

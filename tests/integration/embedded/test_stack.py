@@ -23,7 +23,6 @@ from api_client.s3 import make_client
 from worker.local.embedded import Stack, StackInfo, read_stack
 from worker.local.embedded.processes import ProcessId
 from worker.local.embedded.state import write_stack
-from worker.stop import StopRequested
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -159,18 +158,6 @@ class TestARunningStack:
             assert not second.owned
             assert second.info == running.info
         assert read_stack(running.home) == running.info
-
-
-def test_an_owner_can_wait_for_those_who_use_its_stack(running: Stack) -> None:
-    with pytest.raises(StopRequested), Stack(running.home, workers=0):
-        running.wait_for_users(should_stop=lambda: True)
-    running.wait_for_users()
-    late = Stack(running.home, workers=0, timeout_s=0.2, worker_timeout_s=0)
-    with pytest.raises(PackagingError, match="another process starts or stops the stack"):
-        late.start()
-    running._no_use.release()
-    with late:
-        assert not late.owned
 
 
 def test_a_stop_leaves_no_process_and_the_data_for_the_next_start_on_other_ports(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.variants import QuantizedFile
 from worker.models.fit.prices import Prices, TensorPrice
 from worker.models.fit.pricing import price_tensors
-from worker.models.fit.select import STOCK, Subject, Types, correction, measure, predicted, scaled, select
+from worker.models.fit.select import STOCK, FitSubject, Types, correction, measure, predicted, scaled, select
 from worker.models.gguf.reader import open_gguf
 from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.calibration import Calibration
@@ -76,7 +76,7 @@ class Priced:
         generator = torch.Generator().manual_seed(9)
         ids = torch.randint(3, 400, (6, 64), generator=generator)
         sequences = [TokenSequence("a", tuple(row.tolist()), 8) for row in ids]
-        self.subject = Subject(base, None, self.source, matrix, sequences)
+        self.subject = FitSubject(base, None, self.source, matrix, sequences)
 
     def stock(self, quant_type: QuantType) -> Types:
         with open_gguf(self.source) as file:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from worker.models.gguf.reader import GGUFFile
+
 
 def text(value: str | bytes) -> bytes:
     data = value.encode() if isinstance(value, str) else value
@@ -38,3 +40,8 @@ class File:
         head = self.magic + struct.pack("<IQQ", self.version, tensor_count, pair_count)
         head += b"".join(self.pairs) + b"".join(self.tensors)
         return head + bytes(-len(head) % self.alignment) + self.data
+
+
+def parse_gguf(data: bytes, name: str = "buffer") -> GGUFFile:
+    """Bytes in memory, read as a file is."""
+    return GGUFFile(name, memoryview(data))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from tests.unit.gguf.bytes_of_gguf import File, pair, tensor, text
+from tests.unit.gguf.bytes_of_gguf import File, pair, parse_gguf, tensor, text
 from worker.models.gguf.metadata import MetadataValue, ValueType, get_value
-from worker.models.gguf.reader import MAX_HEADER_BYTES, GGUFFile, open_gguf, parse_gguf
+from worker.models.gguf.reader import MAX_HEADER_BYTES, GGUFFile, open_gguf
 from worker.models.gguf.types import GGMLType
 
 HUGE = 2**64 - 1

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from api_client.contract.quant_types import QuantType
+from tests.unit.gguf.bytes_of_gguf import parse_gguf
 from worker.models.gguf.metadata import MetadataValue, ValueType, string_value, uint32_value
-from worker.models.gguf.reader import parse_gguf
 from worker.models.gguf.tensors import TensorSpec
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.model import ModelFacts

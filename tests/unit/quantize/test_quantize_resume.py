@@ -189,15 +189,6 @@ def test_a_partial_file_that_is_in_use_is_left_alone(tied: Path, tmp_path: Path)
     assert leftovers(tmp_path) == [partial.name]
 
 
-def test_what_confirm_raises_ends_the_pass_without_a_file(tied: Path, tmp_path: Path) -> None:
-    def refuse() -> None:
-        raise PermissionError("no longer yours")
-
-    with pytest.raises(PermissionError, match="no longer yours"):
-        quantize_file(tied, outputs(tmp_path), confirm=refuse)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_journal_written_to_before_it_is_started_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not open"):
         Journal(tmp_path / "j", "f").add({"tensor": 0})

@@ -1,12 +1,13 @@
 import hashlib
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from api_client import digest
+from api_client.digest import CHUNK_BYTES
 from worker.stop import StopRequested
-from worker.storage.checksums import CHUNK_BYTES, format_checksums, parse_checksums, sha256_file, sha256_range
+from worker.storage.checksums import format_checksums, parse_checksums, sha256_file, sha256_range
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -24,9 +25,9 @@ def test_files_longer_than_a_chunk_and_ranges_across_chunks(tmp_path: Path) -> N
     data = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail" * 1000
     path = tmp_path / "x"
     path.write_bytes(data)
-    seen: list[Any] = []
-    assert sha256_file(path, report=seen.append) == hashlib.sha256(data).hexdigest()
-    assert seen == [CHUNK_BYTES, len(data)]
+    seen: list[int] = []
+    assert digest.sha256_file(path, before_chunk=seen.append) == hashlib.sha256(data).hexdigest()
+    assert seen == [0, CHUNK_BYTES, len(data)]
     assert sha256_range(path, 7, CHUNK_BYTES + 10) == hashlib.sha256(data[7 : CHUNK_BYTES + 17]).digest()
     assert sha256_range(path, len(data) - 2, 100) == hashlib.sha256(data[-2:]).digest()
     assert sha256_range(path, 0, 0).hex() == EMPTY

@@ -32,7 +32,6 @@ from api_client.contract.recommend import (
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import pick
 from api_client.words.formatting import format_size
-from api_client.words.language import Language
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 
@@ -108,7 +107,7 @@ def _model_of(place: str, output: Output) -> Path:
 
 
 def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
-    chinese = output.language is Language.ZH
+    choose = output.language.choose
     choices = found.choices
     yield Text(
         output.text(
@@ -128,7 +127,7 @@ def _view(output: Output, found: Recommendation, trained_context: int) -> Iterat
             Column(output.text("size"), [format_size(choice.file_bytes) for choice in choices], 8, right=True),
             Column(output.text("memory"), [format_size(choice.memory_bytes) for choice in choices], 7, right=True),
             Column(output.text("fits"), [output.text("yes" if c.fits else "no") for c in choices], 6),
-            Column(output.text("quality"), [QUALITY_WORDS[choice.quality][chinese] for choice in choices], 5),
+            Column(output.text("quality"), [choose(*QUALITY_WORDS[choice.quality]) for choice in choices], 5),
             Column(
                 output.text("imatrix"), [output.text("needs_matrix") if c.needs_imatrix else "" for c in choices], 4
             ),

@@ -64,8 +64,6 @@ class Stack:
         self._serving_pids = serving_pids
         self._worker_grace_s = worker_grace_s
         self._lock = FileLock(self.home / "stack.lock")
-        self._use = FileLock(self.home / "stack.users.lock", shared=True)
-        self._no_use = FileLock(self.home / "stack.users.lock")
         self._processes: Processes | None = None
         self._seaweed_ports: dict[str, int] = {}
         self._info: StackInfo | None = None
@@ -110,15 +108,6 @@ class Stack:
             raise
         return self._info
 
-    def wait_for_users(self, should_stop: Callable[[], bool] | None = None) -> None:
-        """Wait until no other process uses the stack that this one owns; none joins it from then on.
-
-        Raises:
-            StopRequested: asked to stop waiting.
-        """
-        if self.owned:
-            self._no_use.acquire(should_stop)
-
     def stop(self) -> None:
         """Stop what :meth:`start` started: workers first, which hand their stages back; then the servers."""
         processes, self._processes, self._info = self._processes, None, None
@@ -128,8 +117,6 @@ class Stack:
                 processes.end_all()
                 seaweedfs.remove_sockets(self._seaweed_ports)
         finally:
-            self._use.release()
-            self._no_use.release()
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -170,12 +157,8 @@ class Stack:
         return True
 
     def _join(self) -> bool:
-        """Use the stack that runs, unless its owner is about to stop it."""
-        if read_stack(self.home) is None or not self._use.try_acquire():
-            return False
+        """Use the stack that runs, if one does."""
         self._info = read_stack(self.home)
-        if self._info is None:
-            self._use.release()
         return self._info is not None
 
     def _end_leftovers(self) -> None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api_client.contract.artifacts import file_sha256
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.digest import sha256_file
 
 MAX_BYTES = 1 << 30
 MAX_SAMPLES = 20_000
@@ -98,7 +98,7 @@ def read_samples(path: Path) -> Samples:
     if not samples:
         fact = f"its first record has {reason.partition(' has ')[2]}" if reason else "it holds no record"
         raise _invalid(path, f"no record of a known shape: {fact}; known are {', '.join(SHAPES)}")
-    return Samples(samples, file_sha256(path), left_out, reason)
+    return Samples(samples, sha256_file(path), left_out, reason)
 
 
 def _sample(record: Any) -> Sample | None:

@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class KnapsackAnswer:
     """What was chosen.
 
     Attributes:
@@ -48,7 +48,7 @@ class Choice:
     is_optimal: bool
 
 
-def choose(groups: Sequence[Sequence[Option]], limit: float) -> Choice | None:
+def choose(groups: Sequence[Sequence[Option]], limit: float) -> KnapsackAnswer | None:
     """Choose one option of each group.
 
     Args:
@@ -80,7 +80,7 @@ def choose(groups: Sequence[Sequence[Option]], limit: float) -> Choice | None:
         picks[step.group] = step.to
     first = _result(groups, picks, -np.inf)
     if not multiplier:
-        return Choice(first.picks, first.weight, first.cost, first.cost, is_optimal=True)
+        return KnapsackAnswer(first.picks, first.weight, first.cost, first.cost, is_optimal=True)
     found = _enumerate(groups, limit, multiplier, first, _FIRST_SUMS)
     return found if found.is_optimal else _enumerate(groups, limit, multiplier, found, MOST_SUMS)
 
@@ -126,9 +126,11 @@ def _slope(before: _Ranked, after: _Ranked) -> float:
     return (before.cost - after.cost) / (after.weight - before.weight)
 
 
-def _result(groups: Sequence[Sequence[Option]], picks: Sequence[int], bound: float, *, optimal: bool = False) -> Choice:
+def _result(
+    groups: Sequence[Sequence[Option]], picks: Sequence[int], bound: float, *, optimal: bool = False
+) -> KnapsackAnswer:
     chosen = [group[pick] for group, pick in zip(groups, picks, strict=True)]
-    return Choice(
+    return KnapsackAnswer(
         tuple(picks),
         sum(option.weight for option in chosen),
         sum(option.cost for option in chosen),
@@ -146,7 +148,9 @@ class _Sums:
     came_from: list[tuple[NDArray[np.int32], NDArray[np.int32]]]
 
 
-def _enumerate(groups: Sequence[Sequence[Option]], limit: float, multiplier: float, best: Choice, most: int) -> Choice:
+def _enumerate(
+    groups: Sequence[Sequence[Option]], limit: float, multiplier: float, best: KnapsackAnswer, most: int
+) -> KnapsackAnswer:
     """The best choice whose reduced costs add up to no more than the gap of the best one at hand."""
     weights = [np.array([option.weight for option in group]) for group in groups]
     reduced = [np.array([option.cost + multiplier * option.weight for option in group]) for group in groups]
@@ -167,7 +171,7 @@ def _enumerate(groups: Sequence[Sequence[Option]], limit: float, multiplier: flo
             _keep(sums, np.sort(np.argsort(sums.reduced, kind="stable")[:most]))
             whole = False
         if not len(sums.weight):  # the best at hand, up to rounding
-            return Choice(best.picks, best.weight, best.cost, bound, is_optimal=whole)
+            return KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
     costs = sums.reduced - multiplier * sums.weight
     winner = int(np.lexsort((sums.weight, costs))[0])
     picks = [0] * len(groups)
@@ -176,7 +180,7 @@ def _enumerate(groups: Sequence[Sequence[Option]], limit: float, multiplier: flo
         winner = int(parents[winner])
     found = _result(groups, picks, bound, optimal=whole)
     better = (found.cost, found.weight) < (best.cost, best.weight)
-    return found if better else Choice(best.picks, best.weight, best.cost, bound, is_optimal=whole)
+    return found if better else KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
 
 
 def _add(sums: _Sums, weights: NDArray[np.float64], reduced: NDArray[np.float64], options: NDArray[np.int64]) -> None:

@@ -42,7 +42,7 @@ Allocate = Callable[[Prices], Types | None]
 
 
 @dataclass(frozen=True)
-class Subject:
+class FitSubject:
     """What is measured with: the model, its unquantized file, the matrix, and text that was not calibrated on.
 
     Attributes:
@@ -139,7 +139,7 @@ def select(
     prices: Prices,
     stock: Types,
     allocate: Allocate,
-    subject: Subject,
+    subject: FitSubject,
     *,
     known: Prices | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
@@ -176,7 +176,7 @@ def select(
 
 
 def measure(
-    prices: Prices, mixtures: Mapping[str, Types], subject: Subject, *, setting: WorkSetting = ON_THIS_MACHINE
+    prices: Prices, mixtures: Mapping[str, Types], subject: FitSubject, *, setting: WorkSetting = ON_THIS_MACHINE
 ) -> list[Measured]:
     """Measure mixtures side by side; equal ones once, under the first name."""
     distinct: dict[str, Types] = {}

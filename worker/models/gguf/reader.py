@@ -128,11 +128,6 @@ def open_gguf(path: Path) -> GGUFFile:
     return GGUFFile(str(path), memoryview(mapped))
 
 
-def parse_gguf(data: bytes, name: str = "buffer") -> GGUFFile:
-    """Parse a GGUF file held in memory; raises as :func:`open_gguf`."""
-    return GGUFFile(name, memoryview(data))
-
-
 class _Cursor:
     """Walks the buffer; every step is checked against its end."""
 

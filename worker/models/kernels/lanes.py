@@ -25,7 +25,7 @@ Index = Any
 """A position known while compiling (``int``), or one that a running loop counts (supports ``+`` and ``*``)."""
 
 
-class Arithmetic(ABC):
+class LaneArithmetic(ABC):
     """What a machine does with the values of its lanes. Kernels use :class:`Value`, which calls these methods."""
 
     def f32(self, value: float) -> Float:
@@ -98,7 +98,7 @@ class Value:
 
     __slots__ = ("machine", "raw")
 
-    def __init__(self, machine: Arithmetic, raw: Raw) -> None:
+    def __init__(self, machine: LaneArithmetic, raw: Raw) -> None:
         self.machine = machine
         self.raw = raw
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worker.models.kernels.lanes import Arithmetic, Array, Float, Index, Int, Mask, Scratch, Table, select
+from worker.models.kernels.lanes import Array, Float, Index, Int, LaneArithmetic, Mask, Scratch, Table, select
 
 
 class _ListSearch(NamedTuple):
@@ -24,7 +24,7 @@ class _ListSearch(NamedTuple):
     """The point that has it."""
 
 
-class Machine(Arithmetic):
+class Machine(LaneArithmetic):
     """What a kernel runs on: arithmetic, memory and loops."""
 
     @abstractmethod

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,6 @@ def quantize_file(
     recipes: Recipes = NO_RECIPES,
     allow_requantize: bool = False,
     resumable: bool = True,
-    confirm: Callable[[], None] | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> QuantizeResult:
     """Quantize a file to all types at once.
@@ -60,7 +59,6 @@ def quantize_file(
         recipes: Types that go before those of the quant types, and the mixtures of fits.
         allow_requantize: Take an already quantized source, decoding it first; quality suffers.
         resumable: Keep a journal beside the partial files, and go on from an earlier attempt's.
-        confirm: Called before each rename; what it raises ends the pass.
         setting: Slabs are spread over its threads, by default one per CPU available; it is told a
             :class:`QuantizeProgress` after every slab, and asked before every slab.
 
@@ -94,7 +92,7 @@ def quantize_file(
             should_stop=setting.should_stop,
         )
         with gpu_if_there():
-            return work.run(confirm or (lambda: None))
+            return work.run()
 
 
 def available_cpus() -> int:
@@ -127,14 +125,14 @@ class _Pass:
     bytes_done: dict[AnyQuantType, int] = field(default_factory=dict)
     bytes_total: dict[AnyQuantType, int] = field(default_factory=dict)
 
-    def run(self, confirm: Callable[[], None]) -> QuantizeResult:
+    def run(self) -> QuantizeResult:
         slabs = list(cut_slabs(self.preparation.tensors))
         try:
             for file in self.files.values():
                 file.open(slabs)
             self._count_totals()
             self._work_off(slabs)
-            digests = {quant_type: self._finish(file, confirm) for quant_type, file in self.files.items()}
+            digests = {quant_type: self._finish(file) for quant_type, file in self.files.items()}
         except (StopRequested, KeyboardInterrupt):
             for file in self.files.values():
                 file.suspend()
@@ -237,8 +235,8 @@ class _Pass:
             )
         )
 
-    def _finish(self, file: OutputFile, confirm: Callable[[], None]) -> str:
-        return file.finish(confirm) if file.error is None else ""
+    def _finish(self, file: OutputFile) -> str:
+        return file.finish() if file.error is None else ""
 
     def _result(self, digests: Mapping[AnyQuantType, str]) -> QuantizeResult:
         return QuantizeResult(

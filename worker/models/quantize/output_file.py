@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,19 +91,14 @@ class OutputFile:
         if self._digest is not None:
             self._digest.wait_below(count)
 
-    def finish(self, confirm: Callable[[], None]) -> str:
-        """Sync, rename, and return the SHA-256; failures as :meth:`open`, with an empty digest then.
-
-        Args:
-            confirm: Called right before the rename; an exception it raises goes through.
-        """
+    def finish(self) -> str:
+        """Sync, rename, and return the SHA-256; failures as :meth:`open`, with an empty digest then."""
         try:
             digest = self._digest.hexdigest() if self._digest else self._read_digest()
             self._file.sync()
         except PackagingError as error:
             self.fail(error)
             return ""
-        confirm()
         try:
             self._file.finish()
         except PackagingError as error:

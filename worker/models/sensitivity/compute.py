@@ -37,6 +37,8 @@ CHUNK_TOKENS = 256
 CHUNKS = 16
 """Chunks on a processor, spread over the text: 4096 tokens. More change a fit little; see docs/fit.md."""
 CHUNKS_ON_GPU = 64
+_SEED = 0
+"""Of the labels that are drawn from the model's own distribution; noted in the file."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,6 @@ def compute_sensitivity(
     work_dir: Path,
     matrix: ImatrixSums | None = None,
     device: str = "auto",
-    seed: int = 0,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ComputedSensitivity:
     """Run text forward and backward and gather the sensitivities of all weights.
@@ -76,7 +77,6 @@ def compute_sensitivity(
         work_dir: Directory of its own for what is kept between attempts; removed at the end.
         matrix: The importance matrix that will be quantized with, where there is one.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Of the labels that are drawn from the model's own distribution.
         setting: Is told steps, and asked between them.
 
     Raises:
@@ -91,7 +91,7 @@ def compute_sensitivity(
         opened.tokens, chunks.count or (CHUNKS_ON_GPU if opened.skeleton.device.type == "cuda" else CHUNKS)
     )
     digest = hashlib.sha256(tokens.numpy().astype("<i8").tobytes()).hexdigest()
-    identity = f"{base.directory} {base.fingerprint} {sorted(overlay.names()) if overlay else None} {digest} {seed}"
+    identity = f"{base.directory} {base.fingerprint} {sorted(overlay.names()) if overlay else None} {digest} {_SEED}"
     forward_only = ""
     left_out: list[str] = []
     entries: dict[str, TensorSensitivity]
@@ -102,7 +102,7 @@ def compute_sensitivity(
             if opened.skeleton.model.config.is_encoder_decoder:
                 raise NotImplementedError("an encoder-decoder says nothing of plain text")
             places = find_model_doors(opened.skeleton)
-            run = TwoWay(opened.skeleton, places, torch.split(tokens, 1), shelf, seed)
+            run = TwoWay(opened.skeleton, places, torch.split(tokens, 1), shelf, _SEED)
             run.run(setting.report, setting.should_stop)
         entries, left_out = _mapped(opened, places, run, matrix, tokens.numel())
         gathered = (matrix.chunk_count, matrix.chunk_tokens) if matrix else (len(tokens), tokens.shape[1])
@@ -121,7 +121,7 @@ def compute_sensitivity(
         tokens=tokens.numel(),
         chunk_tokens=tokens.shape[1],
         model=base.fingerprint,
-        seed=seed,
+        seed=_SEED,
         entries=dict(sorted(entries.items())),
         matrix_chunks=gathered,
     )

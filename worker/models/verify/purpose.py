@@ -8,7 +8,7 @@ from pathlib import Path
 from worker.models.gguf.metadata import get_value
 from worker.models.gguf.reader import GGUFFile, open_gguf
 
-ENCODERS = frozenset(
+_ENCODERS = frozenset(
     {"bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "modern-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
      "t5encoder", "gemma-embedding", "llama-embed", "wavtokenizer-dec"}
 )  # fmt: skip
@@ -53,10 +53,10 @@ def _purpose(file: GGUFFile) -> Purpose:
     if architecture in _ONLY_LOAD:
         return Purpose.LOAD
     pooling = _key(file, "pooling_type")
-    if pooling == _RANKED or (architecture in ENCODERS and any(tensor.name == _HEAD for tensor in file.tensors)):
+    if pooling == _RANKED or (architecture in _ENCODERS and any(tensor.name == _HEAD for tensor in file.tensors)):
         return Purpose.RANK
     # attention without a mask: encoders, and models that denoise a whole text, which llama.cpp's server does not do
-    if architecture in ENCODERS or pooling in _POOLED or _key(file, "attention.causal") is False:
+    if architecture in _ENCODERS or pooling in _POOLED or _key(file, "attention.causal") is False:
         return Purpose.EMBED
     return Purpose.WRITE
 
