@@ -85,6 +85,7 @@ class Bench:
     tokens: int
     judged_tokens: int
     chunks: int | None
+    matrix_chunks: int | None
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ class Bench:
         return path
 
     def _matrix(self, path: Path) -> None:
-        text = CalibrationChunks(load_calibration(), self.model)
+        text = CalibrationChunks(load_calibration(), self.model, self.matrix_chunks)
         write_imatrix(path, compute_imatrix(self.base, None, text, setting=SETTING).sums)
 
     def _sensitivity(self, path: Path) -> None:
@@ -311,9 +312,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="tokens that candidates are measured on")
     parser.add_argument("--judged-tokens", type=int, default=4096, help="tokens of held-out text")
     parser.add_argument("--chunks", type=int, help="chunks of calibration text for the sensitivities")
+    parser.add_argument("--matrix-chunks", type=int, help="chunks of it for the importance matrix (default: all)")
     arguments = parser.parse_args()
     tools = arguments.tools or (found.parent if (found := reference.tool("llama-perplexity")) else None)
-    bench = Bench(arguments.model, arguments.work, tools, arguments.tokens, arguments.judged_tokens, arguments.chunks)
+    bench = Bench(
+        arguments.model,
+        arguments.work,
+        tools,
+        arguments.tokens,
+        arguments.judged_tokens,
+        arguments.chunks,
+        arguments.matrix_chunks,
+    )
     if tools is not None and not (bench.work / "logits.bin").is_file():
         bench.perplexity(bench.source, base=True)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")

@@ -39,6 +39,8 @@ CHUNKS = 16
 CHUNKS_ON_GPU = 64
 _SEED = 0
 """Of the labels that are drawn from the model's own distribution; noted in the file."""
+_FORM = 1
+"""Of what is kept between attempts; a version that gathers otherwise begins anew."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def compute_sensitivity(
         opened.tokens, chunks.count or (CHUNKS_ON_GPU if opened.skeleton.device.type == "cuda" else CHUNKS)
     )
     digest = hashlib.sha256(tokens.numpy().astype("<i8").tobytes()).hexdigest()
-    identity = f"{base.directory} {base.fingerprint} {sorted(overlay.names()) if overlay else None} {digest} {_SEED}"
+    identity = (
+        f"{_FORM} {base.directory} {base.fingerprint} {sorted(overlay.names()) if overlay else None} {digest} {_SEED}"
+    )
     forward_only = ""
     left_out: list[str] = []
     entries: dict[str, TensorSensitivity]

@@ -57,7 +57,7 @@ def input_columns(block: BlockMap, name: str, gathered: Mapping[str, Gathered]) 
 def looked_up(
     block: BlockMap, name: str, lookups: Mapping[str, LookupSums], tokens: int
 ) -> tuple[TensorSums, NDArray[np.float32]] | None:
-    """Squared gradients by column and share of the text by row, of a GGUF tensor that rows are looked up in."""
+    """Sensitivity of a GGUF tensor that rows are looked up in: each column's share, and a row's for a token of text."""
     span = _only_span(block, name)
     entry = lookups.get(span.name) if span is not None else None
     if span is None or entry is None:
@@ -65,9 +65,10 @@ def looked_up(
     target = block.targets[name]
     rows = (target.rows[:, 0] - span.first).expand(target.shape[0])
     columns = target.columns[0].expand(target.shape[1])
-    sums = entry.sums.cpu()[columns][None].float().numpy()
-    shares = (entry.counts.cpu()[rows].double() / tokens)[None].float().numpy()
-    return TensorSums(sums, np.array([tokens], np.float32)), shares
+    total = float(entry.columns.sum())
+    shares = entry.columns.cpu()[columns] / (total or 1.0)
+    gradients = entry.rows.cpu()[rows] / tokens
+    return TensorSums(shares[None].float().numpy(), np.ones(1, np.float32)), gradients[None].float().numpy()
 
 
 def _only_span(block: BlockMap, name: str) -> Span | None:

@@ -9,9 +9,10 @@ information times the square of the change. With the information of entry (o, i)
     G = out_grad2             squared gradients of the log-likelihood at output row o, summed over the tokens that reach
                               expert e and divided by the tokens of the text
 
-An embedding's row is a token: there ``G`` is the token's share of the text, and ``A`` the mean squared gradient of
-channel i. A head's ``G`` is the mean of ``p (1 - p)``, the expectation of the squared gradient. (The product form is
-that of K-FAC with diagonal factors, Martens and Grosse 2015, arXiv 1503.05671.)
+An embedding's row is a token, and its error the same wherever the token stands: there ``G`` is the squared gradient at
+the row, gathered over its places in a sequence, and ``A`` the part of all that falls on channel i. A head's ``G`` is
+the mean of ``p (1 - p)``, the expectation of the squared gradient. (The product form is that of K-FAC with diagonal
+factors, Martens and Grosse 2015, arXiv 1503.05671.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class TensorSensitivity:
     """Sensitivity of one GGUF tensor.
 
     Attributes:
-        inputs: Sums of squared inputs and counts, ``m`` matrices; for an embedding, of squared gradients.
+        inputs: Sums of squared inputs and counts, ``m`` matrices; of an embedding, the columns' parts.
         out_grad2: float32 ``(m, rows)``; None where only the forward pass could be run.
     """
 

@@ -28,15 +28,18 @@ class OutputSums:
 
 @dataclass
 class LookupSums:
-    """What was looked up in an embedding.
+    """What was looked up in an embedding: squared gradients at its entries, summed over sequences.
+
+    An error in a row is the same wherever in a sequence the row is looked up, so the gradients of all these places are
+    added up before they are squared.
 
     Attributes:
-        counts: Times each row was looked up, int64 ``(rows,)``.
-        sums: Squared gradients at what came out, over tokens, float64 ``(columns,)``.
+        rows: By row, over columns, float64 ``(rows,)``.
+        columns: By column, over rows, float64 ``(columns,)``.
     """
 
-    counts: torch.Tensor
-    sums: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
 
 
 class GradientTap(WeightTap):
@@ -82,8 +85,7 @@ class GradientTap(WeightTap):
         entry = self.lookups.get(known)
         if entry is None:
             rows, columns = weight.shape
-            counts = torch.zeros(rows, dtype=torch.int64, device=weight.device)
-            entry = LookupSums(counts, torch.zeros(columns, dtype=torch.float64, device=weight.device))
+            entry = LookupSums(*(torch.zeros(n, dtype=torch.float64, device=weight.device) for n in (rows, columns)))
             self.lookups[known] = entry
         looked_up: torch.Tensor = result.detach().requires_grad_()
         on_gradient(looked_up, partial(_add_lookup, entry, ids.detach()))
@@ -133,5 +135,12 @@ def _add_groups(entry: OutputSums, place: WeightPlace, ends: Sequence[int], grad
 
 
 def _add_lookup(entry: LookupSums, ids: torch.Tensor, gradient: torch.Tensor) -> None:
-    entry.counts += torch.bincount(ids.flatten(), minlength=len(entry.counts))
-    entry.sums += gradient.detach().float().reshape(-1, gradient.shape[-1]).square().sum(dim=0)
+    """Gradients ``(sequences, tokens, columns)`` at what the ids ``(sequences, tokens)`` looked up."""
+    width = gradient.shape[-1]
+    places = gradient.detach().float().reshape(-1, ids.shape[-1], width)
+    for sequence, own in zip(ids.reshape(-1, ids.shape[-1]), places, strict=True):
+        rows, at = torch.unique(sequence, return_inverse=True)
+        summed = torch.zeros(len(rows), width, device=own.device).index_add_(0, at, own)
+        squares = summed.square()
+        entry.rows.index_add_(0, rows, squares.sum(dim=1).double())
+        entry.columns += squares.sum(dim=0).double()

@@ -405,7 +405,7 @@ class TwoWay:
             {
                 "pending": [(*key, gradients) for key, gradients in self._pending.items()],
                 "outputs": {name: (entry.axis, entry.sums) for name, entry in self.gradients.outputs.items()},
-                "lookups": {name: (entry.counts, entry.sums) for name, entry in self.gradients.lookups.items()},
+                "lookups": {name: (entry.rows, entry.columns) for name, entry in self.gradients.lookups.items()},
                 "head": {
                     name: (entry.axis, entry.sums, entry.counts)
                     for name, entry in self.inputs.gathered.items()
