@@ -129,24 +129,31 @@ def _read_job(record: JobRecord, version: int) -> Job:
     plan = tuple(StageName(name) for name in names)
     folded = fold_attempts(record.attempts)
     options = read_options(job["options"])
+    stages = tuple(read_stage(name, record, folded.get(name, ())) for name in plan)
+    state = JobState(job["state"])
+    ended_by = next((stage.error for stage in stages if stage.error), None)
     return Job(
         id=job["id"],
         schema_version=version,
-        state=JobState(job["state"]),
+        state=state,
         request=as_planned(read_request(job["request"]), options, plan),
         options=options,
         plan=plan,
-        stages=tuple(read_stage(name, record, folded.get(name, ())) for name in plan),
+        stages=stages,
         created_at=datetime.fromtimestamp(int(job["created_at"]) / 1000, UTC),
         started_at=time_of(job.get("started_at")),
         finished_at=time_of(job.get("finished_at")),
         cancel_requested=job.get("cancel_requested") == "1",
-        error=load(job["error"]) if job.get("error") else None,
+        error=ended_by if state is JobState.FAILED else None,
     )
 
 
 def read_stage(name: StageName, record: JobRecord, attempts: Sequence[Attempt] = ()) -> Stage:
-    """One stage of a job's record."""
+    """One stage of a job's record.
+
+    What it failed with is its last attempt's error, the one place where a failure is kept. Hash fields called
+    ``error``, the stage's and the job's, are copies that the scripts write for versions before this one.
+    """
 
     def value(field: str) -> str:
         return record.of_stage(name, field)
@@ -154,15 +161,16 @@ def read_stage(name: StageName, record: JobRecord, attempts: Sequence[Attempt] =
     def document(field: str, default: Any) -> Any:
         return load(value(field)) if value(field) else default
 
+    state = StageState(value("state") or "pending")
     return Stage(
         name=name,
-        state=StageState(value("state") or "pending"),
+        state=state,
         attempt=int(value("attempt") or 0),
         attempts=tuple(attempts),
         progress=Progress(**document("progress", {})) if value("progress") else None,
         started_at=time_of(value("started_at")),
         finished_at=time_of(value("finished_at")),
-        error=document("error", None),
+        error=attempts[-1].error if attempts and state is StageState.FAILED else None,
         artifacts=tuple(document("artifacts", [])),
         facts=document("facts", {}),
     )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from api_client.ledger.messages import StageMessage
 from api_client.ledger.outage import is_away, ride_out
 from api_client.ledger.records import UNREADABLE, JobRecord, job_newer, read_event, read_job, record_invalid
 from api_client.ledger.scripts import Script
+from api_client.ledger.text_redis import StreamAnswer, StreamEntry
 from api_client.ledger.waiting import Fleet, needs_fleet, waiting_for
 
 _PAGE = 200
@@ -288,8 +289,7 @@ class JobStore:
         """Entries after ``after``; waits for the first up to ``block_ms`` (``None``: not at all)."""
         key = self._keys.events(job_id)
         answer = self.call(lambda: self.redis.xread({key: after}, count=500, block=block_ms))
-        streams = answer.items() if isinstance(answer, dict) else answer or []
-        return [read_event(entry_id, fields["event"]) for _, entries in streams for entry_id, fields in _flat(entries)]
+        return [read_event(entry_id, fields["event"]) for entry_id, fields in _entries(answer)]
 
     def truncation(self, job_id: str) -> Event | None:
         """The mark that stands for older entries which were dropped from a long log, if any were."""
@@ -331,13 +331,12 @@ class JobStore:
         return found
 
 
-def _flat(entries: Any) -> Iterator[tuple[str, dict[str, str]]]:
-    """Entries of one stream; newer protocol versions nest them one level deeper."""
-    for entry in entries:
-        if entry and isinstance(entry[0], list | tuple):
-            yield from entry
-        else:
-            yield entry
+def _entries(answer: StreamAnswer) -> Iterator[StreamEntry]:
+    """Entries of all streams of an answer."""
+    if isinstance(answer, Mapping):
+        yield from (entry for nested in answer.values() for entries in nested for entry in entries)
+    else:
+        yield from (entry for _, entries in answer or () for entry in entries)
 
 
 def job_not_found(job_id: str) -> PackagingError:

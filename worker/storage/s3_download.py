@@ -1,30 +1,29 @@
 """Downloading objects: ranged requests in parallel into a partial file, resumed after a crash, verified, then renamed.
 
-Beside the target lie ``.NAME.ID.part``, of full size from the start, and ``.NAME.ID.pieces``, a journal with a line
-``NUMBER SHA256`` for each piece written. ``ID`` comes from the object's tag and size, so that pieces of two versions
-never mix; every request names the tag too, so that an object replaced meanwhile is noticed. A resumed download checks
-each piece of the journal against the partial file before it trusts it. One process at a time may fetch into a target.
+The file grows as a :class:`~worker.storage.partial.PartialFile`, of full size from the start. Its journal has the
+number and the SHA-256 of each piece written; its fingerprint comes from the object's tag and size, so that pieces of
+two versions never mix. Every request names the tag too, so that an object replaced meanwhile is noticed. A resumed
+download checks each piece of the journal against the file before it trusts it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.disk import write_error
+from api_client.disk import write_errors
 from api_client.s3 import Request, S3Location, StorageSettings, attempt
 from worker.storage.checksums import sha256_file, sha256_range
+from worker.storage.journal import Entry
 from worker.storage.objects import ObjectInfo, expectations
 from worker.storage.parallel import run_parallel
+from worker.storage.partial import PartialFile
 from worker.storage.s3_limits import Limits
-from worker.storage.temporaries import fsync_directory
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -74,18 +73,11 @@ class Download:
         self._source = S3Location(bucket, info.key)
         self._missing = missing
         self._sha256 = sha256
-        self._partial = target.with_name(f".{target.name}.{identity}.part")
-        self._journal = target.with_name(f".{target.name}.{identity}.pieces")
+        self._file = PartialFile(target, fingerprint=identity)
+        self._noted: dict[int, str] | None = None
+        """SHA-256 of the pieces that an earlier attempt wrote, once the file is open."""
         self._lock = threading.Lock()
         self._left = len(self.pieces)
-
-    @functools.cached_property
-    def _noted(self) -> dict[int, str]:
-        """SHA-256 of the pieces that an earlier attempt wrote."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = [line.split() for line in self._journal.read_text("ascii", "replace").splitlines()]
-            return {int(line[0]): line[1] for line in lines if len(line) == 2 and line[0].isdigit()}
-        return {}
 
     def fetch(self, piece: Piece, limits: Limits) -> int:
         """Get one piece, unless it is there; whoever gets the last one verifies and renames the file.
@@ -98,12 +90,11 @@ class Download:
                 object, ``disk_space_insufficient``, ``output_dir_not_writable``.
             StopRequested: asked to stop; the pieces stay for the next attempt.
         """
-        self._prepare()
         if not self._has(piece):
             request = Request(f"downloading {self._source}", ErrorCode.DOWNLOAD_FAILED, self._missing)
             digest = attempt(lambda: self._transfer(piece, limits), request, self._settings, limits)
-            with self._lock, self._mapped(), self._journal.open("a", encoding="ascii") as journal:
-                journal.write(f"{piece.number} {digest}\n")
+            with self._lock:
+                self._file.note({"piece": piece.number, "sha256": digest})
         with self._lock:
             self._left -= 1
             last = self._left == 0
@@ -111,18 +102,25 @@ class Download:
             self._finish(limits)
         return piece.size_bytes
 
-    def _prepare(self) -> None:
-        with self._lock, self._mapped():
-            if not self._partial.exists():
-                self._journal.unlink(missing_ok=True)
-                self.target.parent.mkdir(parents=True, exist_ok=True)
-                with self._partial.open("xb") as file:
-                    file.truncate(self.info.size_bytes)
+    def suspend(self) -> None:
+        """Leave what has arrived for the next attempt; nothing happens where the file is finished or never begun."""
+        self._file.suspend()
+
+    def _opened(self) -> dict[int, str]:
+        """Digests of the pieces that are said to be in the file, which is open then."""
+        with self._lock:
+            if self._noted is None:
+                with write_errors(self.target):
+                    self.target.parent.mkdir(parents=True, exist_ok=True)
+                entries = [entry for entry in self._file.open() if _is_piece(entry)]
+                self._file.claim(self.info.size_bytes, self.info.size_bytes if entries else 0, entries)
+                self._noted = {entry["piece"]: entry["sha256"] for entry in entries}
+            return self._noted
 
     def _has(self, piece: Piece) -> bool:
-        with self._lock:
-            noted = self._noted.get(piece.number)
-        return noted is not None and sha256_range(self._partial, piece.offset, piece.size_bytes).hex() == noted
+        """Whether the file holds a piece as it was noted."""
+        noted = self._opened().get(piece.number)
+        return noted is not None and sha256_range(self._file.path, piece.offset, piece.size_bytes).hex() == noted
 
     def _transfer(self, piece: Piece, limits: Limits) -> str:
         """Bring one piece into the partial file; its SHA-256 in hexadecimal."""
@@ -135,7 +133,7 @@ class Download:
             Range=f"bytes={piece.offset}-{piece.offset + piece.size_bytes - 1}",
             IfMatch=self.info.etag,
         )
-        with contextlib.closing(answer["Body"]) as body, self._mapped(), self._partial.open("r+b", buffering=0) as file:
+        with contextlib.closing(answer["Body"]) as body:
             if answer["ContentLength"] != piece.size_bytes:
                 raise PackagingError(
                     ErrorCode.DOWNLOAD_FAILED,
@@ -145,30 +143,25 @@ class Download:
             while data := body.read(_CHUNK_BYTES):
                 limits.check()
                 digest.update(data)
-                offset += os.pwrite(file.fileno(), data, offset)
+                self._file.write(memoryview(data), offset)
+                offset += len(data)
         return digest.hexdigest()
 
     def _finish(self, limits: Limits) -> None:
         wrong = self._mismatch(limits)
         if wrong is not None:
-            self._partial.unlink()
-            self._journal.unlink()
+            self._file.discard()
             raise PackagingError(
                 ErrorCode.DOWNLOAD_FAILED,
                 f"{self._source} arrived changed: its {wrong} differs from what the storage or the caller says",
                 fields={"url": str(self._source), "algorithm": wrong},
             )
-        with self._mapped():
-            with self._partial.open("rb") as file:
-                os.fsync(file.fileno())
-            self._partial.replace(self.target)
-            fsync_directory(self.target.parent)
-            self._journal.unlink()
+        self._file.finish()
 
     def _mismatch(self, limits: Limits) -> str | None:
         """Name of the checksum that the partial file does not have; the first one that can be told decides."""
         if self._sha256 is not None:
-            found = sha256_file(self._partial, should_stop=limits.should_stop)
+            found = sha256_file(self._file.path, should_stop=limits.should_stop)
             return None if found == self._sha256 else "sha256"
         request = Request(f"checking {self._source}", ErrorCode.DOWNLOAD_FAILED, self._missing)
         address: dict[str, Any] = {"Bucket": self._source.bucket, "Key": self._source.key}
@@ -182,17 +175,14 @@ class Download:
                     lambda: self._client.head_object(**address, PartNumber=1), request, self._settings, limits
                 )
                 part_size = first["ContentLength"]
-            holds = expected.holds_for(self._partial, part_size, limits.should_stop)
+            holds = expected.holds_for(self._file.path, part_size, limits.should_stop)
             if holds is not None:
                 return None if holds else expected.algorithm
         return None
 
-    @contextlib.contextmanager
-    def _mapped(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise write_error(self.target, error) or error from error
+
+def _is_piece(entry: Entry) -> bool:
+    return isinstance(entry.get("piece"), int) and isinstance(entry.get("sha256"), str)
 
 
 def download_all(
@@ -224,11 +214,15 @@ def download_all(
         done += result[0]
         report(done, total, result[1])
 
-    run_parallel(
-        work,
-        ((download, piece) for download in downloads for piece in download.pieces),
-        threads=threads,
-        abandoned=abandoned,
-        on_done=arrived,
-        should_stop=limits.should_stop,
-    )
+    try:
+        run_parallel(
+            work,
+            ((download, piece) for download in downloads for piece in download.pieces),
+            threads=threads,
+            abandoned=abandoned,
+            on_done=arrived,
+            should_stop=limits.should_stop,
+        )
+    finally:
+        for download in downloads:
+            download.suspend()

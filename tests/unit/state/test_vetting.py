@@ -213,7 +213,6 @@ def test_what_was_made_before_a_replay_counts_only_under_its_seal(tmp_path: Path
         ("job", "state", "odd"),
         ("job", "rewinds", "many"),
         ("job", "options", '{"quant_types": 7}'),
-        ("job", "error", "[" * 100_000),
         ("stages", "publish:retries", "x"),
         ("stages", "convert:artifacts", '[{"name": "../../x"}]'),
         ("stages", "convert:facts", "[1]"),

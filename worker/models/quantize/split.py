@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.disk import failed_write
 from worker.models.gguf.metadata import Metadata, MetadataValue, ValueType
 from worker.models.gguf.reader import ALIGNMENT_KEY, GGUFFile, open_gguf
 from worker.models.gguf.tensors import DEFAULT_ALIGNMENT, TensorInfo, align_up, place_tensors
 from worker.models.gguf.writer import encode_header, header_alignment
 from worker.models.mixture.plan import as_rewritten
+from worker.storage.partial import PartialFile
 
 MAX_SHARDS = 65535
 _COPY_BYTES = 16 << 20
@@ -114,36 +114,37 @@ def _shard_metadata(source: GGUFFile, index: int, count: int) -> Metadata:
 
 
 def _write_all(path: Path, source: GGUFFile, shards: Sequence[Shard]) -> None:
-    """Write every shard under a temporary name, then rename all; on failure remove what was made."""
-    temporaries = [shard.path.with_name(f"{shard.path.name}.{os.getpid()}.partial") for shard in shards]
-    renamed: list[Path] = []
+    """Write every shard, then give all their names; on failure remove what was made."""
+    files = [PartialFile(shard.path) for shard in shards]
+    finished: list[Path] = []
     try:
         with path.open("rb", buffering=0) as stream:
-            for shard, temporary in zip(shards, temporaries, strict=True):
-                _write(stream.fileno(), source, shard, temporary)
-        for shard, temporary in zip(shards, temporaries, strict=True):
-            temporary.replace(shard.path)
-            renamed.append(shard.path)
-    except BaseException as error:
-        for made in (*temporaries, *renamed):
+            for shard, file in zip(shards, files, strict=True):
+                _write(stream.fileno(), source, shard, file)
+        for file in files:
+            file.finish()
+            finished.append(file.final)
+    except BaseException:
+        for file in files:
+            file.discard()
+        for made in finished:
             made.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise failed_write(shards[0].path, error, source.size_bytes) from error
         raise
 
 
-def _write(descriptor: int, source: GGUFFile, shard: Shard, temporary: Path) -> None:
-    with temporary.open("wb") as out:
-        out.write(shard.header)
-        for tensor in shard.sources:
-            position = source.data_offset + tensor.offset
-            end = position + tensor.size_bytes
-            while position < end:
-                part = os.pread(descriptor, min(_COPY_BYTES, end - position), position)
-                if not part:
-                    raise PackagingError(ErrorCode.GGUF_INVALID, f"{source.name} ended while it was split")
-                out.write(part)
-                position += len(part)
-            out.write(bytes(align_up(tensor.size_bytes, shard.alignment) - tensor.size_bytes))
-        out.flush()
-        os.fsync(out.fileno())
+def _write(descriptor: int, source: GGUFFile, shard: Shard, file: PartialFile) -> None:
+    sizes = [align_up(tensor.size_bytes, shard.alignment) for tensor in shard.sources]
+    file.open()
+    file.claim(len(shard.header) + sum(sizes), 0)  # what is not written reads as zeros: the padding between tensors
+    file.write(memoryview(shard.header), 0)
+    start = len(shard.header)
+    for tensor, size in zip(shard.sources, sizes, strict=True):
+        position = source.data_offset + tensor.offset
+        end, target = position + tensor.size_bytes, start
+        while position < end:
+            part = os.pread(descriptor, min(_COPY_BYTES, end - position), position)
+            if not part:
+                raise PackagingError(ErrorCode.GGUF_INVALID, f"{source.name} ended while it was split")
+            file.write(memoryview(part), target)
+            position, target = position + len(part), target + len(part)
+        start += size

@@ -170,6 +170,10 @@ class Transitions:
     def read_job(self, job_id: str) -> JobRecord | None:
         """A job's record; ``None`` when it is gone.
 
+        A script counts before it answers, for a worker acts on what it reads and a forger may have filled the record.
+        Clients read the same three keys in one pipeline (``api_client.ledger.store``): a Redis user that only looks on
+        may run no script. Both make a :class:`JobRecord`, and what it means is read in one place.
+
         Raises:
             PackagingError: ``record_invalid`` where it is larger than any that the service writes.
         """

@@ -21,6 +21,8 @@ if cancelled then
   return {'finished', 'cancelled'}
 end
 if a.next == 'fail' then
+  -- The failure's own place is the attempt (note_attempt_end above). Clients and workers of 0.1.0 look for it in the
+  -- hashes of stage and job, and a log is read without its job: those three are copies.
   write(id, stage, {state = 'failed', finished_at = ms(now), error = a.failure})
   finish(id, 'failed', a.failure, 'error', 'Job failed in ' .. stage)
   return {'finished', 'failed'}
