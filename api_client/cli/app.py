@@ -22,6 +22,7 @@ WORKER_COMMANDS = {
     "up": ("Run Valkey, SeaweedFS and a worker on this machine.", PANEL_SERVICE),
     "worker": ("Run a worker.", PANEL_SERVICE),
     "doctor": ("Check this machine.", PANEL_SERVICE),
+    "clean": ("Remove what trainpack keeps on this machine.", PANEL_SERVICE),
 }
 """Commands that the worker's package adds; without it they say what to install."""
 
@@ -68,7 +69,7 @@ _ORDER = (
     *("package", "ask", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "console", "limits", "pause", "resume", "doctor"),
+    *("up", "worker", "console", "limits", "pause", "resume", "doctor", "clean"),
 )
 
 

@@ -241,4 +241,16 @@ HELP_ZH = {
     "Changes nothing. Exits 1 if something must be mended before a worker can run here.": (
         "不做任何修改。若有问题需先解决才能运行 worker，退出码为 1。"
     ),
+    # clean
+    "Remove what trainpack keeps on this machine.": "删除 trainpack 在本机保存的内容。",
+    "Remove what trainpack keeps on this machine: scratch, caches, the demo, the embedded storage.": (
+        "删除 trainpack 在本机保存的内容：工作目录、缓存、演示数据、内置对象存储。"
+    ),
+    "Says what and how much, and asks. Outputs stay. The stack must not be running.": (
+        "先列出内容和大小，再询问。输出文件保留。需先停止内置服务。"
+    ),
+    "Where jobs wrote, to find what they left there.": "作业写入过的目录，用于查找残留。",
+    "scratch, cache, demo or storage. May be repeated.": "scratch、cache、demo 或 storage。可重复给出。",
+    "Only say what would go.": "只列出将删除的内容。",
+    "Do not ask.": "不询问。",
 }

@@ -19,7 +19,7 @@ _ASKED_FIRST = (ArtifactKind.QUANTIZED, ArtifactKind.GGUF, ArtifactKind.LORA)
 
 
 @dataclass(frozen=True)
-class Subject:
+class AskedModel:
     """What is asked.
 
     Attributes:
@@ -33,7 +33,7 @@ class Subject:
     base: str | None = None
 
 
-def subject_of(text: str) -> Subject:
+def subject_of(text: str) -> AskedModel:
     """What a file, a directory or a job means. Of several files it is the first quantized one.
 
     Raises:
@@ -61,7 +61,7 @@ def subject_of(text: str) -> Subject:
         return subject_of_job(client.get(client.find(text)))
 
 
-def subject_of_job(job: Job) -> Subject:
+def subject_of_job(job: Job) -> AskedModel:
     """What a job made.
 
     Raises:
@@ -79,7 +79,7 @@ def subject_of_job(job: Job) -> Subject:
 
 
 @contextlib.contextmanager
-def base_gguf(subject: Subject, given: Path | None) -> Iterator[Path]:
+def base_gguf(subject: AskedModel, given: Path | None) -> Iterator[Path]:
     """A GGUF file of the model that the subject was made from; one made for this goes again at the end.
 
     Takes the model's size on the disk of temporary files while it lives.
@@ -113,11 +113,11 @@ def _can_be_asked(artifact: Artifact) -> bool:
     return artifact.kind in _ASKED_FIRST and artifact.part is ModelPart.MODEL
 
 
-def _first(files: Sequence[tuple[Path, str]], base: str | None, what: str) -> Subject:
+def _first(files: Sequence[tuple[Path, str]], base: str | None, what: str) -> AskedModel:
     ordered = sorted(files, key=lambda one: (_rank(one[1]), one[0].name))
     for path, kind in ordered:
         if _rank(kind) < len(_ASKED_FIRST):
-            return Subject(None, path, base) if kind == ArtifactKind.LORA else Subject(path, None, base)
+            return AskedModel(None, path, base) if kind == ArtifactKind.LORA else AskedModel(path, None, base)
     raise PackagingError(ErrorCode.GGUF_INVALID, f"{what} has no GGUF file to ask", fields={"subject": what})
 
 

@@ -106,7 +106,8 @@ def test_a_run_is_packaged_in_the_running_stack_and_fetched_from_storage(
     home, info = stack
     base, directory = run
     out = tmp_path / "package"
-    done = trainpack(home, "package", "-b", base, "-c", f"{directory}/latest", "-o", out, "-q", "Q8_0", "--json")
+    flags = ("-b", base, "-c", f"{directory}/latest", "-o", out, "-q", "Q8_0")
+    done = trainpack(home, "submit", *flags, "--wait", "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)
     assert job["state"] == "succeeded"
@@ -175,6 +176,8 @@ def test_package_alone_in_a_run_starts_and_stops_a_stack(run: tuple[Path, Path],
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "checkpoint-10, the only checkpoint" in ran.stderr
     assert (mine / "package" / "checkpoint-10" / "checkpoint-10-lora.gguf").is_file()
+    assert [file["url"] for file in json.loads(ran.stdout)["stages"][-1]["artifacts"]] == [None] * 3
+    assert not (home / "seaweedfs").exists(), "nobody set object storage up, so none runs and nothing lies there"
     assert not (home / "stack.json").exists()
 
     def ours() -> list[psutil.Process]:

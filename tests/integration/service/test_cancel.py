@@ -20,9 +20,7 @@ def test_a_queued_job_ends_at_once_and_never_runs(service: Installation) -> None
 
 @pytest.mark.parametrize("stage", ["prepare", "convert", "publish"])
 @pytest.mark.parametrize("behaviour", ["hold", "hold:deaf"])
-def test_a_running_stage_ends_and_leaves_only_what_is_finished(
-    running: Installation, stage: str, behaviour: str
-) -> None:
+def test_a_running_stage_ends_and_leaves_nothing(running: Installation, stage: str, behaviour: str) -> None:
     job = running.submit(labels={stage: behaviour})
     running.held(stage)
     assert running.client.cancel(job.id).cancel_requested
@@ -32,12 +30,7 @@ def test_a_running_stage_ends_and_leaves_only_what_is_finished(
     eventually(lambda: not psutil.pid_exists(running.stage_pid(stage)), "the stage's process is gone")
     assert list(running.path("").glob("*.tmp")) == []
     scratch = running.path(f".trainpack-{job.id}")
-    assert not (scratch / f"{stage}.partial").exists()
-    own = {".created", ".lock"}  # the lock is there while the directory is looked at again
-    kept = {path.name for path in scratch.rglob("*")} - own if scratch.exists() else set()
-    finished = {"prepare": set(), "convert": {"overlay.safetensors"}}
-    all_files = {"overlay.safetensors", "merged_model.gguf", "merged_model-Q4_K_M.gguf", "quality.json"}
-    assert kept == finished.get(stage, all_files)
+    eventually(lambda: not scratch.exists(), "no scratch is left")
 
 
 def test_a_retry_that_waits_is_cancelled_too(service: Installation) -> None:

@@ -85,7 +85,7 @@ def test_refusals(running: Installation) -> None:
     assert caught.value.code == "job_not_found"
 
 
-def test_a_cancelled_job_goes_on_from_its_finished_artifacts(running: Installation) -> None:
+def test_a_cancelled_job_makes_again_what_its_end_removed(running: Installation) -> None:
     job = running.submit(labels={"convert": "hold"})
     running.held("convert")
     running.client.cancel(job.id)
@@ -95,7 +95,7 @@ def test_a_cancelled_job_goes_on_from_its_finished_artifacts(running: Installati
     job = running.wait(running.client.replay(job.id))
     running.assert_settled(job)
     assert not job.cancel_requested
-    again = ("convert 2", "quantize 1", "verify 1", "evaluate 1", "publish 1")
+    again = ("merge 2", "convert 3", "quantize 1", "verify 1", "evaluate 1", "publish 1")
     assert runs_since(running, before) == [f"start {run}" for run in again]
 
 

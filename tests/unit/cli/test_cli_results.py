@@ -16,7 +16,7 @@ COMMANDS = [
     *("package", "ask", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "console", "limits", "pause", "resume", "doctor"),
+    *("up", "worker", "console", "limits", "pause", "resume", "doctor", "clean"),
 ]
 
 

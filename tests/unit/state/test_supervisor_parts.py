@@ -40,7 +40,6 @@ from worker.service.supervisor.scratch import (
     scratch_path,
     scratch_roots,
     sweep_output,
-    sweep_partial,
 )
 from worker.service.supervisor.upstream import check_upstream
 
@@ -173,19 +172,6 @@ def test_scratch_is_made_only_where_allowed(tmp_path: Path) -> None:
     with pytest.raises(PackagingError) as caught:
         make_scratch(tmp_path / "file" / "job", Roots.anywhere())
     assert caught.value.code is ErrorCode.OUTPUT_DIR_NOT_WRITABLE
-
-
-def test_a_sweep_keeps_artifacts_only(tmp_path: Path) -> None:
-    scratch = tmp_path / "s"
-    make_scratch(scratch, Roots.anywhere())
-    for name in ("overlay", "model.partial", "merged/a.safetensors", "merged/b.safetensors", "tmp/x/y"):
-        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
-        (scratch / name).touch()
-    sweep_partial(scratch, [str(scratch / "overlay"), str(scratch / "merged")])
-    left = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
-    assert left == ["merged", "merged/a.safetensors", "merged/b.safetensors", "overlay"]
-    sweep_partial(scratch, ["/elsewhere/overlay"])
-    assert not scratch.exists()
 
 
 def test_a_process_that_does_not_hold_the_lock_is_spared(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.tiny import tiny_base
-from worker.local.subject import Subject, base_gguf, subject_of
+from worker.local.subject import AskedModel, base_gguf, subject_of
 from worker.models.chat.session import ChatSession
 from worker.models.convert.pipeline import convert
 
@@ -66,6 +66,6 @@ def test_what_is_asked_is_the_quantized_file_of_a_package_on_the_base_of_its_man
         subject_of(str(tmp_path / "gone.gguf"))
     with (
         pytest.raises(PackagingError, match="no manifest names the base model"),
-        base_gguf(Subject(None, tmp_path / "a-lora.gguf"), None),
+        base_gguf(AskedModel(None, tmp_path / "a-lora.gguf"), None),
     ):
         pass

@@ -10,6 +10,7 @@ import typer
 from api_client.cli.app import PANEL_CHOICES, PANEL_RUN, PANEL_SERVICE
 from api_client.cli.command import add_command
 from worker.local.cli.ask import ASK_EXAMPLES, ask
+from worker.local.cli.clean import CLEAN_EXAMPLES, clean
 from worker.local.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from worker.local.cli.local import PACKAGE_EXAMPLES, demo, package, up
 from worker.local.cli.machine import doctor, run_worker
@@ -28,3 +29,4 @@ def register(app: typer.Typer) -> None:
     add_command(app, up, panel=PANEL_SERVICE)
     add_command(app, run_worker, name="worker", panel=PANEL_SERVICE)
     add_command(app, doctor, panel=PANEL_SERVICE)
+    add_command(app, clean, panel=PANEL_SERVICE, examples=CLEAN_EXAMPLES)

@@ -15,7 +15,7 @@ from api_client.cli.arguments import complete_job
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
-from worker.local.subject import Subject, base_gguf, subject_of
+from worker.local.subject import AskedModel, base_gguf, subject_of
 
 if TYPE_CHECKING:
     from worker.models.chat.session import ChatSession, Message
@@ -74,7 +74,7 @@ def ask(
 
 @contextlib.contextmanager
 def opened(
-    output: Output, subject: Subject, base_model: Path | None, threads: int | None, *, with_base: bool
+    output: Output, subject: AskedModel, base_model: Path | None, threads: int | None, *, with_base: bool
 ) -> Iterator[dict[str, ChatSession]]:
     """The models that answer, by what they are called: ``base`` where it is asked for, and ``packaged``."""
     with needs_extra("worker"), contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,9 +24,12 @@ from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Job, JobState
+from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import find_template
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.ledger.address import masked_url
+from api_client.words.formatting import format_size
+from worker.local.clean import SEAWEEDFS_DIRECTORY, size_of
 from worker.local.cli.ask import MAX_TOKENS, answers_of, opened, say_answers
 from worker.local.cli.signals import terminate_as_interrupt
 from worker.local.subject import subject_of_job
@@ -89,7 +93,8 @@ def package(
     """
     request = asked_for(run, flags, output, sees_files=True)
     _check_site_template(request.template)
-    with running_stack(output) as stack, open_client(stack.info.redis_url) as client:
+    request, objects = _where_it_goes(request)
+    with running_stack(output, objects=objects) as stack, open_client(stack.info.redis_url) as client:
         job = client.submit(request)
         if not client.workers():
             output.say(output.text("no_workers"), style="yellow")
@@ -99,6 +104,23 @@ def package(
             _cancel(output, client, job)
             return INTERRUPTED
     return _ended(output, job, question)
+
+
+def _where_it_goes(request: PackagingRequest) -> tuple[PackagingRequest, bool]:
+    """The request, which uploads nothing where nobody has set object storage up, and whether to run the embedded one.
+
+    The outputs lie in their directory anyway; a second copy under the home directory would be of no use to anyone.
+    """
+    with needs_extra("worker,embedded"):
+        from config.settings import load_settings
+    settings = load_settings()
+    if settings.s3_bucket is not None or settings.s3_endpoint_url is not None:
+        return request, False
+    if (request.output_dir or "").startswith("s3://"):
+        return request, True
+    inputs = (request.base_model, request.checkpoint, request.imatrix.path, request.imatrix.calibration)
+    remote = any((place or "").startswith("s3://") for place in inputs)
+    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"upload": False}), remote
 
 
 def _ended(output: Output, job: Job, question: str | None) -> int:
@@ -167,7 +189,7 @@ def _check_site_template(name: str) -> None:
 
 
 @contextmanager
-def running_stack(output: Output, workers: int = 1) -> Iterator[Stack]:
+def running_stack(output: Output, workers: int = 1, *, objects: bool = True) -> Iterator[Stack]:
     """The embedded stack, found or started, and stopped again if it was started here.
 
     Raises:
@@ -176,10 +198,10 @@ def running_stack(output: Output, workers: int = 1) -> Iterator[Stack]:
     with needs_extra("worker,embedded"):
         from config.settings import load_settings
         from worker.local.embedded import Stack
-    stack = Stack(load_settings().home, workers=workers)
+    stack = Stack(load_settings().home, workers=workers, objects=objects)
     with terminate_as_interrupt():
         if output.live:
-            with output.notes.status(output.text("starting")):
+            with output.notes.status(output.text("starting" if objects else "starting_small")):
                 stack.start()
         else:
             stack.start()
@@ -198,6 +220,7 @@ def _announce(output: Output, stack: Stack) -> None:
                 "home": str(info.home),
                 "redis_url": masked_url(info.redis_url),
                 "s3": {"endpoint_url": info.endpoint_url, "bucket": info.bucket},
+                "storage_bytes": size_of(info.home / SEAWEEDFS_DIRECTORY),
                 "services": {name: process.pid for name, process in info.services.items()},
             }
         )
@@ -205,12 +228,22 @@ def _announce(output: Output, stack: Stack) -> None:
     output.show(
         Text(output.text("up_ready" if stack.owned else "up_already"), style="bold green"),
         Text(f"  Redis  {masked_url(info.redis_url)}"),
-        Text(f"  S3     {info.endpoint_url}  s3://{info.bucket}"),
+        *_storage_lines(info.endpoint_url, info.bucket, info.home / SEAWEEDFS_DIRECTORY),
         Text(f"  home   {info.home}"),
         Text(f"  {', '.join(f'{name} {process.pid}' for name, process in info.services.items())}", style="dim"),
     )
     if stack.owned:
         output.say(output.text("up_hint"), style="dim")
+
+
+def _storage_lines(endpoint_url: str, bucket: str, directory: Path) -> list[Text]:
+    """Where object storage listens, where it keeps what is uploaded, and how much that is."""
+    if not endpoint_url:
+        return []
+    return [
+        Text(f"  S3     {endpoint_url}  s3://{bucket}"),
+        Text(f"         {directory}  {format_size(size_of(directory))}", style="dim"),
+    ]
 
 
 def _guard(output: Output, stack: Stack) -> int:

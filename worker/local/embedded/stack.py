@@ -38,6 +38,7 @@ class Stack:
     Args:
         home: Directory for data, logs, secrets and the state file.
         workers: How many worker processes to start.
+        objects: Whether to run object storage; without it workers use the one that the environment names, if any.
         timeout_s: Longest wait for each server.
         worker_timeout_s: Longest wait for the workers.
         worker_command: Program and arguments of a worker.
@@ -50,6 +51,7 @@ class Stack:
         home: Path,
         *,
         workers: int = 1,
+        objects: bool = True,
         timeout_s: float = 60.0,
         worker_timeout_s: float = 120.0,
         worker_command: Sequence[str] = workers.COMMAND,
@@ -58,6 +60,7 @@ class Stack:
     ) -> None:
         self.home = home.expanduser().absolute()
         self._worker_count = workers
+        self._objects = objects
         self._timeout_s = timeout_s
         self._worker_timeout_s = worker_timeout_s
         self._worker_command = worker_command
@@ -173,7 +176,7 @@ class Stack:
     def _launch_on_free_ports(self, processes: Processes) -> StackInfo:
         secrets = StackSecrets.of_home(self.home)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
-            ports = choose_ports({**valkey.PREFERRED_PORTS, **seaweedfs.PREFERRED_PORTS})
+            ports = choose_ports(valkey.PREFERRED_PORTS | (seaweedfs.PREFERRED_PORTS if self._objects else {}))
             try:
                 return self._launch(processes, ports, secrets)
             except PackagingError:
@@ -188,19 +191,20 @@ class Stack:
         info = StackInfo(
             home=self.home,
             redis_url=valkey.redis_url(ports["valkey"], secrets.redis_password),
-            endpoint_url=f"http://{LOOPBACK}:{ports['s3']}",
+            endpoint_url=f"http://{LOOPBACK}:{ports['s3']}" if self._objects else "",
             access_key=secrets.s3_access_key,
             secret_key=secrets.s3_secret_key,
-            bucket=seaweedfs.BUCKET,
+            bucket=seaweedfs.BUCKET if self._objects else "",
             owner=ProcessId(os.getpid(), start_ticks(os.getpid()) or 0),
             services={},
         )
         self._seaweed_ports = {name: port for name, port in ports.items() if name != "valkey"}
         queue = self._start_valkey(processes, ports["valkey"], secrets)
-        objects = self._start_seaweedfs(processes, info)
+        objects = self._start_seaweedfs(processes, info) if self._objects else None
         self._await(queue, lambda: valkey.is_ready(info.redis_url), self._timeout_s)
         started = [self._start_worker(processes, number, info) for number in range(1, self._worker_count + 1)]
-        self._await(objects, seaweedfs.ready_check(info.storage()), self._timeout_s)
+        if objects is not None:
+            self._await(objects, seaweedfs.ready_check(info.storage()), self._timeout_s)
         for worker in started:
             self._await(worker, functools.partial(self._serves, worker, info.redis_url), self._worker_timeout_s)
         return replace(info, services={service.name: service.identity for service in processes.services})

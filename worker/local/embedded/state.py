@@ -28,7 +28,7 @@ class StackInfo:
     Attributes:
         home: Its directory.
         redis_url: Address with password.
-        endpoint_url: Address of the S3 storage.
+        endpoint_url: Address of the S3 storage; empty, as the bucket, where it runs none.
         access_key: S3 access key.
         secret_key: S3 secret key.
         bucket: Bucket that exists.
@@ -47,15 +47,21 @@ class StackInfo:
 
     def environment(self) -> dict[str, str]:
         """Variables that point a client or worker to this stack."""
-        return {
-            "TRAINPACK_HOME": str(self.home),
-            "TRAINPACK_REDIS_URL": self.redis_url,
+        places = {"TRAINPACK_HOME": str(self.home), "TRAINPACK_REDIS_URL": self.redis_url}
+        if not self.has_objects:
+            return places
+        return places | {
             "TRAINPACK_S3_ENDPOINT_URL": self.endpoint_url,
             "TRAINPACK_S3_ACCESS_KEY": self.access_key,
             "TRAINPACK_S3_SECRET_KEY": self.secret_key,
             "TRAINPACK_S3_BUCKET": self.bucket,
             "TRAINPACK_S3_REGION": _REGION,
         }
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether it runs object storage."""
+        return bool(self.endpoint_url)
 
     def storage(self) -> StorageSettings:
         """Settings for its S3 storage."""
@@ -69,7 +75,7 @@ class StackInfo:
 
     def running(self) -> bool:
         """Whether its owner and its servers live."""
-        servers = [self.services.get(name) for name in _SERVERS]
+        servers = [self.services.get(name) for name in (_SERVERS if self.has_objects else _SERVERS[:1])]
         return self.owner.alive() and all(server is not None and server.alive() for server in servers)
 
     def to_json(self) -> str:
@@ -82,7 +88,12 @@ class StackInfo:
             "bucket": self.bucket,
         }
         processes = {name: process._asdict() for name, process in self.services.items()}
-        content = {"redis_url": self.redis_url, "s3": s3, "owner": self.owner._asdict(), "services": processes}
+        content = {
+            "redis_url": self.redis_url,
+            "s3": s3 if self.has_objects else {},
+            "owner": self.owner._asdict(),
+            "services": processes,
+        }
         return json.dumps(content, indent=2) + "\n"
 
     @classmethod
@@ -97,10 +108,7 @@ class StackInfo:
         return cls(
             home=home,
             redis_url=str(content["redis_url"]),
-            endpoint_url=str(s3["endpoint_url"]),
-            access_key=str(s3["access_key"]),
-            secret_key=str(s3["secret_key"]),
-            bucket=str(s3["bucket"]),
+            **{name: str(s3[name]) if s3 else "" for name in ("endpoint_url", "access_key", "secret_key", "bucket")},
             owner=ProcessId(**content["owner"]),
             services={name: ProcessId(**process) for name, process in content["services"].items()},
         )

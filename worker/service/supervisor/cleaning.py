@@ -1,7 +1,7 @@
-"""What an ended job leaves in its scratch directory: all of it goes, or what is half-written, or nothing yet.
+"""What an ended job leaves in its scratch directory: nothing, or for a while everything.
 
-A job that succeeded or expired leaves nothing, nor does one that failed or was cancelled before any file was finished.
-A cancelled one keeps finished artifacts and a failed one everything, for a set time: a replay can go on from there.
+A job that succeeded, was cancelled or expired leaves nothing, nor does one that failed before any file was finished.
+One that failed later keeps everything for a set time: a replay can go on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from api_client.ledger.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
 from worker.service.state.transitions import Transitions
-from worker.service.supervisor.scratch import sweep_partial
+from worker.service.supervisor.scratch import remove_scratch
 from worker.service.supervisor.scratch_lock import acquire
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -39,7 +39,7 @@ class Cleaner:
         Raises:
             redis.exceptions.RedisError: nothing more was removed then; the reaper comes again.
         """
-        if self._kept(job_id) is None:
+        if not self._goes(job_id):
             return
         try:
             lock = acquire(scratch)
@@ -49,28 +49,25 @@ class Cleaner:
         if lock is None:
             return
         try:
-            kept = self._kept(job_id)
-            if kept is None:
+            if not self._goes(job_id):
                 return
-            sweep_partial(scratch, kept)
+            remove_scratch(scratch)
             if not scratch.is_dir():
                 _log.info(LogEvent.SCRATCH_REMOVED, path=str(scratch))
                 self._transitions.forget_scratch(job_id, self._host)
         finally:
             os.close(lock)
 
-    def _kept(self, job_id: str) -> frozenset[str] | None:
-        """Paths of the files that stay; ``None`` where all do: the job goes on, or failed not long ago."""
+    def _goes(self, job_id: str) -> bool:
+        """Whether the directory goes; not while the job goes on, or where it failed not long ago."""
         record = self._transitions.read_job(job_id)
         seconds, _ = self._redis.time()
         if record is None:
-            return frozenset()
-        job = record.job
-        if job.get("state") not in FINISHED_STATES:
-            return None
+            return True
+        state = record.job.get("state")
+        if state not in FINISHED_STATES:
+            return False
         read = read_job(replace(record, attempts=()))
-        finished = frozenset(a.path for stage in read.stages for a in stage.artifacts)
         ended_s = int(seconds) - (read.finished_at.timestamp() if read.finished_at else 0)
-        if job["state"] == JobState.SUCCEEDED or not finished or ended_s > self._kept_s:
-            return frozenset()
-        return finished if job["state"] == JobState.CANCELLED else None
+        worth_keeping = any(stage.artifacts for stage in read.stages)
+        return state != JobState.FAILED or not worth_keeping or ended_s > self._kept_s

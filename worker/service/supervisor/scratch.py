@@ -1,7 +1,7 @@
 """Scratch directories: where they lie, whose process works in them, what goes when.
 
 A job has one scratch directory per host. It outlives attempts, so that a later one resumes; it goes when the job has
-succeeded, and some time after it failed or was cancelled. A cancelled job keeps finished artifacts only.
+succeeded or was cancelled, and some time after it failed.
 """
 
 from __future__ import annotations
@@ -151,22 +151,3 @@ def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
         return
     for name in names:
         remove_stale_temporaries(Path(output_dir) / name, age_s=0)
-
-
-def sweep_partial(path: Path, keep: Iterable[str]) -> None:
-    """Remove everything from a scratch directory but the artifacts in ``keep`` and directories that hold one."""
-    kept = {Path(name) for name in keep}
-    if not any(path in name.parents for name in kept):
-        remove_scratch(path)
-        return
-    for entry in sorted(path.rglob("*"), reverse=True):
-        above_kept = any(entry in name.parents for name in kept)
-        inside_kept = any(parent in kept for parent in entry.parents)
-        if entry.name in (CREATED_FILE, LOCK_FILE) or entry in kept or above_kept or inside_kept:
-            continue
-        with contextlib.suppress(OSError):
-            if entry.is_dir() and not entry.is_symlink():
-                entry.rmdir()
-            else:
-                entry.unlink()
-    (path / LOCK_FILE).unlink(missing_ok=True)

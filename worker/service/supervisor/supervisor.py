@@ -40,10 +40,10 @@ from worker.service.supervisor.relay import Relay
 from worker.service.supervisor.scratch import (
     end_predecessor,
     make_scratch,
+    remove_scratch,
     scratch_path,
     scratch_roots,
     sweep_output,
-    sweep_partial,
 )
 from worker.service.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
 from worker.service.supervisor.stored import Stored, read_stored
@@ -335,8 +335,7 @@ class Supervisor:
             return None  # Whatever lies there may be another attempt's by now.
         self._sweep_output(stored, lease)
         if outcome.ending is Ending.CANCELLED:
-            kept = (artifact.path for stage in stored.job.stages for artifact in stage.artifacts)
-            sweep_partial(scratch, kept)
+            remove_scratch(scratch)
         return self._end(lease, self._decide(outcome, stored.counts))
 
     def _sweep_output(self, stored: Stored, lease: Lease) -> None:
