@@ -70,6 +70,13 @@ RECIPE = OutputSpec(
     "a quant type is a fit; one for each",
     "量化类型中有 fit；每个 fit 一个",
 )
+PROJECTOR = OutputSpec(
+    ArtifactKind.GGUF,
+    "mmproj-{model}.gguf",
+    lambda request, options: options.export_gguf and request.projector != "off",
+    "`export_gguf` is on and the model has a projector, unless `projector` is `off`",
+    "开启 `export_gguf` 且模型带有投影模块；`projector` 为 `off` 时不生成",
+)
 ADAPTER = OutputSpec(
     ArtifactKind.LORA,
     "{adapter}-lora.gguf",
@@ -126,6 +133,7 @@ OUTPUTS = (
     UNQUANTIZED,
     QUANTIZED,
     RECIPE,
+    PROJECTOR,
     ADAPTER,
     MATRIX,
     SENSITIVITY,
@@ -186,10 +194,11 @@ class OutputNames:
 
 @dataclass(frozen=True)
 class InputNames:
-    """What a job's inputs are called."""
+    """What a job's inputs are called, and whether the base model has a projector for pictures or sound."""
 
     base: str
     checkpoint: str | None
+    has_projector: bool = False
 
     @classmethod
     def of(cls, request: PackagingRequest, options: ResolvedOptions, chosen: str | None = None) -> InputNames:
@@ -199,24 +208,28 @@ class InputNames:
             request: With the training task's paths filled in.
             options: Decides whether a checkpoint is an adapter or stands in place of the base model.
             chosen: Name of the checkpoint that a word such as ``latest`` means, where it is known.
+
+        Whether there is a projector is known here only where the request names its type.
         """
         location = checkpoint_location(request, chosen)
         if location is not None and not (options.merge_lora or options.export_lora):
-            return cls(weights_name(location), checkpoint_name(location))
+            return cls(weights_name(location), checkpoint_name(location), request.names_projector)
         base = location_name(request.base_model or "")
-        return cls(base, checkpoint_name(location) if location is not None else None)
+        checkpoint = checkpoint_name(location) if location is not None else None
+        return cls(base, checkpoint, request.names_projector)
 
 
 def planned_outputs(
     request: PackagingRequest, options: ResolvedOptions, inputs: InputNames
 ) -> tuple[PlannedOutput, ...]:
     """Everything the job publishes, in the order of the rows. Files above a size limit come as shards instead."""
-    return tuple(_planned(request, options, OutputNames.of(request, options, inputs.base, inputs.checkpoint)))
+    return tuple(_planned(request, options, inputs))
 
 
-def _planned(request: PackagingRequest, options: ResolvedOptions, names: OutputNames) -> Iterator[PlannedOutput]:
+def _planned(request: PackagingRequest, options: ResolvedOptions, inputs: InputNames) -> Iterator[PlannedOutput]:
+    names = OutputNames.of(request, options, inputs.base, inputs.checkpoint)
     for spec in OUTPUTS:
-        if not spec.made(request, options):
+        if not spec.made(request, options) or (spec is PROJECTOR and not inputs.has_projector):
             continue
         if spec is QUANTIZED:
             yield from (PlannedOutput(names.name(spec, quant), spec, quant) for quant in options.quant_types)

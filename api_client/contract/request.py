@@ -44,6 +44,7 @@ def _number(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(_number)]
 GgufDtype = Literal["auto", "f32", "f16", "bf16"]
+ProjectorChoice = Literal["auto", "off", "f16", "bf16", "f32", "q8_0"]
 EvaluationLevel = Literal["off", "quick", "full"]
 
 
@@ -153,6 +154,7 @@ class RequestValues(TypedDict, total=False):
     fit: FitOptions | Mapping[str, Any]
     recipe: RecipeOptions | Mapping[str, Any]
     gguf_dtype: GgufDtype
+    projector: ProjectorChoice
     imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
     evaluation: EvaluationOptions | Mapping[str, Any] | EvaluationLevel
     keep_unquantized: bool
@@ -191,6 +193,7 @@ class PackagingRequest(BaseModel, frozen=True):
     fit: FitOptions = FitOptions()
     recipe: RecipeOptions = RecipeOptions()
     gguf_dtype: GgufDtype = "auto"
+    projector: ProjectorChoice = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     keep_unquantized: StrictBool = True
@@ -255,6 +258,11 @@ class PackagingRequest(BaseModel, frozen=True):
             if not (key + text).isprintable():
                 raise ValueError(f"label {key!r} holds a control character")
         return value
+
+    @property
+    def names_projector(self) -> bool:
+        """Whether a projector is asked for by its type, so that a model without one is refused."""
+        return self.projector not in ("auto", "off")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> PackagingRequest:

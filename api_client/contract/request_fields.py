@@ -335,6 +335,26 @@ FIELDS: Final = (
         },
     ),
     _F(
+        "projector",
+        _K.CHOICE,
+        _HOW,
+        _B(
+            "Projector for pictures and sound, as a file of its own: auto (where the model has one), off, or its type.",
+            "处理图像与声音的投影文件（单独输出）：auto（模型有则生成）、off，或指定其精度。",
+        ),
+        Flag("--projector", metavar="TYPE"),
+        Control("projector", "more", _B("Projector (mmproj)", "投影文件（mmproj）")),
+        choices={
+            "auto": _B("where the model has one", "模型有则生成"),
+            "off": _B("none", "不生成"),
+            "f16": _B("F16", "F16"),
+            "bf16": _B("BF16", "BF16"),
+            "f32": _B("F32", "F32"),
+            "q8_0": _B("Q8_0", "Q8_0"),
+        },
+        codes=(_C.PROJECTOR_INVALID,),
+    ),
+    _F(
         "imatrix",
         _K.PARTS,
         _HOW,

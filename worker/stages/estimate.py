@@ -15,6 +15,7 @@ from api_client.contract.recommend import shape_of
 from api_client.contract.rules import needs_imatrix_stage
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import plan_conversion
+from worker.models.convert.plan import ConversionPlan
 from worker.models.convert.vocabulary import adapter_rows
 from worker.models.fit.space import FitSpace
 from worker.models.gguf.tensors import DEFAULT_ALIGNMENT, TensorSpec
@@ -25,7 +26,7 @@ from worker.models.mixture.recipe import Recipe
 from worker.models.mixture.sizes import predict_sizes
 from worker.models.sizes import machine_memory_bytes
 from worker.stages.context import StageContext
-from worker.stages.inputs import JobInputs, describe_job
+from worker.stages.inputs import JobInputs, describe_inputs
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,21 @@ class SizeEstimate:
 
     unquantized_bytes: int
     quantized_bytes: Mapping[AnyQuantType, int]
+    projector_bytes: int | None = None
 
     @property
     def total_bytes(self) -> int:
         """All of them together."""
-        return self.unquantized_bytes + sum(self.quantized_bytes.values())
+        return self.unquantized_bytes + sum(self.quantized_bytes.values()) + (self.projector_bytes or 0)
 
 
-def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
+def estimate_sizes(context: StageContext, inputs: JobInputs, projector: ConversionPlan | None = None) -> SizeEstimate:
     """Plan the conversion and predict every quantized file.
+
+    Args:
+        context: The stage's.
+        inputs: The job's inputs.
+        projector: The plan of the projector that is made beside the text model.
 
     Raises:
         PackagingError: as ``worker.models.convert.pipeline.plan_conversion``; ``imatrix_required`` is not checked here.
@@ -57,11 +64,7 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
         tokenizer=inputs.tokenizer,
         vocabulary_rows=adapter_rows(inputs.adapter) if inputs.adapter and context.options.merge_lora else None,
         gguf_dtype=context.request.gguf_dtype,
-        naming=Naming(
-            describe_job(
-                context, inputs.base.directory, inputs.checkpoint, inputs.adapter.base_name if inputs.adapter else None
-            )
-        ),
+        naming=Naming(describe_inputs(context, inputs)),
         setting=context.setting(),
     )
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
@@ -94,4 +97,5 @@ def estimate_sizes(context: StageContext, inputs: JobInputs) -> SizeEstimate:
     return SizeEstimate(
         plan.size_bytes + adapter_bytes,
         {**{quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}, **fits},
+        projector.size_bytes if projector is not None else None,
     )

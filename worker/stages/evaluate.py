@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.job import Artifact, ArtifactKind
+from api_client.contract.job import Artifact, ArtifactKind, ModelPart
 from api_client.contract.outputs import QUALITY
 from api_client.contract.quality import FileQuality, QualityReport
 from api_client.contract.request import EvaluationOptions
@@ -58,7 +58,8 @@ _CANNOT_RUN = frozenset(
 
 def run(context: StageContext) -> StageResult:
     """Measure, report and judge."""
-    files = [a for a in context.artifacts(ArtifactKind.GGUF, ArtifactKind.QUANTIZED) if a.shard_of is None]
+    made = context.artifacts(ArtifactKind.GGUF, ArtifactKind.QUANTIZED)
+    files = [a for a in made if a.part is ModelPart.MODEL and a.shard_of is None]
     with deaths_before(context.scratch / _BEGUN) as deaths:
         report = _measured(context, files) if deaths < _DEATHS else _unmeasured(context, files, _DIED)
     path = context.scratch / context.names.name(QUALITY)

@@ -78,6 +78,7 @@ class JobInputs:
             checkpoint_dir=self.checkpoint,
             checkpoint_name=self.checkpoint_name,
             tokenizer_dir=self.tokenizer.directory,
+            has_projector=self.names.has_projector,
             imatrix=imatrix,
             evaluation=evaluation,
             sensitivity=sensitivity,
@@ -139,6 +140,12 @@ def job_metadata(context: StageContext) -> ModelMetadata:
     """What the packaged files say of themselves."""
     prepared = context.prepared
     return describe_job(context, prepared.base_dir, prepared.checkpoint_dir, prepared.adapter_base)
+
+
+def describe_inputs(context: StageContext, inputs: JobInputs) -> ModelMetadata:
+    """As :func:`job_metadata`, of inputs that ``prepare`` has just resolved."""
+    named = inputs.adapter.base_name if inputs.adapter else None
+    return describe_job(context, inputs.base.directory, inputs.checkpoint, named)
 
 
 def describe_job(

@@ -5,11 +5,13 @@ Writes nothing but downloads. Whatever can be known to be wrong is refused here,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from api_client.contract.outputs import (
     MERGED_DIRECTORY,
+    PROJECTOR,
     QUANTIZED,
     RECORDS,
     UNQUANTIZED,
@@ -26,6 +28,7 @@ from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, fetch_sensitivity, resolve_inputs
 from worker.stages.ownership import check_free, check_records_free
 from worker.stages.prepared import GivenMatrix
+from worker.stages.projector import plan_projector
 from worker.stages.publish import local_target, upload_destination
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
@@ -39,6 +42,8 @@ def run(context: StageContext) -> StageResult:
         check_output_dir(target, context.settings.allowed_roots)
     inputs = resolve_inputs(context)
     _describe(context, inputs)
+    projector = plan_projector(context, inputs)
+    inputs = replace(inputs, names=replace(inputs.names, has_projector=projector is not None))
     outputs = planned_outputs(context.request, context.options, inputs.names)
     if target is not None:
         check_records_free(context, target)
@@ -47,7 +52,7 @@ def run(context: StageContext) -> StageResult:
             if output.kind not in RECORDS and output.spec is not MERGED_DIRECTORY:
                 check_free(context, target, output.name)
     context.stop_point()
-    sizes = estimate_sizes(context, inputs) if context.options.export_gguf else None
+    sizes = estimate_sizes(context, inputs, projector) if context.options.export_gguf else None
     _check_space(context, inputs, sizes)
     _check_storage(context)
     imatrix = fetch_imatrix(context)
@@ -154,4 +159,5 @@ def _predicted(outputs: tuple[PlannedOutput, ...], sizes: SizeEstimate | None) -
     known = sizes.quantized_bytes
     quantized = [(output.name, output.quant_type) for output in outputs if output.spec is QUANTIZED]
     of_types = {name: known[quant] for name, quant in quantized if quant is not None and quant in known}
-    return {o.name: sizes.unquantized_bytes for o in outputs if o.spec is UNQUANTIZED} | of_types
+    of_parts = {UNQUANTIZED: sizes.unquantized_bytes, PROJECTOR: sizes.projector_bytes}
+    return {o.name: size for o in outputs if (size := of_parts.get(o.spec)) is not None} | of_types

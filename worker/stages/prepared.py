@@ -56,6 +56,8 @@ class Prepared(BaseModel):
     checkpoint_dir: Path | None = None
     checkpoint_name: str | None = None
     tokenizer_dir: Path
+    has_projector: bool = False
+    """Whether a projector is made beside the text model."""
     imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
     evaluation: GivenText = Field(default_factory=GivenText)
     sensitivity: Path | None = None
@@ -84,7 +86,7 @@ class Prepared(BaseModel):
         content = self.model_dump(mode="json")
         content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
-        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None, "sensitivity": None}
+        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None, "sensitivity": None, "has_projector": False}
         return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
     @property

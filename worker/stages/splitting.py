@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api_client.contract.job import Artifact
+from api_client.contract.job import Artifact, ModelPart
 from worker.models.quantize.split import split_gguf
 from worker.stages.context import StageContext
 
 
 def must_split(context: StageContext, artifact: Artifact) -> bool:
-    """Whether the request wants this file in shards; adapters are never split."""
+    """Whether the request wants this file in shards; llama.cpp loads adapters and projectors whole only."""
     limit = context.request.split_max_size_bytes
-    return limit is not None and artifact.kind.is_model and artifact.size_bytes > limit
+    return (
+        limit is not None
+        and artifact.kind.is_model
+        and artifact.part is ModelPart.MODEL
+        and artifact.size_bytes > limit
+    )
 
 
 def split(context: StageContext, artifact: Artifact) -> tuple[Artifact, ...]:

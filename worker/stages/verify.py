@@ -18,6 +18,7 @@ from worker.models.gguf.check import check_gguf
 from worker.models.verify.adapter import check_adapter
 from worker.models.verify.ask import Question
 from worker.models.verify.load import loader_installed, prove
+from worker.models.verify.senses import prove_projector
 from worker.models.verify.tokens import Rendered, rendered_chat
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_tokenizer
@@ -33,10 +34,15 @@ def run(context: StageContext) -> StageResult:
     loaded: list[str] = []
     chat = rendered_chat(job_tokenizer(context)) if load and any(map(_runs, files)) else None
     shards: list[Artifact] = []
+    model = next((artifact for artifact in files if _runs(artifact)), None)
     for index, artifact in enumerate(files):
         context.report.progress(index, len(files), "files", artifact.name)
         context.stop_point()
         loaded += [artifact.name] if _check(context, artifact, chat, load=load) else []
+        if artifact.part is ModelPart.PROJECTOR and load and model is not None:
+            said = prove_projector(Question(model.path, threads=context.settings.threads), Path(artifact.path))
+            context.report.log(f"{artifact.name} beside {model.name} {said}", file=artifact.name)
+            loaded.append(artifact.name)
         if must_split(context, artifact):
             made = split(context, artifact)
             _check_shards(context, made, load=load)

@@ -35,7 +35,7 @@ from api_client.words.language import Language
 _SIXTEEN_BIT = QuantType.BF16
 _SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX, ArtifactKind.RECIPE, ArtifactKind.QUALITY})
 """Kinds whose sizes nobody knows beforehand, and that hardly count in the total."""
-_DECISIVE = ("model_name", "gguf_dtype", "keep_unquantized", "save_merged", "companions")
+_DECISIVE = ("model_name", "gguf_dtype", "projector", "keep_unquantized", "save_merged", "companions")
 """Plain fields that decide which files there are and how they are called."""
 
 

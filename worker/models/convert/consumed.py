@@ -21,16 +21,19 @@ _OTHER_SENSES = re.compile(
 _NAMED = 3
 
 
-def check_consumed(weights: MergedWeights, left_out: Iterable[str], architecture: str) -> tuple[str, ...]:
+def check_consumed(
+    weights: MergedWeights, left_out: Iterable[str], architecture: str, *, beside_projector: bool = False
+) -> tuple[str, ...]:
     """Refuse a conversion that would lose what an adapter trained.
 
     Args:
         weights: Base model and overlay.
-        left_out: Weights that no tensor of the file is made of.
+        left_out: Weights that no tensor of the file is made of, nor of the projector beside it where one is made.
         architecture: For the message.
+        beside_projector: Whether one is made.
 
     Returns:
-        Sentences worth telling the user: trained parts for pictures and sound, which a text model does not have.
+        Sentences worth telling the user: trained parts for pictures and sound that are in no file.
 
     Raises:
         PackagingError: ``adapter_unsupported`` naming the tensors.
@@ -48,7 +51,8 @@ def check_consumed(weights: MergedWeights, left_out: Iterable[str], architecture
         )
     if not senses:
         return ()
-    return (f"trained parts for pictures or sound are not in the text model: {_listed(senses)}",)
+    where = "in neither the text model nor its projector" if beside_projector else "not in the text model"
+    return (f"trained parts for pictures or sound are {where}: {_listed(senses)}",)
 
 
 def _listed(names: list[str]) -> str:

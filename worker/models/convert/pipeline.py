@@ -13,11 +13,12 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from api_client.contract.artifacts import ModelPart
 from api_client.disk import room_errors
 from worker.models.adapters.names import config_keys
 from worker.models.adapters.overlay import Overlay
@@ -26,6 +27,7 @@ from worker.models.convert.card import Card, read_card
 from worker.models.convert.consulted import dense_modules, weights_beside
 from worker.models.convert.consumed import check_consumed
 from worker.models.convert.metadata import OWN_CARD, Naming
+from worker.models.convert.projector import check_complete
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
@@ -54,8 +56,8 @@ class ConvertResult:
         tensor_types: ggml type name -> number of tensors.
         file_type: ``general.file_type``.
         resumed_bytes: How much of it an earlier attempt had written.
-        left_out: Weights that no tensor of the file was made of: the vision tower of a model whose text part this is
-            (its ``mmproj`` file is not made), rotary tables, unused heads.
+        left_out: Weights that no tensor of the file was made of: of a text model the vision tower, of a projector the
+            text model; rotary tables, unused heads.
         converter: Name and version of the conversion package.
         notes: Sentences worth telling the user.
     """
@@ -81,6 +83,8 @@ def convert(
     tokenizer: TokenizerChoice | None = None,
     gguf_dtype: str = "auto",
     naming: Naming = OWN_CARD,
+    part: ModelPart = ModelPart.MODEL,
+    projector_left_out: Collection[str] | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
     """Convert.
@@ -91,8 +95,11 @@ def convert(
         overlay: Updates to merge; its own precision decides where sums are rounded.
         tokenizer: From ``find_tokenizer``; the base model's own where not given.
         gguf_dtype: ``auto`` (upstream's: bfloat16 or float16 as the base, float16 for a float32 base), ``f32``,
-            ``f16``, ``bf16``.
+            ``f16``, ``bf16``, and for a projector ``q8_0``.
         naming: What the file says of the model.
+        part: The text model, or the projector of pictures and sound.
+        projector_left_out: Of a text model whose projector is made beside it, the weights that no tensor of that file
+            is made of; None where none is made.
         setting: Tensors are evaluated on its threads, by default one per core and at most 8; it is told bytes and the
             tensor's name after each tensor, and asked between tensors.
 
@@ -100,8 +107,8 @@ def convert(
         StopRequested: As asked; the partial file and its journal stay.
         PackagingError: ``base_model_*``, ``weights_*``, ``unsupported_architecture``, ``tokenizer_not_found``,
             ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``adapter_mismatch``, ``adapter_unsupported`` where a
-            trained tensor has no place in the file, ``path_not_allowed``, ``disk_space_insufficient``,
-            ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
+            trained tensor has no place in the file, ``projector_invalid``, ``path_not_allowed``,
+            ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
     keep_freed_memory()
     from worker.models.convert.evaluate import shared_cores
@@ -114,6 +121,8 @@ def convert(
         tokenizer=tokenizer,
         gguf_dtype=gguf_dtype,
         naming=naming,
+        part=part,
+        projector_left_out=projector_left_out,
         setting=setting,
     )
     threads = setting.threads or min(8, os.cpu_count() or 1)
@@ -135,6 +144,8 @@ def plan_conversion(
     gguf_dtype: str = "auto",
     naming: Naming = OWN_CARD,
     vocabulary_rows: int | None = None,
+    part: ModelPart = ModelPart.MODEL,
+    projector_left_out: Collection[str] | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> tuple[Upstream, ConversionPlan]:
     """Plan a conversion: the exact header, and every tensor's type, shape and place. Reads no weights.
@@ -145,7 +156,9 @@ def plan_conversion(
     from worker.models.convert.plan import plan_model
 
     metadata = naming.metadata
-    check_architecture(base.config, setting.llama_cpp_dir)
+    is_projector = part is ModelPart.PROJECTOR
+    if not is_projector:
+        check_architecture(base.config, setting.llama_cpp_dir)
     if tokenizer is None:
         tokenizer = find_tokenizer(None, base.directory, allowed_roots=setting.roots)
     changes = overlay.config_changes() if overlay is not None else {}
@@ -168,9 +181,15 @@ def plan_conversion(
             gguf_dtype=gguf_dtype,
             model_name=naming.model_name,
             metadata_override=override,
-            finish=_trained_end_of_turn(tokenizer),
+            finish=None if is_projector else _trained_end_of_turn(tokenizer),
+            part=part,
         )
-    notes = check_consumed(weights, plan.left_out, plan.architecture)
+    if is_projector:
+        check_complete(plan.metadata, (tensor.name for tensor in plan.tensors))
+        return upstream, plan
+    has_projector = projector_left_out is not None
+    nowhere = set(plan.left_out).intersection(projector_left_out or plan.left_out)
+    notes = check_consumed(weights, nowhere, plan.architecture, beside_projector=has_projector)
     notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, setting.roots))
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
     return upstream, replace(plan, notes=notes, beside=beside)

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 
+from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.foreign import lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
 from worker.models.convert.layer_kinds import check_rotation, missing_pattern
 from worker.models.convert.nextn import holds_mtp
+from worker.models.convert.projector import names_for
 from worker.models.convert.repairs import completed_configs
 from worker.models.convert.upstream import Upstream, unsupported_architecture
 from worker.models.convert.upstream_errors import upstream_errors
@@ -100,8 +102,9 @@ def plan_model(
     model_name: str | None,
     metadata_override: Path | None,
     finish: Callable[[Any], None] | None = None,
+    part: ModelPart = ModelPart.MODEL,
 ) -> ConversionPlan:
-    """Have upstream plan the conversion of a model.
+    """Have upstream plan the conversion of a model, or of its projector.
 
     Args:
         upstream: The conversion package.
@@ -111,6 +114,7 @@ def plan_model(
         model_name: ``general.name``, or None for upstream's choice.
         metadata_override: JSON file of ``general.*`` keys, as upstream's ``--metadata``.
         finish: Called with upstream's writer when it is complete, to add keys.
+        part: The text model, or the projector.
 
     Raises:
         PackagingError: ``unsupported_architecture``, ``tokenizer_unsupported``, ``tokenizer_not_found``,
@@ -118,8 +122,9 @@ def plan_model(
     """
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture, own_class = read_class(upstream, staged)
-        model_class = streamed_class(upstream, own_class, architecture, weights.names())
+            architecture, own_class = read_class(upstream, staged, part)
+        shown = names_for(own_class, weights.names()) if part is ModelPart.PROJECTOR else None
+        model_class = streamed_class(upstream, own_class, architecture, weights.names(), shown)
         with (
             replaced(upstream.gguf.quants, "quantize", recognisable_rounding(upstream)),
             upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"preparing {architecture}"),
@@ -131,10 +136,12 @@ def plan_model(
                 metadata_override=metadata_override,
                 model_name=model_name,
             )
-            _take_vocabulary_from_embedding(model)
+            if part is ModelPart.MODEL:
+                _take_vocabulary_from_embedding(model)
             model.prepare_tensors()
             model.prepare_metadata(vocab_only=False)
-            _say_layer_kinds(model)
+            if part is ModelPart.MODEL:
+                _say_layer_kinds(model)
         if finish is not None:
             finish(model.gguf_writer)
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"describing {architecture}"):
@@ -149,7 +156,7 @@ def plan_model(
     return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))))
 
 
-def read_class(upstream: Upstream, staged: Path) -> tuple[str, type[Any]]:
+def read_class(upstream: Upstream, staged: Path, part: ModelPart = ModelPart.MODEL) -> tuple[str, type[Any]]:
     """The architecture of the staged config, and the class that upstream converts it with.
 
     A class that only hands all to an object of another one (``impl``, Mistral 3) is passed over for the latter.
@@ -157,9 +164,11 @@ def read_class(upstream: Upstream, staged: Path) -> tuple[str, type[Any]]:
     Raises:
         PackagingError: ``unsupported_architecture``.
     """
+    types = upstream.conversion.ModelType
     hparams = upstream.conversion.ModelBase.load_hparams(staged, False)
-    architecture: str = upstream.conversion.get_model_architecture(hparams, upstream.conversion.ModelType.TEXT)
-    found = upstream.model_class(architecture)
+    kind = types.MMPROJ if part is ModelPart.PROJECTOR else types.TEXT
+    architecture: str = upstream.conversion.get_model_architecture(hparams, kind)
+    found = upstream.model_class(architecture, part)
     if "impl" in getattr(found, "__annotations__", {}):
         found = type(found(staged, upstream.gguf.LlamaFileType.ALL_F32, staged / UNUSED_OUTPUT).impl)
     return architecture, found
@@ -218,11 +227,18 @@ def read_plan(upstream: Upstream, writer: Any) -> ConversionPlan:
     )
 
 
-def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str, names: Collection[str]) -> type[Any]:
+def streamed_class(
+    upstream: Upstream,
+    model_class: type[Any],
+    architecture: str,
+    names: Collection[str],
+    shown: Callable[[str], str] | None = None,
+) -> type[Any]:
     """Upstream's model class with the places where it meets a bad input made to say what is bad.
 
     A class that counts MTP layers by their tensors is told to leave them out where ``names``, those of all tensors,
-    has none: transformers does not save such layers, and upstream would give up.
+    has none: transformers does not save such layers, and upstream would give up. Tensors go by the name that ``shown``
+    gives, where it is given.
 
     Raises:
         PackagingError: ``unsupported_architecture``.
@@ -245,7 +261,7 @@ def streamed_class(upstream: Upstream, model_class: type[Any], architecture: str
 
         @classmethod
         def filter_tensors(cls, item: tuple[str, Any]) -> tuple[str, Any] | None:
-            name = meant_name(architecture, item[0])
+            name = meant_name(architecture, item[0]) if shown is None else shown(item[0])
             kept: tuple[str, Any] | None = None if name is None else super().filter_tensors((name, item[1]))
             return kept
 

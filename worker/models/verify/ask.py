@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
@@ -43,6 +44,9 @@ class Question:
         purpose: What the file is for, a value of :class:`~worker.models.verify.purpose.Purpose`.
         pooled: The file says itself how to pool; otherwise the mean is taken.
         cut: A text to cut into tokens beside; its ids are ``ids`` of the answer.
+        projector: Path of the projector that belongs to the file.
+        senses: What to show or play with the prompt, one message part of the chat endpoint each (``image_url``,
+            ``input_audio``).
     """
 
     model: str
@@ -56,6 +60,8 @@ class Question:
     purpose: str = Purpose.WRITE
     pooled: bool = False
     cut: str = ""
+    projector: str | None = None
+    senses: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -86,6 +92,9 @@ def open_server(question: Question) -> tuple[Any, str]:
     params.sampling.temp = 0.0
     if question.lora is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(question.lora, 1.0)]
+    if question.projector is not None:
+        params.mmproj.path = question.projector
+        params.mmproj_use_gpu = False
     params.embedding = question.max_tokens == 0 or question.purpose != Purpose.WRITE
     if question.purpose == Purpose.RANK:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
@@ -131,7 +140,8 @@ def _vectors(server: Any, question: Question) -> list[list[float | None]]:
 def _written(server: Any, question: Question) -> dict[str, Any]:
     body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0}
     if question.chat:
-        body["messages"] = [{"role": "user", "content": question.prompt}]
+        shown = [*question.senses, {"type": "text", "text": question.prompt}]
+        body["messages"] = [{"role": "user", "content": shown if question.senses else question.prompt}]
         reply = _decoded(server.handle_chat_completions(body))
         text = reply["choices"][0]["message"]["content"]
     else:
