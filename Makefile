@@ -3,6 +3,7 @@
 # hash: for builds of torch that constraints.txt does not know.
 PYTHON ?= python3
 HASHES ?= yes
+TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -56,8 +57,9 @@ demo: export TRAINPACK_HOME := $(or $(TRAINPACK_HOME),$(CURDIR)/.cache)
 demo: install ## Train a small LoRA, package it through the real service, ask before and after
 	$(BIN)/trainpack demo
 
+# A file of tests stays in one process, as its servers and workers do. Much of the time is waiting for leases and processes.
 test: install ## Run all tests: unit, integration (real servers and workers), end to end (real weights)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 lint: install ## Formatter, linter, type checker, and which rooms may import which
 	$(BIN)/ruff format --check .

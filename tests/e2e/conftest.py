@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def smollm2() -> Path:
     """Hugging Face directory of the 135M model."""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        return ensure_base_model(CACHE)
+        with (CACHE / "made.lock").open("w") as lock:  # several processes of one run may want it at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return ensure_base_model(CACHE)
     except PackagingError as error:
         if os.environ.get("CI"):
             raise
