@@ -9,7 +9,7 @@ from __future__ import annotations
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import ADAPTER
 from worker.models.adapters.adapter import open_adapter
-from worker.models.adapters.export import normalise_for_export
+from worker.models.adapters.export import invocation_tokens, normalise_for_export
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
 from worker.stages.context import StageContext, StageResult
@@ -21,7 +21,9 @@ def run(context: StageContext) -> StageResult:
     prepared = context.prepared
     roots = context.settings.allowed_roots
     base = open_base_model(prepared.base_dir, allowed_roots=roots)
-    pairs = normalise_for_export(open_adapter(prepared.adapter, allowed_roots=roots), base)
+    adapter = open_adapter(prepared.adapter, allowed_roots=roots)
+    pairs = normalise_for_export(adapter, base)
+    tokens = invocation_tokens(adapter)
     out = context.scratch / context.names.name(ADAPTER)
     result = export_lora(
         pairs,
@@ -30,10 +32,13 @@ def run(context: StageContext) -> StageResult:
         gguf_dtype=adapter_dtype(context.request.gguf_dtype),
         name=context.request.model_name or prepared.checkpoint_name or prepared.adapter.name,
         metadata=job_metadata(context),
+        invocation_tokens=tokens,
         setting=context.setting(),
     )
     ranks = sorted({pair.r for pair in pairs})
     context.report.log(f"{out.name}: {len(pairs)} adapted tensors, rank {', '.join(map(str, ranks))}", ranks=ranks)
+    if tokens:
+        context.report.log(f"{out.name} applies after the tokens {', '.join(map(str, tokens))} (aLoRA)", tokens=tokens)
     artifact = Artifact.of(
         result.path,
         ArtifactKind.LORA,

@@ -11,8 +11,10 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import ArtifactKind, StageName
 from api_client.contract.request import Options
 from tests.harness import RecordingReporter, run_stages
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, tiny_checkpoint
 from tests.unit.stages.conftest import TinyRun
+from worker.models.gguf.metadata import get_value
+from worker.models.gguf.reader import open_gguf
 from worker.stages.context import LeaseLost
 from worker.storage.checksums import parse_checksums, sha256_file
 
@@ -47,6 +49,14 @@ def test_other_templates_make_their_files(tiny: TinyRun, tmp_path: Path) -> None
     request = tiny.request(template="quantize_base", checkpoint=None, output_dir=output)
     run_stages(request, tmp_path / "scratch" / "quantize_base")
     assert {path.name for path in output.iterdir()} == {"base.gguf", "base-Q4_K_M.gguf"} | RECORDS
+
+
+def test_an_activated_adapter_is_exported_with_its_tokens(tiny: TinyRun, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tiny.base, tmp_path / "run", alora_invocation_tokens=[5, 6])
+    output = tmp_path / "out"
+    run_stages(tiny.request(template="lora_only", checkpoint=checkpoint, output_dir=output), tmp_path / "scratch")
+    with open_gguf(output / "checkpoint-10-lora.gguf") as file:
+        assert get_value(file.metadata, "adapter.alora.invocation_tokens") == [5, 6]
 
 
 def test_second_job_in_one_directory_keeps_the_first_ones_records(tiny: TinyRun, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.adapter import Adapter
-from worker.models.adapters.config import lora_settings
+from worker.models.adapters.config import lora_settings, refuse_activated
 from worker.models.adapters.draft import Draft
 from worker.models.adapters.locator import Locator
 from worker.models.adapters.lora import plan_lora
@@ -42,6 +42,8 @@ def build_overlay(
             f"{base.directory} holds weights quantized with {base.quant_method}; an adapter cannot be merged into them",
             fields={"quant_method": base.quant_method},
         )
+    if adapter.peft_type == "LORA":
+        refuse_activated(lora_settings(adapter.config, str(adapter.directory)), str(adapter.directory))
     draft, one_adapter_for_both, tying = read_draft(adapter, base, report)
     steps, changes, notes = settle_tying(draft.steps, base, tying, one_adapter_for_both)
     steps, vocabulary, cuts = settle_vocabulary(steps, base)

@@ -15,10 +15,6 @@ from worker.models.adapters.trainer_keys import TRAINER_KEYS
 # Value: why, and what to do.
 _UNMERGEABLE: Mapping[str, tuple[str, str]] = {
     "arrow_config": ("Arrow routes every token through other adapters", "Package one of the routed adapters instead."),
-    "alora_invocation_tokens": (
-        "an activated LoRA applies only after its invocation tokens",
-        "Serve it unmerged; merged weights would apply it to every token.",
-    ),
     "use_qalora": ("QA-LoRA pools its inputs by quantization group", "Merge it with PEFT into its quantized base."),
     "use_bdlora": ("block-diagonal LoRA is not read here", "Merge it with PEFT first."),
     "kasa_config": ("KaSA truncates the base weights when it is attached", "Merge it with PEFT first."),
@@ -30,13 +26,13 @@ _UNMERGEABLE: Mapping[str, tuple[str, str]] = {
 }
 # Settings without a say in the merge, or read elsewhere. Any other one that is switched on belongs to a newer PEFT.
 _KNOWN = frozenset({
-    "alpha_pattern", "auto_mapping", "base_model_class", "base_model_name_or_path", "bias", "corda_config",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
-    "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
-    "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "parent_library", "peft_type",
-    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
-    "target_modules_to_tie", "target_parameters", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
-    "velora_config",
+    "alora_invocation_tokens", "alpha_pattern", "auto_mapping", "base_model_class", "base_model_name_or_path", "bias",
+    "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
+    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
+    "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save", "parent_library",
+    "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
+    "target_modules", "target_modules_to_tie", "target_parameters", "task_type", "trainable_token_indices",
+    "use_dora", "use_rslora", "velora_config",
 })  # fmt: skip
 # Initialisations that replaced the base weights by a residual when training began.
 _ALTERS_BASE = ("corda", "loftq", "lora_ga", "pissa_niter_")
@@ -57,6 +53,7 @@ class LoraSettings:
         init_lora_weights: As written; some initialisations altered the base.
         trainable_token_indices: Token ids per embedding name, or for the only one.
         target_parameters: Endings of parameter names that are adapted directly, e.g. ``mlp.experts.gate_up_proj``.
+        invocation_tokens: Of an activated LoRA (aLoRA), the token ids after which it applies; empty for any other.
     """
 
     r: int
@@ -69,6 +66,7 @@ class LoraSettings:
     init_lora_weights: object
     trainable_token_indices: Mapping[str, list[int]]
     target_parameters: frozenset[str]
+    invocation_tokens: tuple[int, ...] = ()
 
     @property
     def through_peft(self) -> bool:
@@ -110,7 +108,24 @@ def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
         init_lora_weights=config.get("init_lora_weights", True),
         trainable_token_indices=token_indices(config.get("trainable_token_indices"), where),
         target_parameters=_names(config.get("target_parameters"), where),
+        invocation_tokens=_invocation_tokens(config.get("alora_invocation_tokens"), where),
     )
+
+
+def refuse_activated(settings: LoraSettings, where: str) -> None:
+    """Refuse to merge an activated LoRA; it can be exported.
+
+    Raises:
+        PackagingError: ``adapter_unsupported``.
+    """
+    if settings.invocation_tokens:
+        raise PackagingError(
+            ErrorCode.ADAPTER_UNSUPPORTED,
+            f"{where}: alora_invocation_tokens is set; an activated LoRA applies only after its invocation tokens, and "
+            "merged weights would apply it to every token",
+            remedy="Export it with the template `lora_only`; llama.cpp's server activates it by the same tokens.",
+            fields={"feature": "alora_invocation_tokens"},
+        )
 
 
 def _refuse_unmergeable(config: Mapping[str, Any], where: str) -> None:
@@ -198,6 +213,14 @@ def _names(value: Any, where: str) -> frozenset[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise PackagingError(ErrorCode.ADAPTER_INVALID, f"{where}: target_parameters is not a list of names")
     return frozenset(value)
+
+
+def _invocation_tokens(value: Any, where: str) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(type(token) is int and 0 <= token < 2**31 for token in value):
+        raise PackagingError(ErrorCode.ADAPTER_INVALID, f"{where}: alora_invocation_tokens is not a list of token ids")
+    return tuple(value)
 
 
 def token_indices(value: Any, where: str) -> dict[str, list[int]]:

@@ -53,6 +53,17 @@ class LoraPair:
     transposed: bool
 
 
+def invocation_tokens(adapter: Adapter) -> tuple[int, ...]:
+    """Token ids after which an activated LoRA (aLoRA) applies; empty for any other adapter.
+
+    Raises:
+        PackagingError: ``adapter_invalid``, ``adapter_unsupported``.
+    """
+    if adapter.peft_type != "LORA":
+        return ()
+    return lora_settings(adapter.config, str(adapter.directory)).invocation_tokens
+
+
 def normalise_for_export(adapter: Adapter, base: BaseModel) -> list[LoraPair]:
     """The adapter as plain pairs, in file order.
 

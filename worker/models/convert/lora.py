@@ -73,6 +73,7 @@ def export_lora(
     gguf_dtype: str = "f16",
     name: str,
     metadata: ModelMetadata | None = None,
+    invocation_tokens: Sequence[int] = (),
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
     """Write a LoRA GGUF.
@@ -86,6 +87,7 @@ def export_lora(
         gguf_dtype: ``f32``, ``f16``, ``bf16`` or ``q8_0`` (rows whose length 32 does not divide become F16).
         name: ``general.name``.
         metadata: From ``metadata.describe``; without it the base model's name is the only thing said of it.
+        invocation_tokens: Token ids after which an activated LoRA applies; llama.cpp's server looks for them.
         setting: As for :func:`~worker.models.convert.writer.write_plan`.
 
     Raises:
@@ -102,7 +104,16 @@ def export_lora(
         staged = stage(Path(scratch), weights, None, {}, card=card, allowed_roots=setting.roots)
         override = Path(scratch) / "metadata.json"
         override.write_text(json.dumps(dict(metadata.overrides) if metadata is not None else {}), encoding="utf-8")
-        plan = _plan_lora(upstream, staged, weights, pairs, gguf_dtype=gguf_dtype, name=name, override=override)
+        plan = _plan_lora(
+            upstream,
+            staged,
+            weights,
+            pairs,
+            gguf_dtype=gguf_dtype,
+            name=name,
+            override=override,
+            invocation_tokens=invocation_tokens,
+        )
     written = write_plan(
         plan,
         out_path,
@@ -121,6 +132,7 @@ def _plan_lora(
     gguf_dtype: str,
     name: str,
     override: Path,
+    invocation_tokens: Sequence[int],
 ) -> ConversionPlan:
     with locked_down(), torch.no_grad(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
@@ -137,6 +149,10 @@ def _plan_lora(
             )
             model.prepare_tensors()
             model.prepare_metadata(vocab_only=False)
+            if invocation_tokens:
+                types = upstream.gguf.GGUFValueType
+                key = upstream.gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS
+                model.gguf_writer.add_key_value(key, list(invocation_tokens), types.ARRAY, types.UINT32)
             return read_plan(upstream, model.gguf_writer)
 
 
