@@ -12,7 +12,9 @@ from pathlib import Path
 
 from api_client import AttemptOutcome, Job, Stage, StageName, StageState
 
-COLUMNS = [stage for stage in StageName if stage not in (StageName.IMATRIX, StageName.EXPORT_LORA)]
+COLUMNS = [
+    stage for stage in StageName if stage not in (StageName.IMATRIX, StageName.SENSITIVITY, StageName.EXPORT_LORA)
+]
 
 
 class FaultTable:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ from worker.setting import ON_THIS_MACHINE, WorkSetting
 
 CHUNK_TOKENS = 256
 CHUNKS = 16
-"""Chunks on a processor, spread over the text: 4096 tokens. More change a fit little; see docs/fit.md."""
+"""Chunks on a processor, of a model of up to :data:`_WEIGHTS` weights; more change a fit little: see docs/fit.md."""
+_LEAST_CHUNKS = 4
+_WEIGHTS = 300_000_000
 CHUNKS_ON_GPU = 64
 _SEED = 0
 """Of the labels that are drawn from the model's own distribution; noted in the file."""
@@ -89,9 +92,7 @@ def compute_sensitivity(
     """
     whole = CalibrationChunks(chunks.text, chunks.tokenizer_dir, None, chunks.tokens)
     opened = open_model(base, overlay, whole, device=device, setting=setting)
-    tokens = _spread(
-        opened.tokens, chunks.count or (CHUNKS_ON_GPU if opened.skeleton.device.type == "cuda" else CHUNKS)
-    )
+    tokens = _spread(opened.tokens, chunks.count or _enough_chunks(base, opened.skeleton.device))
     digest = hashlib.sha256(tokens.numpy().astype("<i8").tobytes()).hexdigest()
     identity = (
         f"{_FORM} {base.directory} {base.fingerprint} {sorted(overlay.names()) if overlay else None} {digest} {_SEED}"
@@ -130,6 +131,14 @@ def compute_sensitivity(
         matrix_chunks=gathered,
     )
     return ComputedSensitivity(sensitivity, opened.skeleton.device.type, tuple(left_out), forward_only)
+
+
+def _enough_chunks(base: BaseModel, device: torch.device) -> int:
+    """Chunks to run where nobody says: on a processor of a large model fewer, so that the time stays."""
+    if device.type == "cuda":
+        return CHUNKS_ON_GPU
+    weights = sum(prod(entry.shape) for entry in base.tensors.values())
+    return max(_LEAST_CHUNKS, min(CHUNKS, CHUNKS * _WEIGHTS // max(1, weights)))
 
 
 def _spread(tokens: torch.Tensor, count: int) -> torch.Tensor:
