@@ -3,7 +3,8 @@
 For every quant type: its stock mixture with an importance matrix, and the fits of at most the same bytes, chosen by
 prices and by measurement. Files are written by the quantize engine and judged twice, on texts that neither calibration
 nor choice has seen: by the lockstep evaluation, and by ``llama-perplexity --kl-divergence``. A peer in the same harness
-weighs squared errors by the importance matrix alone (``matrix``), as llama.cpp's pull request 15550 and its like do.
+(``matrix``) weighs squared errors of outputs by the importance matrix, relative to the outputs, without gradients: what
+a model that cannot be run backward gets.
 
 What was computed is kept in ``--work``, so that a run that was stopped goes on. Prints a Markdown table.
 """
@@ -53,7 +54,7 @@ from worker.models.mixture.recipe import Made, Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.models.sensitivity.compute import CHUNK_TOKENS, compute_sensitivity
 from worker.models.sensitivity.gguf_form import read_sensitivity, write_sensitivity
-from worker.models.sensitivity.sums import Sensitivity
+from worker.models.sensitivity.sums import Sensitivity, TensorSensitivity
 from worker.setting import WorkSetting
 
 QUANT_TYPES = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
@@ -98,7 +99,7 @@ class Bench:
         self.matrix = load_imatrix(self.matrix_path)
         self.sensitivity = read_sensitivity(self._kept("sensitivity.gguf", self._sensitivity))
         self.prices = self._priced("prices.json", self.sensitivity)
-        self.peer = self._priced("peer.json", unweighted(self.sensitivity))
+        self.peer = self._priced("peer.json", forward_only(self.sensitivity))
         with open_gguf(self.source) as file:
             self.facts, self.tensors = model_facts(file.metadata), list(file.tensors)
         tokenizer = load_tokenizer(
@@ -166,7 +167,9 @@ class Bench:
             kept = json.loads(path.read_text())
             return kept["mixtures"], []
         by_prices = self.allocation(prices, limit)
-        by_peer = self.allocation(peer, limit)
+        others = {name: kind for name, kind in stock.items() if name not in {each.name for each in peer.tensors}}
+        spent = sum(tensor.bytes_of[others[tensor.name]] for tensor in self.prices.tensors if tensor.name in others)
+        by_peer = self.allocation(peer, limit - spent)
         assert by_prices is not None
         assert by_peer is not None
         with timed(f"selection {quant_type} {allowed}", self.times):
@@ -181,7 +184,7 @@ class Bench:
         for each in found.measured:
             print(f"#   {each.name:44s} {each.kld:.5f}, predicted {each.predicted:.5f}", flush=True)
         print(f"#   factors {found.factors}", flush=True)
-        mixtures = {STOCK: stock, "matrix": by_peer, "prices": by_prices, "chosen": found.chosen.types}
+        mixtures = {STOCK: stock, "matrix": {**others, **by_peer}, "prices": by_prices, "chosen": found.chosen.types}
         path.write_text(json.dumps({"mixtures": {name: dict(types) for name, types in mixtures.items()}}))
         return mixtures, list(found.measured)
 
@@ -247,16 +250,10 @@ class Bench:
         return figures
 
 
-def unweighted(sensitivity: Sensitivity) -> Sensitivity:
-    """The same with every output row counting alike, and embedding and head unweighted, as no matrix has them."""
-    entries = {}
-    for name, entry in sensitivity.entries.items():
-        inputs = entry.inputs
-        if name in ("token_embd.weight", "output.weight"):
-            inputs = replace(inputs, in_sum2=np.ones_like(inputs.in_sum2) * inputs.counts[:, None])
-        gradients = None if entry.out_grad2 is None else np.ones_like(entry.out_grad2)
-        entries[name] = replace(entry, inputs=inputs, out_grad2=gradients)
-    return replace(sensitivity, entries=entries)
+def forward_only(sensitivity: Sensitivity) -> Sensitivity:
+    """What the importance matrix says by itself: no gradients, nothing of embedding and head."""
+    matrix = sensitivity.matrix().entries
+    return replace(sensitivity, entries={name: TensorSensitivity(inputs, None) for name, inputs in matrix.items()})
 
 
 def first(sequences: Any, tokens: int) -> list[TokenSequence]:
