@@ -72,13 +72,16 @@ def test_each_file_of_the_pair_holds_what_was_trained_of_it(service: Installatio
     plain_text = untuned(tmp_path / "text.gguf", ModelPart.MODEL, base)
     plain_projector = untuned(tmp_path / "mmproj.gguf", ModelPart.PROJECTOR, base)
 
-    job, files = done(service, "of_tower", base, checkpoint=tower, quant_types=["Q8_0"])
+    job, files = done(service, "of_tower", base, checkpoint=tower, quant_types=["Q8_0"], companions=True)
     assert sorted(files) == ["merged_model-Q8_0.gguf", "merged_model.gguf", PROJECTOR]
     (projector,) = [artifact for artifact in job.outputs if artifact.part is ModelPart.PROJECTOR]
     assert projector.name == PROJECTOR
     assert files["merged_model.gguf"] == plain_text
     assert files[PROJECTOR].keys() == plain_projector.keys()
     assert files[PROJECTOR] != plain_projector
+    directory = Path(str(job.request.output_dir))
+    assert (directory / "Modelfile").read_text().startswith(f"FROM ./merged_model-Q8_0.gguf\nFROM ./{PROJECTOR}\n")
+    assert f"llama-mtmd-cli -m merged_model.gguf --mmproj {PROJECTOR}`" in (directory / "README.md").read_text()
     manifest = json.loads((Path(str(job.request.output_dir)) / "manifest.json").read_text())
     assert PROJECTOR in {entry["name"] for entry in manifest["files"]}
     assert sorted(manifest["stages"]["verify"]["facts"]["loaded"]) == sorted(files)

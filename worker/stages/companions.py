@@ -24,16 +24,15 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     listed = [artifact for artifact in files if artifact.kind.is_gguf]
     quality = _quality(files)
     names = context.names
-    texts = {
-        names.name(CARD): model_card(
-            names.model, job_metadata(context), [_card_file(a, quality) for a in listed], _relation(context)
-        )
-    }
+    projector = next((a.name for a in listed if a.part is ModelPart.PROJECTOR), None)
+    listed.sort(key=lambda artifact: artifact.part is ModelPart.PROJECTOR)
+    cards = [_card_file(artifact, quality) for artifact in listed]
+    texts = {names.name(CARD): model_card(names.model, job_metadata(context), cards, _relation(context), projector)}
     models = [a for a in listed if a.kind.is_model and a.part is ModelPart.MODEL]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
         base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, allow_quantized=True)
-        texts[names.name(MODELFILE)] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config))
+        texts[names.name(MODELFILE)] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config), projector)
     return [_written(context.scratch / name, text) for name, text in texts.items()]
 
 

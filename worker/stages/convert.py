@@ -26,8 +26,8 @@ def run(context: StageContext) -> StageResult:
         gguf_dtype=context.request.gguf_dtype,
         projector_left_out=projector.left_out if projector is not None else None,
     )
-    artifacts = [_artifact(context, projector, ModelPart.PROJECTOR)] if projector is not None else []
-    artifacts.append(_artifact(context, result, ModelPart.MODEL))
+    artifacts = [_artifact(context, result, ModelPart.MODEL)]
+    artifacts += [_artifact(context, projector, ModelPart.PROJECTOR)] if projector is not None else []
     return StageResult(
         tuple(artifacts),
         {

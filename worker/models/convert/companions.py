@@ -35,7 +35,9 @@ class CardFile:
     quality: FileQuality | None = None
 
 
-def model_card(title: str, metadata: ModelMetadata, files: Sequence[CardFile], relation: Relation) -> str:
+def model_card(
+    title: str, metadata: ModelMetadata, files: Sequence[CardFile], relation: Relation, projector: str | None = None
+) -> str:
     """``README.md`` with the Hub's front matter.
 
     Args:
@@ -44,13 +46,13 @@ def model_card(title: str, metadata: ModelMetadata, files: Sequence[CardFile], r
         files: In the order to list them.
         relation: ``quantized`` for the base model as it is, ``finetune`` for a merged model, ``adapter`` for a LoRA
             file.
+        projector: File name of the projector among them, which the text models are run with.
     """
-    return (
-        f"---\n{_front_matter(metadata, relation)}---\n\n" + "\n".join(_body(title, metadata, files, relation)) + "\n"
-    )
+    body = "\n".join(_body(title, metadata, files, relation, projector))
+    return f"---\n{_front_matter(metadata, relation)}---\n\n{body}\n"
 
 
-def modelfile(gguf_name: str, stops: Iterable[str]) -> str:
+def modelfile(gguf_name: str, stops: Iterable[str], projector: str | None = None) -> str:
     """An Ollama ``Modelfile``: where the model is, and where an answer ends.
 
     The prompt template is left to Ollama, which recognises it in the GGUF file; there is no ``ADAPTER`` line, which
@@ -59,8 +61,9 @@ def modelfile(gguf_name: str, stops: Iterable[str]) -> str:
     Args:
         gguf_name: File name, beside which the Modelfile lies.
         stops: Texts of the end tokens; one that the format cannot quote is left out.
+        projector: File name of its projector, which Ollama takes as a second source.
     """
-    lines = [f"FROM ./{gguf_name}"]
+    lines = [f"FROM ./{name}" for name in (gguf_name, projector) if name is not None]
     lines += [f'PARAMETER stop "{stop}"' for stop in stops if stop and not set(stop) & set('"\n\r')]
     return "\n".join(lines) + "\n"
 
@@ -84,7 +87,9 @@ def _front_matter(metadata: ModelMetadata, relation: Relation) -> str:
     return text
 
 
-def _body(title: str, metadata: ModelMetadata, files: Sequence[CardFile], relation: Relation) -> Iterable[str]:
+def _body(
+    title: str, metadata: ModelMetadata, files: Sequence[CardFile], relation: Relation, projector: str | None
+) -> Iterable[str]:
     base = (
         f"[{metadata.base_id}](https://huggingface.co/{metadata.base_id})" if metadata.base_id else metadata.base_name
     )
@@ -106,6 +111,8 @@ def _body(title: str, metadata: ModelMetadata, files: Sequence[CardFile], relati
     yield ""
     if relation == "adapter" and files:
         yield f"Apply it to a GGUF of the base model: `llama-cli -m BASE.gguf --lora {files[0].name}`"
+    elif files and projector is not None:
+        yield f"Run it with pictures or sound: `llama-mtmd-cli -m {files[0].name} --mmproj {projector}`"
     elif files:
         yield f"Run it: `llama-cli -m {files[0].name}`"
 
