@@ -23,7 +23,7 @@ from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 from api_client.ledger import durability
-from api_client.ledger.address import find_redis_url, masked_url
+from api_client.ledger.address import find_redis_url, masked_url, no_writes
 from api_client.ledger.asking import QuestionKind, ask, no_worker
 from api_client.ledger.controls import Controls
 from api_client.ledger.counts import Counts, read_counts
@@ -32,8 +32,13 @@ from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
 from api_client.ledger.queues import read_queues
 from api_client.ledger.store import JobStore, stage_not_in_plan
+from api_client.ledger.writes import WriteRefusal, refusal_by
 
 _BLOCK_MS = 1000
+_READ_SETTINGS = (
+    *("maxmemory-policy", "appendfsync", "save"),
+    *("stop-writes-on-bgsave-error", "min-replicas-to-write"),
+)
 _ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")
 """An entry of a Redis stream; ``$`` is the newest one there is."""
 
@@ -338,21 +343,34 @@ class PackagingClient:
         """How many jobs of every state and template there are, and leases, delays and callbacks. Cheap."""
         return read_counts(self._store.redis, self._keys, self._store.call)
 
+    def check_writes(self) -> None:
+        """Ask Redis whether it answers and would take writes.
+
+        Raises:
+            PackagingError: ``redis_no_writes``.
+        """
+        reason = self.ping().refuses_writes
+        if reason:
+            refusal = WriteRefusal(reason)
+            raise no_writes(self._url, refusal, refusal.fact)
+
     def ping(self) -> HealthInfo:
         """Ask Redis whether it answers, how it is set, and whether it keeps what it is given."""
         redis = self._store.redis
 
         def action() -> tuple[dict[str, Any], dict[str, str]]:
-            return redis.info(), redis.config_get("maxmemory-policy", "appendfsync", "save")
+            return redis.info(), redis.config_get(*_READ_SETTINGS)
 
         self._store.call(redis.ping)
         started = time.monotonic()
         self._store.call(redis.ping)
         latency_ms = (time.monotonic() - started) * 1000
         info, config = self._store.call(action)
+        refusal = refusal_by(info, config)
         return HealthInfo(
             version=str(info.get("valkey_version") or info.get("redis_version", "")),
             server=durability.server_name(info),
+            refuses_writes=refusal.value if refusal else "",
             durability=durability.troubles(
                 info,
                 appendfsync=config.get("appendfsync", ""),

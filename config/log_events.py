@@ -28,6 +28,8 @@ class LogEvent(StrEnum):
     """error"""
     REDIS_REFUSED = "redis_refused"
     """error: Redis answers, but not as it should: a missing right, a key of another kind, a script's mistake"""
+    REDIS_NO_WRITES = "redis_no_writes"
+    """error: Redis answers but takes no writes (full, a replica); said at most every half minute"""
     TEMPLATES_PUBLISHED = "templates_published"
     """names"""
     MESSAGE_IGNORED = "message_ignored"

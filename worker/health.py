@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return check(load_settings(redis_url=find_redis_url()), options.pid)
     except PackagingError as error:
         print(error, file=sys.stderr)
-        if error.code is not ErrorCode.REDIS_UNREACHABLE:
+        if error.code not in (ErrorCode.REDIS_UNREACHABLE, ErrorCode.REDIS_NO_WRITES):
             return EXIT_SETTINGS
         return HEALTHY if options.liveness else UNHEALTHY
 

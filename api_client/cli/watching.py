@@ -70,7 +70,7 @@ class Follower:
             self.jobs = [job if job.finished else self._client.get(job.id) for job in self.jobs]
             events = [event for job_id in self._after for event in self._new_events(job_id)]
         except PackagingError as error:
-            if error.code is not ErrorCode.REDIS_UNREACHABLE:
+            if error.code not in (ErrorCode.REDIS_UNREACHABLE, ErrorCode.REDIS_NO_WRITES):
                 raise
             self._away_since = self._away_since or time.monotonic()
             if time.monotonic() - self._away_since > REDIS_PATIENCE_S:

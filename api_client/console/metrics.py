@@ -25,6 +25,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fleet import QueueInfo, WorkerInfo
 from api_client.contract.waiting import WaitReason
 from api_client.ledger.counts import Counts
+from api_client.ledger.writes import WriteRefusal
 from api_client.metric_families import gauge
 
 router = APIRouter(include_in_schema=False)
@@ -45,7 +46,7 @@ def metrics_text(client: PackagingClient) -> bytes:
 
 
 class ServiceCollector(Collector):
-    """Gauges of the installation. With Redis away it says so, and nothing else."""
+    """Gauges of the installation. With Redis away it says so, and nothing else; without writes it says why."""
 
     def __init__(self, client: PackagingClient) -> None:
         self._client = client
@@ -57,12 +58,14 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges."""
         try:
-            families = [*self._families()]
+            families, refusal = [*self._families()], self._client.ping().refuses_writes
         except PackagingError as error:
             if error.code is not ErrorCode.REDIS_UNREACHABLE:
                 raise
-            families = []
-        yield gauge(names.REDIS_UP, [((), bool(families))])
+            families, refusal = [], ""
+        yield gauge(names.REDIS_UP, [((), bool(families) and not refusal)])
+        if families:
+            yield gauge(names.REDIS_REFUSES, [((each.value,), int(each == refusal)) for each in WriteRefusal])
         yield from families
 
     def _families(self) -> Iterator[GaugeMetricFamily]:

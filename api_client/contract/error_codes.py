@@ -697,6 +697,18 @@ class ErrorCode(StrEnum):
         "从产生该文件的阶段 replay。",
     )
     # services
+    REDIS_NO_WRITES = ErrorRow(
+        "redis_no_writes",
+        _T,
+        "Redis answers but takes no writes: its memory or its disk is full, or it is a read-only replica.",
+        "Full memory: raise maxmemory or remove what is not trainpack's. A replica: use its primary's address, or "
+        "Sentinel's. Disk: make room for it. Jobs that run wait and lose nothing.",
+        "Redis 有响应但无法写入：内存或磁盘已满，或者它是只读副本。",
+        "内存已满：提高 maxmemory 或清理其他数据；只读副本：改用主节点或 Sentinel 的地址；磁盘已满：清理磁盘。"
+        "运行中的作业会等待，不会丢失。",
+        exit_code=ExitCode.NOT_REACHABLE,
+        http_status=503,
+    )
     REDIS_UNREACHABLE = ErrorRow(
         "redis_unreachable",
         _T,

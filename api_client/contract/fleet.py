@@ -117,6 +117,8 @@ class HealthInfo(BaseModel):
     append_only: bool
     used_memory_bytes: int
     latency_ms: float
+    refuses_writes: str = ""
+    """Why it takes no writes, as ``ledger.writes`` names it; empty where it takes them."""
     server: str = ""
     """Its kind and version: ``Valkey 9.1.2``."""
     durability: tuple[str, ...] = ()

@@ -206,7 +206,15 @@ REDIS_UP = Metric(
     _GAUGE,
     _CONSOLE,
     (),
-    "1 if Redis answered this scrape, else 0, and then none of the other console metrics is there.",
+    "1 if Redis answered this scrape and takes writes, else 0; where it did not answer, none of the other console "
+    "metrics is there.",
+)
+REDIS_REFUSES = Metric(
+    "trainpack_redis_refuses_writes",
+    _GAUGE,
+    _CONSOLE,
+    ("reason",),
+    "1 while Redis answers and takes no writes. reason: full (maxmemory), replica, disk, replicas (too few follow it).",
 )
 JOBS = Metric(
     "trainpack_jobs",

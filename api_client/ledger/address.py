@@ -17,6 +17,7 @@ from redis.sentinel import Sentinel
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.ledger.text_redis import TextRedis
+from api_client.ledger.writes import WriteRefusal, refusal_of
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 SENTINEL_PORT = 26379
@@ -130,11 +131,26 @@ def broker_address(url: str) -> tuple[str, dict[str, Any]]:
     return places, {"master_name": address.service}
 
 
-def unreachable(url: str, error: Exception) -> PackagingError:
-    """The error for a Redis that does not answer, naming the address without its password."""
+def no_writes(url: str, refusal: WriteRefusal, reason: str) -> PackagingError:
+    """The error for a Redis that answers and takes no writes."""
+    return PackagingError(
+        ErrorCode.REDIS_NO_WRITES,
+        f"Redis at {_host_of(url)} takes no writes, since {reason}",
+        fields={"redis_url": masked_url(url), "host": _host_of(url), "refusal": refusal.value},
+    )
+
+
+def _host_of(url: str) -> str:
     parts = urlsplit(url)
-    host = masked_url(url) if parts.scheme == "sentinel" else f"{parts.hostname}:{parts.port or 6379}"
+    return masked_url(url) if parts.scheme == "sentinel" else f"{parts.hostname}:{parts.port or 6379}"
+
+
+def unreachable(url: str, error: Exception) -> PackagingError:
+    """The error for a Redis that does not answer or takes no writes, naming the address without its password."""
+    host = _host_of(url)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if (refusal := refusal_of(error)) is not None:
+        return no_writes(url, refusal, f"{refusal.fact}: {reason}")
     return PackagingError(
         ErrorCode.REDIS_UNREACHABLE,
         f"Redis at {host} does not answer: {reason}",

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from api_client.ledger.writes import refusal_of
 
 T = TypeVar("T")
 
@@ -21,7 +23,7 @@ def takes_no_writes(error: RedisError) -> bool:
 
     Its memory or disk is full, too few replicas follow it, or it is one itself since a failover.
     """
-    return isinstance(error, (OutOfMemoryError, ReadOnlyError)) or str(error).startswith(("MISCONF", "NOREPLICAS"))
+    return refusal_of(error) is not None
 
 
 def is_away(error: RedisError) -> bool:

@@ -24,9 +24,10 @@ from typing import Any
 import psutil
 
 from api_client.client import PackagingClient
-from api_client.contract.errors import PackagingError
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import free_bytes
 from api_client.ledger.address import masked_url
+from api_client.ledger.writes import WriteRefusal
 from api_client.s3 import S3Location, S3Retry, plain_endpoint
 from api_client.words.formatting import format_size
 from config.roots import Roots
@@ -143,6 +144,11 @@ def check_redis(settings: Settings) -> Check:
         f"append-only {'on' if health.append_only else 'off'}, {health.eviction_policy}, "
         f"{format_size(health.used_memory_bytes)} used"
     )
+    if health.refuses_writes:
+        refusal = WriteRefusal(health.refuses_writes)
+        return Check(
+            "redis", False, f"{fact}; takes no writes: {refusal.fact}", ErrorCode.REDIS_NO_WRITES.row.remedy_en
+        )
     return Check("redis", not health.warnings, fact, "; ".join(health.warnings))
 
 

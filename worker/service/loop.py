@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 from redis.exceptions import RedisError
 
-from api_client.ledger.outage import is_away
+from api_client.ledger.outage import is_away, takes_no_writes
 from config.log_events import LogEvent
 
 _log = structlog.stdlib.get_logger(__name__)
 
 _STOP_S = 10.0
+_SAY_EVERY_S = 30.0
+"""Between two lines that say that Redis takes no writes; every loop of the worker meets it."""
 
 
 class Loop:
@@ -80,9 +83,36 @@ class Loop:
             _log.error(self._failed, exc_info=error)
 
 
+class Rarely:
+    """Whether something may be said again: once in a while, however often it happens and in however many threads."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._said_at = float("-inf")
+        self._lock = threading.Lock()
+
+    def due(self) -> bool:
+        """Whether it is time; it counts as said then."""
+        with self._lock:
+            now = self._clock()
+            if now - self._said_at < self._every_s:
+                return False
+            self._said_at = now
+            return True
+
+
+_NO_WRITES = Rarely(_SAY_EVERY_S)
+
+
 def note_trouble(log: structlog.stdlib.BoundLogger, error: RedisError) -> None:
-    """Log the trouble of a loop that goes on: an outage quietly, since it ends by itself; a refusal as a warning."""
-    if is_away(error):
+    """Log the trouble of a loop that goes on: an outage quietly, since it ends by itself; a refusal as a warning.
+
+    Somebody must end it where Redis answers and takes no writes, so that is said too, now and then.
+    """
+    if takes_no_writes(error) and _NO_WRITES.due():
+        log.warning(LogEvent.REDIS_NO_WRITES, error=str(error))
+    elif is_away(error):
         log.debug(LogEvent.REDIS_UNREACHABLE, error=str(error))
     else:
         log.warning(LogEvent.REDIS_REFUSED, error=str(error))

@@ -62,7 +62,8 @@ def run(settings: Settings) -> int:
     except PackagingError as error:
         _log.error(LogEvent.REDIS_UNREACHABLE if error.retryable else LogEvent.WORKER_STOPPED, error=str(error))
         print(f"{error}\n{error.remedy}", file=sys.stderr)
-        return EXIT_UNREACHABLE if error.code is ErrorCode.REDIS_UNREACHABLE else EXIT_SETTINGS
+        away = error.code in (ErrorCode.REDIS_UNREACHABLE, ErrorCode.REDIS_NO_WRITES)
+        return EXIT_UNREACHABLE if away else EXIT_SETTINGS
     except Exception as error:
         _log.exception(LogEvent.WORKER_STOPPED, error=str(error))
         return EXIT_FAILED

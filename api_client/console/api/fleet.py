@@ -36,10 +36,12 @@ def service_health(request: Request, client: Client, _: Reader) -> ServiceHealth
 
 @open_router.get("/health", responses={status: COMMON_ERRORS[status] for status in (429, 503)})
 def health(client: Client) -> Health:
-    """Whether the console reaches Redis. Needs no token and says nothing else."""
+    """Whether the console reaches Redis, and Redis takes writes. Needs no token and says nothing else."""
     try:
-        client.ping()
+        client.check_writes()
     except PackagingError as error:
+        if error.code is ErrorCode.REDIS_NO_WRITES:
+            raise PackagingError(ErrorCode.REDIS_NO_WRITES, "Redis takes no writes") from error
         raise PackagingError(ErrorCode.REDIS_UNREACHABLE, "Redis does not answer") from error
     return Health()
 

@@ -24,6 +24,7 @@ _HEADS: Final = {
     ErrorCode.ADDRESS_NOT_FOUND: "error.404",
     ErrorCode.JOB_NOT_FOUND: "error.job",
     ErrorCode.REDIS_UNREACHABLE: "error.unreachable",
+    ErrorCode.REDIS_NO_WRITES: "error.no_writes",
     ErrorCode.RATE_LIMITED: "error.429",
 }
 

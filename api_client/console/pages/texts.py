@@ -165,6 +165,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "error.404": ("There is no such page", "页面不存在"),
     "error.job": ("There is no such job", "作业不存在"),
     "error.unreachable": ("The service does not answer", "服务无响应"),
+    "error.no_writes": ("The service takes nothing new", "服务无法写入"),
     "error.429": ("Too many requests", "请求过多"),
     "error.other": ("That did not work", "操作未成功"),
     "job_gone_hint": (

@@ -214,6 +214,9 @@ def test_a_checksum_of_other_bytes_fails_the_upload(
     proxy.faults.append(
         Fault("answer_header", "HEAD", "", ("x-amz-checksum-sha256", other if size_bytes < PART else f"{other}-2"))
     )
+    proxied.upload_file(tmp_path / "x", prefix.child("read back"))  # the bytes are right, whatever it says of them
+    assert proxy.count("GET") > 0
+    proxy.faults.append(Fault("flip_answer", "GET"))
     with pytest.raises(PackagingError, match="differs") as caught:
         proxied.upload_file(tmp_path / "x", prefix.child("x"))
     assert caught.value.code is ErrorCode.UPLOAD_FAILED

@@ -39,6 +39,11 @@ def test_a_plain_tag_is_an_md5_and_one_with_a_count_is_composite() -> None:
         {"ETag": f'"{"a" * 32}"', "SSECustomerAlgorithm": "AES256"},
         {"ChecksumCRC32": "AAAAAA==-2"},
         {"Metadata": {SHA256_METADATA: "zz"}},
+        {"ChecksumSHA256": "not base64"},
+        {"ChecksumSHA256": "AAAA"},
+        {"ChecksumSHA256": FULL_SHA256 + "-two"},
+        {"ChecksumSHA256": FULL_SHA256, "ChecksumType": "COMPOSITE"},
+        {"ChecksumSHA256": FULL_SHA256, "ETag": '"moto-2"'},
         {"Metadata": {"sha256": "a" * 64}},
     ],
 )
