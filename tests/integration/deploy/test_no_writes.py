@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -36,7 +37,8 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_it_is_said_by_all_and_passes(reason: str, started: Server, tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{started.port}/0"
     refuse, allow = REFUSALS[reason]
-    service, server_side = Installation(url, tmp_path), Redis.from_url(url)
+    service = Installation(url, tmp_path)
+    server_side: Any = Redis.from_url(url)
     try:
         worker = service.start_worker()
         job = service.submit("held", labels={"merge": "hold"})

@@ -15,13 +15,14 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.s3 import S3Location, make_client
-from config.settings import StorageSettings
+from api_client.s3.settings import StorageSettings
 from tests.integration.harness import eventually
 from tests.integration.storage.conftest import PART, QUICK
 from tests.integration.storage.proxy import Fault, Proxy
@@ -122,9 +123,9 @@ def test_moto_takes_and_gives_back_every_file(moto: StorageSettings, tmp_path: P
 
 def test_what_others_uploaded_in_parts_to_moto_can_be_fetched(moto: StorageSettings, tmp_path: Path) -> None:
     client, key = make_client(moto), f"foreign-{uuid.uuid4().hex}/a.gguf"
-    address = {"Bucket": "models", "Key": key}
+    address: Any = {"Bucket": "models", "Key": key}
     upload = client.create_multipart_upload(**address, ChecksumAlgorithm="SHA256")["UploadId"]
-    parts = []
+    parts: list[Any] = []
     for number, data in enumerate(PARTS, 1):
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
         tag = client.upload_part(**address, UploadId=upload, PartNumber=number, Body=data, ChecksumSHA256=digest)[
