@@ -11,6 +11,7 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from config.roots import NOWHERE_ELSE, Roots
+from worker.models.gguf.metadata import Metadata
 from worker.setting import WorkSetting
 
 _TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
@@ -46,16 +47,20 @@ def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
     from worker.models.quantize.source import open_source
 
     with open_source(path) as file:
-        metadata = {key: value.value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
-        tokens = file.metadata.get("tokenizer.ggml.tokens")
-        if tokens is not None:
-            metadata["tokenizer.ggml.tokens"] = [None] * sum(1 for _ in tokens.strings())
+        metadata = plain_values(file.metadata)
         sizes = {
             quant: size.file_bytes
             for matrix, quants in _TYPES.items()
             for quant, size in predict_sizes(file.tensors, quants, metadata=file.metadata, has_imatrix=matrix).items()
         }
     return metadata, sizes
+
+
+def plain_values(metadata: Metadata) -> dict[str, Any]:
+    """Metadata as plain values; of the vocabulary its length alone, as a list of nothing."""
+    values = {key: value.value for key, value in metadata.items() if not key.startswith("tokenizer.")}
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return values if tokens is None else {**values, "tokenizer.ggml.tokens": [None] * tokens.count}
 
 
 def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:

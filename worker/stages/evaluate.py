@@ -44,7 +44,7 @@ _DEATHS = 2
 """After so many deaths in the middle of it, an attempt measures nothing: one more would cost the job its files."""
 _DIED = f"{_DEATHS} attempts ended with their process, most likely for want of memory"
 _REASON_CHARACTERS = 500
-_CANNOT_RUN = frozenset(
+CANNOT_RUN = frozenset(
     {
         ErrorCode.UNSUPPORTED_ARCHITECTURE,
         ErrorCode.BASE_MODEL_INVALID,  # by transformers' measure; what converted and loads in llama.cpp is whole
@@ -75,7 +75,7 @@ def _measured(context: StageContext, files: Sequence[Artifact]) -> QualityReport
     try:
         return _measure(context, files)
     except PackagingError as error:
-        if error.code not in _CANNOT_RUN:
+        if error.code not in CANNOT_RUN:
             raise
         reason = error.message
     except (OSError, StopRequested, LeaseLost):

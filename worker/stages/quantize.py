@@ -1,9 +1,11 @@
 """Quantize: one pass over the unquantized GGUF for all quant types.
 
-Reads the GGUF and, where there is one, the importance matrix; writes one GGUF per type to scratch. Types that an
+Reads the GGUF and, where there are, the importance matrix and the sensitivities; writes one GGUF per type to scratch,
+and the recipe of each fit. Types that an
 earlier attempt finished, or that the job published before a replay, are taken over where they were made from the same
 inputs; a type that fails does not stop the others. So a replay makes only what is missing.
-Raises ``imatrix_required``, ``imatrix_mismatch``, ``weights_not_finite``, ``disk_space_insufficient``.
+Raises ``imatrix_required``, ``imatrix_mismatch``, ``fit_impossible``, ``weights_not_finite``,
+``disk_space_insufficient``.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from api_client.contract.fit import AnyQuantType
+from api_client.contract.fit import AnyQuantType, FitType, fits_of
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
-from api_client.contract.outputs import QUANTIZED
+from api_client.contract.outputs import QUANTIZED, RECIPE
 from worker.models.imatrix.load import load_imatrix
 from worker.models.kernels import use_cache
-from worker.models.mixture.recipe import NO_RECIPES, Recipe, Recipes
+from worker.models.mixture.recipe import PLAIN, Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.result import TypeOutcome
 from worker.stages.context import StageContext, StageResult
-from worker.storage.atomic import atomic_write_text
+from worker.stages.fitting import JobFit, decide_fits, same_files, write_recipe
+from worker.storage.atomic import atomic_write_text, place_file
 
 RECORD = "quantized.json"
 
@@ -33,9 +36,11 @@ def run(context: StageContext) -> StageResult:
     sources = [artifact for artifact in context.artifacts(ArtifactKind.GGUF) if artifact.part.is_quantized]
     matrix = context.matrix()
     made_from = {"source": "+".join(a.sha256 for a in sources), "imatrix": matrix.sha256 if matrix else None}
+    if fits_of(context.options.quant_types):
+        made_from["sensitivity"] = "+".join(a.sha256 for a in context.artifacts(ArtifactKind.SENSITIVITY))
     record = _Record(context.scratch / RECORD, made_from)
     finished = _made_before(context, made_from) | record.finished()
-    wanted = {_name(context, source, quant): quant for source in sources for quant in context.options.quant_types}
+    wanted = {name: quant for source in sources for quant, name in _names(context, source).items()}
     for name in finished:
         context.report.log(f"{name} is already made")
     missing = [name for name in wanted if name not in finished]
@@ -47,30 +52,59 @@ def run(context: StageContext) -> StageResult:
         "taken_over": [quant.value for name, quant in wanted.items() if name not in missing],
         "made_from": made_from,
     }
-    return StageResult(tuple(finished[name] for name in wanted), facts)
+    recipes = [name for source in sources for name in _recipe_names(context, source).values()]
+    return StageResult(tuple(finished[name] for name in (*wanted, *recipes)), facts)
 
 
 def _quantize(
     context: StageContext, source: Artifact, matrix: Artifact | None, finished: dict[str, Artifact], record: _Record
 ) -> None:
     """Make what is missing of one source, and add it to what is finished."""
-    names = {quant: _name(context, source, quant) for quant in context.options.quant_types}
-    missing = {quant: context.scratch / name for quant, name in names.items() if name not in finished}
+    names, recipe_names = _names(context, source), _recipe_names(context, source)
+    missing = {
+        quant: context.scratch / name
+        for quant, name in names.items()
+        if name not in finished or recipe_names.get(quant, name) not in finished
+    }
     if not missing:
         return
+    fits = decide_fits(context, source, fits_of(tuple(missing)))
+    for fit, found in fits.items():
+        finished[recipe_names[fit]] = write_recipe(context.scratch / recipe_names[fit], found)
+    asked = Recipe.of(context.request.recipe) if source.part is ModelPart.MODEL else PLAIN
+    same = same_files(missing, fits)
     result = quantize_file(
         Path(source.path),
-        missing,
+        {quant: path for quant, path in missing.items() if quant not in same},
         imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
-        recipes=Recipes(Recipe.of(context.request.recipe)) if source.part is ModelPart.MODEL else NO_RECIPES,
+        recipes=Recipes(asked, {fit: found.decision.mixture.made for fit, found in fits.items()}),
         setting=context.setting("weights"),
     )
     for quant, outcome in result.outcomes.items():
         if outcome.error is None:
-            finished[names[quant]] = _artifact(context, source, quant, outcome)
-            record.write(finished)
+            finished[names[quant]] = _artifact(context, source, quant, outcome, fits)
+    for quant, other in same.items():
+        if result.outcomes[other].error is None:
+            context.report.log(f"{names[quant]} has come out the same as {names[other]}: made once, linked")
+            place_file(result.outcomes[other].path, missing[quant])
+            made = replace(result.outcomes[other], path=missing[quant])
+            finished[names[quant]] = _artifact(context, source, quant, made, fits)
+    record.write(finished)
     for error in result.failed.values():
         raise error
+
+
+def _names(context: StageContext, source: Artifact) -> dict[AnyQuantType, str]:
+    """Files of one source by type; fits are of the model itself alone."""
+    types = context.options.quant_types
+    of_part = [quant for quant in types if source.part is ModelPart.MODEL or not isinstance(quant, FitType)]
+    return {quant: _name(context, source, quant) for quant in of_part}
+
+
+def _recipe_names(context: StageContext, source: Artifact) -> dict[AnyQuantType, str]:
+    """Recipe files by fit."""
+    names = replace(context.names, model=Path(source.name).stem)
+    return {fit: names.name(RECIPE, fit) for fit in _names(context, source) if isinstance(fit, FitType)}
 
 
 def _name(context: StageContext, source: Artifact, quant: AnyQuantType) -> str:
@@ -111,7 +145,14 @@ class _Record:
         atomic_write_text(self._path, json.dumps(content))
 
 
-def _artifact(context: StageContext, source: Artifact, quant: AnyQuantType, outcome: TypeOutcome) -> Artifact:
+def _artifact(
+    context: StageContext,
+    source: Artifact,
+    quant: AnyQuantType,
+    outcome: TypeOutcome,
+    fits: Mapping[FitType, JobFit],
+) -> Artifact:
+    fit = {"fit": fits[quant].facts()} if isinstance(quant, FitType) else {}
     mixture = dict(outcome.mixture_counts)
     note = (
         f", {outcome.fallback_count} tensors fell back to a type that fits their rows" if outcome.fallback_count else ""
@@ -132,5 +173,6 @@ def _artifact(context: StageContext, source: Artifact, quant: AnyQuantType, outc
             "bits_per_weight": outcome.bits_per_weight,
             "fallback_count": outcome.fallback_count,
             "resumed_tensors": outcome.resumed_tensors,
+            **fit,
         },
     )

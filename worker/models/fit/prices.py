@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,16 @@ class TensorPrice:
     bytes_of: Mapping[str, int]
     kld_of: Mapping[str, float]
     error_of: Mapping[str, float] = field(default_factory=dict)
+
+    def only(self, types: Collection[str]) -> TensorPrice:
+        """The same tensor with the prices of some types."""
+        return TensorPrice(
+            self.name,
+            self.shape,
+            {name: size for name, size in self.bytes_of.items() if name in types},
+            {name: kld for name, kld in self.kld_of.items() if name in types},
+            {name: error for name, error in self.error_of.items() if name in types},
+        )
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fit import FitType
 from api_client.contract.quant_types import QuantType
 from api_client.contract.recipe import TensorRule, exact_pattern, recipe_text
-from worker.models.fit.allocate import Market, allocate, allocate_to_kld
-from worker.models.fit.prices import Prices
+from worker.models.fit.allocate import Market, allocate, allocate_to_kld, type_in
+from worker.models.fit.prices import Prices, TensorPrice
 from worker.models.fit.space import FitLimit, FitSpace
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.policy import is_decided
@@ -138,31 +138,76 @@ class FitProblem:
         assert self.limit.size_bytes is not None
         return self.space.size_of(mixture.types, padded=self.limit.padded) <= self.limit.size_bytes
 
-    def allocated(self, market: Market | None = None) -> FitMixture:
+    def allocated(self) -> FitMixture:
         """The mixture of least predicted KLD within the limit; of fewest bytes where the limit is a KLD.
-
-        Args:
-            market: Another choice of types, for the same tensors.
 
         Raises:
             PackagingError: ``fit_impossible``.
         """
-        market = market or self.market
+        types = self._allocated(self.market, self.kld_of(self.settled))
+        if types is None:
+            raise PackagingError(
+                ErrorCode.FIT_IMPOSSIBLE,
+                f"{self.fit}: no mixture of {', '.join(self.space.allowed)} keeps to it",
+                fields={"quant_type": self.fit.value},
+            )
+        return self.mixture(self.completed(types))
+
+    @cached_property
+    def measurable(self) -> Prices:
+        """Prices of the tensors that measurement looks at.
+
+        Those that are chosen for in the allowed types and that of the stock mixture, the others in the type they have.
+        """
+        free = {tensor.name for tensor in self.market.prices.tensors}
+        stock = self.space.types_of(self.beside)
+        found = []
+        for tensor in self.prices.tensors:
+            allowed = {type_in(kind, tensor) for kind in self.space.allowed} if tensor.name in free else set()
+            kept = [name for name in tensor.kld_of if name in allowed | {stock[tensor.name].name}]
+            if kept:
+                found.append(tensor.only(kept))
+        return Prices(tuple(found))
+
+    def allocate(self, prices: Prices) -> dict[str, str] | None:
+        """An allocation within the limit by other prices of :attr:`measurable`; None where they allow none."""
+        free = {tensor.name for tensor in self.market.prices.tensors}
+        chosen, settled = [], 0.0
+        for tensor in prices.tensors:
+            if tensor.name not in free:
+                settled += sum(tensor.kld_of.values())
+                continue
+            whole = self._price_of[tensor.name]
+            allowed = {type_in(kind, whole) for kind in self.space.allowed}
+            kept = [name for name in tensor.kld_of if name in allowed]
+            if not kept:
+                return None
+            chosen.append(tensor.only(kept))
+        found = self._allocated(replace(self.market, prices=Prices(tuple(chosen))), settled)
+        return None if found is None else {tensor.name: self._kind(found, tensor) for tensor in prices.tensors}
+
+    def completed(self, types: Mapping[str, str]) -> dict[str, GGMLType]:
+        """Types of all tensors, of those that were chosen for as given."""
+        free = {tensor.name for tensor in self.market.prices.tensors}
+        return self.settled | {name: GGMLType[kind] for name, kind in types.items() if name in free}
+
+    @cached_property
+    def _price_of(self) -> dict[str, TensorPrice]:
+        return {tensor.name: tensor for tensor in self.prices.tensors}
+
+    def _kind(self, types: Mapping[str, str], tensor: TensorPrice) -> str:
+        return types[tensor.name] if tensor.name in types else self.settled[tensor.name].name
+
+    def _allocated(self, market: Market, settled_kld: float) -> Mapping[str, str] | None:
         if self.limit.kld is not None:
-            found = allocate_to_kld(market, self.limit.kld - self.kld_of(self.settled))
+            found = allocate_to_kld(market, self.limit.kld - settled_kld)
         else:
             assert self.limit.size_bytes is not None
             bought = {tensor.name for tensor in market.prices.tensors}
             stock = self.space.types_of(self.beside)
             others = self.space.size_of(stock, padded=self.limit.padded, without=bought)
             found = allocate(market, self.limit.size_bytes - others)
-        if found is None:
-            raise PackagingError(
-                ErrorCode.FIT_IMPOSSIBLE,
-                f"{self.fit}: no mixture of {', '.join(market.allowed)} keeps to it",
-                fields={"quant_type": self.fit.value},
-            )
-        return self.mixture(self.settled | {name: GGMLType[kind] for name, kind in found.types.items()})
+        return None if found is None else found.types
 
     def best(self) -> FitMixture:
         """The allocated mixture, or the stock one where its predicted KLD is no higher."""

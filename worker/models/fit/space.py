@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fit import FitType
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
-from api_client.contract.recommend import ModelShape, parse_target
+from api_client.contract.recommend import ModelShape, parse_target, shape_of
 from api_client.words.formatting import format_size
 from worker.models.fit.groups import together
 from worker.models.gguf.tensors import TensorSpec, align_up
 from worker.models.gguf.types import GGMLType, tensor_bytes
-from worker.models.mixture.model import ModelFacts
+from worker.models.mixture.model import ModelFacts, model_facts
+from worker.models.mixture.plan import plan_output
 from worker.models.mixture.policy import choose_mixture, fitting_type, is_decided
 from worker.models.mixture.recipe import PLAIN, Recipe
+from worker.models.quantize.imatrix_data import ImatrixData
+from worker.models.quantize.source import open_source
+from worker.models.sizes import plain_values
 
 _STOCK = tuple(kind for kind, info in QUANT_TYPES.items() if info.family == "K" or kind is QuantType.Q8_0)
 """Types beside which a fit is judged: what people choose among when they want K-quants of some size."""
@@ -186,4 +191,26 @@ class FitSpace:
                 "smallest_bytes": least,
                 "largest_bytes": most,
             },
+        )
+
+
+def space_of(source: Path, matrix: ImatrixData | None, allowed: tuple[str, ...], recipe: Recipe = PLAIN) -> FitSpace:
+    """The space of an unquantized GGUF file.
+
+    Args:
+        source: The file, or the first of its shards.
+        matrix: What files will be quantized with, which they name in their header.
+        allowed: ggml types that a fit may choose from.
+        recipe: Types that the request gives tensors.
+
+    Raises:
+        PackagingError: ``gguf_invalid``, ``recipe_invalid``.
+    """
+    with open_source(source) as opened:
+        model, tensors = model_facts(opened.metadata), tuple(opened.tensors)
+        recipe.check([tensor for tensor in tensors if is_decided(model, tensor, recipe)])
+        mixture = choose_mixture(model, tensors, QuantType.F16, has_imatrix=True, recipe=recipe)
+        plan = plan_output(opened.metadata, tensors, mixture, matrix.stamp if matrix is not None else None)
+        return FitSpace(
+            model, tensors, len(plan.header), plan.alignment, allowed, recipe, shape_of(plain_values(opened.metadata))
         )
