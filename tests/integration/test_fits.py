@@ -18,7 +18,7 @@ from worker.models.mixture.recipe import Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.storage.checksums import parse_checksums, sha256_file
 
-REAL = {
+REAL: dict[str, Any] = {
     "stage_registry": "worker.stages.registry:STAGES",
     "preload": "worker.service.preload",
     "lease_s": 30,

@@ -25,7 +25,7 @@ from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.fit.decide import FitDecision, decide, predicted_best
 from worker.models.fit.prices import Prices
 from worker.models.fit.pricing import price_tensors
-from worker.models.fit.select import Measured, Subject
+from worker.models.fit.select import FitSubject, Measured
 from worker.models.fit.solve import FitProblem
 from worker.models.fit.space import space_of
 from worker.models.gguf.types import GGMLType
@@ -108,7 +108,7 @@ def decide_fits(context: StageContext, source: Artifact, fits: Sequence[FitType]
     types = sorted(allowed | {kind for kind in stock if kind.is_quantized})
     prices = _priced(context, source, sensitivity, data, types)
     record = _Decisions(context.scratch / _DECISIONS, prices, source, context)
-    subject: list[Subject | None] = []  # made when the first decision needs it
+    subject: list[FitSubject | None] = []  # made when the first decision needs it
     found = {}
     for fit, limit in limits.items():
         context.stop_point()
@@ -186,7 +186,7 @@ def _priced(
     return prices
 
 
-def _subject(context: StageContext, source: Artifact, matrix: ImatrixData | None, weights: int) -> Subject | None:
+def _subject(context: StageContext, source: Artifact, matrix: ImatrixData | None, weights: int) -> FitSubject | None:
     """What candidates are measured with; None, with the reason in the log, where the model cannot be run here.
 
     Args:
@@ -213,10 +213,10 @@ def _subject(context: StageContext, source: Artifact, matrix: ImatrixData | None
             break
         taken.append(sequence)
         tokens += len(sequence.ids)
-    return Subject(base, job_overlay(context), Path(source.path), matrix, taken)
+    return FitSubject(base, job_overlay(context), Path(source.path), matrix, taken)
 
 
-def _decided(context: StageContext, problem: FitProblem, subject: Subject | None) -> FitDecision:
+def _decided(context: StageContext, problem: FitProblem, subject: FitSubject | None) -> FitDecision:
     """By measurement; by prediction alone where the model cannot be run here."""
     if subject is None:
         return predicted_best(problem)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worker.models.fit.prices import Prices
-from worker.models.fit.select import Measured, Subject, correction, measure, scaled, select
+from worker.models.fit.select import FitSubject, Measured, correction, measure, scaled, select
 from worker.models.fit.solve import FITTED, FitMixture, FitProblem
 from worker.models.gguf.types import GGMLType
 from worker.setting import ON_THIS_MACHINE, WorkSetting
@@ -43,7 +43,7 @@ def predicted_best(problem: FitProblem) -> FitDecision:
     return FitDecision(problem.best())
 
 
-def decide(problem: FitProblem, subject: Subject, *, setting: WorkSetting = ON_THIS_MACHINE) -> FitDecision:
+def decide(problem: FitProblem, subject: FitSubject, *, setting: WorkSetting = ON_THIS_MACHINE) -> FitDecision:
     """The decision by measurement.
 
     Args:
@@ -66,7 +66,7 @@ def decide(problem: FitProblem, subject: Subject, *, setting: WorkSetting = ON_T
     return FitDecision(problem.mixture(problem.completed(found.chosen.types)), found.measured)
 
 
-def _to_kld(problem: FitProblem, limit: float, subject: Subject, setting: WorkSetting) -> FitDecision:
+def _to_kld(problem: FitProblem, limit: float, subject: FitSubject, setting: WorkSetting) -> FitDecision:
     """The smallest mixture that was measured to keep to the limit; where none was, the closest one."""
     prices, measured, mixtures = problem.measurable, list[Measured](), list[FitMixture]()
     corrected = prices
