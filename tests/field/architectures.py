@@ -70,7 +70,7 @@ OWN: dict[str, dict[str, Any]] = {
     "Qwen3NextConfig": _LINEAR,
     "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
     "NomicBertConfig": {"max_position_embeddings": 2048},
-    "KimiLinearConfig": {"linear_num_heads": 4, "linear_head_dim": 16, "num_key_value_heads": 4, "head_dim": 8},
+    "KimiLinearConfig": {**_LINEAR, **_MLA, "linear_num_heads": 4, "linear_head_dim": 16},
     "MiMoV2FlashConfig": {
         "layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "sparse"],
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}

@@ -23,6 +23,10 @@ LENGTH = 40
 _TIMEOUT_S = 60
 
 
+class NoVectorError(Exception):
+    """Why llama.cpp gives no vector."""
+
+
 def angle(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """One less the cosine of two vectors."""
     one, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
@@ -33,7 +37,7 @@ def by_llama_cpp(model: Path, ids: Sequence[int]) -> list[float]:
     """The vector by llama.cpp.
 
     Raises:
-        RuntimeError: llama.cpp does not run the file.
+        NoVectorError: llama.cpp does not run the file, or has no vectors of such a model.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.field.hidden"],
@@ -46,7 +50,7 @@ def by_llama_cpp(model: Path, ids: Sequence[int]) -> list[float]:
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )
     if done.returncode != 0:
-        raise RuntimeError(f"llama.cpp gives no vector: {done.stderr.strip().splitlines()[-1][:200]}")
+        raise NoVectorError(f"llama.cpp gives no vector: {done.stderr.strip().splitlines()[-1][:200]}")
     vector: list[float] = json.loads(done.stdout)
     return vector
 
@@ -57,8 +61,10 @@ def by_transformers(model: Any, ids: Sequence[int]) -> list[float]:
 
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        text = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        output = (text or model.base_model)(input_ids=torch.tensor([list(ids)]), use_cache=False)
+        text = (model.get_decoder() if hasattr(model, "get_decoder") else None) or model.base_model
+        output = text(input_ids=torch.tensor([list(ids)]), use_cache=False)
+        if not hasattr(output, "last_hidden_state"):  # a text model with its head
+            output = text.model(input_ids=torch.tensor([list(ids)]), use_cache=False)
     states = output.last_hidden_state[0].float()
     mean: list[float] = states.mean(0).tolist()
     return mean

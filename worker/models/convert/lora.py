@@ -37,6 +37,7 @@ from worker.models.convert.plan import (
     streamed_class,
 )
 from worker.models.convert.staging import display_name, stage
+from worker.models.convert.tokenizer import tokenizer_beside
 from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
 from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights
@@ -101,7 +102,8 @@ def export_lora(
     card = Card({"base_model": display_name(base.directory)} if metadata is None else metadata.card, "")
     with tempfile.TemporaryDirectory(prefix="lora-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
         weights = MergedWeights(base)
-        staged = stage(Path(scratch), weights, None, {}, card=card, allowed_roots=setting.roots)
+        tokenizer = tokenizer_beside(base.directory, setting.roots)
+        staged = stage(Path(scratch), weights, tokenizer, {}, card=card, allowed_roots=setting.roots)
         override = Path(scratch) / "metadata.json"
         override.write_text(json.dumps(dict(metadata.overrides) if metadata is not None else {}), encoding="utf-8")
         plan = _plan_lora(

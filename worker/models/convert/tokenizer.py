@@ -79,6 +79,17 @@ class TokenizerChoice:
     added_tokens: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
+def tokenizer_beside(base_dir: Path, allowed_roots: Roots) -> TokenizerChoice | None:
+    """The base model's own tokenizer, where it has one that can be read; for what is made without a vocabulary.
+
+    Some converters (NomicBERT's, XLM-RoBERTa's) look at it before anything else.
+    """
+    try:
+        return find_tokenizer(None, base_dir, allowed_roots=allowed_roots)
+    except PackagingError:
+        return None
+
+
 def find_tokenizer(
     checkpoint_dir: Path | None,
     base_dir: Path,

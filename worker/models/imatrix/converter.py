@@ -10,8 +10,9 @@ import torch
 
 from api_client.contract.errors import ErrorCode
 from config.roots import NOWHERE_ELSE, Roots
-from worker.models.convert.plan import UNUSED_OUTPUT, read_class, shown_weights
+from worker.models.convert.plan import UNUSED_OUTPUT, read_class, shown_weights, streamed_class
 from worker.models.convert.staging import stage
+from worker.models.convert.tokenizer import tokenizer_beside
 from worker.models.convert.upstream import Upstream
 from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights
@@ -36,11 +37,19 @@ def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Ro
         shown_weights(upstream, weights),
         upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
     ):
-        staged = stage(Path(scratch), weights, None, weights.config_changes(), card=None, allowed_roots=allowed_roots)
-        _, model_class = read_class(upstream, staged)
-        mapping_class: Any = type(
-            model_class.__name__, (model_class,), {"model_arch": model_class.model_arch, "no_mtp": True}
+        staged = stage(
+            Path(scratch),
+            weights,
+            tokenizer_beside(weights.base.directory, allowed_roots),
+            weights.config_changes(),
+            card=None,
+            allowed_roots=allowed_roots,
         )
+        architecture, model_class = read_class(upstream, staged)
+        # what has no name in the file raises as upstream has it, which who asks takes for an answer
+        own = {"model_arch": model_class.model_arch, "no_mtp": True, "map_tensor_name": model_class.map_tensor_name}
+        streamed = streamed_class(upstream, model_class, architecture, weights.names())
+        mapping_class: Any = type(model_class.__name__, (streamed,), own)
         file_type = upstream.gguf.LlamaFileType.ALL_F32
         converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT)
     return converter
