@@ -16,6 +16,7 @@ from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import fill_from_task, find_template, resolve_options
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.base_models import first_usable, named_base_models
+from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.files import LocalRunFiles, RunFiles
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import Picked, Why, pick
@@ -93,7 +94,7 @@ def location_of(place: str) -> str:
 def run_of(place: str) -> str:
     """The run that a place means: the one above a checkpoint, and the place itself otherwise."""
     above, _, name = place.rpartition("/")
-    return above if name.startswith("checkpoint-") and above else place
+    return above if is_checkpoint_name(name) and above else place
 
 
 def place_meant(run: str | None, flags: RequestFlags) -> str | None:

@@ -17,6 +17,7 @@ from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.contract.quality import FILE_NAME as QUALITY_FILE
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation, wants_fit
+from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -267,7 +268,7 @@ def checkpoint_name(location: str) -> str:
 def weights_name(location: str) -> str:
     """Name of full weights that stand in for a base model; a step of a run has the run's name before its own."""
     *above, name = _checkpoint_parts(location)
-    return f"{above[-1]}-{name}" if name.startswith("checkpoint-") and above else name
+    return f"{above[-1]}-{name}" if is_checkpoint_name(name) and above else name
 
 
 def _checkpoint_parts(location: str) -> tuple[str, ...]:
@@ -275,7 +276,7 @@ def _checkpoint_parts(location: str) -> tuple[str, ...]:
     parts = [part for part in PurePosixPath(bare.split("://", 1)[-1]).parts if part != "/"] or [_NAMELESS]
     if len(parts) > 1 and not is_remote(location) and parts[-1] in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         parts = parts[:-1]
-    if len(parts) > 1 and parts[-1] in ADAPTER_SUBDIRECTORIES and parts[-2].startswith("checkpoint-"):
+    if len(parts) > 1 and parts[-1] in ADAPTER_SUBDIRECTORIES and is_checkpoint_name(parts[-2]):
         parts = parts[:-1]
     return tuple(parts)
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import CHECKPOINT_WORDS
+from api_client.runs.checkpoint_names import is_checkpoint_name, step_of
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, shards_of
 from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state
@@ -141,7 +142,7 @@ def resolve_checkpoint(reference: str, run_dir: str | Path | None) -> Path:
         path = path.parent
     if not path.is_dir():
         _not_found(path)
-    if path.name in ADAPTER_SUBDIRECTORIES and path.parent.name.startswith("checkpoint-"):
+    if path.name in ADAPTER_SUBDIRECTORIES and is_checkpoint_name(path.parent.name):
         return path.parent
     _refuse_run(path)
     return path
@@ -222,7 +223,7 @@ def _by_checkpoint(files: Mapping[str, RunFile]) -> dict[str, dict[str, RunFile]
     groups: dict[str, dict[str, RunFile]] = {}
     for name, file in files.items():
         head, slash, tail = name.partition("/")
-        if slash and head.startswith("checkpoint-"):
+        if slash and is_checkpoint_name(head):
             groups.setdefault(head, {})[tail] = file
     return groups
 
@@ -230,11 +231,11 @@ def _by_checkpoint(files: Mapping[str, RunFile]) -> dict[str, dict[str, RunFile]
 def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: TrainerState | None) -> Checkpoint:
     kind, weights, problem = classify(run, f"{name}/", files)
     shards = None if kind is not CheckpointKind.INCOMPLETE else shards_of(run, f"{name}/", files)
-    number = re.fullmatch(r"checkpoint-(\d{1,12})", name)
+    number = step_of(name)
     return Checkpoint(
         name=name,
         path=f"{run.location}/{name}",
-        step=int(number[1]) if number else state.step if state else None,
+        step=number if number is not None else state.step if state else None,
         time=max(file.time for file in files.values()),
         kind=kind,
         size_bytes=sum(file.size_bytes for file in files.values()),
@@ -345,7 +346,7 @@ def _runs_below(files: Mapping[str, RunFile]) -> tuple[str, ...]:
     newest: dict[str, datetime] = {}
     for name, file in files.items():
         run, slash, checkpoint = name.rstrip("/").partition("/")
-        if slash and name.endswith("/") and checkpoint.startswith("checkpoint-"):
+        if slash and name.endswith("/") and is_checkpoint_name(checkpoint):
             newest[run] = max(file.time, newest.get(run, file.time))
     return tuple(sorted(newest, key=lambda run: (newest[run], run), reverse=True))
 
@@ -401,7 +402,7 @@ def _refuse_run(path: Path) -> None:
     names = {entry.name for entry in path.iterdir()}
     if any(name.endswith(".safetensors") for name in names) or ADAPTER_CONFIG in names:
         return
-    if any(name.startswith("checkpoint-") for name in names) and not names & set(ADAPTER_SUBDIRECTORIES):
+    if any(map(is_checkpoint_name, names)) and not names & set(ADAPTER_SUBDIRECTORIES):
         listing = list_checkpoints(path)
         raise PackagingError(
             ErrorCode.CHECKPOINT_NOT_FOUND,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-ADAPTER_SUBDIRECTORIES = ("", "adapter_model", "adapter", "default")
+ADAPTER_SUBDIRECTORIES = ("", "adapter_model", "adapter", "default", "model")
 """Where inside a checkpoint an adapter may lie; the first that holds one counts."""
 
 

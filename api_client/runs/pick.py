@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
+from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.checkpoints import CheckpointList, choose_checkpoint, empty_error, list_checkpoints
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify
@@ -92,7 +93,7 @@ def pick(place: str, open_run: OpenRun, reference: str | None = None) -> Picked:
         assert error is not None, "a list without checkpoints says why"
         raise error if problem == "no weights" else _unusable(place, problem)
     above, _, name = place.rpartition("/")
-    return Picked(above if name.startswith("checkpoint-") else place, place, kind, Why.ITSELF, listing)
+    return Picked(above if is_checkpoint_name(name) else place, place, kind, Why.ITSELF, listing)
 
 
 def _cut(place: str, open_run: OpenRun, reference: str | None) -> tuple[str, str | None]:
@@ -102,7 +103,7 @@ def _cut(place: str, open_run: OpenRun, reference: str | None) -> tuple[str, str
         return above, reference or name
     if name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         return _cut(above, open_run, reference)
-    inside = PurePosixPath(above).name.startswith("checkpoint-")
+    inside = is_checkpoint_name(PurePosixPath(above).name)
     return (above if name in ADAPTER_SUBDIRECTORIES and name and inside else place), reference
 
 

@@ -2,22 +2,27 @@
 
 Trainers put what they trained beside LoRA into files of their own: LLaVA ``non_lora_trainables.bin`` and
 ``mm_projector.bin``, the Qwen-VL trainers ``non_lora_state_dict.bin``, LongLoRA ``trainable_params.bin``, ms-swift
-``vit.safetensors``. Safetensors files are read as more tensors of the adapter; pickles are refused.
+``vit.safetensors``. Safetensors files are read as more tensors of the adapter; pickles are refused. torchtune's merged
+model, which lies beside the adapter that is merged into it, is left alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode
+from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
 from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
 from api_client.runs.state_files import VALUE_HEAD, is_state, may_hold_weights, pickled_beside
 from config.roots import Roots
 from worker.models.checkpoint.files import resolve_member
 
+# torchtune writes each epoch's adapter twice, and beside it the model with that adapter merged
+_TORCHTUNE, _MERGED = "adapter_model.pt", re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _OTHER_WEIGHTS = (".gguf", ".h5", ".npz", ".onnx", ".distcp")
 
 
@@ -48,9 +53,12 @@ def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside
     weights, left_out = [], []
     for directory in _directories(opened, adapter_dir):
         names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
+        merged_beside = _TORCHTUNE in names
         for name in names:
             stem, suffix = Path(name).stem, Path(name).suffix.lower()
             if suffix in _OTHER_WEIGHTS or (stem == VALUE_HEAD and suffix in (".safetensors", *PICKLE_SUFFIXES)):
+                left_out.append(name)
+            elif merged_beside and _MERGED.fullmatch(name):
                 left_out.append(name)
             elif suffix == ".safetensors" and name != ADAPTER_WEIGHTS and not is_state(stem):
                 weights.append(resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID))
@@ -65,5 +73,5 @@ def _directories(opened: Path, adapter_dir: Path) -> Iterator[Path]:
     yield adapter_dir
     if opened != adapter_dir:
         yield opened
-    elif adapter_dir.name in ADAPTER_SUBDIRECTORIES[1:] and adapter_dir.parent.name.startswith("checkpoint-"):
+    elif adapter_dir.name in ADAPTER_SUBDIRECTORIES[1:] and is_checkpoint_name(adapter_dir.parent.name):
         yield adapter_dir.parent
