@@ -14,20 +14,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import transformers
 
-from tests.bench.tables import PAGE, ROOT, table
+from tests.bench.tables import ROOT
 from tests.field.architectures import all_architectures
-from tests.field.cells import BUILT, COLUMNS, UNCAUGHT, YES, cells
+from tests.field.cells import BUILT, COLUMNS, UNCAUGHT, cells
+from tests.field.page import shown, write_page
 from worker.models.convert.upstream import load_upstream
 
 RESULTS = ROOT / ".cache" / "field.jsonl"
 _LIMIT_S = 150.0
-_NOT_TRIED = "-"
 
 
 def known() -> dict[str, dict[str, str]]:
@@ -63,27 +62,6 @@ def _send_cells(architecture: str, to: Connection) -> None:
         to.send(cells(architecture, Path(scratch)))
 
 
-def rows(found: dict[str, dict[str, str]], names: Iterable[str]) -> list[list[str]]:
-    """Rows of the table."""
-    return [[name, *(_shown(found[name].get(column, _NOT_TRIED)) for column in COLUMNS)] for name in names]
-
-
-def _shown(cell: str) -> str:
-    return cell.replace("\n", " ").replace("|", "/")
-
-
-def write_page(found: dict[str, dict[str, str]]) -> None:
-    """Put the table, and below it what could not be built, between the page's marks."""
-    built = [name for name in all_architectures() if found[name].get(BUILT) == YES]
-    others = [name for name in all_architectures() if name not in built]
-    tried = table(["architecture", *COLUMNS[1:]], ([row[0], *row[2:]] for row in rows(found, built)))
-    why = table(["architecture", "why no model of it is tried"], (row[:2] for row in rows(found, others)))
-    text = PAGE.read_text("utf-8")
-    begin, end = "<!-- field -->", "<!-- /field -->"
-    head, rest = text.split(begin)
-    PAGE.write_text(f"{head}{begin}\n{tried}\n\n{why}\n{end}{rest.split(end)[1]}", "utf-8")
-
-
 def main(arguments: list[str]) -> None:
     """Try the architectures; write the page where all are known."""
     logging.disable(logging.WARNING)
@@ -102,9 +80,11 @@ def main(arguments: list[str]) -> None:
         found = try_one(name)
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"architecture": name, "cells": found}) + "\n")
-        print(f"{time.monotonic() - started:5.1f} s", " | ".join(rows({name: found}, [name])[0]), flush=True)
+        told = (shown(found.get(column, "-")) for column in COLUMNS)
+        print(f"{time.monotonic() - started:5.1f} s", name, *told, sep=" | ", flush=True)
     if not arguments:
-        write_page(known())
+        found = known()
+        write_page({name: found[name] for name in all_architectures()})
 
 
 if __name__ == "__main__":

@@ -141,6 +141,13 @@ def test_repairs_reach_the_text_part_of_a_larger_model() -> None:
     assert outer["text_config"]["num_global_key_value_heads"] == 1
 
 
+_MIMO = {
+    "model_type": "mimo_v2_flash", "layer_types": ["full_attention", "sliding_attention"], "head_dim": 16,
+    "v_head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
+_KIMI = {"model_type": "kimi_linear", "layer_types": ["linear_attention", "full_attention"]}
+
+
 @pytest.mark.parametrize(
     ("config", "key", "value"),
     [
@@ -154,6 +161,66 @@ def test_repairs_reach_the_text_part_of_a_larger_model() -> None:
         ({"model_type": "t5", "pad_token_id": 0}, "decoder_start_token_id", 0),
         ({"model_type": "t5", "decoder_start_token_id": 3}, "decoder_start_token_id", 3),
         ({"model_type": "modernbert", "norm_eps": 1e-6}, "layer_norm_eps", 1e-6),
+        ({"model_type": "minimax_m2"}, "scoring_func", "sigmoid"),
+        ({"model_type": "exaone_moe", "scoring_func": "softmax"}, "scoring_func", "softmax"),
+        ({"model_type": "dots1", "scoring_func": "noaux_tc"}, "scoring_func", "sigmoid"),
+        (
+            {"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]},
+            "full_attention_interval",
+            2,
+        ),
+        ({"model_type": "glm4_moe_lite", "mlp_layer_types": ["dense", "sparse"]}, "first_k_dense_replace", 1),
+        (
+            {"model_type": "glm4_moe_lite", "mlp_layer_types": ["dense"], "first_k_dense_replace": 3},
+            "first_k_dense_replace",
+            3,
+        ),
+        (
+            {"model_type": "hunyuan_v1_moe", "num_hidden_layers": 2, "intermediate_size": 96},
+            "moe_intermediate_size",
+            [96, 96],
+        ),
+        (
+            {
+                "model_type": "hunyuan_v1_moe",
+                "num_hidden_layers": 2,
+                "intermediate_size": 9,
+                "moe_intermediate_size": [8, 8],
+            },
+            "moe_intermediate_size",
+            [8, 8],
+        ),
+        ({"model_type": "gemma4_unified_text"}, "moe_intermediate_size", None),
+        (_MIMO, "hybrid_layer_pattern", [0, 1]),
+        (_MIMO, "swa_num_key_value_heads", 4),
+        ({**_MIMO, "swa_num_key_value_heads": 8}, "swa_num_key_value_heads", 8),
+        (
+            _KIMI | {"linear_head_dim": 16},
+            "linear_attn_config",
+            {
+                "full_attn_layers": [2],
+                "kda_layers": [1],
+                "head_dim": 16,
+                "num_heads": None,
+                "short_conv_kernel_size": None,
+            },
+        ),
+        (_KIMI | {"linear_attn_config": {"full_attn_layers": [1]}}, "linear_attn_config", {"full_attn_layers": [1]}),
+        ({"model_type": "step3p5", "n_routed_experts": 4}, "moe_num_experts", 4),
+        (
+            {"model_type": "step3p5", "layer_types": ["full_attention", "sliding_attention"]},
+            "partial_rotary_factors",
+            [0.5, 1.0],
+        ),
+        ({"model_type": "step3p5", "mlp_layer_types": ["dense", "sparse", "sparse"]}, "moe_layers_enum", "1,2"),
+        ({"model_type": "deepseek_v4", "mlp_layer_types": ["hash_moe", "moe"]}, "num_hash_layers", 1),
+        (
+            {"model_type": "deepseek_v4", "compress_rates": {"a": 4}, "layer_types": ["a", "sliding_attention"]},
+            "compress_ratios",
+            [4, 0],
+        ),
+        ({"model_type": "nomic_bert", "hidden_size": 64, "max_position_embeddings": 2048}, "n_positions", 8192),
+        ({"model_type": "nomic_bert", "n_embd": 64, "n_positions": 512}, "n_positions", 512),
     ],
 )
 def test_keys_that_transformers_5_says_otherwise_are_said_again(config: dict[str, Any], key: str, value: float) -> None:

@@ -1,6 +1,7 @@
 """The architectures of the conversion package, saved by transformers 5, convert and work in llama.cpp, or are refused.
 
-A tenth of them each day; ``TRAINPACK_FIELD_DAY`` sets the day (an ISO date, or ``all``).
+A tenth of them each day, and a thirtieth through whole jobs; ``TRAINPACK_FIELD_DAY`` sets the day (an ISO date,
+or ``all``).
 ``python -m tests.bench field`` takes every one through a whole job.
 """
 
@@ -14,6 +15,8 @@ import pytest
 
 from api_client.contract.errors import PackagingError
 from tests.field.architectures import NotBuiltError, chosen, save_convertible
+from tests.field.cells import UNCAUGHT, YES, cells
+from tests.field.page import recorded
 from tests.field.proven import PROVEN
 from worker.models.verify.ask import Question
 from worker.models.verify.load import prove
@@ -40,6 +43,16 @@ def _outcome(architecture: str, directory: Path) -> str:
         return f"not built here: {error}"
     except PackagingError as error:
         return f"refused: {error.code}: {error.message}"
+
+
+@pytest.mark.parametrize("architecture", [name for name in chosen(DAY, 30) if name in recorded()])
+def test_every_cell_of_the_page_holds(tmp_path: Path, architecture: str) -> None:
+    """A thirtieth each day, whole jobs: what the page calls right must be right, and nothing may fail uncaught."""
+    print(f"{architecture}, chosen for TRAINPACK_FIELD_DAY={DAY}")
+    found = cells(architecture, tmp_path)
+    assert not [cell for cell in found.values() if cell.startswith(UNCAUGHT)], found
+    right = {column for column, cell in recorded()[architecture].items() if cell == YES}
+    assert right <= {column for column, cell in found.items() if cell == YES}, found
 
 
 def test_the_days_take_turns_and_a_day_is_the_same_again() -> None:

@@ -56,9 +56,8 @@ def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside
         merged_beside = _TORCHTUNE in names
         for name in names:
             stem, suffix = Path(name).stem, Path(name).suffix.lower()
-            if suffix in _OTHER_WEIGHTS or (stem == VALUE_HEAD and suffix in (".safetensors", *PICKLE_SUFFIXES)):
-                left_out.append(name)
-            elif merged_beside and _MERGED.fullmatch(name):
+            is_value_head = stem == VALUE_HEAD and suffix in (".safetensors", *PICKLE_SUFFIXES)
+            if suffix in _OTHER_WEIGHTS or is_value_head or (merged_beside and _MERGED.fullmatch(name)):
                 left_out.append(name)
             elif suffix == ".safetensors" and name != ADAPTER_WEIGHTS and not is_state(stem):
                 weights.append(resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID))
