@@ -83,8 +83,8 @@ def main(arguments: list[str]) -> None:
         told = (shown(found.get(column, "-")) for column in COLUMNS)
         print(f"{time.monotonic() - started:5.1f} s", name, *told, sep=" | ", flush=True)
     if not arguments:
-        found = known()
-        write_page({name: found[name] for name in all_architectures()})
+        outcomes = known()
+        write_page({name: outcomes[name] for name in all_architectures()})
 
 
 if __name__ == "__main__":
