@@ -37,6 +37,8 @@ def run(context: StageContext) -> StageResult:
     )
     ranks = sorted({pair.r for pair in pairs})
     context.report.log(f"{out.name}: {len(pairs)} adapted tensors, rank {', '.join(map(str, ranks))}", ranks=ranks)
+    for note in result.notes:
+        context.report.log(note, level="warning")
     if tokens:
         context.report.log(f"{out.name} applies after the tokens {', '.join(map(str, tokens))} (aLoRA)", tokens=tokens)
     artifact = Artifact.of(

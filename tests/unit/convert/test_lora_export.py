@@ -150,4 +150,4 @@ def test_vision_tower_has_no_place_in_a_text_models_file(tmp_path: Path) -> None
     with pytest.raises(PackagingError) as caught:
         export(base, [pair("vision_tower.encoder.layers.0.mlp.fc1.weight", 8, 8)], tmp_path / "lora.gguf")
     assert caught.value.code is ErrorCode.ADAPTER_UNSUPPORTED
-    assert "leaves this tensor out" in caught.value.message
+    assert "adapters to text models only" in caught.value.message

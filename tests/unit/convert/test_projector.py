@@ -20,8 +20,9 @@ from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.sighted import FAMILIES, tiny_sighted
 from tests.unit.convert.convert_samples import read_gguf
-from worker.models.adapters import Overlay, build_overlay, open_adapter
+from worker.models.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
+from worker.models.convert.lora import export_lora
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert, plan_conversion
 from worker.models.convert.projector import no_projector, senses_of
@@ -144,6 +145,30 @@ def test_tuned_tower_is_what_peft_merges(
     beside = plan_conversion(open_base_model(base), overlay=overlay, part=ModelPart.PROJECTOR)[1].left_out
     alone = plan_conversion(open_base_model(base), overlay=overlay, projector_left_out=beside)[1]
     assert alone.notes == ()
+
+
+@pytest.mark.parametrize("targets", [r".*\.(q_proj|qkv)", r".*\.qkv"])
+def test_exported_adapter_names_the_trained_tower_that_it_leaves_out(
+    targets: str, sighted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = sighted("qwen2_vl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False))
+        tuned.save_pretrained(tmp_path / "checkpoint-1")
+    opened = open_base_model(base)
+    pairs = normalise_for_export(open_adapter(tmp_path / "checkpoint-1"), opened)
+    if "q_proj" not in targets:
+        with pytest.raises(PackagingError, match="none of it is trained"):
+            export_lora(pairs, opened, tmp_path / "lora.gguf", name="A")
+        return
+    result = export_lora(pairs, opened, tmp_path / "lora.gguf", name="A")
+    assert set(read_gguf(result.path)[1]) == {f"blk.{n}.attn_q.weight.lora_{part}" for n in (0, 1) for part in "ab"}
+    assert len(result.left_out) == 4
+    (note,) = result.notes
+    assert "not in the LoRA file: " in note
+    assert ".attn.qkv.weight" in note
 
 
 def test_types_on_request(sighted: Callable[[str], Path], tmp_path: Path) -> None:

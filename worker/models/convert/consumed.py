@@ -16,7 +16,7 @@ from worker.models.adapters.names import is_head
 from worker.models.convert.weights import MergedWeights
 
 _OTHER_SENSES = re.compile(
-    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|mlp1|mlp_AR)\w*\."
+    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|connector|mlp1|mlp_AR)\w*\."
 )
 _NAMED = 3
 
@@ -41,20 +41,26 @@ def check_consumed(
     lost = sorted(weights.changed() & set(left_out))
     if not any(key.endswith("tie_word_embeddings") for key in weights.config_changes()):
         lost = [name for name in lost if not is_head(name)]  # still tied: the embedding says the same
-    senses = [name for name in lost if _OTHER_SENSES.search(name)]
+    senses = [name for name in lost if is_of_another_sense(name)]
     others = [name for name in lost if name not in senses and weights.alters(name)]
     if others:
         raise PackagingError(
             ErrorCode.ADAPTER_UNSUPPORTED,
-            f"{architecture} files have no place for {_listed(others)}, which the adapter changes",
+            f"{architecture} files have no place for {listed(others)}, which the adapter changes",
             fields={"tensors": others[:100], "architecture": architecture},
         )
     if not senses:
         return ()
     where = "in neither the text model nor its projector" if beside_projector else "not in the text model"
-    return (f"trained parts for pictures or sound are {where}: {_listed(senses)}",)
+    return (f"trained parts for pictures or sound are {where}: {listed(senses)}",)
 
 
-def _listed(names: list[str]) -> str:
+def is_of_another_sense(name: str) -> bool:
+    """Whether a weight belongs to a part for pictures or sound, by its name."""
+    return _OTHER_SENSES.search(name) is not None
+
+
+def listed(names: list[str]) -> str:
+    """The first few of them, and how many more."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from api_client.disk import room_errors
 from worker.models.adapters.export import LoraPair
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.card import Card
+from worker.models.convert.consumed import is_of_another_sense, listed
 from worker.models.convert.lowrank import LowRank
 from worker.models.convert.metadata import ModelMetadata
 from worker.models.convert.pipeline import ConvertResult, describe_result, input_fingerprint
@@ -140,7 +142,8 @@ def _plan_lora(
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
             architecture, own_class = read_class(upstream, staged)
         shapes = {name: entry.shape for name, entry in weights.base.tensors.items()}
-        model_class = lora_class(upstream, own_class, architecture, pairs, shapes)
+        left_out: list[str] = []
+        model_class = lora_class(upstream, own_class, architecture, pairs, shapes, left_out=left_out)
         with upstream_errors(ErrorCode.ADAPTER_UNSUPPORTED, f"exporting LoRA for {architecture}"):
             model = model_class(
                 staged,
@@ -155,7 +158,13 @@ def _plan_lora(
                 types = upstream.gguf.GGUFValueType
                 key = upstream.gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS
                 model.gguf_writer.add_key_value(key, list(invocation_tokens), types.ARRAY, types.UINT32)
-            return read_plan(upstream, model.gguf_writer)
+            plan = read_plan(upstream, model.gguf_writer)
+    if left_out and not plan.tensors:
+        raise inexpressible(left_out[0], "llama.cpp applies adapters to text models only, and none of it is trained")
+    if left_out:
+        note = f"trained parts for pictures or sound are not in the LoRA file: {listed(sorted(left_out))}"
+        plan = replace(plan, notes=(note,), left_out=tuple(sorted(left_out)))
+    return plan
 
 
 def lora_class(
@@ -164,6 +173,8 @@ def lora_class(
     architecture: str,
     pairs: Sequence[LoraPair],
     shapes: Mapping[str, tuple[int, ...]],
+    *,
+    left_out: list[str],
 ) -> type[Any]:
     """Upstream's model class, fed with pairs in place of weights.
 
@@ -173,6 +184,7 @@ def lora_class(
         architecture: Name, for messages.
         pairs: The adapter.
         shapes: Shape of every tensor of the base model.
+        left_out: Is filled with the adapted weights of parts for pictures and sound, which no text model's file has.
     """
     streamed = streamed_class(upstream, model_class, architecture, shapes)
 
@@ -200,6 +212,9 @@ def lora_class(
                 named = self.filter_tensors((pair.name, lambda: None))
                 if named is None and not pair.b.any():
                     continue  # never trained: a tower of pictures, an encoder's pooler
+                if named is None and is_of_another_sense(pair.name):
+                    left_out.append(pair.name)
+                    continue
                 if named is None:
                     raise inexpressible(pair.name, f"{architecture} leaves this tensor out of its GGUF file")
                 # a Conv1D weight is stored (i, o): the update of what is stored is (B @ A).T
