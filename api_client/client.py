@@ -39,6 +39,7 @@ _READ_SETTINGS = (
     *("maxmemory-policy", "appendfsync", "save"),
     *("stop-writes-on-bgsave-error", "min-replicas-to-write"),
 )
+_PAGE_JOBS = 100
 _ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")
 """An entry of a Redis stream; ``$`` is the newest one there is."""
 
@@ -144,6 +145,21 @@ class PackagingClient:
         while page := [*itertools.islice(ids, limit - len(jobs))]:
             jobs += self._store.read_many(page)
         return jobs
+
+    def iterate(
+        self,
+        state: JobState | StateName | None = None,
+        labels: dict[str, str] | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+    ) -> Iterator[Job]:
+        """Every job that matches, newest first, read page by page as it is asked for; arguments as :meth:`list`.
+
+        A job that comes meanwhile is not among them, and one that ends meanwhile is there at most once.
+        """
+        while page := self.list(state, labels, since, _PAGE_JOBS, cursor):
+            yield from page
+            cursor = page[-1].id
 
     def events(
         self, job_id: str, follow: bool = False, after: str = "0", timeout_s: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import JobState, StageName
+from api_client.contract.outputs import named_run
 from api_client.words.language import Language
 from api_client.words.spans import read_since
 from api_client.words.suggestions import did_you_mean, nearest
@@ -25,12 +26,43 @@ def complete_job(incomplete: str) -> Iterator[tuple[str, str]]:
             jobs = client.list(limit=30)
     except PackagingError:
         return
+    yield from (("last", "the newest job"),) if "last".startswith(incomplete) else ()
     for job in jobs:
-        if job.id.startswith(incomplete):
-            yield job.id, f"{job.state.value}, {job.request.template}"
+        # a shell offers only what goes on from what is typed, so a part from the middle is offered as it stands
+        if incomplete in job.id:
+            yield (
+                job.id if job.id.startswith(incomplete) else incomplete + job.id.partition(incomplete)[2],
+                f"{job.id}, {job.state.value}, {named_run(job.request)}",
+            )
 
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", autocompletion=complete_job)]
+def complete_label(incomplete: str) -> Iterator[str]:
+    """Labels of recent jobs for the shell."""
+    try:
+        with open_client(timeout_s=_COMPLETION_TIMEOUT_S) as client:
+            jobs = client.list(limit=100)
+    except PackagingError:
+        return
+    labels = {f"{key}={value}" for job in jobs for key, value in job.request.labels.items()}
+    yield from (label for label in sorted(labels) if label.startswith(incomplete))
+
+
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help="Id of the job, a part of it, or last.", autocompletion=complete_job)
+]
+CodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--code",
+        help="Only jobs that failed with this code.",
+        autocompletion=lambda: [code.value for code in ErrorCode],
+        metavar="CODE",
+    ),
+]
+SearchOption = Annotated[
+    str | None,
+    typer.Option("--search", help="Only jobs with this in their id, labels, paths or error.", metavar="TEXT"),
+]
 
 
 RunPlace = Annotated[
@@ -39,6 +71,16 @@ RunPlace = Annotated[
         metavar="[RUN]",
         help="A run's directory, one of its checkpoints, or a model: a path or s3://.",
         show_default=False,
+    ),
+]
+
+
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar="",
+        help="Only say what it would do: stages and their time, files, sizes, room on disk.",
     ),
 ]
 
@@ -55,7 +97,13 @@ StateOption = Annotated[
 ]
 LabelOption = Annotated[
     list[str] | None,
-    typer.Option("--label", "-l", help="Only jobs with this label. May be repeated.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--label",
+        "-l",
+        help="Only jobs with this label. May be repeated.",
+        autocompletion=complete_label,
+        metavar="KEY=VALUE",
+    ),
 ]
 SinceOption = Annotated[
     str | None, typer.Option("--since", help="Only jobs submitted since: 24h, 7d or a date.", metavar="WHEN")
@@ -85,7 +133,7 @@ def parse_state(text: str | None) -> JobState | None:
     Raises:
         PackagingError: ``request_invalid`` with the nearest one.
     """
-    return None if text is None else JobState(_one_of(text, [state.value for state in JobState], "state"))
+    return None if text is None else JobState(parse_one_of(text, [state.value for state in JobState], "state"))
 
 
 def parse_stage(text: str | None) -> StageName | None:
@@ -98,7 +146,7 @@ def parse_stage(text: str | None) -> StageName | None:
         return None
     titles = {stage.spec.title(language).lower(): stage for language in Language for stage in StageName}
     titled = titles.get(text.strip().lower())
-    return titled or StageName(_one_of(text.replace("-", "_"), [stage.value for stage in StageName], "stage"))
+    return titled or StageName(parse_one_of(text.replace("-", "_"), [stage.value for stage in StageName], "stage"))
 
 
 def parse_code(text: str | None) -> ErrorCode | None:
@@ -107,10 +155,15 @@ def parse_code(text: str | None) -> ErrorCode | None:
     Raises:
         PackagingError: ``request_invalid`` with the nearest one.
     """
-    return None if text is None else ErrorCode(_one_of(text, [code.value for code in ErrorCode], "error code"))
+    return None if text is None else ErrorCode(parse_one_of(text, [code.value for code in ErrorCode], "error code"))
 
 
-def _one_of(text: str, known: list[str], what: str) -> str:
+def parse_one_of(text: str, known: Sequence[str], what: str) -> str:
+    """One of the known words, whatever case it is written in.
+
+    Raises:
+        PackagingError: ``request_invalid`` with the nearest one.
+    """
     if text.lower() in known:
         return text.lower()
     suggestion = nearest(text.lower(), known, 0.4)

@@ -253,4 +253,21 @@ HELP_ZH = {
     "scratch, cache, demo or storage. May be repeated.": "scratch、cache、demo 或 storage。可重复给出。",
     "Only say what would go.": "只列出将删除的内容。",
     "Do not ask.": "不询问。",
+    "Id of the job, a part of it, or last.": "作业编号、编号的一部分，或 last。",
+    "Ids of jobs, parts of ids, or last.": "作业编号、编号的一部分，或 last；可给多个。",
+    "Only say which jobs it would be.": "只列出将涉及的作业。",
+    "Only jobs that failed with this code.": "只看因该错误码失败的作业。",
+    "Only jobs with this in their id, labels, paths or error.": "只看编号、标签、路径或错误中含该文字的作业。",
+    "Only entries in which this is found; letters' case is ignored.": "只看含该文字的条目，不区分大小写。",
+    "Only entries as serious as this: debug, info, warning or error.": (
+        "只看不低于该级别的条目：debug、info、warning 或 error。"
+    ),
+    "Cancel jobs, by name or by what they are like.": "按编号或条件取消作业。",
+    "Jobs by name, or by what they are like; by default from the first stage that did not succeed.": (
+        "按编号或条件选择作业；默认从第一个未成功的阶段开始。"
+    ),
+    "Replay the failed jobs of the last 24 hours, or --since.": ("重跑最近 24 小时（或 --since 以来）失败的作业。"),
+    "Only say what it would do: stages and their time, files, sizes, room on disk.": (
+        "只说明将要做什么：各阶段及预计用时、文件、大小、磁盘空间。"
+    ),
 }

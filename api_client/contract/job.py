@@ -78,6 +78,9 @@ class StageState(StrEnum):
     CANCELLED = "cancelled"
 
 
+_ENDED_STAGE = frozenset({StageState.SUCCEEDED, StageState.FAILED, StageState.CANCELLED})
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended."""
 
@@ -159,16 +162,20 @@ class Stage(_Record):
 
     @property
     def duration_s(self) -> float | None:
-        """Seconds from the first start to the end."""
+        """Seconds of the attempt that ended it; waiting, and attempts whose results were not taken, are not counted."""
+        last = self.attempts[-1] if self.attempts else None
+        if last is not None and last.finished_at is not None:
+            return (last.finished_at - last.started_at).total_seconds()
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
 
     def seconds(self, now: datetime | None = None) -> float | None:
-        """Seconds from the first start to the end, or to now while it runs."""
-        if self.duration_s is not None or self.started_at is None or self.state is not StageState.RUNNING:
-            return self.duration_s
-        return ((now or datetime.now(UTC)) - self.started_at).total_seconds()
+        """As :attr:`duration_s`; while it runs, the seconds of the present attempt."""
+        if self.state is not StageState.RUNNING:
+            return self.duration_s if self.state in _ENDED_STAGE else None
+        started = self.attempts[-1].started_at if self.attempts else self.started_at
+        return None if started is None else ((now or datetime.now(UTC)) - started).total_seconds()
 
 
 class UsedBase(_Record):
@@ -217,9 +224,14 @@ class Job(_Record):
         return "cancelling" if self.cancel_requested and not self.finished else self.state.value
 
     def seconds(self, now: datetime | None = None) -> float | None:
-        """Seconds from the start to the end, or to now; ``None`` before the start."""
+        """Seconds of the attempts that made the result, the one under way to now; ``None`` before the first.
+
+        Waiting between them is not counted, nor is what a replay made again.
+        """
         if self.started_at is None:
             return None
+        if any(stage.attempts for stage in self.stages):
+            return sum(stage.seconds(now) or 0.0 for stage in self.stages)
         return ((self.finished_at or now or datetime.now(UTC)) - self.started_at).total_seconds()
 
     @property

@@ -260,6 +260,14 @@ def checkpoint_location(request: PackagingRequest, chosen: str | None = None) ->
     return f"{run.rstrip('/')}/{name}" if run or slash else name
 
 
+def named_run(request: PackagingRequest) -> str:
+    """What people call a request's input: run and checkpoint, as ``42/checkpoint-900``, else the model's name."""
+    location = checkpoint_location(request)
+    if location is None:
+        return location_name(request.base_model or "")
+    return "/".join(_checkpoint_parts(location)[-2:])
+
+
 def checkpoint_name(location: str) -> str:
     """Name of a checkpoint, e.g. ``checkpoint-900``, also by the adapter's file or directory inside it."""
     return _checkpoint_parts(location)[-1]

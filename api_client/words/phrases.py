@@ -106,6 +106,14 @@ PHRASES: dict[str, tuple[str, str]] = {
     "output_dir": ("output directory", "输出目录"),
     "paused": ("paused", "已暂停"),
     "outputs": ("Outputs", "输出文件"),
+    "foreseen": ("about", "预计"),
+    "foreseen_held": ("; earlier forecasts were off by {off}", "；此前预测误差约 {off}"),
+    "foreseen_nothing": (
+        "No job has succeeded on this host yet, so nothing is known of the time.",
+        "本机尚无成功的作业，无法预计用时。",
+    ),
+    "foreseen_total": ("About {time} in all, by {jobs} jobs of this host", "合计约 {time}（依据本机 {jobs} 个作业）"),
+    "room": ("{path}: needs {needed}, free {free}", "{path}：需要 {needed}，可用 {free}"),
     "goes_to": ("Output in {path}", "输出目录：{path}"),
     "picked_adapter": ("{name}: an adapter", "{name}：LoRA 适配器"),
     "picked_best": (
@@ -139,6 +147,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "redis_away": ("Redis does not answer; still trying", "Redis 无响应，继续重试"),
     "remedy": ("Remedy", "处理"),
     "retention": ("training kept", "训练保留率"),
+    "run": ("run", "训练"),
     "running": ("running", "运行"),
     "same_top": ("same top token", "首选一致率"),
     "saved": ("saved", "保存时间"),

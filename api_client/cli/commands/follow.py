@@ -14,6 +14,7 @@ from api_client.cli.arguments import (
     SinceOption,
     StateOption,
     complete_job,
+    parse_one_of,
     parse_since,
     parse_state,
 )
@@ -21,7 +22,7 @@ from api_client.cli.command import add_command
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
-from api_client.cli.render.log import log_line
+from api_client.cli.render.log import LEVELS, at_least, log_line
 from api_client.cli.render.made import made_lines
 from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
@@ -68,7 +69,8 @@ def watch(
             remedy="See `trainpack watch --help`.",
         )
     with open_client() as client:
-        ids = list(dict.fromkeys(job_ids or chosen_jobs(client, wanted, labels, when)))
+        named = [client.find(one) for one in job_ids or ()]
+        ids = list(dict.fromkeys(named or chosen_jobs(client, wanted, labels, when)))
         if not ids:
             output.say(output.text("all_done" if wanted is None else "no_jobs"))
             return DONE
@@ -88,7 +90,7 @@ def wait(
     Exits 1 if it failed, or if it has not ended in time.
     """
     with open_client() as client:
-        job = client.wait(job_id, timeout_s)
+        job = client.wait(client.find(job_id), timeout_s)
     if output.as_json:
         output.document(job)
     else:
@@ -105,16 +107,30 @@ def logs(
         bool, typer.Option("--all", "-a", metavar="", help="Also progress and debug entries.")
     ] = False,
     after: Annotated[str, typer.Option("--after", help="Id of the last entry already seen.", metavar="ID")] = "0",
+    grep: Annotated[
+        str | None, typer.Option("--grep", "-g", help="Only entries in which this is found; letters' case is ignored.")
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level",
+            help="Only entries as serious as this: debug, info, warning or error.",
+            autocompletion=lambda: [*LEVELS],
+            metavar="LEVEL",
+        ),
+    ] = None,
 ) -> int:
     """Print a job's log.
 
     With --json one entry per line, each with the id that --after takes.
     """
+    least = parse_one_of(level or ("debug" if everything else "info"), LEVELS, "level")
+    sought = grep.casefold() if grep is not None else ""
     with open_client() as client:
-        for event in client.events(job_id, follow=follow, after=after):
-            if not everything and (event.kind is EventKind.PROGRESS or event.level == "debug"):
-                continue
-            _print_event(output, event)
+        for event in client.events(client.find(job_id), follow=follow, after=after):
+            hidden = event.kind is EventKind.PROGRESS and not everything
+            if not hidden and at_least(event, least) and sought in event.message.casefold():
+                _print_event(output, event)
     return DONE
 
 

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from api_client.cli.arguments import (
-    JobId,
+    CodeOption,
     LabelOption,
+    SearchOption,
     SinceOption,
     StateOption,
     complete_job,
-    parse_code,
-    parse_since,
     parse_stage,
-    parse_state,
 )
 from api_client.cli.command import add_command
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
-from api_client.cli.requests import parse_labels
+from api_client.cli.selection import JobFilter, chosen
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.job import StageName
+from api_client.contract.job import Job, JobState, StageName
 
+JobIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[JOB]...",
+        help="Ids of jobs, parts of ids, or last.",
+        autocompletion=complete_job,
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say which jobs it would be.")]
+MOST_JOBS = 100_000
 DEFAULT_REPLAY_SPAN = timedelta(hours=24)
 
 
@@ -54,7 +65,7 @@ def status(
     if job_id is None:
         return _service(output)
     with open_client() as client:
-        job = client.get(job_id)
+        job = client.get(client.find(job_id))
     if output.as_json:
         output.document(job)
     else:
@@ -80,6 +91,8 @@ def list_jobs(
     state: StateOption = None,
     label: LabelOption = None,
     since: SinceOption = None,
+    search: SearchOption = None,
+    code: CodeOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=1000, metavar="N")] = 20,
     cursor: Annotated[
         str | None,
@@ -87,10 +100,9 @@ def list_jobs(
     ] = None,
 ) -> int:
     """List jobs, newest first."""
-    wanted, when = parse_state(state), parse_since(since) if since else None
-    labels = parse_labels(label or ())
+    wanted = JobFilter.of(state, label, since, search, code)
     with open_client() as client:
-        jobs = client.list(wanted, labels, when, limit, cursor)
+        jobs = wanted.jobs(client, limit, cursor)
     if output.as_json:
         output.document({"jobs": jobs, "cursor": jobs[-1].id if len(jobs) == limit else None})
     elif jobs:
@@ -100,27 +112,33 @@ def list_jobs(
     return DONE
 
 
-def cancel(output: Output, *, job_id: JobId) -> int:
-    """Cancel a job.
+def cancel(
+    output: Output,
+    *,
+    job_ids: JobIds = None,
+    state: StateOption = None,
+    label: LabelOption = None,
+    since: SinceOption = None,
+    search: SearchOption = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Cancel jobs, by name or by what they are like.
 
     A queued one ends at once, a running one within seconds; nothing half-written stays.
     """
+    wanted = JobFilter.of(state, label, since, search)
     with open_client() as client:
-        job = client.cancel(job_id)
-    if output.as_json:
-        output.document(job)
-    else:
-        output.show(headline(output, job))
-    return DONE
+        ids = chosen(client, job_ids, wanted, MOST_JOBS)
+        if dry_run:
+            return _show(output, [job for job in map(client.get, ids) if not job.finished], alone=False)
+        jobs = _each(ids, client.cancel, gone=() if job_ids else (ErrorCode.JOB_FINISHED, ErrorCode.JOB_NOT_FOUND))
+    return _show(output, jobs, alone=job_ids is not None and len(job_ids) == 1)
 
 
 def replay(
     output: Output,
     *,
-    job_id: Annotated[
-        str | None,
-        typer.Argument(metavar="[JOB]", help="Id of the job.", autocompletion=complete_job, show_default=False),
-    ] = None,
+    job_ids: JobIds = None,
     from_stage: Annotated[
         str | None,
         typer.Option(
@@ -131,50 +149,53 @@ def replay(
         ),
     ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", metavar="", help="Replay all failed jobs instead of one.")
+        bool, typer.Option("--failed", metavar="", help="Replay the failed jobs of the last 24 hours, or --since.")
     ] = False,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="With --failed: submitted since, 24h by default.", metavar="WHEN"),
-    ] = None,
-    code: Annotated[
-        str | None, typer.Option("--code", help="With --failed: only jobs that failed with this code.", metavar="CODE")
-    ] = None,
+    state: StateOption = None,
+    label: LabelOption = None,
+    since: SinceOption = None,
+    search: SearchOption = None,
+    code: CodeOption = None,
+    dry_run: DryRun = False,
 ) -> int:
     """Run ended jobs again, without redoing what succeeded.
 
-    Either one job, by default from its first stage that did not succeed, or with --failed all failed ones.
+    Jobs by name, or by what they are like; by default from the first stage that did not succeed.
     """
-    _check_replay(job_id, failed, since, code, from_stage)
     stage = parse_stage(from_stage)
+    wanted = JobFilter.of(state, label, since, search, code)
+    if failed:
+        since_when = wanted.since or datetime.now(UTC) - DEFAULT_REPLAY_SPAN
+        wanted = replace(wanted, state=JobState.FAILED, since=since_when)
     with open_client() as client:
-        if job_id is not None:
-            job = client.replay(job_id, stage)
-            if output.as_json:
-                output.document(job)
-            else:
-                output.show(headline(output, job))
-            return DONE
-        when = parse_since(since) if since else datetime.now(UTC) - DEFAULT_REPLAY_SPAN
-        jobs = client.replay_failed(when, parse_code(code))
+        ids = chosen(client, job_ids, wanted, MOST_JOBS)
+        if dry_run:
+            return _show(output, [job for job in map(client.get, ids) if job.finished], alone=False)
+        raced = () if job_ids else (ErrorCode.JOB_RUNNING, ErrorCode.JOB_NOT_FOUND, ErrorCode.JOB_NEWER)
+        jobs = _each(ids, lambda job_id: client.replay(job_id, stage), gone=raced)
+    return _show(output, jobs, alone=job_ids is not None and len(job_ids) == 1)
+
+
+def _each(ids: Sequence[str], act: Callable[[str], Job], *, gone: Collection[ErrorCode]) -> list[Job]:
+    """What came of each; one that changed between the choice and the act is left out where ``gone`` says so."""
+    done = []
+    for job_id in ids:
+        try:
+            done.append(act(job_id))
+        except PackagingError as error:
+            if error.code not in gone:
+                raise
+    return done
+
+
+def _show(output: Output, jobs: Sequence[Job], *, alone: bool) -> int:
+    """One job that was named by itself, or a list."""
     if output.as_json:
-        output.document({"jobs": jobs})
+        output.document(jobs[0] if alone else {"jobs": jobs})
+    elif alone:
+        output.show(headline(output, jobs[0]))
     elif jobs:
         output.show(jobs_table(output, jobs, output.results.width))
     else:
         output.say(output.text("no_jobs"))
     return DONE
-
-
-def _check_replay(
-    job_id: str | None, failed: bool, since: str | None, code: str | None, from_stage: str | None
-) -> None:
-    problem = None
-    if (job_id is None) != failed:
-        problem = "give a job or --failed, one of them"
-    elif failed and from_stage is not None:
-        problem = "--from-stage goes with one job, not with --failed"
-    elif not failed and (since or code):
-        problem = "--since and --code go with --failed"
-    if problem:
-        raise PackagingError(ErrorCode.REQUEST_INVALID, problem, remedy="See `trainpack replay --help`.")

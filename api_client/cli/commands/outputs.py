@@ -38,7 +38,7 @@ def outputs(
     With --download they are copied where they are near, else fetched from object storage, and checked either way.
     """
     with open_client() as client:
-        job = client.get(job_id)
+        job = client.get(client.find(job_id))
     if download is None:
         if output.as_json:
             output.document({"job_id": job.id, "state": job.state, "outputs": job.outputs})

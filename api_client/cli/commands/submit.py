@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from api_client.cli.arguments import RunPlace
+from api_client.cli.arguments import DryRunOption, RunPlace
 from api_client.cli.command import add_command
 from api_client.cli.commands.follow import end_of, watch_and_report
 from api_client.cli.flags import RequestFlags
 from api_client.cli.from_run import asked_for
+from api_client.cli.outlook import ask_outlook, show_outlook
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.connection import open_client, service_is_local
@@ -42,6 +43,7 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", "-w", metavar="", help="Stay until the job has ended; exit 1 if it failed.")
     ] = False,
+    dry_run: DryRunOption = False,
 ) -> int:
     """Queue a job that packages a training run.
 
@@ -53,6 +55,8 @@ def submit(
     """
     request = asked_for(run, flags, output, sees_files=service_is_local())
     with open_client() as client:
+        if dry_run:
+            return show_outlook(output, ask_outlook(client, request))
         job = client.submit(request)
         if wait and not output.as_json:
             return watch_and_report(client, [job.id], output)

@@ -133,9 +133,9 @@ def _progress(stage: Stage) -> str:
 
 
 def _attempts(output: Output, stage: Stage) -> Iterator[Text]:
-    """A line for every attempt that did not simply succeed."""
-    for attempt in stage.attempts:
-        if attempt.outcome not in _QUIET_OUTCOMES:
+    """A line for every attempt of a stage that needed more than one, or whose one did not simply succeed."""
+    if len(stage.attempts) > 1 or any(attempt.outcome not in _QUIET_OUTCOMES for attempt in stage.attempts):
+        for attempt in stage.attempts:
             yield _attempt_line(output, stage, attempt)
 
 

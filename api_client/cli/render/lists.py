@@ -13,6 +13,7 @@ from api_client.cli.render.states import attempt_name, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.contract.fleet import Change, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Job, JobState
+from api_client.contract.outputs import location_name, named_run
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.templates import SWITCHES, Template
 from api_client.runs.checkpoints import CheckpointList
@@ -28,6 +29,8 @@ from api_client.words.formatting import (
 from api_client.words.states import state_word
 
 MAX_SCORE_COLUMNS = 4
+MAX_CELL = 24
+"""With an id and a state beside it, it fits into 60 columns."""
 
 
 def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | None = None) -> RenderableType:
@@ -37,12 +40,14 @@ def jobs_table(output: Output, jobs: Sequence[Job], width: int, now: datetime | 
         [
             Column(output.text("job"), [job.id for job in jobs], ALWAYS),
             Column(output.text("state"), [state_text(output.language, job.shown_state) for job in jobs], ALWAYS),
-            Column(output.text("stage"), [_where(output, job) for job in jobs], 8),
-            Column(output.text("template"), [job.request.template for job in jobs], 7),
+            Column(output.text("run"), [_short(named_run(job.request)) for job in jobs], 8),
+            Column(output.text("stage"), [_where(output, job) for job in jobs], 7),
             Column(output.text("age"), [format_age(job.created_at, now) for job in jobs], 6, right=True),
-            Column(output.text("duration"), ["" if s is None else format_duration(s) for s in seconds], 5, right=True),
-            Column(output.text("quant_types"), [",".join(job.options.quant_types) for job in jobs], 3),
-            Column(output.text("labels"), [_labels(job) for job in jobs], 4),
+            Column(output.text("quant_types"), [_short(",".join(job.options.quant_types)) for job in jobs], 5),
+            Column(output.text("base_model"), [_short(location_name(job.request.base_model or "")) for job in jobs], 5),
+            Column(output.text("duration"), ["" if s is None else format_duration(s) for s in seconds], 4, right=True),
+            Column(output.text("labels"), [_short(_labels(job)) for job in jobs], 4),
+            Column(output.text("template"), [job.request.template for job in jobs], 3),
             Column(output.text("output_dir"), [job.request.output_dir or "" for job in jobs], 2),
         ],
         width,
@@ -60,6 +65,11 @@ def _where(output: Output, job: Job) -> str:
     if job.waiting_for is not None:
         return f"{name}: {state_word(output.language, job.waiting_for.reason.value)}"
     return f"{name} {stage.progress.fraction:.0%}" if stage.progress else name
+
+
+def _short(text: str) -> str:
+    """The end of a long text, which tells more of a path or a name than its beginning."""
+    return text if len(text) <= MAX_CELL else f"…{text[1 - MAX_CELL :]}"
 
 
 def _labels(job: Job) -> str:

@@ -11,8 +11,18 @@ from api_client.words.formatting import clean, format_progress, format_rate, one
 _KIND_WIDTH = max(len(kind.value) for kind in EventKind)
 
 
+_TOLD_LEVELS = ("warning", "error")
+LEVELS = ("debug", "info", "warning", "error")
+"""From the least to the most serious."""
+
+
+def at_least(event: Event, level: str) -> bool:
+    """Whether an entry is as serious as a level, or more."""
+    return LEVELS.index(event.level) >= LEVELS.index(level) if event.level in LEVELS else True
+
+
 def log_line(event: Event, *, job: str = "") -> Text:
-    """Time, kind and message, with ``job`` before them where there are several; the level shows in the colour."""
+    """Time, kind and message, with ``job`` before them where there are several; a level above info is said."""
     line = Text(event.time.astimezone().strftime("%H:%M:%S "), style="dim")
     if job:
         line.append(f"{job} ", style="dim")
@@ -21,6 +31,8 @@ def log_line(event: Event, *, job: str = "") -> Text:
     message = progress_words(event) if event.kind is EventKind.PROGRESS else clean(event.message)
     if event.kind is EventKind.JOB and event.stage is not None:
         message = f"{event.stage.value}: {message}"
+    if event.level in _TOLD_LEVELS:
+        message = f"{event.level.upper()} {message}"
     line.append(message.replace("\n", "\n" + " " * head), style=LEVEL_STYLES[event.level])
     return line
 

@@ -115,6 +115,41 @@ def test_a_running_job_can_be_cancelled(trainpack: CommandLine, installed: Insta
     assert (again.code, again.document["error"]["code"]) == (2, "job_finished")
 
 
+def test_jobs_are_named_by_parts_chosen_by_what_they_are_and_acted_on_together(
+    trainpack: CommandLine, installed: Installation
+) -> None:
+    first, second = (trainpack.submit(f"many-{n}", "--label", "batch=many", merge="hold") for n in range(2))
+    assert trainpack("status", "last", "--json").document["id"] == second
+    assert trainpack("status", "last~1", "--json").document["id"] == first
+    assert trainpack("status", first[-6:], "--json").document["id"] == first
+    shared = trainpack("status", first[:5], "--json").document["error"]
+    assert (shared["code"], len(shared["fields"]["matches"]) > 1) == ("request_invalid", True)
+    found = trainpack("list", "--search", "MANY-1", "--json").document["jobs"]
+    assert [one["id"] for one in found] == [second]
+    would = trainpack("cancel", "--label", "batch=many", "--dry-run", "--json").document["jobs"]
+    assert {one["id"] for one in would} == {first, second}
+    assert not any(one["cancel_requested"] for one in would)
+    assert trainpack("cancel", "--json").document["error"]["code"] == "request_invalid"
+    both = trainpack("cancel", first[-6:], second, "--json")
+    assert (both.code, len(both.document["jobs"])) == (0, 2)
+    assert trainpack("wait", first).code == trainpack("wait", second).code == 1
+    again = trainpack("replay", "--label", "batch=many", "--state", "cancelled", "--dry-run", "--json").document
+    assert {one["id"] for one in again["jobs"]} == {first, second}
+
+
+def test_a_log_is_searched_and_cut_by_level(trainpack: CommandLine) -> None:
+    job_id = trainpack.submit("levels", "--label", "convert=transient:1")
+    assert trainpack("wait", job_id).code == 0
+    serious = trainpack("logs", job_id, "--level", "warning", "--json").lines
+    assert serious
+    assert {one["level"] for one in serious} <= {"warning", "error"}
+    assert "WARNING" in trainpack("logs", job_id).out
+    found = trainpack("logs", job_id, "--grep", "SUBMITTED", "--json").lines
+    assert {one["message"] for one in found} == {"Job submitted"}
+    wrong = trainpack("logs", job_id, "--level", "warn", "--json").document["error"]
+    assert wrong["fields"]["suggestion"] == "warning"
+
+
 def test_waiting_has_a_bound(trainpack: CommandLine, installed: Installation) -> None:
     job_id = trainpack.submit("bounded", merge="hold")
     waited = trainpack("wait", job_id, "--timeout", "0.2", "--json")

@@ -107,6 +107,12 @@ def test_a_run_is_packaged_in_the_running_stack_and_fetched_from_storage(
     base, directory = run
     out = tmp_path / "package"
     flags = ("-b", base, "-c", f"{directory}/latest", "-o", out, "-q", "Q8_0")
+    before = trainpack(home, "package", *flags, "--dry-run", "--json")
+    assert before.returncode == 0, before.stdout
+    foreseen = json.loads(before.stdout)
+    asked = json.loads(trainpack(home, "submit", *flags, "--dry-run", "--json").stdout)
+    assert not out.exists()
+    assert foreseen["plan"] == asked["plan"]
     done = trainpack(home, "submit", *flags, "--wait", "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)
@@ -115,6 +121,14 @@ def test_a_run_is_packaged_in_the_running_stack_and_fetched_from_storage(
     assert {"merged_model.gguf", "merged_model-Q8_0.gguf", "manifest.json", "SHA256SUMS"} <= {
         p.name for p in out.iterdir()
     }
+    for name in ("merged_model.gguf", "merged_model-Q8_0.gguf"):
+        size = (out / name).stat().st_size
+        assert size <= foreseen["files"][name] < size * 1.2, "a merge is told with its adapter on top"
+        assert asked["files"][name] == pytest.approx(size, rel=0.1)
+    assert foreseen["disk"]["needed_bytes"] < foreseen["disk"]["free_bytes"]
+    again = json.loads(trainpack(home, "package", *flags, "--overwrite", "--dry-run", "--json").stdout)
+    assert again["forecast"]["jobs"] > foreseen["forecast"]["jobs"]
+    assert set(again["seconds"]) == set(again["plan"])
     original = (out / "merged_model-Q8_0.gguf").read_bytes()
     (out / "merged_model-Q8_0.gguf").unlink()
     fetched = trainpack(home, "outputs", job["id"], "--download", tmp_path / "copy", "--json")

@@ -19,7 +19,7 @@ from api_client.console.pages.job_view import stage_lines
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import EventKind
 from api_client.contract.fleet import QueueInfo, WorkerInfo
-from api_client.contract.job import JobState, StageName
+from api_client.contract.job import Attempt, JobState, StageName
 from api_client.contract.quant_types import QuantType
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
@@ -98,41 +98,54 @@ def test_no_view_is_wider_than_the_terminal(width: int, language: Language) -> N
     lines_of(width, *service_view(output, [WORKER], QUEUES, width, NOW), output=output)
 
 
+def test_took_is_the_time_of_the_attempts_that_made_the_result() -> None:
+    job = make_job(None)
+    replayed = [
+        stage.model_copy(
+            update={
+                "attempts": (
+                    Attempt(number=1, worker="w", started_at=START, finished_at=START + timedelta(minutes=12)),
+                    Attempt(number=2, worker="w", started_at=NOW, finished_at=NOW + timedelta(seconds=0.5)),
+                )
+            }
+        )
+        for stage in job.stages
+    ]
+    job = job.model_copy(update={"stages": tuple(replayed), "finished_at": NOW + timedelta(hours=1)})
+    assert job.seconds(NOW) == pytest.approx(0.5 * len(job.stages))
+    told = printed(make_output(160), *job_view(make_output(160), job, 160, NOW))
+    assert "convert attempt 1: " in told, "attempts of stages that succeeded are shown, too"
+    assert "convert attempt 2: " in told
+
+
 def test_the_job_s_id_and_state_stay_in_the_narrowest_list_and_the_rest_comes_with_width() -> None:
     jobs = [make_job(labels={"run": "42"}), failed_job()]
     narrow, wide = (lines_of(width, jobs_table(make_output(width), jobs, width, NOW)) for width in (40, 160))
     assert narrow[2].split() == ["20251123-120000-abc123", "running"]
-    assert wide[2].split() == [
-        "20251123-120000-abc123",
-        "running",
-        "convert",
-        "60%",
-        "merge_quantize",
-        "1",
-        "min",
-        "1:35",
-        "Q4_K_M",
-        "run=42",
-        "/runs/42/package",
-    ]
+    at_60, at_120 = (lines_of(width, jobs_table(make_output(width), jobs, width, NOW)) for width in (60, 120))
+    assert at_60[2].split() == ["20251123-120000-abc123", "running", "42/checkpoint-900"]
+    seen = ["20251123-120000-abc123", "running", "42/checkpoint-900", "convert", "60%", "1", "min"]
+    assert at_120[2].split()[: len(seen)] == seen
+    assert "base" in at_120[2].split()
+    assert wide[2].split() == [*seen, "Q4_K_M", "base", "1:35", "run=42", "merge_quantize", "/runs/42/package"]
     assert "disk_space_insufficient" in wide[3]
 
 
 def test_what_just_fits_is_neither_folded_nor_left_out() -> None:
     jobs = [make_job()]
-    needed = len("20251123-120000-abc123  running  convert 60%")
+    needed = len("20251123-120000-abc123  running  42/checkpoint-900  convert 60%")
     assert lines_of(needed, jobs_table(make_output(needed), jobs, needed, NOW))[2:] == [
-        "20251123-120000-abc123  running  convert 60%"
+        "20251123-120000-abc123  running  42/checkpoint-900  convert 60%"
     ]
     assert lines_of(needed - 1, jobs_table(make_output(needed - 1), jobs, needed - 1, NOW))[2:] == [
-        "20251123-120000-abc123  running"
+        "20251123-120000-abc123  running  42/checkpoint-900"
     ]
 
 
 def test_status_shows_stages_attempts_error_with_remedy_and_outputs() -> None:
     text = "\n".join(lines_of(160, *job_view(make_output(160), failed_job(), 160, NOW)))
     for fact in (
-        "20251123-120000-abc123  failed  merge_quantize  1:35",
+        "20251123-120000-abc123  failed  merge_quantize  1:38",
         "base model: /models/base",
         "convert attempt 1: crashed (3.0 s) host-a-1  stage_crashed: signal 11",
         "convert attempt 2: rescued host-b-7",

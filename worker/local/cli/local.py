@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from api_client.cli.arguments import RunPlace
+from api_client.cli.arguments import DryRunOption, RunPlace
 from api_client.cli.commands.follow import end_of, report_end
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
 from api_client.cli.from_run import asked_for
+from api_client.cli.outlook import Outlook, past_forecast, show_outlook
 from api_client.cli.output import Output, plain
 from api_client.cli.render.job import outputs_table, stage_table
 from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.forecast import Workload
 from api_client.contract.job import Job, JobState
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import find_template
@@ -82,6 +85,7 @@ def package(
         str | None,
         typer.Option("--ask", help="Ask the packaged model this when it is done.", metavar="QUESTION"),
     ] = None,
+    dry_run: DryRunOption = False,
 ) -> int:
     """Package one run on this machine, then exit.
 
@@ -93,6 +97,8 @@ def package(
     """
     request = asked_for(run, flags, output, sees_files=True)
     _check_site_template(request.template)
+    if dry_run:
+        return _foresee(output, request)
     request, objects = _where_it_goes(request)
     with running_stack(output, objects=objects) as stack, open_client(stack.info.redis_url) as client:
         job = client.submit(request)
@@ -104,6 +110,34 @@ def package(
             _cancel(output, client, job)
             return INTERRUPTED
     return _ended(output, job, question)
+
+
+def _foresee(output: Output, request: PackagingRequest) -> int:
+    """Say what the job would do, by ``prepare`` run here and by what jobs before it took on this machine."""
+    with needs_extra("worker,embedded"):
+        from config.settings import load_settings
+        from worker.local.foresee import foresee
+    settings = load_settings()
+    waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
+    # the records of jobs before are in the stack's Valkey, which starts alone in a moment
+    with running_stack(output, 0, objects=False) as stack, open_client(stack.info.redis_url) as client, waiting:
+        found = foresee(request, client.templates(), settings)
+        made = sum(found.files.values())
+        # where the unquantized file is not kept it is made all the same: it is what is needed beyond the others
+        model = found.unquantized_bytes or max(0, found.needed_bytes - made)
+        work = Workload(found.plan, model, made, found.quant_types)
+        told = past_forecast(client, work, settings.host_name)
+    outlook = Outlook(
+        request=request,
+        plan=found.plan,
+        files=found.files,
+        needed_bytes=found.needed_bytes,
+        free_bytes=found.free_bytes,
+        place=str(found.place),
+        forecast=told,
+        notes=found.notes,
+    )
+    return show_outlook(output, outlook)
 
 
 def _where_it_goes(request: PackagingRequest) -> tuple[PackagingRequest, bool]:

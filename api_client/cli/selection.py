@@ -1,0 +1,86 @@
+"""Jobs as a command line chooses them: by ids, parts of ids, or by what they are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from api_client.cli.arguments import parse_code, parse_since, parse_state
+from api_client.cli.requests import parse_labels
+from api_client.client import PackagingClient
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import Job, JobState
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """What jobs must be like; an empty one takes all."""
+
+    state: JobState | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    since: datetime | None = None
+    search: str = ""
+    code: ErrorCode | None = None
+
+    @classmethod
+    def of(
+        cls,
+        state: str | None = None,
+        label: Sequence[str] | None = None,
+        since: str | None = None,
+        search: str | None = None,
+        code: str | None = None,
+    ) -> JobFilter:
+        """From the flags.
+
+        Raises:
+            PackagingError: ``request_invalid`` for one that cannot be read.
+        """
+        labels = tuple(parse_labels(label or ()).items())
+        when = parse_since(since) if since else None
+        return cls(parse_state(state), labels, when, (search or "").casefold(), parse_code(code))
+
+    def jobs(self, client: PackagingClient, limit: int, cursor: str | None = None) -> list[Job]:
+        """The newest jobs that match, newest first, at most so many."""
+        if not self.search and self.code is None:
+            return client.list(self.state, dict(self.labels), self.since, limit, cursor)
+        state = JobState.FAILED if self.code is not None and self.state is None else self.state
+        found = client.iterate(state, dict(self.labels), self.since, cursor)
+        return [*itertools.islice((job for job in found if self._takes(job)), limit)]
+
+    def _takes(self, job: Job) -> bool:
+        failure = job.failure
+        if self.code is not None and (failure is None or failure.code != self.code):
+            return False
+        return not self.search or any(self.search in text.casefold() for text in _texts(job))
+
+
+def _texts(job: Job) -> Iterator[str]:
+    """Everything of a job in which somebody looks for it."""
+    request = job.request
+    yield job.id
+    yield from (f"{key}={value}" for key, value in request.labels.items())
+    task = request.task.task_id if request.task else None
+    paths = (request.base_model, request.checkpoint, request.output_dir)
+    yield from (text for text in (*paths, request.model_name, task) if text)
+    if (failure := job.failure) is not None:
+        yield str(failure)
+
+
+def chosen(client: PackagingClient, ids: Sequence[str] | None, wanted: JobFilter, limit: int) -> list[str]:
+    """Ids of the jobs that a command is about: those named, or those that match.
+
+    Raises:
+        PackagingError: ``request_invalid`` for both or neither, and as ``PackagingClient.find``.
+    """
+    if bool(ids) == (wanted != JobFilter()):
+        raise PackagingError(
+            ErrorCode.REQUEST_INVALID,
+            "name jobs, or say what they are like with --state, --label, --since, --search or --code",
+            remedy="Jobs are named by id, by a part of it, or as last.",
+        )
+    if ids:
+        return [*dict.fromkeys(client.find(one) for one in ids)]
+    return [job.id for job in wanted.jobs(client, limit)]

@@ -1,0 +1,173 @@
+"""How long a job will take, by what jobs before it took on the same host. Pure.
+
+Nothing is kept for it: a finished job's record says how long each stage's successful attempt ran, what it made and of
+which types. A stage's seconds are fitted as a constant and a part in proportion to the bytes it handles, so that
+neither tiny nor huge models are far off; of the quantize stage the part is weighed by type, since types differ by more
+than ten times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.job import Attempt, AttemptOutcome, Job, JobState, Stage
+from api_client.contract.stages import StageName
+
+MOST_JOBS = 100
+"""Finished jobs that a forecast goes by; the newest ones."""
+_TESTED = 20
+_LEAST_S = 0.05
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What decides how long a job takes.
+
+    Attributes:
+        plan: Its stages.
+        model_bytes: Size of the unquantized model.
+        output_bytes: Size of all its model files.
+        quant_types: Names of its quant types.
+    """
+
+    plan: tuple[StageName, ...]
+    model_bytes: int
+    output_bytes: int
+    quant_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds by stage; a stage that no job before had is missing.
+
+    Attributes:
+        seconds: By stage, in the plan's order.
+        jobs: How many finished jobs it goes by.
+        off_by: Of the newest jobs, forecast from those before them: the median of how far off the whole was, as a part
+            of what it took. None where there were too few.
+    """
+
+    seconds: Mapping[StageName, float]
+    jobs: int
+    off_by: float | None
+
+    @property
+    def total_s(self) -> float:
+        """All stages together."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class _Past:
+    """One finished job: its workload and what its stages took."""
+
+    work: Workload
+    seconds: Mapping[StageName, float]
+
+
+def forecast(work: Workload, finished: Iterable[Job], host: str | None) -> Forecast:
+    """Forecast a job.
+
+    Args:
+        work: The job.
+        finished: Jobs, newest first; those that did not succeed say nothing.
+        host: Only what this host ran counts; None: whoever ran it.
+    """
+    past = [one for job in finished if (one := _past(job, host)) is not None][:MOST_JOBS]
+    return Forecast(_seconds(work, past), len(past), _off_by(past))
+
+
+def _past(job: Job, host: str | None) -> _Past | None:
+    if job.state is not JobState.SUCCEEDED:
+        return None
+    seconds: dict[StageName, float] = {}
+    for stage in job.stages:
+        made = _made_by(stage)
+        if made is None or made.finished_at is None or (host is not None and not _is_of(made, host)):
+            return None
+        seconds[stage.name] = (made.finished_at - made.started_at).total_seconds()
+    return _Past(workload_of(job), seconds)
+
+
+def workload_of(job: Job) -> Workload:
+    """The workload of a job that has run."""
+    files = [one for stage in job.stages for one in stage.artifacts if stage.name is not StageName.PUBLISH]
+    model = sum(one.size_bytes for one in files if one.kind is ArtifactKind.GGUF and one.shard_of is None)
+    made = sum(one.size_bytes for one in files if one.kind.is_model and one.shard_of is None)
+    types = tuple(one.quant_type for one in files if one.kind is ArtifactKind.QUANTIZED and one.quant_type)
+    return Workload(job.plan, model, made, tuple(dict.fromkeys(types)))
+
+
+def _made_by(stage: Stage) -> Attempt | None:
+    return next((one for one in reversed(stage.attempts) if one.outcome is AttemptOutcome.SUCCEEDED), None)
+
+
+def _is_of(attempt: Attempt, host: str) -> bool:
+    # a worker is called HOST-PID-XXXX
+    return attempt.worker.rsplit("-", 2)[0] == host
+
+
+def _seconds(work: Workload, past: Sequence[_Past]) -> dict[StageName, float]:
+    found: dict[StageName, float] = {}
+    for stage in work.plan:
+        samples = [(_handled(stage, one.work, past), one.seconds[stage]) for one in past if stage in one.seconds]
+        if samples:
+            found[stage] = _fitted(samples, _handled(stage, work, past))
+    return found
+
+
+def _handled(stage: StageName, work: Workload, past: Sequence[_Past]) -> float:
+    """What a stage's time is in proportion to: bytes it reads or writes; for quantize, weighed by type."""
+    if stage in (StageName.PREPARE, StageName.EXPORT_LORA):
+        return 0.0
+    if stage in (StageName.VERIFY, StageName.PUBLISH):
+        return float(work.output_bytes)
+    if stage is StageName.QUANTIZE:
+        return work.model_bytes * sum(_weight(quant, past) for quant in work.quant_types)
+    return float(work.model_bytes)
+
+
+def _weight(quant: str, past: Sequence[_Past]) -> float:
+    """Seconds a byte for one type: the median over jobs that made it, each job's time shared among its types."""
+    rates = [
+        one.seconds[StageName.QUANTIZE] / one.work.model_bytes / len(one.work.quant_types)
+        for one in past
+        if one.work.model_bytes and quant in one.work.quant_types and StageName.QUANTIZE in one.seconds
+    ]
+    others = [
+        one.seconds[StageName.QUANTIZE] / one.work.model_bytes / len(one.work.quant_types)
+        for one in past
+        if one.work.model_bytes and one.work.quant_types and StageName.QUANTIZE in one.seconds
+    ]
+    return median(rates or others or [1.0])
+
+
+def _fitted(samples: Sequence[tuple[float, float]], size: float) -> float:
+    """Seconds at a size, from a line through samples that leaves the least relative error; neither part is negative."""
+    weights = [1 / max(seconds, _LEAST_S) ** 2 for _, seconds in samples]
+    total = sum(weights)
+    mean_size = sum(w * x for w, (x, _) in zip(weights, samples, strict=True)) / total
+    mean_s = sum(w * y for w, (_, y) in zip(weights, samples, strict=True)) / total
+    spread = sum(w * (x - mean_size) ** 2 for w, (x, _) in zip(weights, samples, strict=True))
+    joint = sum(w * (x - mean_size) * (y - mean_s) for w, (x, y) in zip(weights, samples, strict=True))
+    if spread <= 1e-9 * total * max(mean_size, 1.0) ** 2:
+        # all of one size: in proportion, as far as that goes
+        return mean_s * (size / mean_size if mean_size > 0 and size > mean_size else 1.0)
+    slope = max(0.0, joint / spread)
+    start = mean_s - slope * mean_size
+    if start < 0:
+        return mean_s / mean_size * size if mean_size else mean_s
+    return start + slope * size
+
+
+def _off_by(past: Sequence[_Past]) -> float | None:
+    """How far off forecasts of the newest jobs would have been, each made from the jobs before it."""
+    errors = []
+    for index, one in enumerate(past[:_TESTED]):
+        told, took = _seconds(one.work, past[index + 1 :]), sum(one.seconds.values())
+        if len(told) == len(one.seconds) and took > 0:
+            errors.append(abs(sum(told.values()) - took) / took)
+    return median(errors) if len(errors) >= 3 else None

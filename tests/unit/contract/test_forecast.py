@@ -1,0 +1,86 @@
+"""Forecasts by jobs that ran before."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from api_client.contract.forecast import Workload, forecast
+from api_client.contract.job import Artifact, ArtifactKind, Attempt, AttemptOutcome, Job, JobState, Stage, StageName
+from api_client.contract.plan import plan_stages
+from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import resolve_request
+
+START = datetime(2026, 11, 29, tzinfo=UTC)
+RATES = {"Q4_K_M": 2e-9, "IQ4_XS": 30e-9}
+
+
+def true_seconds(stage: StageName, size: int, types: tuple[str, ...]) -> float:
+    """A machine that takes a second for each stage and so many for each byte."""
+    if stage is StageName.QUANTIZE:
+        return 1 + size * sum(RATES[one] for one in types)
+    return 1.0 if stage is StageName.PREPARE else 1 + size * 4e-9
+
+
+def ran(size: int, *types: str, host: str = "here", noise: float = 0.0, state: JobState = JobState.SUCCEEDED) -> Job:
+    request, options = resolve_request(
+        PackagingRequest(base_model="/b", checkpoint="/r/checkpoint-1", output_dir="/o", quant_types=types)
+    )
+    plan, dice = plan_stages(request, options), random.Random(size)
+    stages = []
+    for name in plan:
+        made = {
+            StageName.CONVERT: [(ArtifactKind.GGUF, None)],
+            StageName.QUANTIZE: [(ArtifactKind.QUANTIZED, t) for t in types],
+        }
+        artifacts = [
+            Artifact(name=f"{t}.gguf", path=f"/o/{t}.gguf", kind=kind, size_bytes=size, sha256="0" * 64, quant_type=t)
+            for kind, t in made.get(name, [])
+        ]
+        seconds = true_seconds(name, size, types) * (1 + noise * dice.uniform(-1, 1))
+        attempt = Attempt(
+            number=1,
+            worker=f"{host}-77-abcd",
+            started_at=START,
+            finished_at=START + timedelta(seconds=seconds),
+            outcome=AttemptOutcome.SUCCEEDED,
+        )
+        stages.append(Stage(name=name, attempts=(attempt,), artifacts=tuple(artifacts)))
+    return Job(id="j", state=state, request=request, options=options, plan=plan, stages=tuple(stages), created_at=START)
+
+
+def work(size: int, *types: str) -> Workload:
+    return Workload(ran(size, *types).plan, size, size * (1 + len(types)), types)
+
+
+def test_a_job_like_those_before_takes_what_they_took() -> None:
+    past = [ran(size, kind, noise=0.1) for size in (10**8, 10**9, 4 * 10**9) for kind in RATES for _ in range(3)]
+    for size, kind in ((2 * 10**9, "Q4_K_M"), (3 * 10**8, "IQ4_XS"), (8 * 10**9, "Q4_K_M")):
+        told = forecast(work(size, kind), past, "here")
+        true = sum(true_seconds(stage, size, (kind,)) for stage in told.seconds)
+        assert told.total_s == pytest.approx(true, rel=0.35), (size, kind)
+    assert told.jobs == len(past)
+    assert told.off_by is not None
+    assert told.off_by < 0.35
+
+
+def test_types_are_weighed_by_what_they_cost() -> None:
+    past = [ran(10**9, kind) for kind in RATES for _ in range(3)]
+    fast, slow = (forecast(work(10**9, kind), past, "here").seconds[StageName.QUANTIZE] for kind in RATES)
+    assert slow > 5 * fast
+
+
+def test_only_what_succeeded_on_this_host_counts() -> None:
+    past = [ran(10**9, "Q4_K_M", host="there"), ran(10**9, "Q4_K_M", state=JobState.FAILED)]
+    told = forecast(work(10**9, "Q4_K_M"), past, "here")
+    assert (told.jobs, dict(told.seconds), told.off_by) == (0, {}, None)
+    assert forecast(work(10**9, "Q4_K_M"), past, None).jobs == 1
+
+
+def test_one_job_of_another_size_is_a_beginning() -> None:
+    told = forecast(work(4 * 10**9, "Q4_K_M"), [ran(10**9, "Q4_K_M")], "here")
+    assert told.seconds[StageName.CONVERT] == pytest.approx(20, rel=0.01), "in proportion"
+    small = forecast(work(10**6, "Q4_K_M"), [ran(10**9, "Q4_K_M")], "here")
+    assert small.seconds[StageName.CONVERT] <= 5, "never less than nothing is known of, never more than it took"
