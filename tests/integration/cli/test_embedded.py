@@ -129,6 +129,10 @@ def test_a_run_is_packaged_in_the_running_stack_and_fetched_from_storage(
     again = json.loads(trainpack(home, "package", *flags, "--overwrite", "--dry-run", "--json").stdout)
     assert again["forecast"]["jobs"] > foreseen["forecast"]["jobs"]
     assert set(again["seconds"]) == set(again["plan"])
+    answered = trainpack(home, "ask", job["id"][-6:], "Hello", "--base", "--max-tokens", "4", "--json")
+    assert answered.returncode == 0, answered.stdout
+    assert json.loads(answered.stdout)["file"] == str(out / "merged_model-Q8_0.gguf")
+    assert set(json.loads(answered.stdout)["answers"]) == {"base", "packaged"}
     original = (out / "merged_model-Q8_0.gguf").read_bytes()
     (out / "merged_model-Q8_0.gguf").unlink()
     fetched = trainpack(home, "outputs", job["id"], "--download", tmp_path / "copy", "--json")

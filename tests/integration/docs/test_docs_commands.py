@@ -25,6 +25,8 @@ from tests.tiny import one_value, tiny_base
 
 PARSED = {
     "package": "starts a stack of its own; tests/integration/cli/test_embedded.py runs it",
+    "ask": "needs a model that talks; tests/integration/cli/test_embedded.py asks one",
+    "clean": "removes what others use; tests/unit/cli/test_clean.py runs it",
     "demo": "trains a model; tests/e2e and CI run it",
     "up": "runs until stopped; tests/integration/cli/test_embedded.py runs it",
     "doctor": "looks at the whole machine for ten seconds; tests/integration/embedded/test_doctor.py runs it",

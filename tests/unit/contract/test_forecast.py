@@ -31,7 +31,7 @@ def ran(size: int, *types: str, host: str = "here", noise: float = 0.0, state: J
     plan, dice = plan_stages(request, options), random.Random(size)
     stages = []
     for name in plan:
-        made = {
+        made: dict[StageName, list[tuple[ArtifactKind, str | None]]] = {
             StageName.CONVERT: [(ArtifactKind.GGUF, None)],
             StageName.QUANTIZE: [(ArtifactKind.QUANTIZED, t) for t in types],
         }
