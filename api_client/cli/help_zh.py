@@ -211,9 +211,11 @@ HELP_ZH = {
     ),
     "Context length in tokens.": "上下文长度（token 数）。",
     # this machine
-    "Run Valkey, SeaweedFS and a worker on this machine until Ctrl-C.": (
-        "在本机运行 Valkey、SeaweedFS 和一个 worker，直到 Ctrl-C。"
+    "Run Valkey, SeaweedFS, a worker and the console on this machine until Ctrl-C.": (
+        "在本机运行 Valkey、SeaweedFS、一个 worker 和控制台，直到 Ctrl-C。"
     ),
+    "Without the web console.": "不启动网页控制台。",
+    "Open the console in the browser.": "在浏览器中打开控制台。",
     "Other commands find them by themselves. All listen on this machine only; data and logs lie in ~/.trainpack or "
     "TRAINPACK_HOME.": ("其他命令会自动找到它们。只在本机监听；数据和日志位于 ~/.trainpack 或 TRAINPACK_HOME。"),
     "Only Valkey and SeaweedFS; start workers yourself.": "只启动 Valkey 和 SeaweedFS，worker 自行启动。",

@@ -40,6 +40,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     "place": ("place", "位置"),
     "checking": ("Looking at this machine", "正在检查本机"),
     "checkpoint": ("checkpoint", "检查点"),
+    "console": ("Console", "控制台"),
+    "console_missing": (
+        "no console here: pip install 'trainpack[console]' adds it",
+        "未安装控制台：pip install 'trainpack[console]'",
+    ),
     "console_login": (
         "Console at {url}, login with a token; Ctrl-C stops it",
         "控制台：{url}，使用令牌登录；Ctrl-C 停止",

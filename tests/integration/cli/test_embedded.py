@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def test_up_says_where_it_listens_and_others_find_it(stack: tuple[Path, dict[str
     assert info["owned"] is True
     assert set(info["services"]) == {"valkey", "seaweedfs", "worker-1"}
     assert ":***@" in info["redis_url"]
+    with urllib.request.urlopen(f"{info['console']}/", timeout=30) as page:
+        assert b"trainpack" in page.read()
     status = json.loads(trainpack(home, "status", "--json").stdout)
     assert [worker["pid"] for worker in status["workers"]] == [info["services"]["worker-1"]]
     again = trainpack(home, "up", "--json")

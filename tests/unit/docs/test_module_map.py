@@ -41,7 +41,7 @@ def test_templates_are_those_that_users_know() -> None:
         given = [template.merge_lora, template.export_gguf, template.quantize, template.export_lora]
         assert given == switches
         assert template.locked is (name != "custom")
-        options = resolve_options(PackagingRequest(template=name), find_template(name))
+        options = resolve_options(PackagingRequest.model_validate({"template": name}), find_template(name))
         assert options.quant_types == (("Q4_K_M",) if template.quantize else ())
     assert set(BUILTIN_TEMPLATES) == set(known)
     assert DEFAULT_TEMPLATE == "merge_quantize"

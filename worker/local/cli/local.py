@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,16 +61,21 @@ def up(
         bool, typer.Option("--no-worker", metavar="", help="Only Valkey and SeaweedFS; start workers yourself.")
     ] = False,
     workers: Annotated[int, typer.Option("--workers", help="How many workers.", min=1, max=64, metavar="N")] = 1,
+    no_console: Annotated[bool, typer.Option("--no-console", metavar="", help="Without the web console.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", metavar="", help="Open the console in the browser.")] = False,
 ) -> int:
-    """Run Valkey, SeaweedFS and a worker on this machine until Ctrl-C.
+    """Run Valkey, SeaweedFS, a worker and the console on this machine until Ctrl-C.
 
     Other commands find them by themselves. All listen on this machine only; data and logs lie in ~/.trainpack or
     TRAINPACK_HOME.
     """
     with running_stack(output, workers=0 if no_worker else workers) as stack:
-        _announce(output, stack)
+        url = _console(output, stack) if stack.owned and not no_console else None
+        _announce(output, stack, url)
         if not stack.owned:
             return DONE
+        if open_page and url is not None:
+            webbrowser.open(url)
         try:
             return _guard(output, stack)
         except KeyboardInterrupt:
@@ -245,7 +252,19 @@ def running_stack(output: Output, workers: int = 1, *, objects: bool = True) -> 
             stack.stop()
 
 
-def _announce(output: Output, stack: Stack) -> None:
+def _console(output: Output, stack: Stack) -> str | None:
+    """The console's address; a stack without one serves all the same, and it is said why there is none."""
+    if find_spec("fastapi") is None:
+        output.say(output.text("console_missing"), style="yellow")
+        return None
+    try:
+        return stack.serve_console()
+    except PackagingError as error:
+        output.say(error.message, style="yellow")
+        return None
+
+
+def _announce(output: Output, stack: Stack, url: str | None) -> None:
     info = stack.info
     if output.as_json:
         output.document(
@@ -256,11 +275,13 @@ def _announce(output: Output, stack: Stack) -> None:
                 "s3": {"endpoint_url": info.endpoint_url, "bucket": info.bucket},
                 "storage_bytes": size_of(info.home / SEAWEEDFS_DIRECTORY),
                 "services": {name: process.pid for name, process in info.services.items()},
+                "console": url,
             }
         )
         return
     output.show(
         Text(output.text("up_ready" if stack.owned else "up_already"), style="bold green"),
+        *([Text(f"  {output.text('console')}  {url}", style="bold")] if url else []),
         Text(f"  Redis  {masked_url(info.redis_url)}"),
         *_storage_lines(info.endpoint_url, info.bucket, info.home / SEAWEEDFS_DIRECTORY),
         Text(f"  home   {info.home}"),
@@ -282,6 +303,8 @@ def _storage_lines(endpoint_url: str, bucket: str, directory: Path) -> list[Text
 
 def _guard(output: Output, stack: Stack) -> int:
     """Wait for Ctrl-C; say so when a part ends, and leave when nothing is left to serve."""
+    from worker.local.embedded.stack import CONSOLE
+
     pause = threading.Event()
     told: set[str] = set()
     while True:
@@ -291,7 +314,7 @@ def _guard(output: Output, stack: Stack) -> int:
             told.add(name)
             output.say(ended[name].start_failed("no longer runs").message, style="red")
         all_workers = {name for name in stack.info.services if name.startswith("worker")}
-        if ended.keys() - all_workers or (all_workers and all_workers <= ended.keys()):
+        if ended.keys() - all_workers - {CONSOLE} or (all_workers and all_workers <= ended.keys()):
             names = ", ".join(sorted(ended))
             raise PackagingError(
                 ErrorCode.SERVICE_START_FAILED,

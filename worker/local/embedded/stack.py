@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,10 @@ _POLL_S = 0.02
 _PORT_ATTEMPTS = 3
 _SERVER_ORDER, _WORKER_ORDER = 0, 1
 _LEFTOVER_GRACE_S = 10.0
+CONSOLE = "console"
+"""Name of the console among the stack's processes."""
+_CONSOLE_PORT = 8321
+_CONSOLE_GRACE_S = 10.0
 
 
 class Stack:
@@ -110,6 +115,28 @@ class Stack:
             self.stop()
             raise
         return self._info
+
+    def serve_console(self) -> str:
+        """Run the console for this stack until it stops.
+
+        Returns:
+            Its address.
+
+        Raises:
+            PackagingError: ``service_start_failed``.
+        """
+        assert self._processes is not None, "only who started the stack adds to it"
+        port = choose_ports({CONSOLE: _CONSOLE_PORT})[CONSOLE]
+        console = self._processes.start(
+            CONSOLE,
+            [sys.executable, "-m", "api_client.cli", "console", "--json", "--host", LOOPBACK, "--port", str(port)],
+            directory=self.home,
+            environment=workers.worker_environment(self.environment()),
+            order=_WORKER_ORDER,
+            grace_s=_CONSOLE_GRACE_S,
+        )
+        self._await(console, lambda: not is_free(port), self._timeout_s)
+        return f"http://{LOOPBACK}:{port}"
 
     def stop(self) -> None:
         """Stop what :meth:`start` started: workers first, which hand their stages back; then the servers."""
