@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from api_client.cli.commands import console, controls, follow, jobs, outputs, reference, submit
+from api_client.cli.extras import hidden_module
 from api_client.contract.errors import ErrorCode, PackagingError
 
 ENTRY_POINTS = "trainpack.commands"
@@ -78,7 +79,8 @@ def _load(point: EntryPoint, app: typer.Typer) -> str | None:
     try:
         point.load()(app)
     except ImportError as error:
-        return str(error)
+        hidden = hidden_module(error)
+        return str(error) if hidden is None else hidden.message
     return None
 
 
@@ -88,8 +90,10 @@ def _add_missing(app: typer.Typer, name: str, reason: str) -> None:
     def missing() -> NoReturn:
         raise PackagingError(
             ErrorCode.DEPENDENCY_MISSING,
-            f"trainpack {name} needs the worker, which is not installed" + (f" ({reason})" if reason else ""),
-            remedy="Install it: pip install 'trainpack[worker,embedded]'.",
+            f"trainpack {name} needs the worker, which cannot be loaded" + (f": {reason}" if reason else ""),
+            remedy="Take what hides it off PYTHONPATH."
+            if "hides trainpack" in reason
+            else "Install it: pip install 'trainpack[worker,embedded]'.",
             fields={"command": name, "extra": "worker"},
         )
 

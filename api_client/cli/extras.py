@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
+
+OWN_PACKAGES = ("api_client", "config", "worker")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def hidden_module(error: ImportError) -> PackagingError | None:
+    """The error that a failed import really is, where a module of someone else stands before trainpack's own.
+
+    A producer's ``config.py`` on ``PYTHONPATH`` is found before the installed package of that name.
+    """
+    name = (error.name or "").partition(".")[0]
+    spec = importlib.util.find_spec(name) if name in OWN_PACKAGES else None
+    found = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec is not None else None
+    if found is None or Path(found).resolve().is_relative_to(_ROOT / name):
+        return None
+    return PackagingError(
+        ErrorCode.DEPENDENCY_MISSING,
+        f"{found} hides trainpack's own module {name!r}: it comes first on the import path",
+        remedy=f"Take {Path(found).parent} off PYTHONPATH for this command, or rename the file.",
+        fields={"module": name, "path": found},
+    )
 
 
 @contextmanager
@@ -18,6 +41,8 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (hidden := hidden_module(error)) is not None:
+            raise hidden from error
         raise PackagingError(
             ErrorCode.DEPENDENCY_MISSING,
             f"the Python module {error.name!r} is not installed",

@@ -14,9 +14,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from worker.service.supervisor.scratch import remove_scratch
-from worker.service.supervisor.scratch_lock import LOCK_FILE, acquire
-from worker.storage.locks import FileLock
 
 SEAWEEDFS_DIRECTORY = "seaweedfs"
 _SCRATCH_PREFIX = ".trainpack-"
@@ -89,6 +86,8 @@ def remove(home: Path, chosen: Iterable[LeftOver]) -> list[LeftOver]:
     Raises:
         PackagingError: ``service_start_failed`` while a stack runs in the home, whose files these are.
     """
+    from worker.storage.locks import FileLock
+
     lock = FileLock(home / "stack.lock")
     if home.is_dir() and not lock.try_acquire():
         raise PackagingError(
@@ -107,6 +106,9 @@ def _remove(left: LeftOver) -> bool:
     if left.part is not KeptPart.SCRATCH:
         shutil.rmtree(left.path, ignore_errors=True)
         return not left.path.exists()
+    from worker.service.supervisor.scratch import remove_scratch
+    from worker.service.supervisor.scratch_lock import acquire
+
     try:
         held = acquire(left.path)
     except OSError:
@@ -129,6 +131,8 @@ def _entries(directory: Path) -> list[Path]:
 
 def _scratch_below(place: Path, depth: int) -> Iterator[Path]:
     """Working directories: of the right name, and with the lock file that every one of them has."""
+    from worker.service.supervisor.scratch_lock import LOCK_FILE
+
     for entry in _entries(place):
         if entry.name.startswith(_SCRATCH_PREFIX) and (entry / LOCK_FILE).is_file():
             yield entry

@@ -143,3 +143,15 @@ def test_an_error_that_standard_output_cannot_take_is_told_on_standard_error() -
 
 def test_a_width_of_zero_is_none() -> None:
     assert run(*MODULE, "templates", COLUMNS="0").stdout == run(*MODULE, "templates").stdout != ""
+
+
+@pytest.mark.parametrize(("place", "command"), [("config.py", "doctor"), ("worker/__init__.py", "doctor")])
+def test_a_module_of_someone_else_that_hides_ours_is_named(tmp_path: Path, place: str, command: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("SETTING = 1\n")
+    code = ("-P", "-c", "from api_client.cli import main; main()")
+    done = run(sys.executable, *code, command, "--json", PYTHONPATH=str(tmp_path))
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "dependency_missing"
+    assert f"{tmp_path / place} hides trainpack's own module" in error["message"]
+    assert "PYTHONPATH" in error["remedy"]

@@ -105,7 +105,7 @@ def _answer(model: Path) -> str:
 
 
 def _train(base: Path, run: Path) -> None:
-    command = [sys.executable, "-m", "worker.local.demo.training", str(base), str(run)]
+    command = [sys.executable, "-P", "-m", "worker.local.demo.training", str(base), str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         tail = done.stderr.strip().splitlines()[-20:]

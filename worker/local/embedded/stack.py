@@ -129,7 +129,18 @@ class Stack:
         port = choose_ports({CONSOLE: _CONSOLE_PORT})[CONSOLE]
         console = self._processes.start(
             CONSOLE,
-            [sys.executable, "-m", "api_client.cli", "console", "--json", "--host", LOOPBACK, "--port", str(port)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "api_client.cli",
+                "console",
+                "--json",
+                "--host",
+                LOOPBACK,
+                "--port",
+                str(port),
+            ],
             directory=self.home,
             environment=workers.worker_environment(self.environment()),
             order=_WORKER_ORDER,

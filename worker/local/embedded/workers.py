@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from api_client.client import PackagingClient
 from api_client.contract.errors import PackagingError
 
-COMMAND = (sys.executable, "-m", "worker")
+COMMAND = (sys.executable, "-P", "-m", "worker")
+"""Nothing is imported from the working directory, which is the user's."""
 GRACE_S = 75.0
 """Longer than a worker drains by default, so that it can hand its stage back."""
 

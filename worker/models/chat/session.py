@@ -60,7 +60,7 @@ class ChatSession:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.models.chat.program"],
+            [sys.executable, "-P", "-m", "worker.models.chat.program"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

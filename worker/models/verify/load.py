@@ -89,7 +89,7 @@ def _answered(question: Question) -> dict[str, Any]:
     timeout_s = _BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "worker.models.verify.ask"],
+            [sys.executable, "-P", "-m", "worker.models.verify.ask"],
             input=question.to_json(),
             capture_output=True,
             text=True,
