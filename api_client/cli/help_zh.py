@@ -168,20 +168,13 @@ HELP_ZH = {
     ),
     "Fetch the files into this directory and check them.": "将文件下载到该目录并校验。",
     "Replace other files of the same names.": "覆盖同名的其他文件。",
-    "Cancel a job.": "取消作业。",
     "A queued one ends at once, a running one within seconds; nothing half-written stays.": (
         "排队中的立即结束，运行中的几秒内结束；不会留下写了一半的文件。"
     ),
     "Run ended jobs again, without redoing what succeeded.": "重新运行已结束的作业，已成功的部分不再重做。",
-    "Either one job, by default from its first stage that did not succeed, or with --failed all failed ones.": (
-        "可指定一个作业，默认从第一个未成功的阶段开始；或用 --failed 重跑所有失败的作业。"
-    ),
     "First stage to run again; the first that did not succeed where not given.": (
         "从哪个阶段重跑；不给则从第一个未成功的阶段开始。"
     ),
-    "Replay all failed jobs instead of one.": "重跑所有失败的作业。",
-    "With --failed: submitted since, 24h by default.": "配合 --failed：此后提交的，默认 24h。",
-    "With --failed: only jobs that failed with this code.": "配合 --failed：只重跑因该错误码失败的作业。",
     # choices
     "List a run's checkpoints with their scores.": "列出一次训练的检查点及其评分。",
     "Of a checkpoint it is the run that it belongs to.": "给出检查点时列出它所属的训练。",
@@ -244,7 +237,6 @@ HELP_ZH = {
         "不做任何修改。若有问题需先解决才能运行 worker，退出码为 1。"
     ),
     # clean
-    "Remove what trainpack keeps on this machine.": "删除 trainpack 在本机保存的内容。",
     "Remove what trainpack keeps on this machine: scratch, caches, the demo, the embedded storage.": (
         "删除 trainpack 在本机保存的内容：工作目录、缓存、演示数据、内置对象存储。"
     ),
@@ -271,5 +263,8 @@ HELP_ZH = {
     "Replay the failed jobs of the last 24 hours, or --since.": ("重跑最近 24 小时（或 --since 以来）失败的作业。"),
     "Only say what it would do: stages and their time, files, sizes, room on disk.": (
         "只说明将要做什么：各阶段及预计用时、文件、大小、磁盘空间。"
+    ),
+    "Quant type, e.g. Q4_K_M; may be repeated or separated by commas.": (
+        "量化类型，如 Q4_K_M；可重复给出或用逗号分隔。"
     ),
 }
