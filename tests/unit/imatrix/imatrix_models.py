@@ -10,6 +10,10 @@ import torch
 import transformers
 
 from tests.golden.models import bell
+from worker.models.checkpoint import open_base_model
+from worker.models.convert.upstream import load_upstream
+from worker.models.convert.weights import MergedWeights
+from worker.models.imatrix.converter import open_converter
 
 DATA = Path(__file__).with_name("data")
 VOCABULARY = 336
@@ -128,3 +132,13 @@ def save(model: transformers.PreTrainedModel, directory: Path) -> Path:
     for file in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(DATA / file, directory / file)
     return directory
+
+
+def converted_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """What the converter makes of a model: GGUF name -> shape, outermost first."""
+    converter: Any = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in converter.get_tensors():
+        block = next((int(part) for part in name.split(".") if part.isdecimal()), None)
+        shapes |= {new: tuple(value.shape) for new, value in converter.modify_tensors(tensor, name, block)}
+    return shapes

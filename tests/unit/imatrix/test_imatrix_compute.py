@@ -17,14 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.tiny import tiny_checkpoint
-from tests.unit.imatrix.imatrix_models import ARCHITECTURES, DATA, TEXT, VOCABULARY, save
+from tests.unit.imatrix.imatrix_models import ARCHITECTURES, DATA, TEXT, VOCABULARY, converted_shapes, save
 from worker.models.adapters import Overlay, build_overlay, open_adapter
 from worker.models.checkpoint import open_base_model
-from worker.models.convert.upstream import load_upstream
-from worker.models.convert.weights import MergedWeights
 from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.compute import CalibrationChunks, ComputedImatrix, compute_imatrix
-from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.load import read_imatrix
 from worker.models.imatrix.tokens import tokenize_chunks
 from worker.models.mixture.names import may_be_quantized
@@ -40,16 +37,6 @@ def compute(directory: Path, **changes: Any) -> ComputedImatrix:
     count, tokens = changes.pop("chunks", CHUNKS), changes.pop("chunk_tokens", CHUNK_TOKENS)
     chunks = CalibrationChunks(text, changes.pop("tokenizer_dir", directory), count, tokens)
     return compute_imatrix(open_base_model(directory), overlay, chunks, **{"device": "cpu", **changes})
-
-
-def converted_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """What the converter makes of a model: GGUF name -> shape, outermost first."""
-    converter: Any = open_converter(load_upstream(), MergedWeights(open_base_model(directory)))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in converter.get_tensors():
-        block = next((int(part) for part in name.split(".") if part.isdecimal()), None)
-        shapes |= {new: tuple(value.shape) for new, value in converter.modify_tensors(tensor, name, block)}
-    return shapes
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -13,11 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForCondit
 
 from config.roots import Roots
 from tests.tiny import tiny_tokenizer
+from tests.unit.imatrix import imatrix_models
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.upstream import load_upstream
 from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.tokens import tokenize_chunks
+from worker.models.mixture.names import may_be_quantized
 from worker.models.sensitivity.compute import ComputedSensitivity, compute_sensitivity
 from worker.models.sensitivity.gguf_form import read_sensitivity, write_sensitivity
 from worker.models.sensitivity.tap import on_gradient
@@ -175,6 +177,23 @@ def test_every_expert_has_gradients_of_its_own(tmp_path: Path) -> None:
         assert entry.out_grad2.shape == (4, rows)
         reached = entry.inputs.counts > 0
         assert (entry.out_grad2.sum(1) > 0).tolist() == reached.tolist()
+
+
+@pytest.mark.parametrize("name", sorted(imatrix_models.ARCHITECTURES.keys() - {"t5-encoder-decoder"}))
+def test_every_quantized_weight_has_inputs_and_gradients_of_its_shape(tmp_path: Path, name: str) -> None:
+    directory = imatrix_models.save_model(name, tmp_path / "model")
+    computed = compute(directory, tmp_path / "work")
+    entries = computed.sensitivity.entries
+    assert (computed.forward_only, computed.left_out) == ("", ())
+    for gguf_name, shape in imatrix_models.converted_shapes(directory).items():
+        if not may_be_quantized("", gguf_name, shape[::-1]) or ".vision" in gguf_name or gguf_name.startswith("v."):
+            continue
+        entry, matrices = entries[gguf_name], shape[0] if len(shape) == 3 else 1
+        assert entry.inputs.in_sum2.shape == (matrices, shape[-1])
+        assert entry.out_grad2 is not None
+        assert entry.out_grad2.shape == (matrices, shape[-2])
+        assert entry.out_grad2.sum() > 0
+    assert "output.weight" in entries
 
 
 class StopAfter:

@@ -42,6 +42,8 @@ _WEIGHTS = 300_000_000
 CHUNKS_ON_GPU = 64
 _SEED = 0
 """Of the labels that are drawn from the model's own distribution; noted in the file."""
+_NOT_BACKWARD = frozenset({ErrorCode.UNSUPPORTED_ARCHITECTURE, ErrorCode.BASE_MODEL_INVALID})
+"""What keeps a sound model from running backward: transformers has no such model, or finds weights missing."""
 _FORM = 1
 """Of what is kept between attempts; a version that gathers otherwise begins anew."""
 
@@ -113,7 +115,7 @@ def compute_sensitivity(
         gathered = (matrix.chunk_count, matrix.chunk_tokens) if matrix else (len(tokens), tokens.shape[1])
         _check_finite(entries)
     except PackagingError as error:
-        if error.code is not ErrorCode.UNSUPPORTED_ARCHITECTURE:
+        if error.code not in _NOT_BACKWARD:
             raise
         forward_only = error.message
         sums = matrix or compute_imatrix(base, overlay, chunks, device=device, setting=setting).sums
