@@ -35,6 +35,15 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
         "qwen3_moe",
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
     ),
+    "llama4: ids follow the embedding": (
+        "llama4_text",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "intermediate_size_mlp": 96,
+            "interleave_moe_layer_step": 1,
+        },
+    ),
     "gpt2: transposed projections": (
         "gpt2",
         {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": VOCABULARY},

@@ -108,7 +108,11 @@ class SideBySide:
             groups=lambda door, waiting: self._grouped(door, waiting, jobs),
             select=lambda job: self._select(jobs[job][0]),
         )
-        with self._scope(), self._scored_only(lambda: batches[jobs[lockstep.running][1]]):
+
+        def running() -> Batch:
+            return batches[jobs[lockstep.running][1]]
+
+        with self._scope(), self._scored_only(running), self._real_ids(running):
             lockstep.run([body(job) for job in range(len(jobs))], step, should_stop)
         return [TokenScores.joined(piece) for piece in pieces]
 
@@ -138,6 +142,25 @@ class SideBySide:
             yield
         finally:
             head.forward = original
+
+    @contextmanager
+    def _real_ids(self, batch: Callable[[], Batch]) -> Iterator[None]:
+        """The embedding looks up the batch's ids: a model may have moved them to where its embedding is.
+
+        That is nowhere while the embedding is not loaded, and what is looked up there is noise.
+        """
+        embedding = self._places.embedding.module
+        original = embedding.forward
+
+        def forward(ids: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            real = batch().ids.to(self.skeleton.device) if ids.is_meta else ids
+            return original(real, *arguments, **named)
+
+        embedding.forward = forward
+        try:
+            yield
+        finally:
+            embedding.forward = original
 
     def _grouped(self, door: Door, waiting: Sequence[int], jobs: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Passes by variant; at the head by batch first."""

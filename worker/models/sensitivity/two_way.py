@@ -190,6 +190,9 @@ class TwoWay:
             return original(*arguments, **named)
         batch = self._lockstep.running
         number = len(self._visits[batch])
+        if number == 0:  # a model may have moved ids to where its embedding is, which is nowhere while it is not loaded
+            ids = self._batches[batch].to(self._skeleton.device)
+            arguments, named = map_tensors((arguments, named), lambda each: ids if each.is_meta else each)
         self._inside = True
         try:
             visit = self._record(door, batch, arguments, named)
