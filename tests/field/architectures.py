@@ -69,6 +69,8 @@ OWN: dict[str, dict[str, Any]] = {
     }} for name in ("Qwen3_5TextConfig", "Qwen3_5MoeTextConfig")},
     "Qwen3NextConfig": _LINEAR,
     "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
+    "AfmoeConfig": {"mup_enabled": True},
+    "CamembertConfig": {"max_position_embeddings": 514, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "NomicBertConfig": {"max_position_embeddings": 2048},
     "KimiLinearConfig": {**_LINEAR, **_MLA, "linear_num_heads": 4, "linear_head_dim": 16},
     "MiMoV2FlashConfig": {
@@ -101,7 +103,7 @@ OWN: dict[str, dict[str, Any]] = {
     "FalconH1Config": {"mamba_d_ssm": 128, "head_dim": 16, **_MAMBA},
     "FalconConfig": {"multi_query": True, "new_decoder_architecture": False, "num_kv_heads": None},
     "Gemma3nTextConfig": {"altup_num_inputs": 4, "hidden_size_per_layer_input": 256, "intermediate_size": [256, 256],
-                          "activation_sparsity_pattern": [0.0, 0.0], **_WINDOWED},
+                          "activation_sparsity_pattern": [0.95, 0.95], **_WINDOWED},
     "GraniteMoeHybridConfig": {**_MAMBA, "intermediate_size": 48, "shared_intermediate_size": 48,
                                "layer_types": ["mamba", "attention"], "position_embedding_type": "rope"},
     "JambaConfig": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
@@ -114,6 +116,12 @@ OWN: dict[str, dict[str, Any]] = {
     "RobertaConfig": {"max_position_embeddings": 514},
     "MptConfig": {"expansion_ratio": 2},
 }  # fmt: skip
+# what must be said to be none; a None in OWN takes away what a key's name would say
+NULL: dict[str, dict[str, Any]] = {
+    "Exaone4Config": {"sliding_window": None, "layer_types": ["full_attention", "full_attention"]},
+}
+# by architecture, where one config serves several
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {"Gemma3TextModel": {"use_bidirectional_attention": True}}
 _OTHER_TOKENIZER = {ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.VOCABULARY_MISMATCH}
 # the family of the tokenizer, where it is not told by trying
 _FAMILIES = {
@@ -164,7 +172,7 @@ def small_settings(config_class: type[Any], tokens: int) -> dict[str, Any]:
         if key in usual:
             settings[key] = token
     settings.update(OWN.get(config_class.__name__, {}))
-    return {key: value for key, value in settings.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None} | NULL.get(config_class.__name__, {})
 
 
 def save_small(architecture: str, directory: Path, family: str) -> Path:
@@ -180,7 +188,8 @@ def save_small(architecture: str, directory: Path, family: str) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            config = found.config_class(**small_settings(found.config_class, tokens))
+            settings = small_settings(found.config_class, tokens) | OF_ARCHITECTURE.get(architecture, {})
+            config = found.config_class(**settings)
             config.architectures = [architecture]
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in found(config).parameters())
@@ -190,7 +199,8 @@ def save_small(architecture: str, directory: Path, family: str) -> Path:
         except NotBuiltError:
             raise
         except Exception as error:
-            raise NotBuiltError(f"transformers: {type(error).__name__}: {str(error).splitlines()[0][:160]}") from error
+            said = " ".join(str(error).split())[:200]
+            raise NotBuiltError(f"transformers: {type(error).__name__}: {said}") from error
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim == 1:

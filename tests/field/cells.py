@@ -40,9 +40,13 @@ REPAIRED = {
     "KimiLinearModel": "upstream does not know the names that transformers 5 saves",
     "MiMoV2FlashForCausalLM": "upstream announces three prediction layers that are not there",
     "ModernBertForMaskedLM": "upstream does not know the head that it leaves out elsewhere",
+    "RobertaForSequenceClassification": "upstream drops the labels of two classes, and the file does not load",
+    "XLMRobertaForSequenceClassification": "upstream drops the labels of two classes, and the file does not load",
     "Qwen3VLMoeForConditionalGeneration": "upstream turns experts round that transformers 5 saves as they are",
 }
 """Where upstream's own converter is wrong or gives up on the same model, and the last column is the judge."""
+_TEXT_ONLY = {"Step3p7ForConditionalGeneration": ".*vision_model.*"}
+"""Towers whose layers transformers cuts up when it loads them: an adapter on those has no place in the weights."""
 UNCAUGHT = "fault of ours"
 """How a cell begins that an error without a code ended."""
 _SAME = 5e-4
@@ -115,7 +119,7 @@ def _build(trial: Trial) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = model_class(trial.architecture).from_pretrained(trial.base, dtype=torch.float32)
-        tuned = _tuned(model)
+        tuned = _tuned(model, _TEXT_ONLY.get(trial.architecture))
         with torch.no_grad():
             for name, parameter in tuned.named_parameters():
                 # what has no place in the file stays as PEFT begins it, and as it stays where training does not use it
@@ -124,15 +128,16 @@ def _build(trial: Trial) -> None:
         tuned.save_pretrained(trial.checkpoint)
 
 
-def _tuned(model: Any) -> Any:
+def _tuned(model: Any, without: str | None) -> Any:
     """LoRA on all linear layers; of Mamba's, on those that PEFT can apply it to."""
-    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "exclude_modules": without}
     try:
         return get_peft_model(model, LoraConfig(**settings))
     except ValueError as error:
         if "incompatible with Mamba" not in str(error):
             raise NotBuiltError(f"PEFT: {type(error).__name__}: {str(error).splitlines()[0][:160]}") from error
-    return get_peft_model(model, LoraConfig(**settings, exclude_modules=["out_proj", "conv1d"]))
+    settings["exclude_modules"] = ["out_proj", "conv1d"]
+    return get_peft_model(model, LoraConfig(**settings))
 
 
 def _is_unused(parameter: str, unused: Collection[str]) -> bool:

@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.field.hidden import LENGTH, angle, by_llama_cpp, by_transformers
 from tests.field.vocabularies import BPE_TOKENS, SPM_TOKENS, gpt2, llama
-from worker.models.convert.layer_kinds import check_rotation, full_attention_interval, missing_pattern
+from worker.models.convert.layer_kinds import check_assumptions, full_attention_interval, missing_pattern
 from worker.models.convert.pipeline import convert
 
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
@@ -101,7 +101,23 @@ def test_an_order_that_no_interval_makes_is_refused_naming_it(kinds: list[str]) 
     assert "layer_types" in caught.value.message
 
 
-def test_another_order_of_layers_without_rotation_is_refused() -> None:
-    check_rotation("smollm3", {"no_rope_layers": [1, 1, 1, 0]})
-    with pytest.raises(PackagingError, match="no_rope_layers"):
-        check_rotation("smollm3", {"no_rope_layers": [1, 0, 1, 0]})
+_EXAONE = {"sliding_window": 8, "num_hidden_layers": 30}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "right", "wrong", "key"),
+    [
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 0]}, {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers"),
+        ("afmoe", {"mup_enabled": True}, {"mup_enabled": False}, "mup_enabled"),
+        ("gemma-embedding", {}, {"use_bidirectional_attention": False}, "use_bidirectional_attention"),
+        ("exaone4", {"sliding_window": None, "num_hidden_layers": 30}, _EXAONE, "sliding_window"),
+        ("exaone4", {"sliding_window": 8, "num_hidden_layers": 64}, _EXAONE, "sliding_window"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_its_key(
+    architecture: str, right: dict[str, Any], wrong: dict[str, Any], key: str
+) -> None:
+    check_assumptions(architecture, right)
+    with pytest.raises(PackagingError, match=key) as caught:
+        check_assumptions(architecture, wrong)
+    assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE

@@ -25,6 +25,13 @@ _PERIODS: Mapping[str, tuple[int, bool]] = {
 }  # fmt: skip
 # GGUF architecture -> one layer in how many has no rotary embedding, the last of each group
 _UNROTATED_STEPS: Mapping[str, int] = {"llama4": 4, "smollm3": 4}
+# GGUF architecture -> key of config.json -> the one value that llama.cpp has built in
+_BUILT_IN: Mapping[str, Mapping[str, Any]] = {
+    "afmoe": {"mup_enabled": True},
+    "gemma-embedding": {"use_bidirectional_attention": True},
+}
+# GGUF architecture -> the number of layers for which alone llama.cpp knows windows
+_WINDOWED_DEPTH: Mapping[str, int] = {"exaone4": 64}
 _WHOLE_TEXT = "full_attention"
 
 
@@ -49,22 +56,47 @@ def missing_pattern(architecture: str, config: Mapping[str, Any], metadata: Mapp
     return None if flags == assumed else flags
 
 
-def check_rotation(architecture: str, config: Mapping[str, Any]) -> None:
-    """Refuse an order of layers without rotary embedding that llama.cpp does not have.
+def check_assumptions(architecture: str, config: Mapping[str, Any]) -> None:
+    """Refuse a model that llama.cpp would compute otherwise, because what ``config.json`` says is built into it.
+
+    Args:
+        architecture: GGUF architecture.
+        config: The text model's ``config.json``.
 
     Raises:
-        PackagingError: ``unsupported_architecture``.
+        PackagingError: ``unsupported_architecture``, naming the key.
     """
+    for key, value in _BUILT_IN.get(architecture, {}).items():
+        if key in config and config[key] != value:
+            raise _refused(architecture, key, f"is {config[key]}; llama.cpp computes such models with {value}")
+    depth, kinds = _WINDOWED_DEPTH.get(architecture), _kinds(config)
+    windowed = config.get("sliding_window") is not None and any(kind != _WHOLE_TEXT for kind in kinds)
+    if depth is not None and windowed and len(kinds) != depth:
+        raise _refused(
+            architecture,
+            "sliding_window",
+            f"is set for {len(kinds)} layers; llama.cpp knows windows with {depth} alone",
+        )
+    _check_rotation(architecture, config)
+
+
+def _check_rotation(architecture: str, config: Mapping[str, Any]) -> None:
     step, rotated = _UNROTATED_STEPS.get(architecture), config.get("no_rope_layers")
     if step is None or not isinstance(rotated, list) or not rotated:
         return
     if [bool(one) for one in rotated] != [(at + 1) % step != 0 for at in range(len(rotated))]:
-        raise PackagingError(
-            ErrorCode.UNSUPPORTED_ARCHITECTURE,
-            f"config.json: no_rope_layers is {rotated}; llama.cpp leaves the rotation out in every {step}th layer of "
-            f"{architecture} models and in no other",
-            fields={"key": "no_rope_layers", "architecture": architecture},
-        )
+        raise _refused(
+            architecture, "no_rope_layers",
+            f"is {rotated}; llama.cpp leaves the rotation out in every {step}th layer and in no other",
+        )  # fmt: skip
+
+
+def _refused(architecture: str, key: str, fact: str) -> PackagingError:
+    return PackagingError(
+        ErrorCode.UNSUPPORTED_ARCHITECTURE,
+        f"config.json: {key} {fact} ({architecture})",
+        fields={"key": key, "architecture": architecture},
+    )
 
 
 def full_attention_interval(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from worker.foreign import lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
-from worker.models.convert.layer_kinds import check_rotation, missing_pattern
+from worker.models.convert.layer_kinds import check_assumptions, missing_pattern
 from worker.models.convert.nextn import holds_mtp
 from worker.models.convert.projector import names_for
 from worker.models.convert.repairs import completed_configs
@@ -178,7 +178,7 @@ def _say_layer_kinds(model: Any) -> None:
     """Have the file say the order of its kinds of layers where llama.cpp would assume another."""
     writer = model.gguf_writer
     metadata = {key: entry.value for key, entry in writer.kv_data[0].items()}
-    check_rotation(writer.arch, model.hparams)
+    check_assumptions(writer.arch, model.hparams)
     pattern = missing_pattern(writer.arch, model.hparams, metadata)
     if pattern is not None:
         writer.add_sliding_window_pattern(pattern)
