@@ -83,5 +83,10 @@ def test_a_trainers_directory_is_packaged_as_what_was_trained(
     assert _converted(request, tmp_path / "scratch") == expected[picked.kind]
 
 
+def test_the_page_lists_every_directory() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "trainers.md").read_text("utf-8")
+    assert [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][2:] == list(LAYOUTS)
+
+
 def test_the_two_ways_of_training_make_different_files(expected: dict[CheckpointKind, Tensors]) -> None:
     assert expected[CheckpointKind.ADAPTER] != expected[CheckpointKind.FULL]
