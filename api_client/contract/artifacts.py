@@ -21,6 +21,7 @@ class _Trait(Flag):
     NONE = 0
     GGUF = auto()
     MODEL = auto()
+    SMALL = auto()
 
 
 class ArtifactKind(StrEnum):
@@ -32,6 +33,8 @@ class ArtifactKind(StrEnum):
     """A model or an adapter as GGUF: ``verify`` checks it and the model card lists it."""
     is_model: bool
     """A GGUF that is a model or a part of one, and no adapter: it may be split, and a Modelfile can name it."""
+    is_small: bool
+    """Its size is known by nobody beforehand, and hardly counts beside a model's."""
 
     def __new__(cls, name: str, title_en: str = "", title_zh: str = "", traits: _Trait = _Trait.NONE) -> Self:
         """A row; ``ArtifactKind("gguf")``, which looks one up, passes its name alone."""
@@ -40,20 +43,21 @@ class ArtifactKind(StrEnum):
         member = named_member(cls, name)
         member.title_en, member.title_zh = title_en, title_zh
         member.is_gguf, member.is_model = _Trait.GGUF in traits, _Trait.MODEL in traits
+        member.is_small = _Trait.SMALL in traits
         return member
 
     OVERLAY = "overlay", "overlay", "更新层"
     GGUF = "gguf", "unquantized", "未量化", _Trait.GGUF | _Trait.MODEL
     QUANTIZED = "quantized", "quantized", "量化", _Trait.GGUF | _Trait.MODEL
-    RECIPE = "recipe", "recipe", "配方"
+    RECIPE = "recipe", "recipe", "配方", _Trait.SMALL
     LORA = "lora", "LoRA", "LoRA", _Trait.GGUF
-    IMATRIX = "imatrix", "importance matrix", "重要性矩阵"
-    SENSITIVITY = "sensitivity", "sensitivities", "敏感度"
+    IMATRIX = "imatrix", "importance matrix", "重要性矩阵", _Trait.SMALL
+    SENSITIVITY = "sensitivity", "sensitivities", "敏感度", _Trait.SMALL
     MERGED_MODEL = "merged_model", "merged model", "合并后的模型"
-    QUALITY = "quality", "quality report", "质量报告"
-    COMPANION = "companion", "companion", "附属文件"
-    MANIFEST = "manifest", "manifest", "清单"
-    CHECKSUMS = "checksums", "checksums", "校验和"
+    QUALITY = "quality", "quality report", "质量报告", _Trait.SMALL
+    COMPANION = "companion", "companion", "附属文件", _Trait.SMALL
+    MANIFEST = "manifest", "manifest", "清单", _Trait.SMALL
+    CHECKSUMS = "checksums", "checksums", "校验和", _Trait.SMALL
 
 
 class ModelPart(StrEnum):

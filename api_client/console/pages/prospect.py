@@ -12,9 +12,10 @@ from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import PathAnswers
 from api_client.contract.errors import PackagingError
+from api_client.contract.field_types import FieldKind
 from api_client.contract.field_values import typed, value_of
 from api_client.contract.fit import AnyQuantType, quant_type_of
-from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.job import StageName
 from api_client.contract.outputs import (
     ADAPTER,
     MERGED_DIRECTORY,
@@ -33,10 +34,8 @@ from api_client.contract.rules import ResolvedOptions
 from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16
-_SMALL = frozenset({ArtifactKind.COMPANION, ArtifactKind.IMATRIX, ArtifactKind.RECIPE, ArtifactKind.QUALITY})
-"""Kinds whose sizes nobody knows beforehand, and that hardly count in the total."""
-_DECISIVE = ("model_name", "gguf_dtype", "projector", "keep_unquantized", "save_merged", "companions")
-"""Plain fields that decide which files there are and how they are called."""
+_NEVER_WRONG = (FieldKind.TEXT, FieldKind.CHOICE, FieldKind.SWITCH)
+"""Kinds of plain fields that can be read while the form is half filled in."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def foresee(
     planned = [output for output in planned_outputs(request, options, inputs) if output.kind not in RECORDS]
     rows = [(output, _row(output, request, options, answers)) for output in planned]
     files = [row for _, row in rows]
-    known = [row.size_bytes for output, row in rows if output.kind not in _SMALL]
+    known = [row.size_bytes for output, row in rows if not output.kind.is_small]
     total = sum(size for size in known if size is not None) if known and None not in known else None
     room = answers.space.free_bytes if answers.space else None
     return Prospect(files, total, total is not None and room is not None and total > room)
@@ -157,7 +156,11 @@ def _sketch(form: NewJobForm, base_model: str, options: ResolvedOptions) -> Pack
         "output_dir": typed(form.run or form.output_dir),  # where a bare checkpoint name is looked up
         "imatrix": _imatrix(form),
         "evaluation": form.says("evaluation"),
-        **{name: value_of(PLAIN[name].kind, form.plain[name]) for name in _DECISIVE},
+        **{
+            row.path: value_of(row.kind, form.plain[name])
+            for name, row in PLAIN.items()
+            if row.kind in _NEVER_WRONG and "." not in row.path
+        },
     }
     values = {name: value for name, value in values.items() if value not in (None, "", {})}
     while True:

@@ -254,12 +254,12 @@ def test_everything_there(half_done: Job) -> None:
 
 def test_only_what_is_still_needed_is_missed(half_done: Job, tmp_path: Path) -> None:
     (tmp_path / "scratch/overlay").unlink()
-    assert reset(half_done, "quantize") == ["merge"], "evaluate reads it"
+    assert reset(half_done, "quantize") == ["merge"], "quantize and evaluate read it"
     without = tuple(name for name in half_done.plan if name is not StageName.EVALUATE)
     half_done = half_done.model_copy(
         update={"plan": without, "stages": tuple(stage for stage in half_done.stages if stage.name in without)}
     )
-    assert reset(half_done, "quantize") == []
+    assert reset(half_done, "verify") == []
     assert reset(half_done, "convert") == ["merge"]
     (tmp_path / "scratch/merged_model.gguf").unlink()
     assert reset(half_done, "quantize") == ["merge", "convert"]
