@@ -29,7 +29,7 @@ def predict_file_sizes(
     """Metadata as plain values, and the size in bytes of the file of every quant type.
 
     Args:
-        path: Base model directory, or an unquantized GGUF file (the first shard of a split one).
+        path: Base model directory, or an unquantized GGUF file (its first shard where it is split).
         allowed_roots: Where symlinks inside the directory may lead.
 
     Raises:

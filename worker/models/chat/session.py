@@ -33,7 +33,7 @@ class ChatSession:
     """llama.cpp with one file, in a process of its own. ``with ChatSession(model) as chat: chat.answer(...)``.
 
     Args:
-        model: The GGUF file, or the first shard of a split one.
+        model: The GGUF file, or its first shard where it is split.
         lora: An adapter GGUF to apply to it.
         threads: Threads of llama.cpp.
         context_tokens: Most tokens of a whole chat.

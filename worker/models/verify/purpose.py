@@ -33,7 +33,7 @@ def purpose_of(path: Path) -> Purpose:
     """What a file is for.
 
     Args:
-        path: The file, or the first shard of a split one.
+        path: The file, or its first shard where it is split.
 
     Raises:
         PackagingError: ``gguf_invalid``.
