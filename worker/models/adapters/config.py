@@ -181,7 +181,7 @@ def _is_peft_default(config: Mapping[str, Any], key: str) -> bool:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     of_method = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(config.get("peft_type", "LORA")).upper())
-    defaults = {one.name: one.default for one in fields(of_method)} if of_method is not None else {}
+    defaults = {setting.name: setting.default for setting in fields(of_method)} if of_method is not None else {}
     return key in defaults and bool(defaults[key] == config[key])
 
 

@@ -36,9 +36,9 @@ class Locator:
 
     def places(self, name: str) -> Sequence[Place]:
         """The tensors that hold the parameter an adapter calls ``name``; empty where the base has none such."""
-        found = self._names.find(name)
-        if found is not None:
-            return [Place(found, found)]
+        base_name = self._names.find(name)
+        if base_name is not None:
+            return [Place(base_name, base_name)]
         if self._head_source is not None and is_head(name):
             return [Place(head_name(self._head_source), self._head_source)]
         parameter = self.parameter_name(name)
@@ -64,8 +64,8 @@ class Locator:
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter that an adapter calls ``name``."""
-        found = self.parameter_name(name)
-        return None if found is None or self.tree is None else self.tree.parameters[found]
+        name_in_base = self.parameter_name(name)
+        return None if name_in_base is None or self.tree is None else self.tree.parameters[name_in_base]
 
     @cached_property
     def registered(self) -> dict[str, list[str]]:

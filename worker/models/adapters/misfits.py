@@ -42,7 +42,7 @@ def refuse_unmatched(draft: Draft) -> None:
     adapter, unmatched = draft.adapter, draft.unmatched
     if not unmatched:
         return
-    cause = next(found for find in _CAUSES if (found := find(draft, unmatched)) is not None)
+    cause = next(reason for find in _CAUSES if (reason := find(draft, unmatched)) is not None)
     names = [adapter.tensors[key].name for key in unmatched]
     raise PackagingError(
         ErrorCode.ADAPTER_MISMATCH,
@@ -144,7 +144,7 @@ def _has(draft: Draft, module: str) -> bool:
 
 
 def _layer_numbers(names: Iterable[str]) -> set[int]:
-    return {int(found[1]) for name in names if (found := _LAYER.search(f".{name}"))}
+    return {int(match[1]) for name in names if (match := _LAYER.search(f".{name}"))}
 
 
 def _trained_on(draft: Draft) -> str:

@@ -160,7 +160,7 @@ def _parameters(model: Any) -> dict[str, Parameter]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    found: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     for path, module in model.named_modules():
         kind = ParameterKind.OTHER
         if isinstance(module, torch.nn.Linear):
@@ -174,8 +174,8 @@ def _parameters(model: Any) -> dict[str, Parameter]:
         concatenated = bool(getattr(module, "is_concatenated", False))
         for name, value in module.named_parameters(recurse=False):
             shape = tuple(value.shape)
-            found[f"{path}.{name}".lstrip(".")] = Parameter(shape, kind, transposed, family[0], concatenated)
-    return found
+            parameters[f"{path}.{name}".lstrip(".")] = Parameter(shape, kind, transposed, family[0], concatenated)
+    return parameters
 
 
 def _converted(

@@ -53,12 +53,12 @@ def head_name(embedding: str) -> str:
 
 def text_embedding(base: BaseModel) -> str | None:
     """The language model's token embedding; None where none or several look like it."""
-    found = [
+    embeddings = [
         name
         for name, entry in base.tensors.items()
         if is_embedding(name) and len(entry.shape) == 2 and not _OTHER_TOWERS.search(name)
     ]
-    return found[0] if len(found) == 1 else None
+    return embeddings[0] if len(embeddings) == 1 else None
 
 
 def config_keys(base: BaseModel, key: str) -> list[str]:
@@ -84,5 +84,5 @@ class TensorNames:
         """The base tensor meant by ``name``; None where there is none or more than one."""
         if name in self._exact:
             return name
-        found = self._by_canonical.get(canonical(name), [])
-        return found[0] if len(found) == 1 else None
+        candidates = self._by_canonical.get(canonical(name), [])
+        return candidates[0] if len(candidates) == 1 else None

@@ -62,32 +62,32 @@ def plan_one_expert(
         PackagingError: ``adapter_mismatch`` for shapes, ``adapter_unsupported`` for DoRA and biases, and for a square
             expert of which nothing says how it lies.
     """
-    found = _find(draft, path)
-    if found is None:
+    slot = _find(draft, path)
+    if slot is None:
         return False
     extra = next((part for part in ("lora_magnitude_vector", "lora_B.bias") if part in parts), None)
     if extra is not None:
         raise _unsupported(draft, path, f"{extra} on one expert of a stack")
     a, b = draft.read(pair[0]), draft.read(pair[1])
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        draft.refuse_shape(pair[1], tuple(b.shape), found.place)
-    count, *held = draft.current_shape(found.place)
+        draft.refuse_shape(pair[1], tuple(b.shape), slot.place)
+    count, *held = draft.current_shape(slot.place)
     product = (b.shape[0], a.shape[1])
-    half = 1 if found.half is None else 2
+    half = 1 if slot.half is None else 2
     ways = [
         transposed
         for transposed in (False, True)
         if tuple(held) == ((product[1], half * product[0]) if transposed else (half * product[0], product[1]))
     ]
-    if not ways or found.expert >= count:
-        draft.refuse_shape(pair[1], product, found.place)
-    if len(ways) == 2 and found.in_out is None:
+    if not ways or slot.expert >= count:
+        draft.refuse_shape(pair[1], product, slot.place)
+    if len(ways) == 2 and slot.in_out is None:
         raise _unsupported(draft, path, "a square expert of a model that transformers does not know: (in, out) or not")
-    transposed = ways[0] if len(ways) == 1 else bool(found.in_out)
-    rows = None if found.half is None else (found.half * product[0], (found.half + 1) * product[0])
+    transposed = ways[0] if len(ways) == 1 else bool(slot.in_out)
+    rows = None if slot.half is None else (slot.half * product[0], (slot.half + 1) * product[0])
     scaling = settings.scaling_of(path, a.shape[0])
-    gathered = draft.one_experts.setdefault((found.place, a.shape[0], transposed, rows), [])
-    gathered.append(OneExpert(found.expert, a, b, scaling))
+    gathered = draft.one_experts.setdefault((slot.place, a.shape[0], transposed, rows), [])
+    gathered.append(OneExpert(slot.expert, a, b, scaling))
     return True
 
 
@@ -95,12 +95,12 @@ def add_one_experts(draft: Draft) -> None:
     """One step for all experts of a tensor that were trained with the same rank."""
     import torch
 
-    for (place, _, transposed, rows), found in draft.one_experts.items():
+    for (place, _, transposed, rows), experts in draft.one_experts.items():
         update = ExpertLinearsUpdate(
-            torch.stack([expert.a for expert in found]),
-            torch.stack([expert.b for expert in found]),
-            tuple(expert.expert for expert in found),
-            tuple(expert.scaling for expert in found),
+            torch.stack([expert.a for expert in experts]),
+            torch.stack([expert.b for expert in experts]),
+            tuple(expert.expert for expert in experts),
+            tuple(expert.scaling for expert in experts),
             transposed,
             rows,
         )

@@ -128,16 +128,20 @@ def _orders(source: Mapping[str, Any]) -> dict[str, str]:
     detail = source.get(_DETAIL)
     parameters = detail.get("parameters") if isinstance(detail, dict) else None
     if isinstance(parameters, dict):
-        return {str(name): str(one.get(_FLAT)) for name, one in parameters.items() if isinstance(one, dict)}
+        return {
+            str(name): str(parameter.get(_FLAT))
+            for name, parameter in parameters.items()
+            if isinstance(parameter, dict)
+        }
     return {"": str(source[_FLAT])} if source.get(_FLAT) else {}
 
 
 def _peft_version(value: Any) -> tuple[int, int, int] | None:
-    found = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(.*)", value) if isinstance(value, str) else None
-    if found is None:
+    match = re.match(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(.*)", value) if isinstance(value, str) else None
+    if match is None:
         return None
-    version = (int(found[1]), int(found[2]), int(found[3]))
-    return None if "dev" in found[4] and version in ((0, 19, 0), (0, 19, 1)) else version
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    return None if "dev" in match[4] and version in ((0, 19, 0), (0, 19, 1)) else version
 
 
 def _no_order(parameter: str, said: str, where: str) -> PackagingError:

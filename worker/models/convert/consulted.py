@@ -218,11 +218,11 @@ def read_modules(directory: Path, allowed_roots: Roots) -> list[dict[str, Any]]:
 
 def weights_beside(places: Sequence[Path], allowed_roots: Roots) -> dict[str, Path]:
     """Name inside the staged directory -> real path, of the weights that lie beside the model's own and are read."""
-    found = {}
+    weights = {}
     for name in named(Handling.WEIGHTS):
         if MODULE not in name and (owner := _owner(name, places)) is not None:
-            found[name] = _member(owner, name, allowed_roots)
-    return found
+            weights[name] = _member(owner, name, allowed_roots)
+    return weights
 
 
 def dense_modules(places: Sequence[Path], allowed_roots: Roots) -> list[str]:

@@ -45,8 +45,8 @@ def config_without_absent_layers(config: Mapping[str, Any], names: Iterable[str]
         announced = config.get(key)
         if not isinstance(announced, int) or announced < 1 or not isinstance(ordinary, int):
             continue
-        found = _numbers(names, own) | {number - ordinary for number in _numbers(names, after)}
-        present = {layer for layer in found if 0 <= layer < announced}
+        numbered = _numbers(names, own) | {number - ordinary for number in _numbers(names, after)}
+        present = {layer for layer in numbered if 0 <= layer < announced}
         if not present:
             changes[key] = 0
         elif len(present) < announced:

@@ -168,10 +168,10 @@ def read_class(upstream: Upstream, staged: Path, part: ModelPart = ModelPart.MOD
     hparams = upstream.conversion.ModelBase.load_hparams(staged, False)
     kind = types.MMPROJ if part is ModelPart.PROJECTOR else types.TEXT
     architecture: str = upstream.conversion.get_model_architecture(hparams, kind)
-    found = upstream.model_class(architecture, part)
-    if "impl" in getattr(found, "__annotations__", {}):
-        found = type(found(staged, upstream.gguf.LlamaFileType.ALL_F32, staged / UNUSED_OUTPUT).impl)
-    return architecture, found
+    model_class = upstream.model_class(architecture, part)
+    if "impl" in getattr(model_class, "__annotations__", {}):
+        model_class = type(model_class(staged, upstream.gguf.LlamaFileType.ALL_F32, staged / UNUSED_OUTPUT).impl)
+    return architecture, model_class
 
 
 def _say_layer_kinds(model: Any) -> None:

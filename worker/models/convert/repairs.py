@@ -42,12 +42,12 @@ def _gemma4(config: _Config) -> dict[str, Any]:
     """``per_layer_config`` holds what the Hub's config calls ``global_head_dim`` and ``num_global_key_value_heads``."""
     named = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
     full = _of_kind(config, "full_attention")
-    found = {key: full.get(own) for key, own in named.items() if config.get(key) is None}
-    found = {key: value for key, value in found.items() if value is not None}
+    mended = {key: full.get(own) for key, own in named.items() if config.get(key) is None}
+    mended = {key: value for key, value in mended.items() if value is not None}
     # left out where it equals the head size of the other layers
-    if "global_head_dim" not in found and config.get("global_head_dim") is None and "per_layer_config" in config:
-        found["global_head_dim"] = config["head_dim"]
-    return found
+    if "global_head_dim" not in mended and config.get("global_head_dim") is None and "per_layer_config" in config:
+        mended["global_head_dim"] = config["head_dim"]
+    return mended
 
 
 def _leading_dense(config: _Config) -> dict[str, Any]:
@@ -130,16 +130,16 @@ def _mimo_v2(config: _Config) -> dict[str, Any]:
 def _deepseek_v4(config: _Config) -> dict[str, Any]:
     """Ratios of compression by layer (0: none), and how many layers choose experts by the token itself."""
     kinds, feeds = config.get("layer_types"), config.get("mlp_layer_types")
-    found: dict[str, Any] = {}
+    mended: dict[str, Any] = {}
     if "compress_ratios" not in config and isinstance(kinds, list):
         rates = config.get("compress_rates") or {}
-        found["compress_ratios"] = [int(rates.get(kind, 0)) for kind in kinds]
+        mended["compress_ratios"] = [int(rates.get(kind, 0)) for kind in kinds]
     if "num_hash_layers" not in config and isinstance(feeds, list):
-        found["num_hash_layers"] = feeds.count("hash_moe")
+        mended["num_hash_layers"] = feeds.count("hash_moe")
     compress = (config.get("rope_parameters") or {}).get("compress") or {}
     if compress.get("rope_type", "default") != "default" and not config.get("rope_scaling"):
-        found["rope_scaling"] = compress
-    return found
+        mended["rope_scaling"] = compress
+    return mended
 
 
 def _step3p5(config: _Config) -> dict[str, Any]:
@@ -148,18 +148,18 @@ def _step3p5(config: _Config) -> dict[str, Any]:
         "num_attention_groups": "num_key_value_heads", "moe_num_experts": "n_routed_experts",
         "moe_top_k": "num_experts_per_tok",
     }  # fmt: skip
-    found = {key: config[own] for key, own in named.items() if key not in config and own in config}
+    mended = {key: config[own] for key, own in named.items() if key not in config and own in config}
     kinds, feeds, rope = config.get("layer_types"), config.get("mlp_layer_types"), config.get("rope_parameters") or {}
     if isinstance(kinds, list) and "partial_rotary_factors" not in config:
         # the classes' own, where none is said
         usual = {"sliding_attention": 1.0, "full_attention": 0.5}
         parts = {kind: (rope.get(kind) or {}).get("partial_rotary_factor", usual.get(kind, 1.0)) for kind in kinds}
-        found["partial_rotary_factors"] = [parts[kind] for kind in kinds]
+        mended["partial_rotary_factors"] = [parts[kind] for kind in kinds]
     if isinstance(feeds, list) and "moe_layers_enum" not in config:
-        found["moe_layers_enum"] = ",".join(str(at) for at, kind in enumerate(feeds) if kind == "sparse")
+        mended["moe_layers_enum"] = ",".join(str(at) for at, kind in enumerate(feeds) if kind == "sparse")
     if "attention_other_setting" not in config and config.get("num_sliding_attention_heads"):
-        found["attention_other_setting"] = {"num_attention_heads": config["num_sliding_attention_heads"]}
-    return found
+        mended["attention_other_setting"] = {"num_attention_heads": config["num_sliding_attention_heads"]}
+    return mended
 
 
 _NOMIC_LENGTH = 2048
@@ -174,10 +174,10 @@ def _nomic_bert(config: _Config) -> dict[str, Any]:
         "n_inner": "intermediate_size", "layer_norm_epsilon": "layer_norm_eps",
         "n_positions": "max_position_embeddings",
     }  # fmt: skip
-    found = {key: config[own] for key, own in named.items() if own in config}
-    if found.get("n_positions") == _NOMIC_LENGTH:  # the length that was trained, beside which the Hub's says another
-        found |= {"n_positions": 8192, "max_trained_positions": _NOMIC_LENGTH}
-    return found | {
+    mended = {key: config[own] for key, own in named.items() if own in config}
+    if mended.get("n_positions") == _NOMIC_LENGTH:  # the length that was trained, beside which the Hub's says another
+        mended |= {"n_positions": 8192, "max_trained_positions": _NOMIC_LENGTH}
+    return mended | {
         "rotary_emb_base": (config.get("rope_parameters") or {}).get("rope_theta", 1000.0),
         "activation_function": "swiglu", "rotary_emb_fraction": 1.0, "rotary_emb_scale_base": None,
         **dict.fromkeys(
@@ -198,10 +198,10 @@ def _qwen3_asr(config: _Config) -> dict[str, Any]:
 
 
 def _minimax_m2(config: _Config) -> dict[str, Any]:
-    found: dict[str, Any] = {"scoring_func": config.get("scoring_func") or "sigmoid"}
+    mended: dict[str, Any] = {"scoring_func": config.get("scoring_func") or "sigmoid"}
     if "rotary_dim" not in config and "head_dim" in config:
-        found["rotary_dim"] = int(_rotary_part(config) * config["head_dim"])
-    return found
+        mended["rotary_dim"] = int(_rotary_part(config) * config["head_dim"])
+    return mended
 
 
 def _hunyuan_moe(config: _Config) -> dict[str, Any]:

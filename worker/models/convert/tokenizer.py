@@ -114,11 +114,11 @@ def find_tokenizer(
     """
     places = list(_places(checkpoint_dir, base_dir, adapter_base_path, run_dir, allowed_roots))
     for index, directory in enumerate(places):
-        found = _member_files(directory, VOCABULARIES, allowed_roots)
-        if not found:
+        vocabularies = _member_files(directory, VOCABULARIES, allowed_roots)
+        if not vocabularies:
             continue
         config = _config_of(directory, allowed_roots)
-        files = found | _member_files(directory, COMPANIONS, allowed_roots)
+        files = vocabularies | _member_files(directory, COMPANIONS, allowed_roots)
         description = read_json(files[JSON], _INVALID) if JSON in files else {}
         files |= _older_sentencepiece(files, description, places[index + 1 :], allowed_roots)
         generation_dir = next((place for place in places if (place / _GENERATION_CONFIG).is_file()), None)
@@ -365,10 +365,10 @@ def _older_sentencepiece(
     if JSON not in files or any(name in files for name in VOCABULARIES if name != JSON):
         return {}
     for directory in places:
-        found = _member_files(directory, SENTENCEPIECES, allowed_roots)
-        if found:
+        pieces = _member_files(directory, SENTENCEPIECES, allowed_roots)
+        if pieces:
             vocabulary = json_vocabulary(description)
-            return {name: path for name, path in found.items() if _same_ids(name, path, vocabulary)}
+            return {name: path for name, path in pieces.items() if _same_ids(name, path, vocabulary)}
     return {}
 
 

@@ -140,12 +140,12 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
     A text model inside a multimodal one (``text_config``) goes first where it names its own. Upstream has a handful of
     exceptions where the outer one decides, so a check made without it accepts either.
     """
-    found = []
+    architectures = []
     for part in (config.get("text_config"), config):
         named = part.get("architectures") if isinstance(part, Mapping) else None
         if isinstance(named, list) and named and isinstance(named[0], str):
-            found.append(named[0])
-    return found
+            architectures.append(named[0])
+    return architectures
 
 
 def check_architecture(config: Mapping[str, Any], llama_cpp_dir: Path | None = None) -> str:
@@ -206,7 +206,7 @@ def _import_modules(conversion: ModuleType, gguf: ModuleType) -> dict[str, str]:
     """
     enums = (gguf.MODEL_ARCH, gguf.MODEL_TENSOR)
     broken = {}
-    modules = [found.name for found in pkgutil.iter_modules(conversion.__path__)]
+    modules = [module.name for module in pkgutil.iter_modules(conversion.__path__)]
     while modules:
         try:
             importlib.import_module(f"{conversion.__name__}.{modules[-1]}")
@@ -247,8 +247,8 @@ def _is_from(module: ModuleType | None, front: list[str]) -> bool:
     """Whether an imported package lies where importing it now would find it."""
     if module is None:
         return False
-    found = importlib.machinery.PathFinder.find_spec(module.__name__, front or sys.path)
-    return found is not None and found.origin == module.__file__
+    spec = importlib.machinery.PathFinder.find_spec(module.__name__, front or sys.path)
+    return spec is not None and spec.origin == module.__file__
 
 
 def _gguf_parent(root: Path) -> Path:

@@ -43,12 +43,12 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
         raise PackagingError(ErrorCode.OUT_OF_MEMORY, f"{doing}: memory ran out") from error
     except SystemExit as error:  # upstream's answer of three classes to a tokenizer without this file
         missing = "tokenizer.model"
-        found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
-        raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
+        told = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
+        raise PackagingError(told, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
     except FileNotFoundError as error:
         missing = Path(error.filename).name if error.filename else str(error.args[-1]).rsplit("/", maxsplit=1)[-1]
-        found = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
-        raise PackagingError(found, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
+        told = ErrorCode.TOKENIZER_NOT_FOUND if tokenizer_not_found else code
+        raise PackagingError(told, f"{doing}: {missing} is needed and missing", fields={"file": missing}) from error
     except OSError as error:
         if is_full(error):
             raise no_space(Path(error.filename) if isinstance(error.filename, str) else None, error) from error

@@ -58,8 +58,8 @@ def check_expressible(architecture: str, names: Iterable[str]) -> None:
 def meant_name(architecture: str, name: str) -> str | None:
     """The name under which upstream's converter takes a weight; None where the file has no place for it on purpose."""
     pattern, meant = _NAMES.get(architecture, (None, ""))
-    found = pattern.fullmatch(name) if pattern is not None else None
-    return name if found is None else found.expand(meant) or None
+    match = pattern.fullmatch(name) if pattern is not None else None
+    return name if match is None else match.expand(meant) or None
 
 
 def as_on_the_hub(architecture: str, hparams: Mapping[str, Any], name: str, tensor: Any) -> Any:
@@ -74,11 +74,11 @@ def as_on_the_hub(architecture: str, hparams: Mapping[str, Any], name: str, tens
         name: The weight's.
         tensor: The weight, shape (experts, rows, columns); anything with ``permute``.
     """
-    found = _TRANSPOSED_EXPERTS.search(name) if architecture in _TRANSPOSING else None
-    if found is None or "hidden_size" not in hparams or "moe_intermediate_size" not in hparams:
+    match = _TRANSPOSED_EXPERTS.search(name) if architecture in _TRANSPOSING else None
+    if match is None or "hidden_size" not in hparams or "moe_intermediate_size" not in hparams:
         return tensor
     hidden, inner = int(hparams["hidden_size"]), int(hparams["moe_intermediate_size"])
-    hub = (hidden, 2 * inner) if found[1] == "gate_up_proj" else (inner, hidden)
+    hub = (hidden, 2 * inner) if match[1] == "gate_up_proj" else (inner, hidden)
     shape = tuple(int(extent) for extent in tensor.shape[-2:])
     return tensor.permute(0, 2, 1) if shape == hub[::-1] != hub else tensor
 

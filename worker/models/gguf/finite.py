@@ -81,8 +81,8 @@ def _bad(ggml_type: GGMLType, flat: NDArray[np.uint8]) -> NDArray[np.bool_] | No
         return np.equal(flat.reshape(-1, BLOCKS[ggml_type].size_bytes)[:, 0], _MXFP4_NAN)
     if ggml_type is _T.Q8_K:
         return ~np.isfinite(np.ascontiguousarray(flat.reshape(-1, 292)[:, :4]).view(np.float32)[:, 0])
-    found = [_bad_f16(_halves(ggml_type, flat, offset)) for offset in SCALE_OFFSETS.get(ggml_type, ())]
-    return np.logical_or.reduce(found) if found else None
+    per_scale = [_bad_f16(_halves(ggml_type, flat, offset)) for offset in SCALE_OFFSETS.get(ggml_type, ())]
+    return np.logical_or.reduce(per_scale) if per_scale else None
 
 
 def _halves(ggml_type: GGMLType, flat: NDArray[np.uint8], offset: int) -> NDArray[np.uint16]:

@@ -129,5 +129,5 @@ def uint32_value(value: int) -> MetadataValue:
 
 def get_value(metadata: Metadata, key: str, default: Any = None) -> Any:
     """Python value of a key, or ``default`` where the key is missing."""
-    found = metadata.get(key)
-    return default if found is None else found.value
+    entry = metadata.get(key)
+    return default if entry is None else entry.value

@@ -241,12 +241,12 @@ def _skip_strings(cursor: _Cursor, count: int, what: str) -> None:
 
 
 def _alignment(name: str, metadata: dict[str, MetadataValue]) -> int:
-    found = metadata.get(ALIGNMENT_KEY)
-    if found is None:
+    entry = metadata.get(ALIGNMENT_KEY)
+    if entry is None:
         return DEFAULT_ALIGNMENT
-    if found.is_array or found.type is not ValueType.UINT32:
+    if entry.is_array or entry.type is not ValueType.UINT32:
         raise invalid(name, f"{ALIGNMENT_KEY} is not a uint32")
-    alignment = int(found.value)
+    alignment = int(entry.value)
     if alignment == 0 or alignment & (alignment - 1):
         raise invalid(name, f"{ALIGNMENT_KEY} is {alignment}, which is not a power of two")
     return alignment

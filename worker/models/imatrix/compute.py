@@ -174,8 +174,8 @@ def running_model(model_class: str) -> Iterator[None]:
 def _positions(config: Any) -> int | None:
     """Positions that the model can tell apart, where it says so; one with learned positions fails beyond them."""
     text = config.get_text_config()
-    found = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    return min((value for value in found if isinstance(value, int) and value > 0), default=None)
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    return min((value for value in limits if isinstance(value, int) and value > 0), default=None)
 
 
 def _run(skeleton: Skeleton, tokens: torch.Tensor, layered: bool, setting: WorkSetting) -> ActivationTap:

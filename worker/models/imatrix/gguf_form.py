@@ -82,15 +82,15 @@ def _datasets(file: GGUFFile, name: str) -> tuple[str, ...]:
 
 
 def _entries(file: GGUFFile, name: str) -> dict[str, TensorSums]:
-    found = {
+    named = {
         suffix: {tensor.name.removesuffix(suffix) for tensor in file.tensors if tensor.name.endswith(suffix)}
         for suffix in (_SUMS, _COUNTS)
     }
-    if unpaired := sorted(found[_SUMS] ^ found[_COUNTS]):
+    if unpaired := sorted(named[_SUMS] ^ named[_COUNTS]):
         raise invalid(name, f"{unpaired[0]!r} has sums without counts, or counts without sums", tensor=unpaired[0])
-    if not found[_SUMS]:
+    if not named[_SUMS]:
         raise invalid(name, "holds no entries")
-    return {each: _entry(file, name, each) for each in sorted(found[_SUMS])}
+    return {entry_name: _entry(file, name, entry_name) for entry_name in sorted(named[_SUMS])}
 
 
 def _entry(file: GGUFFile, name: str, tensor: str) -> TensorSums:

@@ -119,24 +119,24 @@ class Lockstep:
             StopRequested: when asked to stop; all threads have ended.
         """
         passes = [_Pass(body) for body in bodies]
-        threads = [threading.Thread(target=self._live, args=(each,), daemon=True) for each in passes]
+        threads = [threading.Thread(target=self._live, args=(model_pass,), daemon=True) for model_pass in passes]
         originals = [door.module.forward for door in self._doors]
         threads_before = torch.get_num_threads()
         started: list[threading.Thread] = []
         try:
             for index, door in enumerate(self._doors):
                 door.module.forward = self._stopping(index, originals[index])
-            for number, (thread, each) in enumerate(zip(threads, passes, strict=True)):
+            for number, (thread, model_pass) in enumerate(zip(threads, passes, strict=True)):
                 self._select(number)
                 thread.start()
                 started.append(thread)
-                self._go_on(each)
+                self._go_on(model_pass)
             torch.set_num_threads(threads_before)  # batch threads lowered the default of threads to come
             self._visit(passes, originals, step, should_stop)
         finally:
-            for each in passes[: len(started)]:
-                each.abandoned = True
-                each.turn.set()
+            for model_pass in passes[: len(started)]:
+                model_pass.abandoned = True
+                model_pass.turn.set()
             for thread in started:
                 thread.join()
             for door, original in zip(self._doors, originals, strict=True):
@@ -149,64 +149,64 @@ class Lockstep:
         step: Callable[[Door], None],
         should_stop: ShouldStop,
     ) -> None:
-        while doors := [each.waits_at for each in passes if each.waits_at is not None]:
+        while doors := [model_pass.waits_at for model_pass in passes if model_pass.waits_at is not None]:
             index = min(doors)
             door = self._doors[index]
-            waiting = [number for number, each in enumerate(passes) if each.waits_at == index]
+            waiting = [number for number, model_pass in enumerate(passes) if model_pass.waits_at == index]
             for group in self._groups(door, waiting):
                 self._enter(door, group)
                 for number in group:
                     if should_stop():
                         raise StopRequested
-                    each, self.running = passes[number], number
-                    arguments, named = each.call
-                    each.call = ((), {})
-                    each.answer = originals[index](*arguments, **named)
+                    model_pass, self.running = passes[number], number
+                    arguments, named = model_pass.call
+                    model_pass.call = ((), {})
+                    model_pass.answer = originals[index](*arguments, **named)
                     del arguments, named
-                    self._go_on(each)
+                    self._go_on(model_pass)
                     step(door)
                 self._leave(door, group)
 
-    def _go_on(self, each: _Pass) -> None:
+    def _go_on(self, model_pass: _Pass) -> None:
         """Let one pass run until it waits at its next door or ends."""
-        each.handed_back.clear()
-        each.turn.set()
-        each.handed_back.wait()
-        if each.error is not None:
-            raise each.error
+        model_pass.handed_back.clear()
+        model_pass.turn.set()
+        model_pass.handed_back.wait()
+        if model_pass.error is not None:
+            raise model_pass.error
 
-    def _live(self, each: _Pass) -> None:
+    def _live(self, model_pass: _Pass) -> None:
         """Body of a batch thread."""
-        self._local.current = each
-        each.turn.wait()
-        each.turn.clear()
+        self._local.current = model_pass
+        model_pass.turn.wait()
+        model_pass.turn.clear()
         try:
-            if not each.abandoned:
+            if not model_pass.abandoned:
                 torch.set_num_threads(1)
                 with self._scope():
-                    each.body()
+                    model_pass.body()
         except _Abandoned:
             pass
         except BaseException as error:  # carried to the calling thread and raised there
-            each.error = error
+            model_pass.error = error
         finally:
-            each.waits_at = None
-            each.handed_back.set()
+            model_pass.waits_at = None
+            model_pass.handed_back.set()
 
     def _stopping(self, index: int, original: Callable[..., Any]) -> Callable[..., Any]:
         """The ``forward`` that hands its arguments to the calling thread and waits for the output."""
 
         def forward(*arguments: Any, **named: Any) -> Any:
-            each: _Pass | None = getattr(self._local, "current", None)
-            if each is None:  # a layer that calls another one, in the calling thread
+            model_pass: _Pass | None = getattr(self._local, "current", None)
+            if model_pass is None:  # a layer that calls another one, in the calling thread
                 return original(*arguments, **named)
-            each.waits_at, each.call = index, (arguments, named)
-            each.handed_back.set()
-            each.turn.wait()
-            each.turn.clear()
-            if each.abandoned:
+            model_pass.waits_at, model_pass.call = index, (arguments, named)
+            model_pass.handed_back.set()
+            model_pass.turn.wait()
+            model_pass.turn.clear()
+            if model_pass.abandoned:
                 raise _Abandoned
-            answer, each.answer = each.answer, None
+            answer, model_pass.answer = model_pass.answer, None
             return answer
 
         return forward

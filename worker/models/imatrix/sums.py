@@ -66,9 +66,9 @@ def _mean(name: str, tensor: TensorSums, file: str) -> NDArray[np.float32]:
     counts = np.floor(tensor.counts.astype(np.float64) + 0.5).astype(np.float32)
     used = tensor.in_sum2[counts > 0]  # what no row went into is not used, whatever it holds
     for what, values in (("counts", tensor.counts), ("sums of squares", used)):
-        for bad, found in (("NaN or infinite", ~np.isfinite(values)), ("negative", values < 0)):
-            if found.any():
-                raise invalid(file, f"{int(found.sum())} {bad} {what} for {name!r}", tensor=name)
+        for bad, wrong in (("NaN or infinite", ~np.isfinite(values)), ("negative", values < 0)):
+            if wrong.any():
+                raise invalid(file, f"{int(wrong.sum())} {bad} {what} for {name!r}", tensor=name)
     means = np.ones_like(tensor.in_sum2)
     np.divide(tensor.in_sum2, counts[:, np.newaxis], out=means, where=counts[:, np.newaxis] > 0)
     return means

@@ -84,7 +84,7 @@ def _check_sizes(matrix: ImatrixData, tensors: Iterable[TensorSpec]) -> None:
             faults.append((tensor.name, entry.size, expected))
     if faults:
         shown = ", ".join(
-            f"{name} has {found} values, expected {expected}" for name, found, expected in faults[:_SHOWN]
+            f"{name} has {count} values, expected {expected}" for name, count, expected in faults[:_SHOWN]
         )
         more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise _mismatch(

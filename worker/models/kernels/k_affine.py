@@ -54,9 +54,9 @@ class Fits:
             fitted = Affine(self.scales[j], self.minima[j], self._inverses[j], self._lows[j], self._improved[j])
 
             def level(i: Index) -> None:
-                found = affine_level(fitted, x[i], self.top, self.rounding)
+                as_fitted = affine_level(fitted, x[i], self.top, self.rounding)
                 refined = nearest_level((x[i] + offset) / factor, 0, self.top)
-                target[i] = select(factor == 0, found, refined).truncated()
+                target[i] = select(factor == 0, as_fitted, refined).truncated()
 
             self.m.fold(self.length, level, unroll=4)
 

@@ -87,8 +87,8 @@ def _from_extreme(m: Machine, block: Block, top: int) -> None:
     levels = m.ints(LENGTH)
 
     def level(i: Index) -> None:
-        found = sign_extended((block.x[i] * inverse + (top + 0.5)).truncated())
-        levels[i] = select(found < 2 * top - 1, found, 2 * top - 1)
+        level_of_x = sign_extended((block.x[i] * inverse + (top + 0.5)).truncated())
+        levels[i] = select(level_of_x < 2 * top - 1, level_of_x, 2 * top - 1)
 
     m.fold(LENGTH, level, unroll=4)
     block.out.put(0, half_bits(step), 2)
@@ -106,11 +106,11 @@ def _from_range(m: Machine, block: Block, top: int) -> None:
     levels = m.ints(LENGTH)
 
     def level(i: Index) -> None:
-        found = ((block.x[i] - low) * inverse + 0.5).truncated()
+        level_of_x = ((block.x[i] - low) * inverse + 0.5).truncated()
         if top == 15:  # Q5_1 has no limit in ggml, and needs none
-            found = sign_extended(found)
-            found = select(found < top, found, top)
-        levels[i] = found
+            level_of_x = sign_extended(level_of_x)
+            level_of_x = select(level_of_x < top, level_of_x, top)
+        levels[i] = level_of_x
 
     m.fold(LENGTH, level, unroll=4)
     block.out.put(0, half_bits(step), 2)

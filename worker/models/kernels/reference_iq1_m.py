@@ -61,9 +61,9 @@ def _quantize_blocks(blocks: F32, out: NDArray[np.uint8], importance: F32 | None
     n_blocks = len(blocks)
     weight = _element_weights(blocks, importance).reshape(-1, SUB_BLOCK)
     parts = SubBlocks(blocks.reshape(-1, SUB_BLOCK), weight)
-    levels, scale, signs, found = _best_split(parts)
+    levels, scale, signs, split_exists = _best_split(parts)
     points, scale = _to_grid(parts, levels, scale, signs)
-    points[~found], scale[~found], signs[~found] = 0, 0, 0
+    points[~split_exists], scale[~split_exists], signs[~split_exists] = 0, 0, 0
 
     scales = scale.reshape(n_blocks, 16)
     largest = scales.max(1)
@@ -153,13 +153,13 @@ def _to_grid(parts: SubBlocks, levels: Ints, scale: F32, signs: Ints) -> tuple[I
     moved = np.zeros(len(levels), bool)
     for half in range(2):
         part = slice(8 * half, 8 * half + 8)
-        found = grid.codes[levels[:, part] @ (3 ** np.arange(8))].astype(np.int64)
-        points[:, half] = found
-        for lane in np.flatnonzero(found < 0):
-            near = grid.near(found[lane])
+        codes = grid.codes[levels[:, part] @ (3 ** np.arange(8))].astype(np.int64)
+        points[:, half] = codes
+        for lane in np.flatnonzero(codes < 0):
+            near = grid.near(codes[lane])
             fitted = scale[lane] * VALUES[offset_sign[lane, half]][grid.levels[near]]
             points[lane, half] = near[_least_error(fitted, parts.values[lane, part], parts.weight[lane, part])]
-        moved |= found < 0
+        moved |= codes < 0
     qx, q2 = _fit_sums(parts, _quants(points, offset_sign))
     return points, np.where(moved & (qx > 0) & (q2 > 0), qx / q2, scale)
 

@@ -71,18 +71,18 @@ def facts_from_values(values: Mapping[str, Any]) -> ModelFacts:
         raise PackagingError(ErrorCode.GGUF_INVALID, f"the metadata has no {ARCHITECTURE_KEY}")
     if architecture == _PROJECTOR:
         return ModelFacts(architecture, block_count=0)
-    found = {key: _integer(values, f"{architecture}.{key}") for key in _MODEL_KEYS}
-    blocks = found["block_count"]
+    counts = {key: _integer(values, f"{architecture}.{key}") for key in _MODEL_KEYS}
+    blocks = counts["block_count"]
     if not blocks:
         raise PackagingError(ErrorCode.GGUF_INVALID, f"the metadata has no {architecture}.block_count")
-    experts = found["expert_count"] or 0
-    heads = found["attention.head_count"] or 0
-    kv_heads = found["attention.head_count_kv"]
+    experts = counts["expert_count"] or 0
+    heads = counts["attention.head_count"] or 0
+    kv_heads = counts["attention.head_count_kv"]
     kv_heads = heads if kv_heads is None else kv_heads
-    own_blocks = blocks - (found["nextn_predict_layers"] or 0)
+    own_blocks = blocks - (counts["nextn_predict_layers"] or 0)
     return ModelFacts(
         architecture,
-        _counted_blocks(architecture, blocks, own_blocks, found["num_loops"] or 1),
+        _counted_blocks(architecture, blocks, own_blocks, counts["num_loops"] or 1),
         experts,
         heads // kv_heads if kv_heads else 0,
         _is_70b(architecture, own_blocks, experts, grouped=heads != kv_heads),

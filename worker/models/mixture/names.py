@@ -150,8 +150,8 @@ def wants_q8_0(architecture: str, name: str) -> bool:
 
 def block_number(name: str) -> int | None:
     """The number in ``blk.N.``; None for names that do not begin so. A sign or spaces before it are read as C does."""
-    found = _BLOCK_NUMBER.match(name)
-    return int(found[1]) if found else None
+    match = _BLOCK_NUMBER.match(name)
+    return int(match[1]) if match else None
 
 
 @lru_cache(_REMEMBERED)

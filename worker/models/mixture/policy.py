@@ -70,8 +70,8 @@ class Mixture:
     @property
     def counts(self) -> dict[str, int]:
         """Number of tensors by ggml type name, most frequent first."""
-        found = Counter(ggml_type.name for ggml_type in self.types)
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        by_type = Counter(ggml_type.name for ggml_type in self.types)
+        return dict(sorted(by_type.items(), key=lambda item: (-item[1], item[0])))
 
 
 def choose_mixture(

@@ -58,12 +58,12 @@ class Recipe:
     @cached_property
     def _exact(self) -> dict[str, int]:
         """First line by the whole name that it is for; a fit has one for every tensor."""
-        found: dict[str, int] = {}
+        first_rule: dict[str, int] = {}
         for index, rule in enumerate(self.rules):
             name = exact_name(rule.pattern)
             if name is not None:
-                found.setdefault(name, index)
-        return found
+                first_rule.setdefault(name, index)
+        return first_rule
 
     @cached_property
     def _searched(self) -> list[tuple[int, re.Pattern[str]]]:

@@ -122,13 +122,13 @@ def parse_quant_types(names: Sequence[str]) -> list[AnyQuantType]:
     """
     if not names:
         raise PackagingError(ErrorCode.QUANT_TYPES_EMPTY, "no quant type is named")
-    found: list[AnyQuantType] = []
+    kinds: list[AnyQuantType] = []
     for name in names:
         kind = quant_type_of(name)
-        if kind in found:
+        if kind in kinds:
             raise PackagingError(ErrorCode.QUANT_TYPE_DUPLICATE, f"{kind.value} is named twice")
-        found.append(kind)
-    return found
+        kinds.append(kind)
+    return kinds
 
 
 def _check_absent(paths: Iterable[Path]) -> None:
@@ -136,12 +136,12 @@ def _check_absent(paths: Iterable[Path]) -> None:
     for path in paths:
         shards = path.parent.glob(f"{glob.escape(path.stem)}-?????-of-?????.gguf")
         try:
-            found = path if path.exists() else next(iter(sorted(shards)), None)
+            in_the_way = path if path.exists() else next(iter(sorted(shards)), None)
         except OSError as error:  # a folder that may not be searched, or a name too long
             raise failed_write(path.parent, error) from error
-        if found is not None:
+        if in_the_way is not None:
             raise PackagingError(
-                ErrorCode.OUTPUT_EXISTS, f"{found} exists; it would be replaced", fields={"path": str(found)}
+                ErrorCode.OUTPUT_EXISTS, f"{in_the_way} exists; it would be replaced", fields={"path": str(in_the_way)}
             )
 
 

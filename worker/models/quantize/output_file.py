@@ -126,11 +126,11 @@ class OutputFile:
 
     def _verified(self, stated: dict[int, tuple[int, ...]], slabs: Sequence[Slab]) -> dict[int, tuple[int, ...]]:
         """Tensors of an earlier attempt whose bytes are what the journal says."""
-        found: dict[int, list[int]] = {index: [] for index in stated}
+        read_back: dict[int, list[int]] = {index: [] for index in stated}
         for slab in slabs:
-            if slab.tensor_index in found:
-                found[slab.tensor_index].append(self._read_crc(*self._place(slab)))
-        return {index: values for index, values in stated.items() if list(values) == found[index] and values}
+            if slab.tensor_index in read_back:
+                read_back[slab.tensor_index].append(self._read_crc(*self._place(slab)))
+        return {index: values for index, values in stated.items() if list(values) == read_back[index] and values}
 
     def _read_crc(self, offset: int, size: int) -> int:
         value = 0

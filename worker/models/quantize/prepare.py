@@ -116,8 +116,8 @@ def _converted(
 def _weights(imatrix: ImatrixData | None, converted: Sequence[TensorInfo]) -> dict[str, NDArray[np.float32]]:
     if imatrix is None:
         return {}
-    found = {tensor.name: imatrix.weights_of(tensor) for tensor in converted}
-    weights = {name: entry for name, entry in found.items() if entry is not None}
+    entries = {tensor.name: imatrix.weights_of(tensor) for tensor in converted}
+    weights = {name: entry for name, entry in entries.items() if entry is not None}
     if converted and not weights:
         raise PackagingError(
             ErrorCode.IMATRIX_MISMATCH,

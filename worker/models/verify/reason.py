@@ -27,9 +27,9 @@ def reason_of(stderr: str, code: int) -> str:
     """
     lines = stderr.splitlines()
     for pattern in (_LOADING, _ABORT, _THROWN, _ERROR):
-        found = next((match for match in map(pattern.search, lines) if match), None)
-        if found is not None:
-            return found["reason"].strip()
+        told = next((match for match in map(pattern.search, lines) if match), None)
+        if told is not None:
+            return told["reason"].strip()
     return f"llama.cpp ended with signal {-code}" if code < 0 else f"llama.cpp ended with exit code {code}"
 
 

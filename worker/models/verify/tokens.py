@@ -72,22 +72,22 @@ def _opened(choice: TokenizerChoice) -> Tokenizer:
         ) from error
 
 
-def check_tokens(name: str, expected: Rendered, found: Sequence[int]) -> None:
+def check_tokens(name: str, expected: Rendered, read_ids: Sequence[int]) -> None:
     """Refuse a file that reads the chat otherwise.
 
     Args:
         name: The file's name.
         expected: What training saw.
-        found: What llama.cpp made of the same text.
+        read_ids: What llama.cpp made of the same text.
 
     Raises:
         PackagingError: ``tokenizer_unsupported``, with the first place that differs.
     """
-    if tuple(found) == expected.ids:
+    if tuple(read_ids) == expected.ids:
         return
-    pairs = enumerate(zip(expected.ids, found, strict=False))
-    at = next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(expected.ids), len(found)))
-    trained, read = expected.ids[at : at + _BESIDE], tuple(found[at : at + _BESIDE])
+    pairs = enumerate(zip(expected.ids, read_ids, strict=False))
+    at = next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(expected.ids), len(read_ids)))
+    trained, read = expected.ids[at : at + _BESIDE], tuple(read_ids[at : at + _BESIDE])
     raise PackagingError(
         ErrorCode.TOKENIZER_UNSUPPORTED,
         f"llama.cpp reads a chat in {name} otherwise than {JSON} does: token {at} and on are "
