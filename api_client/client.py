@@ -90,6 +90,8 @@ class PackagingClient:
         """
         templates = self.templates() if request.template not in BUILTIN_TEMPLATES else BUILTIN_TEMPLATES
         resolved, options = resolve_request(request, templates)
+        if resolved.callback_url is not None:
+            self._store.check_callback(resolved.callback_url)
         outcome = self._store.submit(resolved, options, request)
         if isinstance(outcome, str):
             return self._store.get(outcome)

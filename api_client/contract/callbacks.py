@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import time
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import SplitResult, urlsplit
 
 DELIVERY_HEADER = "Trainpack-Delivery"
 TIMESTAMP_HEADER = "Trainpack-Timestamp"
 SIGNATURE_HEADER = "Trainpack-Signature"
 _SCHEME = "v1="
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def check_callback_url(url: str) -> str:
@@ -39,6 +42,37 @@ def check_callback_url(url: str) -> str:
         raise ValueError("must be ASCII without spaces; escape other characters")
     _ = parts.port  # Raises where it is no number.
     return url
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the open internet, also behind the forms in which IPv6 wraps IPv4."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inner = _wrapped(found) if isinstance(found, IPv6Address) else None
+    if inner is not None:
+        return is_public(str(inner))
+    return found.is_global and not found.is_multicast and not found.is_reserved
+
+
+def _wrapped(address: IPv6Address) -> IPv4Address | None:
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.teredo is not None:
+        return address.teredo[1]
+    return address.ipv4_mapped or address.sixtofour
+
+
+def private_host(url: str) -> str | None:
+    """The host of a web address that is not one of the open internet by its very name; None for any other.
+
+    What a name leads to only who delivers can tell, and tells it in the job's log.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return host
+    try:
+        return None if is_public(host) else host
+    except ValueError:  # a name
+        return None
 
 
 def shown_url(url: str) -> str:

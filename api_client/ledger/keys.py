@@ -33,7 +33,8 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:templates               hash    site templates, JSON by name                       always
     P:callbacks               zset    ``ID|number`` of ends to announce, by the next try until delivered or given up
     P:config                  hash    job_ttl_ms, events_max, events_bytes, callbacks (0: workers
-                                      have no secret), as the workers were told          always
+                                      have no secret), callbacks_private (0: to public
+                                      addresses only), as the workers were told          always
     P:clock                   string  the server's time when the reaper last noted it    always
     P:reaper                  string  name of the worker that reaps                      one lease
     P:questions               list    ids of questions about files that wait             a minute

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from api_client.contract.byte_bounds import REQUEST_BYTES
+from api_client.contract.callbacks import private_host
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import SCHEMA_VERSION, Job, JobState, StageName
@@ -139,6 +140,22 @@ class JobStore:
                     f"idempotency key {request.idempotency_key!r} belongs to job {rest[0]}, which has another request",
                     fields={"idempotency_key": request.idempotency_key, "job_id": rest[0]},
                 )
+
+    def check_callback(self, url: str) -> None:
+        """Refuse an address that the workers are not allowed to deliver to, as far as it can be told by itself.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        host = private_host(url)
+        allowed = self.call(lambda: self.redis.hget(self._keys.named("config"), "callbacks_private")) if host else None
+        if allowed == "0":
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID,
+                f"callback_url: {host} is not public, and the workers deliver to public addresses only",
+                remedy="Give a public address, or set TRAINPACK_CALLBACK_ALLOW_PRIVATE=true on every worker.",
+                fields={"field": "callback_url", "host": host},
+            )
 
     def get(self, job_id: str) -> Job:
         """Read one job.

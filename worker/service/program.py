@@ -202,6 +202,7 @@ class Service:
                 "events_max": self._settings.events_max,
                 "events_bytes": self._settings.events_bytes,
                 "callbacks": int(self._settings.callback_secret is not None),
+                "callbacks_private": int(self._settings.callback_allow_private),
             }
             self._redis.hset(self._keys.named("config"), mapping=config)
             publish_site_templates(self._redis, self._keys, self._templates)

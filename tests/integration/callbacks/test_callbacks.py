@@ -97,6 +97,11 @@ def test_private_addresses_and_redirects_are_refused(
 ) -> None:
     service.start_worker(**SETTINGS | {"callback_allow_private": "true" if status else "false"})
     receiver.answers += [status or 200]
+    if status is None:
+        with pytest.raises(PackagingError, match="is not public, and the workers deliver to public addresses only"):
+            service.submit(callback_url=receiver.url())
+        # as a name would be, of which only the worker knows where it leads
+        service.redis.hset(service.keys.named("config"), "callbacks_private", "1")
     job = service.submit(callback_url=receiver.url())
     entry = logged(service, job.id, "Callback not delivered")
     assert reason in entry

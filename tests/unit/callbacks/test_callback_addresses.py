@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.service.callbacks.addresses import AddressRefused, checked_addresses, is_public
+from api_client.contract.callbacks import is_public, private_host
+from worker.service.callbacks.addresses import AddressRefused, checked_addresses
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,18 @@ def test_a_name_is_judged_by_what_it_resolves_to(host: str) -> None:
     with pytest.raises(AddressRefused, match="not public"):
         checked_addresses(host, 80, allow_private=False)
     assert checked_addresses(host, 80, allow_private=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://127.0.0.1:8080/x", "127.0.0.1"),
+        ("https://[::1]/", "::1"),
+        ("http://localhost/done", "localhost"),
+        ("http://10.1.2.3/", "10.1.2.3"),
+        ("https://8.8.8.8/", None),
+        ("https://intranet.example/", None),
+    ],
+)
+def test_what_an_address_says_of_itself(url: str, host: str | None) -> None:
+    assert private_host(url) == host
