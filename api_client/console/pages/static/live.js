@@ -69,6 +69,8 @@ async function update() {
     const wanted = fresh.getElementById(region.id);
     if (wanted) morph(region, wanted);
   }
+  // so that a tab among others says how its job stands
+  if (fresh.title && fresh.title !== document.title) document.title = fresh.title;
 }
 
 let latest = Promise.resolve();
@@ -121,8 +123,9 @@ function refreshEvery(seconds) {
 function followLog(log) {
   const chosen = () => new Set([...document.querySelectorAll("#kinds input:checked")].map((box) => box.value));
   const known = new Set([...document.querySelectorAll("#kinds input")].map((box) => box.value));
-  const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
-  const toEnd = () => (log.scrollTop = log.scrollHeight);
+  const frame = log.parentElement; // it scrolls, and is what a reader is told to be a log: a list keeps its own role
+  const atEnd = () => frame.scrollHeight - frame.scrollTop - frame.clientHeight < 24;
+  const toEnd = () => (frame.scrollTop = frame.scrollHeight);
 
   const filter = () => {
     const groups = chosen();
