@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import typer
 
 from api_client.contract.field_types import FieldKind, Flag, RequestField
 from api_client.contract.field_values import value_at
+from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.request_fields import FIELDS
@@ -35,9 +37,20 @@ def complete_quant_type(incomplete: str) -> Iterator[tuple[str, str]]:
             yield quant_type.value, QUANT_TYPES[quant_type].description_en
 
 
+def complete_checkpoint(incomplete: str) -> Iterator[str]:
+    """Checkpoints for the shell: the words, and what lies in the directory that is typed, or in the working directory."""
+    above, slash, _ = incomplete.rpartition("/")
+    names = [*CHECKPOINT_WORDS]
+    with contextlib.suppress(OSError):
+        place = Path(above or ("/" if slash else ".")).expanduser()
+        names += sorted(entry.name for entry in place.iterdir() if entry.is_dir())
+    yield from (name for name in (f"{above}{slash}{one}" for one in names) if name.startswith(incomplete))
+
+
 _COMPLETIONS: Final[dict[str, Callable[..., Any]]] = {
     "template": complete_template,
     "quant_types": complete_quant_type,
+    "checkpoint": complete_checkpoint,
 }
 SET_PATH: Final = "options"
 """The row whose flag takes ``option=value``."""

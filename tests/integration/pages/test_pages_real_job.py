@@ -84,6 +84,8 @@ def test_a_run_becomes_files(console: RunningConsole, windows: Windows, run: Pat
     for kind in ("Merge LoRA", "GGUF conversion", "Quantization", "Command success"):
         expect(log.locator(".kind", has_text=kind).first).to_be_attached()
     expect(page.locator("#job-state")).to_contain_text("succeeded")
+    expect(page).to_have_title(re.compile("succeeded"))
+    expect(log.locator("> ol > li").first).to_be_attached()
     assert page.evaluate("window.sameDocument") is True, "the log moved without loading the page again"
     expect(page.locator(".line.succeeded")).to_have_count(6)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api_client.cli.flags import RequestFlags, in_flags
+from api_client.cli.flags import RequestFlags, complete_checkpoint, in_flags
 from api_client.cli.from_run import asked_for
 from api_client.cli.output import standard_output
 from api_client.contract.errors import PackagingError
@@ -159,3 +159,11 @@ def test_checkpoints_of_a_checkpoint_are_those_of_its_run(
     assert cli("checkpoints", run / "checkpoint-1", "--json").document == of_run
     monkeypatch.chdir(run)
     assert cli("checkpoints", "--json").document == of_run
+
+
+def test_the_shell_completes_checkpoints_by_where_one_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    assert [*complete_checkpoint("")] == ["latest", "best", "checkpoint-1", "checkpoint-2"]
+    assert [*complete_checkpoint("ch")] == ["checkpoint-1", "checkpoint-2"]
+    assert [*complete_checkpoint(f"{run}/checkpoint-2")] == [f"{run}/checkpoint-2"]
+    assert [*complete_checkpoint("/no/such/")] == ["/no/such/latest", "/no/such/best"]
