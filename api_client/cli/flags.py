@@ -38,7 +38,7 @@ def complete_quant_type(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def complete_checkpoint(incomplete: str) -> Iterator[str]:
-    """Checkpoints for the shell: the words, and what lies in the directory that is typed, or in the working directory."""
+    """Checkpoints for the shell: the words, and what lies in the directory that is typed, else in the working one."""
     above, slash, _ = incomplete.rpartition("/")
     names = [*CHECKPOINT_WORDS]
     with contextlib.suppress(OSError):
