@@ -267,4 +267,7 @@ HELP_ZH = {
     "Quant type, e.g. Q4_K_M; may be repeated or separated by commas.": (
         "量化类型，如 Q4_K_M；可重复给出或用逗号分隔。"
     ),
+    "Only print a table for tokens.toml with a new secret: read, submit or operate.": (
+        "只输出一个可写入 tokens.toml 的新令牌：read、submit 或 operate。"
+    ),
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
+from api_client.cli.arguments import parse_one_of
 from api_client.cli.command import add_command
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE
@@ -33,6 +36,14 @@ def console(
     port: Annotated[
         int | None, typer.Option("--port", help="Port; 0: a free one.", min=0, max=65535, metavar="PORT")
     ] = None,
+    new_token: Annotated[
+        str | None,
+        typer.Option(
+            "--new-token",
+            help="Only print a table for tokens.toml with a new secret: read, submit or operate.",
+            metavar="ROLE",
+        ),
+    ] = None,
 ) -> int:
     """Serve the HTTP API and the web console until Ctrl-C.
 
@@ -44,6 +55,8 @@ def console(
         from api_client.console.logs import configure_logs
         from api_client.console.server import Console, open_socket, url_of
         from api_client.console.settings import load_console_settings
+    if new_token is not None:
+        return _print_token(output, new_token)
     settings = load_console_settings(host=host, port=port)
     with open_socket(settings) as listener:
         url = url_of(listener)
@@ -53,4 +66,17 @@ def console(
             output.show(output.text("console_open" if settings.open else "console_login", url=url))
         configure_logs(as_json=output.as_json)
         Console(settings, create_app(settings)).run(sockets=[listener])
+    return DONE
+
+
+def _print_token(output: Output, role: str) -> int:
+    """A table for ``tokens.toml``; the secret is nowhere else."""
+    from api_client.console.roles import Role
+
+    chosen = parse_one_of(role, [one.value for one in Role], "role")
+    name, secret = f"{chosen}-{secrets.token_hex(2)}", secrets.token_urlsafe(32)
+    if output.as_json:
+        output.document({"name": name, "secret": secret, "role": chosen})
+    else:
+        output.show_whole(Text(f'[[tokens]]\nname = "{name}"\nsecret = "{secret}"\nrole = "{chosen}"'))
     return DONE

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from api_client.console.settings import Token
 from api_client.contract.quant_types import QuantType
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from tests.unit.cli.conftest import Ran
@@ -98,3 +100,10 @@ def test_the_version_is_printed(cli: Callable[..., Ran]) -> None:
     ran = cli("--version")
     assert ran.code == 0
     assert re.fullmatch(r"trainpack \S+\n", ran.out)
+
+
+def test_a_new_token_is_one_that_the_console_takes(cli: Callable[..., Ran]) -> None:
+    ran = cli("console", "--new-token", "submit")
+    [table] = tomllib.loads(ran.out)["tokens"]
+    assert Token.model_validate(table).role.value == "submit"
+    assert cli("console", "--new-token", "sumbit", "--json").error["fields"]["suggestion"] == "submit"
