@@ -15,7 +15,7 @@ from api_client.contract.job import Job, JobState
 
 
 @dataclass(frozen=True)
-class JobFilter:
+class JobChoice:
     """What jobs must be like; an empty one takes all."""
 
     state: JobState | None = None
@@ -32,7 +32,7 @@ class JobFilter:
         since: str | None = None,
         search: str | None = None,
         code: str | None = None,
-    ) -> JobFilter:
+    ) -> JobChoice:
         """From the flags.
 
         Raises:
@@ -69,13 +69,13 @@ def _texts(job: Job) -> Iterator[str]:
         yield str(failure)
 
 
-def chosen(client: PackagingClient, ids: Sequence[str] | None, wanted: JobFilter, limit: int) -> list[str]:
+def chosen(client: PackagingClient, ids: Sequence[str] | None, wanted: JobChoice, limit: int) -> list[str]:
     """Ids of the jobs that a command is about: those named, or those that match.
 
     Raises:
         PackagingError: ``request_invalid`` for both or neither, and as ``PackagingClient.find``.
     """
-    if bool(ids) == (wanted != JobFilter()):
+    if bool(ids) == (wanted != JobChoice()):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
             "name jobs, or say what they are like with --state, --label, --since, --search or --code",

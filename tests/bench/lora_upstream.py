@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from worker.models.convert.metadata import Naming
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "convert"))
 from api_client.contract.errors import PackagingError
 from tests.bench.reference import source_dir
@@ -35,7 +37,13 @@ def compare(name: str) -> str:
         theirs = _upstream(source, base, adapter, Path(scratch) / "theirs.gguf")
         try:
             pairs = normalise_for_export(open_adapter(adapter), open_base_model(base))
-            export_lora(pairs, open_base_model(base), Path(scratch) / "ours.gguf", gguf_dtype="f32", name="A")
+            export_lora(
+                pairs,
+                open_base_model(base),
+                Path(scratch) / "ours.gguf",
+                gguf_dtype="f32",
+                naming=Naming(model_name="A"),
+            )
         except PackagingError as error:
             return f"refused: {error.message}"
         if isinstance(theirs, str):

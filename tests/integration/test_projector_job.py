@@ -14,6 +14,7 @@ from api_client.contract.artifacts import ModelPart
 from api_client.contract.job import JobState
 from tests.integration.harness import Installation
 from tests.sighted import tiny_sighted
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.gguf.reader import open_gguf
 
@@ -61,7 +62,7 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 
 def untuned(path: Path, part: ModelPart, base: Path) -> dict[str, bytes]:
-    convert(base, path, part=part)
+    convert(base, path, naming=Naming(part=part))
     return tensors(path)
 
 

@@ -57,9 +57,7 @@ def _converted(
         overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),
         gguf_dtype=gguf_dtype,
-        naming=Naming(job_metadata(context)),
-        part=part,
-        projector_left_out=projector_left_out,
+        naming=Naming(job_metadata(context), part=part, projector_left_out=projector_left_out),
         setting=context.setting(),
     )
 

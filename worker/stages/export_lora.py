@@ -12,6 +12,7 @@ from worker.models.adapters.adapter import open_adapter
 from worker.models.adapters.export import invocation_tokens, normalise_for_export
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import Naming
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_metadata
 
@@ -30,8 +31,10 @@ def run(context: StageContext) -> StageResult:
         base,
         out,
         gguf_dtype=adapter_dtype(context.request.gguf_dtype),
-        name=context.request.model_name or prepared.checkpoint_name or prepared.adapter.name,
-        metadata=job_metadata(context),
+        naming=Naming(
+            job_metadata(context),
+            context.request.model_name or prepared.checkpoint_name or prepared.adapter.name,
+        ),
         invocation_tokens=tokens,
         setting=context.setting(),
     )

@@ -50,8 +50,7 @@ def plan_projector(context: StageContext, inputs: JobInputs) -> ConversionPlan |
             inputs.base,
             tokenizer=inputs.tokenizer,
             gguf_dtype=projector_dtype(request),
-            naming=Naming(describe_inputs(context, inputs)),
-            part=ModelPart.PROJECTOR,
+            naming=Naming(describe_inputs(context, inputs), part=ModelPart.PROJECTOR),
             setting=context.setting(),
         )
     except PackagingError as error:

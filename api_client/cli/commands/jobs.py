@@ -23,7 +23,7 @@ from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
-from api_client.cli.selection import JobFilter, chosen
+from api_client.cli.selection import JobChoice, chosen
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Job, JobState, StageName
@@ -100,7 +100,7 @@ def list_jobs(
     ] = None,
 ) -> int:
     """List jobs, newest first."""
-    wanted = JobFilter.of(state, label, since, search, code)
+    wanted = JobChoice.of(state, label, since, search, code)
     with open_client() as client:
         jobs = wanted.jobs(client, limit, cursor)
     if output.as_json:
@@ -126,7 +126,7 @@ def cancel(
 
     A queued one ends at once, a running one within seconds; nothing half-written stays.
     """
-    wanted = JobFilter.of(state, label, since, search)
+    wanted = JobChoice.of(state, label, since, search)
     with open_client() as client:
         ids = chosen(client, job_ids, wanted, MOST_JOBS)
         if dry_run:
@@ -163,7 +163,7 @@ def replay(
     Jobs by name, or by what they are like; by default from the first stage that did not succeed.
     """
     stage = parse_stage(from_stage)
-    wanted = JobFilter.of(state, label, since, search, code)
+    wanted = JobChoice.of(state, label, since, search, code)
     if failed:
         since_when = wanted.since or datetime.now(UTC) - DEFAULT_REPLAY_SPAN
         wanted = replace(wanted, state=JobState.FAILED, since=since_when)

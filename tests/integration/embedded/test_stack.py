@@ -23,6 +23,7 @@ from api_client.s3 import make_client
 from worker.local.embedded import Stack, StackInfo, read_stack
 from worker.local.embedded.processes import ProcessId
 from worker.local.embedded.state import write_stack
+from worker.local.embedded.workers import GRACE_S, WorkerProgram
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -79,12 +80,12 @@ def owner_process(home: Path) -> Iterator[tuple[subprocess.Popen[str], Any]]:
         process.communicate()
 
 
-def fake_worker(directory: Path, mode: str, **settings: Any) -> Stack:
+def fake_worker(directory: Path, mode: str, grace_s: float = GRACE_S, **settings: Any) -> Stack:
     def serving(_redis_url: str) -> frozenset[int]:
         return frozenset(int(path.name.split("-")[1]) for path in directory.glob("serving-*"))
 
     command = (sys.executable, str(HERE / "fake_worker.py"), str(directory), mode)
-    return Stack(directory / "home", worker_command=command, serving_pids=serving, **settings)
+    return Stack(directory / "home", program=WorkerProgram(command, serving, grace_s), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +279,7 @@ def test_workers_end_before_the_servers_and_a_dead_one_is_reported(tmp_path: Pat
 
 
 def test_a_worker_that_will_not_end_is_killed(tmp_path: Path) -> None:
-    stack = fake_worker(tmp_path, "stubborn", worker_grace_s=0.2)
+    stack = fake_worker(tmp_path, "stubborn", grace_s=0.2)
     stack.start()
     worker = psutil.Process(stack.info.services["worker-1"].pid)
     stack.stop()

@@ -31,6 +31,25 @@ def test_a_public_class_name_is_used_once() -> None:
     assert {name: places for name, places in used.items() if len(places) > 1} == {}
 
 
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([argument for argument in given if argument.arg not in ("self", "cls")])
+
+
+def test_what_always_travels_together_is_one_parameter() -> None:
+    """A function of eight parameters wants a bundle of them. Those of a command are its flags, and not counted."""
+    many = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and parameters(node) >= 8
+        and not (path.parent.name in ("cli", "commands") and not node.name.startswith("_"))
+    ]
+    assert many == []
+
+
 def test_the_glossary_has_every_word_once_and_every_stage() -> None:
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     meanings = {word: meaning for word, meaning in rows if word not in ("word", "---")}

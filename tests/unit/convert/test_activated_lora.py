@@ -15,6 +15,7 @@ from worker.models.adapters import build_overlay, normalise_for_export, open_ada
 from worker.models.adapters.export import invocation_tokens
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.verify.ask import Question
 from worker.models.verify.load import generate
@@ -30,7 +31,14 @@ def test_it_applies_after_its_tokens_and_only_there(tmp_path: Path) -> None:
     assert invocation_tokens(adapter) == tuple(tokens)
     file = tmp_path / "lora.gguf"
     pairs = normalise_for_export(adapter, model)
-    export_lora(pairs, model, file, gguf_dtype="f32", name="A", invocation_tokens=invocation_tokens(adapter))
+    export_lora(
+        pairs,
+        model,
+        file,
+        gguf_dtype="f32",
+        naming=Naming(model_name="A"),
+        invocation_tokens=invocation_tokens(adapter),
+    )
     assert read_gguf(file)[0]["adapter.alora.invocation_tokens"] == tokens
     convert(base, tmp_path / "base.gguf")
 

@@ -242,5 +242,5 @@ def test_adapter_of_a_reranker_is_exported(sample: Callable[[str], Path], tmp_pa
     base = sample("qwen3-reranker")
     adapter = save_adapter(base, tmp_path / "checkpoint-1", target_modules=["q_proj"])
     pairs = normalise_for_export(open_adapter(adapter), open_base_model(base))
-    export_lora(pairs, open_base_model(base), tmp_path / "lora.gguf", gguf_dtype="f32", name="A")
+    export_lora(pairs, open_base_model(base), tmp_path / "lora.gguf", gguf_dtype="f32", naming=Naming(model_name="A"))
     assert "blk.0.attn_q.weight.lora_a" in read_gguf(tmp_path / "lora.gguf")[1]

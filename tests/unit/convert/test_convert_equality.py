@@ -68,7 +68,7 @@ def test_merge_of_every_architecture(name: str, run_of: Callable[[str], Run], tm
 def test_lora_file_is_what_merging_adds(name: str, run_of: Callable[[str], Run], tmp_path: Path) -> None:
     """``alpha / r * (B @ A)`` as llama.cpp computes it, added to the base's GGUF, is the merged model's GGUF."""
     run = run_of(name)
-    export_lora(run.pairs(), run.open_base(), tmp_path / "lora.gguf", gguf_dtype="f32", name="A")
+    export_lora(run.pairs(), run.open_base(), tmp_path / "lora.gguf", gguf_dtype="f32", naming=Naming(model_name="A"))
     convert(run.base, tmp_path / "base.gguf")
     convert(run.base, tmp_path / "merged.gguf", overlay=run.overlay(tmp_path / "overlay"))
     metadata, lora = read_gguf(tmp_path / "lora.gguf")

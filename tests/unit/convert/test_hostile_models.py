@@ -24,6 +24,7 @@ from worker.models.adapters.module_tree import read_module_tree
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.card import read_card
 from worker.models.convert.lora import export_lora
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.convert.upstream import load_upstream, supported_architectures
@@ -118,7 +119,7 @@ def test_nothing_runs_during_lora_export(
     in_model_directory: tuple[Path, Path], run_of: Callable[[str], Run], tmp_path: Path
 ) -> None:
     model, mark = in_model_directory
-    export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", name="A")
+    export_lora(run_of("llama").pairs(), open_base_model(model), tmp_path / "lora.gguf", naming=Naming(model_name="A"))
     assert not mark.exists()
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def sighted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def ours(model: Path, out: Path, **settings: Any) -> Path:
-    convert(model, out, naming=NAMED, part=ModelPart.PROJECTOR, **settings)
+    convert(model, out, naming=replace(NAMED, part=ModelPart.PROJECTOR), **settings)
     return out
 
 
@@ -142,8 +143,10 @@ def test_tuned_tower_is_what_peft_merges(
     assert made == ours(merged, tmp_path / "merged.gguf").read_bytes()
     assert made != ours(base, tmp_path / "base.gguf").read_bytes()
     # the text model's file holds nothing of it, and is refused no more: the tower has a file of its own
-    beside = plan_conversion(open_base_model(base), overlay=overlay, part=ModelPart.PROJECTOR)[1].left_out
-    alone = plan_conversion(open_base_model(base), overlay=overlay, projector_left_out=beside)[1]
+    beside = plan_conversion(open_base_model(base), overlay=overlay, naming=Naming(part=ModelPart.PROJECTOR))[
+        1
+    ].left_out
+    alone = plan_conversion(open_base_model(base), overlay=overlay, naming=Naming(projector_left_out=beside))[1]
     assert alone.notes == ()
 
 
@@ -161,9 +164,9 @@ def test_exported_adapter_names_the_trained_tower_that_it_leaves_out(
     pairs = normalise_for_export(open_adapter(tmp_path / "checkpoint-1"), opened)
     if "q_proj" not in targets:
         with pytest.raises(PackagingError, match="none of it is trained"):
-            export_lora(pairs, opened, tmp_path / "lora.gguf", name="A")
+            export_lora(pairs, opened, tmp_path / "lora.gguf", naming=Naming(model_name="A"))
         return
-    result = export_lora(pairs, opened, tmp_path / "lora.gguf", name="A")
+    result = export_lora(pairs, opened, tmp_path / "lora.gguf", naming=Naming(model_name="A"))
     assert set(read_gguf(result.path)[1]) == {f"blk.{n}.attn_q.weight.lora_{part}" for n in (0, 1) for part in "ab"}
     assert len(result.left_out) == 4
     (note,) = result.notes

@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from worker.local.embedded import guard, seaweedfs, valkey, workers
 from worker.local.embedded.ports import LOOPBACK, choose_ports, is_free
 from worker.local.embedded.processes import Processes, ProcessId, StackProcess, start_ticks
 from worker.local.embedded.state import StackInfo, StackSecrets, last_stack, read_stack, remove_stack, write_stack
+from worker.local.embedded.workers import OWN_PROGRAM, WorkerProgram
 from worker.storage.locks import FileLock
 from worker.storage.paths import ensure_output_dir
 
@@ -46,9 +47,7 @@ class Stack:
         objects: Whether to run object storage; without it workers use the one that the environment names, if any.
         timeout_s: Longest wait for each server.
         worker_timeout_s: Longest wait for the workers.
-        worker_command: Program and arguments of a worker.
-        serving_pids: Given the Redis address, the process ids of workers that serve.
-        worker_grace_s: How long workers may take to stop.
+        program: What a worker is.
     """
 
     def __init__(
@@ -59,18 +58,14 @@ class Stack:
         objects: bool = True,
         timeout_s: float = 60.0,
         worker_timeout_s: float = 120.0,
-        worker_command: Sequence[str] = workers.COMMAND,
-        serving_pids: Callable[[str], frozenset[int]] = workers.serving_pids,
-        worker_grace_s: float = workers.GRACE_S,
+        program: WorkerProgram = OWN_PROGRAM,
     ) -> None:
         self.home = home.expanduser().absolute()
         self._worker_count = workers
         self._objects = objects
         self._timeout_s = timeout_s
         self._worker_timeout_s = worker_timeout_s
-        self._worker_command = worker_command
-        self._serving_pids = serving_pids
-        self._worker_grace_s = worker_grace_s
+        self._program = program
         self._lock = FileLock(self.home / "stack.lock")
         self._processes: Processes | None = None
         self._seaweed_ports: dict[str, int] = {}
@@ -274,15 +269,15 @@ class Stack:
     def _start_worker(self, processes: Processes, number: int, info: StackInfo) -> StackProcess:
         return processes.start(
             f"worker-{number}",
-            self._worker_command,
+            self._program.command,
             directory=self.home,
             environment=workers.worker_environment(info.environment()),
             order=_WORKER_ORDER,
-            grace_s=self._worker_grace_s,
+            grace_s=self._program.grace_s,
         )
 
     def _serves(self, worker: StackProcess, redis_url: str) -> bool:
-        return worker.identity.pid in self._serving_pids(redis_url)
+        return worker.identity.pid in self._program.serving_pids(redis_url)
 
     def _await(self, service: StackProcess, ready: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from api_client.client import PackagingClient
 from api_client.contract.errors import PackagingError
@@ -27,3 +28,22 @@ def serving_pids(redis_url: str) -> frozenset[int]:
             return frozenset(worker.pid for worker in client.workers())
     except PackagingError:
         return frozenset()
+
+
+@dataclass(frozen=True)
+class WorkerProgram:
+    """What the stack runs as a worker.
+
+    Attributes:
+        command: Program and arguments.
+        serving_pids: Given the Redis address, the process ids of workers that serve.
+        grace_s: How long one may take to stop.
+    """
+
+    command: Sequence[str] = COMMAND
+    serving_pids: Callable[[str], frozenset[int]] = serving_pids
+    grace_s: float = GRACE_S
+
+
+OWN_PROGRAM = WorkerProgram()
+"""``python -m worker``."""

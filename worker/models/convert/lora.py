@@ -27,12 +27,13 @@ from worker.models.checkpoint import BaseModel
 from worker.models.convert.card import Card
 from worker.models.convert.consumed import is_of_another_sense, listed
 from worker.models.convert.lowrank import LowRank
-from worker.models.convert.metadata import ModelMetadata
+from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import ConvertResult, describe_result, input_fingerprint
 from worker.models.convert.plan import (
     FILE_TYPES,
     UNUSED_OUTPUT,
     ConversionPlan,
+    StagedModel,
     read_class,
     read_plan,
     shown_weights,
@@ -74,8 +75,7 @@ def export_lora(
     out_path: Path,
     *,
     gguf_dtype: str = "f16",
-    name: str,
-    metadata: ModelMetadata | None = None,
+    naming: Naming,
     invocation_tokens: Sequence[int] = (),
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
@@ -88,8 +88,7 @@ def export_lora(
         base: The base model the pairs belong to.
         out_path: File to make; replaced if it exists. Its directory must exist.
         gguf_dtype: ``f32``, ``f16``, ``bf16`` or ``q8_0`` (rows whose length 32 does not divide become F16).
-        name: ``general.name``.
-        metadata: From ``metadata.describe``; without it the base model's name is the only thing said of it.
+        naming: What the file says of itself; without metadata the base model's name is the only other thing.
         invocation_tokens: Token ids after which an activated LoRA applies; llama.cpp's server looks for them.
         setting: As for :func:`~worker.models.convert.writer.write_plan`.
 
@@ -100,6 +99,7 @@ def export_lora(
             ``output_dir_not_writable``.
     """
     check_architecture(base.config, setting.llama_cpp_dir)
+    metadata = naming.metadata
     upstream = load_upstream(setting.llama_cpp_dir)
     card = Card({"base_model": display_name(base.directory)} if metadata is None else metadata.card, "")
     with tempfile.TemporaryDirectory(prefix="lora-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
@@ -109,12 +109,10 @@ def export_lora(
         override = Path(scratch) / "metadata.json"
         override.write_text(json.dumps(dict(metadata.overrides) if metadata is not None else {}), encoding="utf-8")
         plan = _plan_lora(
-            upstream,
-            staged,
-            weights,
+            StagedModel(upstream, staged, weights),
             pairs,
             gguf_dtype=gguf_dtype,
-            name=name,
+            name=naming.model_name,
             override=override,
             invocation_tokens=invocation_tokens,
         )
@@ -128,27 +126,26 @@ def export_lora(
 
 
 def _plan_lora(
-    upstream: Upstream,
-    staged: Path,
-    weights: MergedWeights,
+    staged: StagedModel,
     pairs: Sequence[LoraPair],
     *,
     gguf_dtype: str,
-    name: str,
+    name: str | None,
     override: Path,
     invocation_tokens: Sequence[int],
 ) -> ConversionPlan:
+    upstream, weights = staged.upstream, staged.weights
     with locked_down(), torch.no_grad(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture, own_class = read_class(upstream, staged)
+            architecture, own_class = read_class(upstream, staged.directory)
         shapes = {name: entry.shape for name, entry in weights.base.tensors.items()}
         left_out: list[str] = []
         model_class = lora_class(upstream, own_class, architecture, pairs, shapes, left_out=left_out)
         with upstream_errors(ErrorCode.ADAPTER_UNSUPPORTED, f"exporting LoRA for {architecture}"):
             model = model_class(
-                staged,
+                staged.directory,
                 upstream.gguf.LlamaFileType[FILE_TYPES[gguf_dtype]],
-                staged / UNUSED_OUTPUT,
+                staged.directory / UNUSED_OUTPUT,
                 metadata_override=override,
                 model_name=name,
             )

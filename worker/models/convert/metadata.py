@@ -8,12 +8,13 @@ override file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode
 from worker.models.checkpoint.files import read_json
 from worker.models.convert.card import Card, is_hub_id, read_card
@@ -45,15 +46,20 @@ class ModelMetadata:
 
 @dataclass(frozen=True)
 class Naming:
-    """What a file says of the model it holds.
+    """Which file of a model is made, and what it says of it.
 
     Attributes:
         metadata: From :func:`describe`; None for what upstream makes of the base model's own card.
         model_name: ``general.name``; wins over ``metadata``.
+        part: The text model, or the projector of pictures and sound.
+        projector_left_out: Of a text model whose projector is made beside it, the weights that no tensor of that file
+            is made of; None where none is made.
     """
 
     metadata: ModelMetadata | None = None
     model_name: str | None = None
+    part: ModelPart = ModelPart.MODEL
+    projector_left_out: Collection[str] | None = None
 
 
 OWN_CARD = Naming()

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +83,6 @@ def convert(
     tokenizer: TokenizerChoice | None = None,
     gguf_dtype: str = "auto",
     naming: Naming = OWN_CARD,
-    part: ModelPart = ModelPart.MODEL,
-    projector_left_out: Collection[str] | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> ConvertResult:
     """Convert.
@@ -96,10 +94,7 @@ def convert(
         tokenizer: From ``find_tokenizer``; the base model's own where not given.
         gguf_dtype: ``auto`` (upstream's: bfloat16 or float16 as the base, float16 for a float32 base), ``f32``,
             ``f16``, ``bf16``, and for a projector ``q8_0``.
-        naming: What the file says of the model.
-        part: The text model, or the projector of pictures and sound.
-        projector_left_out: Of a text model whose projector is made beside it, the weights that no tensor of that file
-            is made of; None where none is made.
+        naming: Which file of the model it is, and what it says of it.
         setting: Tensors are evaluated on its threads, by default one per core and at most 8; it is told bytes and the
             tensor's name after each tensor, and asked between tensors.
 
@@ -121,8 +116,6 @@ def convert(
         tokenizer=tokenizer,
         gguf_dtype=gguf_dtype,
         naming=naming,
-        part=part,
-        projector_left_out=projector_left_out,
         setting=setting,
     )
     threads = setting.threads or min(8, os.cpu_count() or 1)
@@ -144,8 +137,6 @@ def plan_conversion(
     gguf_dtype: str = "auto",
     naming: Naming = OWN_CARD,
     vocabulary_rows: int | None = None,
-    part: ModelPart = ModelPart.MODEL,
-    projector_left_out: Collection[str] | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> tuple[Upstream, ConversionPlan]:
     """Plan a conversion: the exact header, and every tensor's type, shape and place. Reads no weights.
@@ -153,10 +144,10 @@ def plan_conversion(
     Arguments and errors as :func:`convert`. ``vocabulary_rows`` is for a merge planned before its overlay is built:
     what ``vocabulary.adapter_rows`` says of an adapter that resized the vocabulary, whose rows the new tokens need.
     """
-    from worker.models.convert.plan import plan_model
+    from worker.models.convert.plan import StagedModel, plan_model
 
     metadata = naming.metadata
-    is_projector = part is ModelPart.PROJECTOR
+    is_projector = naming.part is ModelPart.PROJECTOR
     if not is_projector:
         check_architecture(base.config, setting.llama_cpp_dir)
     if tokenizer is None:
@@ -175,20 +166,18 @@ def plan_conversion(
             override = Path(scratch) / "metadata.json"
             override.write_text(json.dumps(dict(metadata.overrides)), encoding="utf-8")
         plan = plan_model(
-            upstream,
-            staged,
-            weights,
+            StagedModel(upstream, staged, weights),
             gguf_dtype=gguf_dtype,
             model_name=naming.model_name,
             metadata_override=override,
             finish=None if is_projector else _trained_end_of_turn(tokenizer),
-            part=part,
+            part=naming.part,
         )
     if is_projector:
         check_complete(plan.metadata, (tensor.name for tensor in plan.tensors))
         return upstream, plan
-    has_projector = projector_left_out is not None
-    nowhere = set(plan.left_out).intersection(projector_left_out or plan.left_out)
+    has_projector = naming.projector_left_out is not None
+    nowhere = set(plan.left_out).intersection(naming.projector_left_out or plan.left_out)
     notes = check_consumed(weights, nowhere, plan.architecture, beside_projector=has_projector)
     notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, setting.roots))
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())

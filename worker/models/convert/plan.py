@@ -93,10 +93,23 @@ class ConversionPlan:
     beside: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True)
+class StagedModel:
+    """A model as upstream is shown it.
+
+    Attributes:
+        upstream: The conversion package.
+        directory: Made by ``staging``.
+        weights: Base model and overlay.
+    """
+
+    upstream: Upstream
+    directory: Path
+    weights: MergedWeights
+
+
 def plan_model(
-    upstream: Upstream,
-    staged: Path,
-    weights: MergedWeights,
+    staged: StagedModel,
     *,
     gguf_dtype: str,
     model_name: str | None,
@@ -107,9 +120,7 @@ def plan_model(
     """Have upstream plan the conversion of a model, or of its projector.
 
     Args:
-        upstream: The conversion package.
-        staged: Directory made by ``staging``.
-        weights: Base model and overlay.
+        staged: The model.
         gguf_dtype: A key of :data:`FILE_TYPES`.
         model_name: ``general.name``, or None for upstream's choice.
         metadata_override: JSON file of ``general.*`` keys, as upstream's ``--metadata``.
@@ -120,9 +131,10 @@ def plan_model(
         PackagingError: ``unsupported_architecture``, ``tokenizer_unsupported``, ``tokenizer_not_found``,
             ``vocabulary_mismatch``, ``base_model_invalid``, ``base_model_quantized``.
     """
+    upstream, weights = staged.upstream, staged.weights
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
-            architecture, own_class = read_class(upstream, staged, part)
+            architecture, own_class = read_class(upstream, staged.directory, part)
         shown = names_for(own_class, weights.names()) if part is ModelPart.PROJECTOR else None
         model_class = streamed_class(upstream, own_class, architecture, weights.names(), shown)
         with (
@@ -130,9 +142,9 @@ def plan_model(
             upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"preparing {architecture}"),
         ):
             model = model_class(
-                staged,
+                staged.directory,
                 upstream.gguf.LlamaFileType[FILE_TYPES[gguf_dtype]],
-                staged / UNUSED_OUTPUT,
+                staged.directory / UNUSED_OUTPUT,
                 metadata_override=metadata_override,
                 model_name=model_name,
             )
