@@ -28,22 +28,23 @@ def add_command(
     Args:
         app: The application.
         function: Takes an ``Output`` first and then, by keyword, what the command line gives; returns the exit code.
-            A parameter of the type :class:`RequestFlags` stands for all its flags. The docstring is the help.
+            A parameter of the type :class:`RequestFlags`, or of one derived from it, stands for all its flags. The
+            docstring is the help.
         panel: Heading under which the command is listed.
         name: Name, where it is not the function's.
         examples: Shown beneath the help.
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    request = next((parameter.name for parameter in own if parameter.annotation is RequestFlags), None)
-    flags = flag_parameters() if request else []
+    request, kind = next(
+        ((each.name, each.annotation) for each in own if _is_flags(each.annotation)), ("", RequestFlags)
+    )
+    flags = flag_parameters(kind) if request else []
 
     def command(typer_context: typer.Context, **values: Any) -> int:
         del values["as_json"]  # already known to the output, which must exist before the line is parsed
         if request:
             named = {flag.name: values.pop(flag.name) for flag in flags}
-            values[request] = RequestFlags(
-                **{name: value for name, value in named.items() if _given(typer_context, name)}
-            )
+            values[request] = kind(**{name: value for name, value in named.items() if _given(typer_context, name)})
         try:
             return function(typer_context.obj, **values)
         except KeyboardInterrupt:
@@ -66,6 +67,10 @@ def _given(context: typer.Context, name: str) -> bool:
     """Whether a parameter's value comes from the command line, not from its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
+
+
+def _is_flags(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, RequestFlags)
 
 
 def _help(function: Callable[..., int]) -> str:

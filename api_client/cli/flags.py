@@ -86,12 +86,16 @@ def in_flags(text: str) -> str:
 class RequestFlags:
     """Values of the flags as typed, by path; ``requests.build_request`` makes a request of them.
 
+    ``PREFIXES`` are beginnings of the paths whose flags a command has.
+
     Args:
         given: By the flag's name in Python; ``None`` where it was not given.
 
     Raises:
         TypeError: a name that no flag has.
     """
+
+    PREFIXES: tuple[str, ...] = ("",)
 
     def __init__(self, **given: Any) -> None:
         unknown = given.keys() - _PATHS.keys() - _FILES.keys()
@@ -102,10 +106,17 @@ class RequestFlags:
         self.files: dict[str, Path] = {_FILES[name]: value for name, value in there.items() if name in _FILES}
 
 
-def flag_parameters() -> list[inspect.Parameter]:
+class MixtureFlags(RequestFlags):
+    """The flags that decide tensors' types, for commands on kept files."""
+
+    PREFIXES = ("fit.", "recipe.")
+
+
+def flag_parameters(kind: type[RequestFlags] = RequestFlags) -> list[inspect.Parameter]:
     """The flags as parameters of a command."""
-    flags = [_parameter(row, row.flag) for row in FIELDS if row.flag]
-    return flags + [_file_parameter(row, row.file_flag) for row in FIELDS if row.file_flag]
+    rows = [row for row in FIELDS if row.path.startswith(kind.PREFIXES)]
+    flags = [_parameter(row, row.flag) for row in rows if row.flag]
+    return flags + [_file_parameter(row, row.file_flag) for row in rows if row.file_flag]
 
 
 def _file_parameter(row: RequestField, flag: Flag) -> inspect.Parameter:

@@ -121,6 +121,17 @@ HELP_ZH = {
     "Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.": (
         "结果与 llama-quantize 逐字节一致。Ctrl-C 会保留已完成的部分，重新执行同一命令即可继续。"
     ),
+    "A fit needs the model's directory or a sensitivity file; its recipe is written beside the file.": (
+        "fit 需要模型目录或先前作业的敏感度文件；其配方写在文件旁边。"
+    ),
+    "Directory of the model, to compute and measure a fit with.": "模型目录，用于计算和测量 fit。",
+    "Print the recipe of a fit, for llama-quantize's --tensor-type-file; no model is written.": (
+        "输出 fit 的配方，供 llama-quantize 的 --tensor-type-file 使用；不写模型。"
+    ),
+    "Chosen by prediction from a sensitivity file; with the model's directory, by measurement, too.": (
+        "根据敏感度文件按预测选择；给出模型目录时还会实测选择。"
+    ),
+    "A fit, e.g. fit:5.5GiB or fit:like:Q4_K_M.": "一个 fit，如 fit:5.5GiB 或 fit:like:Q4_K_M。",
     "Unquantized GGUF file, or its first shard.": "未量化的 GGUF 文件，或其第一个分片。",
     "Output directory.": "输出目录。",
     "Importance matrix, GGUF or legacy form.": "重要性矩阵，GGUF 或旧格式。",

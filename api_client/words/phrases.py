@@ -167,6 +167,10 @@ PHRASES: dict[str, tuple[str, str]] = {
         "Stopped. What is done is kept; the same command goes on from there.",
         "已停止。已完成的部分会保留，重新执行同一命令即可继续。",
     ),
+    "recipe_head": (
+        "{size} as {type}; mean KLD predicted {predicted}, measured {measured}",
+        "{size}，按 {type}；平均 KLD 预测 {predicted}，实测 {measured}",
+    ),
     "starting": ("Starting Valkey, SeaweedFS and a worker", "正在启动 Valkey、SeaweedFS 和 worker"),
     "starting_small": ("Starting Valkey and a worker", "正在启动 Valkey 和 worker"),
     "state": ("state", "状态"),

@@ -10,10 +10,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.golden.models import MODELS, build_imatrix, build_model
+from api_client.contract.recipe import recipe_text
+from tests.golden.models import MODELS, build_imatrix, build_model, tensor_list
 from tests.golden.record_files import digest
 
 RECORD = Path(__file__).with_name("recipes.json")
@@ -62,6 +64,20 @@ CASES = [
 ]
 
 
+FILE_KIND = "Q3_K_M"
+FILE_LABEL = "a recipe file for all tensors of dense"
+_TURNS = ("Q4_K", "Q6_K", "IQ3_S", "Q8_0", "Q5_K", "IQ2_S", "F16")
+
+
+def recipe_file() -> str:
+    """A recipe as fits write them: one line for each tensor, by its whole name, types by turns."""
+    named = [name for name, shape, _ in tensor_list(MODELS["dense"]) if len(shape) > 1 and "rope" not in name]
+    turns = (
+        ("Q4_K" if name == "token_embd.weight" else kind) for name, kind in zip(named, cycle(_TURNS), strict=False)
+    )
+    return recipe_text(zip(named, turns, strict=True))
+
+
 def main() -> None:
     """Run the tool over all cases."""
     tool = str(Path(sys.argv[1]).resolve())
@@ -78,6 +94,11 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(f"{command}: {done.stderr[-2000:]}")
             record[case.label] = [(folder / "out.gguf").stat().st_size, digest(folder / "out.gguf")]
+        (folder / "recipe.txt").write_text(recipe_file())
+        arguments = ["--imatrix", "dense.imatrix.gguf", "--tensor-type-file", "recipe.txt"]
+        command = [tool, *arguments, "dense.gguf", "out.gguf", FILE_KIND]
+        subprocess.run(command, cwd=folder, capture_output=True, check=True)
+        record[FILE_LABEL] = [(folder / "out.gguf").stat().st_size, digest(folder / "out.gguf")]
     lines = [f" {json.dumps(label)}: {json.dumps(entry)}" for label, entry in record.items()]
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -19,15 +19,15 @@ from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.quality import Divergence
 from api_client.contract.quant_types import QuantType
 from worker.models.checkpoint import open_base_model
-from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.texts import chosen_text
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.fit.decide import FitDecision, decide, predicted_best
 from worker.models.fit.prices import Prices
 from worker.models.fit.pricing import price_tensors
 from worker.models.fit.select import FitSubject, Measured
-from worker.models.fit.solve import FitProblem
+from worker.models.fit.solve import FitProblem, price_types
 from worker.models.fit.space import space_of
+from worker.models.fit.text import last_tokens
 from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.recipe import Recipe
@@ -42,10 +42,6 @@ from worker.storage.atomic import atomic_write_text
 
 _PRICES = "prices.json"
 _DECISIONS = "fits.json"
-_TOKENS = 4096
-"""Tokens that candidates are measured over, of a model of up to :data:`_WEIGHTS` weights; of a larger one fewer."""
-_WEIGHTS = 500_000_000
-_LEAST_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,8 @@ def decide_fits(context: StageContext, source: Artifact, fits: Sequence[FitType]
     data = load_imatrix(Path(matrix.path)) if matrix is not None else None
     space = space_of(Path(source.path), data, context.request.fit.allowed, Recipe.of(context.request.recipe))
     limits = {fit: space.limit_of(fit, context.request.fit.context, machine_memory_bytes()) for fit in fits}
-    stock = {kind for limit in limits.values() for kind in space.types_of(space.beside(limit)).values()}
-    allowed = {GGMLType[name] for name in space.allowed}
-    types = sorted(allowed | {kind for kind in stock if kind.is_quantized})
-    prices = _priced(context, source, sensitivity, data, types)
+    bare = [FitProblem(space, Prices(()), fit, limit) for fit, limit in limits.items()]
+    prices = _priced(context, source, sensitivity, data, price_types(space, bare))
     record = _Decisions(context.scratch / _DECISIONS, prices, source, context)
     subject: list[FitSubject | None] = []  # made when the first decision needs it
     found = {}
@@ -205,14 +199,7 @@ def _subject(context: StageContext, source: Artifact, matrix: ImatrixData | None
             raise
         _say_unmeasured(context, error.message)
         return None
-    most = max(_LEAST_TOKENS, min(_TOKENS, _TOKENS * _WEIGHTS // max(1, weights)))
-    taken: list[TokenSequence] = []
-    tokens = 0
-    for sequence in reversed(text.sequences):  # the evaluation of the files begins at the other end
-        if taken and tokens + len(sequence.ids) > most:
-            break
-        taken.append(sequence)
-        tokens += len(sequence.ids)
+    taken = last_tokens(text.sequences, weights)
     return FitSubject(base, job_overlay(context), Path(source.path), matrix, taken)
 
 

@@ -12,7 +12,7 @@ from api_client.contract.quant_types import QuantType
 from api_client.contract.recipe import RecipeOptions, exact_name, exact_pattern, recipe_lines, recipe_text
 from tests.golden.models import MODELS, build_imatrix, build_model
 from tests.golden.record_files import digest
-from tests.golden.record_recipes import CASES, RECORD, RecipeCase
+from tests.golden.record_recipes import CASES, FILE_KIND, FILE_LABEL, RECORD, RecipeCase, recipe_file
 from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.recipe import Recipe, Recipes
@@ -47,6 +47,18 @@ def test_a_recipe_makes_the_file_of_llama_quantize(folder: Path, case: RecipeCas
     assert made.failed == {}
     assert [target.stat().st_size, digest(target)] == RECORDED[case.label]
     assert predicted.file_bytes == target.stat().st_size
+
+
+def test_a_recipe_file_makes_what_llama_quantize_makes_of_it(folder: Path) -> None:
+    target = folder / "made.gguf"
+    made = Recipes(recipe(tensor_types=recipe_lines(recipe_file())))
+    quantize_file(
+        folder / "dense.gguf",
+        {QuantType(FILE_KIND): target},
+        imatrix=load_imatrix(folder / "dense.imatrix.gguf"),
+        recipes=made,
+    )
+    assert [target.stat().st_size, digest(target)] == RECORDED[FILE_LABEL]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from worker.local.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from worker.local.cli.local import PACKAGE_EXAMPLES, demo, package, up
 from worker.local.cli.machine import doctor, run_worker
 from worker.local.cli.quantize import QUANTIZE_EXAMPLES, quantize
+from worker.local.cli.recipe import RECIPE_EXAMPLES, recipe
 from worker.local.cli.recommend import RECOMMEND_EXAMPLES, recommend_types
 
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     add_command(app, ask, panel=PANEL_RUN, examples=ASK_EXAMPLES)
     add_command(app, demo, panel=PANEL_RUN)
     add_command(app, quantize, panel=PANEL_RUN, examples=QUANTIZE_EXAMPLES)
+    add_command(app, recipe, panel=PANEL_RUN, examples=RECIPE_EXAMPLES)
     add_command(app, evaluate, panel=PANEL_RUN, examples=EVALUATE_EXAMPLES)
     add_command(app, recommend_types, name="recommend", panel=PANEL_CHOICES, examples=RECOMMEND_EXAMPLES)
     add_command(app, up, panel=PANEL_SERVICE)

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
-from api_client.cli.flags import complete_quant_type
+from api_client.cli.flags import MixtureFlags, complete_quant_type
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.cli.requests import build_request
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.fit import fits_of
 from api_client.words.formatting import format_size, one_line
 from worker.local.cli.signals import stop_on_signals
 from worker.stop import StopRequested
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from worker.models.quantize.local import LocalResult
     from worker.setting import WorkProgress
 
+ModelOption = Annotated[
+    Path | None,
+    typer.Option("--model", help="Directory of the model, to compute and measure a fit with.", metavar="DIR"),
+]
 _UNITS = {"M": 10**6, "G": 10**9}
 
 QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
@@ -35,6 +41,8 @@ QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
   trainpack quantize merged_model.gguf -q Q4_K_M -q Q8_0 --output /out
 
   trainpack quantize merged_model.gguf -q IQ2_M --imatrix imatrix.gguf --output /out
+
+  trainpack quantize merged_model.gguf -q fit:5.5GiB --sensitivity merged_model.sensitivity.gguf --output /out
 """
 
 
@@ -67,29 +75,44 @@ def quantize(
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads; all cores by default.", min=1, max=1024, metavar="N")
     ] = None,
+    model: ModelOption = None,
+    flags: MixtureFlags,
 ) -> int:
     """Quantize a GGUF file on this machine, to all types in one pass.
 
     Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.
+
+    A fit needs the model's directory or a sensitivity file; its recipe is written beside the file.
     """
     with needs_extra("worker"):
         from config.settings import load_settings
+        from worker.local.fits import decide_kept, write_recipes
         from worker.models.imatrix.load import load_imatrix
         from worker.models.kernels import use_cache
-        from worker.models.quantize.local import LocalOptions, quantize_local
+        from worker.models.mixture.recipe import Recipe, Recipes
+        from worker.models.quantize.local import LocalOptions, parse_quant_types, quantize_local
         from worker.setting import WorkSetting
     split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
     use_cache(load_settings().kernels_dir)
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
     matrix = load_imatrix(imatrix.expanduser().absolute()) if imatrix is not None else None
+    request = build_request(flags)
+    fits = fits_of(tuple(parse_quant_types(names)))
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
+        setting = WorkSetting(threads=threads, report=report, should_stop=should_stop)
+        decided = decide_kept(source, fits, request, model=model, imatrix=matrix, setting=setting) if fits else None
+        made = {fit: decision.mixture.made for fit, (_, decision) in decided.fits.items()} if decided else {}
+        matrix = decided.imatrix if decided else matrix
+        recipes = Recipes(Recipe.of(request.recipe), made)
         result = quantize_local(
             source.expanduser().absolute(),
             names,
             output_dir.expanduser().absolute(),
-            options=LocalOptions(matrix, allow_requantize, overwrite, split_max_bytes),
-            setting=WorkSetting(threads=threads, report=report, should_stop=should_stop),
+            options=LocalOptions(matrix, allow_requantize, overwrite, split_max_bytes, recipes),
+            setting=setting,
         )
+        if decided is not None:
+            write_recipes(decided, result)
         return _report(output, result)
     output.say(output.text("quantize_stopped"))
     return INTERRUPTED
@@ -175,7 +198,9 @@ def _bar(output: Output) -> Iterator[Callable[[WorkProgress], None]]:
         task = progress.add_task("", total=None)
 
         def report(state: WorkProgress) -> None:
-            assert isinstance(state, QuantizeProgress)
+            if not isinstance(state, QuantizeProgress):  # a fit is being decided
+                progress.update(task, description=one_line(state.detail), completed=state.done, total=state.total)
+                return
             progress.update(
                 task,
                 description=one_line(state.detail),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -215,3 +215,9 @@ class FitProblem:
         if self.limit.kld is None and stock is not None and stock.kld <= fitted.kld:
             return stock
         return fitted
+
+
+def price_types(space: FitSpace, problems: Sequence[FitProblem]) -> list[GGMLType]:
+    """Types to price: the allowed ones, and those of the stock mixtures that fits are judged beside."""
+    stock = {kind for problem in problems for kind in space.types_of(problem.beside).values()}
+    return sorted({GGMLType[name] for name in space.allowed} | {kind for kind in stock if kind.is_quantized})
