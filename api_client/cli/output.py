@@ -98,7 +98,7 @@ def standard_output(*, as_json: bool) -> Output:
 
 
 def _nowhere() -> TextIO:
-    """In place of a stream that the caller closed (``>&-``), whose number the next socket would get otherwise."""
+    """A stand-in for a stream that the caller closed (``>&-``); without it the next socket would get its number."""
     return Path(os.devnull).open("w", encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""On every answer. No inline script or style, nothing from elsewhere, no frame."""
+"""Headers of every answer: no inline script or style, nothing from elsewhere, no frame."""
 
 
 class CallerGone(Exception):

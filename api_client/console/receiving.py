@@ -22,7 +22,7 @@ from api_client.console.foreign import take_strict_lines
 from api_client.console.settings import ConsoleSettings
 
 SPARE_DESCRIPTORS = 96
-"""For Redis, logs, libraries: what a console needs beside its connections."""
+"""What a console needs beside its connections: for Redis, logs and libraries."""
 _FEWEST = 8
 _log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from api_client.ledger.waiting import Fleet, needs_fleet, waiting_for
 
 _PAGE = 200
 _FLEET_S = 1.0
-"""How long what workers say of themselves is taken for what they say now."""
+"""For how long an answer about the workers is used again."""
 
 T = TypeVar("T")
 

@@ -126,7 +126,7 @@ def _unusable(place: str, problem: str | None) -> PackagingError:
 
 
 def _missing(place: str, open_run: OpenRun) -> PackagingError:
-    """For a checkpoint that a run does not have: the ones it has; else the neighbour that was perhaps meant."""
+    """What to say of a checkpoint that a run does not have: which it has, or which neighbour was perhaps meant."""
     above, _, name = place.rpartition("/")
     listing = list_checkpoints(open_run(above)) if above else None
     if listing is not None and listing.checkpoints:

@@ -109,7 +109,7 @@ def base_gguf(subject: AskedModel, given: Path | None) -> Iterator[Path]:
 
 
 def _can_be_asked(artifact: Artifact) -> bool:
-    # of a split file the first shard opens the others
+    # the first shard of a split file opens the others
     return artifact.kind in _ASKED_FIRST and artifact.part is ModelPart.MODEL
 
 

@@ -3,10 +3,9 @@
 A lease counts as run out when its entry has not moved for a whole lease time on this process's monotonic clock, with
 Redis answering all the while. Wall clocks, Redis's included, may jump; Redis may be away or paused, and so may this
 process: after any such gap the watching starts over. So a rescue comes within two lease times of a death, and a live
-attempt is not robbed. A reaper that has only just begun to look need not watch as long: where the server's clock says
-that the lease ran out a whole lease time ago, half a lease time of watching is enough (a live holder would have renewed
-in it, even after a jump of that clock). Two reapers at once are harmless: a rescue names the token and the lease entry
-it saw.
+attempt is not robbed. A reaper that has only just begun to look need not watch as long. Half a lease time is enough
+where the server's clock says that the lease ran out a whole lease time ago: a live holder would have renewed in it,
+even after a jump of that clock. Two reapers at once are harmless: a rescue names the token and the lease entry it saw.
 """
 
 from __future__ import annotations

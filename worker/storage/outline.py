@@ -16,7 +16,7 @@ from worker.storage.selection import wanted_names
 _CONFIG = "config.json"
 _WEIGHTS = ".safetensors"
 _MOST_BYTES = 256 * 2**20
-"""Of one small file; the largest tokenizers take a tenth of it."""
+"""Most that one small file may have; the largest tokenizers take a tenth of it."""
 
 
 def outline(model: RunFiles, directory: Path) -> Path:

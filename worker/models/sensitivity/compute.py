@@ -41,7 +41,7 @@ _LEAST_CHUNKS = 4
 _WEIGHTS = 300_000_000
 CHUNKS_ON_GPU = 64
 _SEED = 0
-"""Of the labels that are drawn from the model's own distribution; noted in the file."""
+"""Seed of the labels that are drawn from the model's own distribution; the file notes it."""
 _NOT_BACKWARD = frozenset({ErrorCode.UNSUPPORTED_ARCHITECTURE, ErrorCode.BASE_MODEL_INVALID})
 """What keeps a sound model from running backward: transformers has no such model, or finds weights missing."""
 _FORM = 1

@@ -81,7 +81,7 @@ def still_whole(
     keep_going: Callable[[], bool] = lambda: True,
     usable: Callable[[str], bool] = lambda _: True,
 ) -> StageResult:
-    """Of what a stage made before a replay, the files that are still there, in scratch or published; read in full."""
+    """The files that a stage made before a replay and that are still there, in scratch or published; read in full."""
     places = [
         _locate(artifact, None, output_dir, digests=True, keep_going=keep_going, usable=usable)
         for artifact in previous.artifacts
