@@ -23,7 +23,7 @@ from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
-from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, type_groups
+from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, times_of, type_groups
 from api_client.console.pages.view import render
 from api_client.contract.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.contract.field_types import FieldKind, RequestField
@@ -109,6 +109,9 @@ def _page(
     types = form.chosen_types(template, switches)
     needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
     judged = judge(form, answers)
+    stages = stages_of(form, switches, types)
+    prospect = foresee(form, form.base_model, switches, types, answers)
+    recent = client.list(limit=RECENT_JOBS)
     context: dict[str, Any] = {
         "form": form,
         "sources": SOURCES,
@@ -128,9 +131,10 @@ def _page(
         "judged": judged,
         "groups": type_groups(types, answers, language, judged),
         "types": types,
-        "stages": stages_of(form, switches, types),
-        "prospect": foresee(form, form.base_model, switches, types, answers),
-        "tasks": _recent_tasks(client.list(limit=RECENT_JOBS)),
+        "stages": stages,
+        "prospect": prospect,
+        "times": times_of(stages, types, answers, prospect, recent),
+        "tasks": _recent_tasks(recent),
         "problem": refused.told(language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
         "asked_errors": {field: error.told(language) for field, error in _known_problems(form, answers)},

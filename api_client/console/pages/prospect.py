@@ -15,7 +15,8 @@ from api_client.contract.errors import PackagingError
 from api_client.contract.field_types import FieldKind
 from api_client.contract.field_values import typed, value_of
 from api_client.contract.fit import AnyQuantType, quant_type_of
-from api_client.contract.job import StageName
+from api_client.contract.forecast import Forecast, Workload, forecast
+from api_client.contract.job import Job, StageName
 from api_client.contract.outputs import (
     ADAPTER,
     MERGED_DIRECTORY,
@@ -201,3 +202,14 @@ def stages_of(form: NewJobForm, switches: Mapping[str, bool], types: Sequence[st
     """The stages that the job would have."""
     options = _options(switches, types)
     return plan_stages(_sketch(form, form.base_model, options), options)
+
+
+def times_of(
+    stages: Sequence[StageName], types: Sequence[str], answers: PathAnswers, prospect: Prospect, recent: Sequence[Job]
+) -> Forecast | None:
+    """How long the job would take, by recent jobs of the host that answered; None while the model was not measured."""
+    if answers.sizes is None:
+        return None
+    model_bytes = answers.sizes.sizes.get(_SIXTEEN_BIT, 0)
+    work = Workload(tuple(stages), model_bytes, prospect.total_bytes or model_bytes, tuple(types))
+    return forecast(work, recent, answers.sizes.host)

@@ -76,6 +76,7 @@ def test_a_run_becomes_files(console: RunningConsole, windows: Windows, run: Pat
     page.get_by_label("Output directory", exact=True).fill(str(output))
     expect(page.locator("#space")).to_contain_text(" free of ")
     expect(summary).to_contain_text("files of 训练 1")
+    expect(summary).to_contain_text("No job has succeeded on this host yet")
     page.get_by_role("button", name="Start packaging").click()
 
     page.wait_for_url("**/jobs/*")
@@ -87,7 +88,7 @@ def test_a_run_becomes_files(console: RunningConsole, windows: Windows, run: Pat
     expect(page).to_have_title(re.compile("succeeded"))
     expect(log.locator("> ol > li").first).to_be_attached()
     assert page.evaluate("window.sameDocument") is True, "the log moved without loading the page again"
-    expect(page.locator(".line.succeeded")).to_have_count(6)
+    expect(page.locator(".line.succeeded")).to_have_count(7)
 
     page.get_by_role("checkbox", name="Quantization").uncheck()
     expect(log.locator("li:visible .kind", has_text="Quantization")).to_have_count(0)

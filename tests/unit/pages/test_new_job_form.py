@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, PathAnswers, base_of
-from api_client.console.pages.prospect import foresee, judge, stages_of, type_groups
+from api_client.console.pages.prospect import foresee, judge, stages_of, times_of, type_groups
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.recommend import ModelShape
@@ -140,6 +140,11 @@ def test_files_and_room() -> None:
     small = foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), found)
     assert [file.name for file in small.files] == ["merged_model.gguf", "merged_model-Q4_K_M.gguf", "quality.json"]
     assert (small.total_bytes, small.too_little) == (2000, False)
+    stages = stages_of(NewJobForm(), switches, ("Q4_K_M",))
+    assert times_of(stages, ("Q4_K_M",), PathAnswers(), small, []) is None
+    times = times_of(stages, ("Q4_K_M",), found, small, [])
+    assert times is not None
+    assert (times.jobs, dict(times.seconds)) == (0, {})
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M", "Q8_0"), found).too_little
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers()).total_bytes is None
     base_only = filled(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
