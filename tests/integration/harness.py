@@ -13,17 +13,18 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
 from api_client import AttemptOutcome, Job, PackagingClient, PackagingRequest, StageName
 from api_client.ledger.address import connect
 from api_client.ledger.keys import Keys
+from tests.waiting import BOUND_S, eventually
 
-T = TypeVar("T")
+__all__ = ["BOUND_S", "FAST", "ROOT", "SHORT_LEASE", "Installation", "Worker", "eventually", "is_alive", "outcomes"]
+
 ROOT = Path(__file__).parents[2]
-BOUND_S = 25.0
 
 FAST: dict[str, Any] = {
     "lease_s": 5.0,
@@ -44,17 +45,6 @@ FAST: dict[str, Any] = {
 
 SHORT_LEASE: dict[str, Any] = {"lease_s": 1.5}
 """For tests in which a lease runs out. Others have no reason to risk that a busy machine lets one run out."""
-
-
-def eventually(look: Callable[[], T], what: str, bound_s: float = BOUND_S) -> T:
-    """The first true answer of ``look``; an assertion fails when none comes in time."""
-    deadline = time.monotonic() + bound_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not in {bound_s:g} s: {what}"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:

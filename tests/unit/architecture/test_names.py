@@ -31,6 +31,19 @@ def test_a_public_class_name_is_used_once() -> None:
     assert {name: places for name, places in used.items() if len(places) > 1} == {}
 
 
+def test_unit_tests_need_no_server() -> None:
+    """What both kinds of tests use stands in ``tests`` itself."""
+    files = sorted((ROOT / "tests" / "unit").rglob("*.py"))
+    imported = [
+        f"{path.relative_to(ROOT)}: {node.module}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.integration")
+    ]
+    assert imported == []
+    assert len(files) > 100
+
+
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     return len([argument for argument in given if argument.arg not in ("self", "cls")])

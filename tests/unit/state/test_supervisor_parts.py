@@ -26,7 +26,7 @@ from api_client import (
 from api_client.contract.rules import resolve_request
 from config.roots import Roots
 from config.settings import load_settings
-from tests.integration.harness import eventually
+from tests.waiting import eventually
 from worker.service.supervisor import heart, watch
 from worker.service.supervisor.channel import Channel
 from worker.service.supervisor.child import as_packaging_error
