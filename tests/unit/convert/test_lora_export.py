@@ -15,7 +15,8 @@ from tests.unit.convert.convert_samples import read_gguf, save_adapter, save_mod
 from worker.models.adapters import LoraPair, normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
-from worker.models.convert.metadata import Naming, describe
+from worker.models.convert.metadata import ModelMetadata, Naming, describe
+from worker.models.convert.pipeline import ConvertResult
 from worker.models.gguf.reader import open_gguf
 
 
@@ -23,8 +24,11 @@ def pair(name: str, rows: int, columns: int, *, r: int = 2, transposed: bool = F
     return LoraPair(name, torch.ones(r, columns), torch.ones(rows, r), r, 4.0, transposed)
 
 
-def export(base: Path, pairs: list[LoraPair], path: Path, **settings: Any) -> Any:
-    return export_lora(pairs, open_base_model(base), path, naming=Naming(model_name="A"), **settings)
+def export(
+    base: Path, pairs: list[LoraPair], path: Path, *, gguf_dtype: str = "f16", metadata: ModelMetadata | None = None
+) -> ConvertResult:
+    naming = Naming(metadata, "A")
+    return export_lora(pairs, open_base_model(base), path, gguf_dtype=gguf_dtype, naming=naming)
 
 
 def test_metadata_says_what_it_is_and_nothing_of_this_machine(run_of: Callable[[str], Run], tmp_path: Path) -> None:
