@@ -164,3 +164,21 @@ def test_what_is_no_movement_of_rows_or_columns_is_refused(operation: Callable[.
 def test_factors_must_make_a_product() -> None:
     with pytest.raises(ValueError, match="product"):
         LowRank(torch.zeros(3, 4), torch.zeros(5, 2))
+
+
+def test_rows_scaled_in_place_are_those_of_the_product_and_the_adapter_stays() -> None:
+    a, b = torch.randn(2, 5), torch.randn(6, 2)
+    update, before = LowRank(a, b), b.clone()
+    update[1:3, :] *= 3.0
+    update[4:] *= 0.5
+    product = before @ a
+    product[1:3, :] *= 3.0
+    product[4:] *= 0.5
+    assert torch.allclose(update.b @ update.a, product)
+    assert torch.equal(b, before)
+
+
+def test_rows_of_another_update_are_not_put_in() -> None:
+    update = LowRank(torch.randn(2, 5), torch.randn(6, 2))
+    with pytest.raises(NotImplementedError):
+        update[1:3] = LowRank(torch.randn(2, 5), torch.randn(2, 2))

@@ -179,6 +179,15 @@ class LowRank:
         *leading, rows, columns = items
         return LowRank(self.a[(*self._leading_of_a(leading), slice(None), columns)], self.b[(*leading, rows)])
 
+    def __setitem__(self, index: Any, part: LowRank) -> None:
+        """Rows put back that were taken out and scaled: what ``x[rows] *= 2`` does."""
+        rows = index[:-1] if isinstance(index, tuple) and len(index) == self.ndim else index
+        if not isinstance(part, LowRank) or not torch.equal(part.a, self.a) or part.b.shape != self.b[rows].shape:
+            raise NotImplementedError("rows of another update")
+        b = self.b.clone()  # the one of before may be the adapter's own
+        b[rows] = part.b
+        self.b = b
+
     def split(self, size: int | Sequence[int], dim: int = 0) -> tuple[LowRank, ...]:
         """Parts along an axis."""
         extent = self.shape[dim]
