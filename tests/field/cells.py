@@ -154,6 +154,7 @@ def _request(trial: Trial, *quants: str) -> PackagingRequest:
         gguf_dtype="f32",
         keep_unquantized=True,
         imatrix={"chunks": 1},
+        projector="off",
         evaluation="off",
     )
 
