@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.field.trainers import LAYOUTS, Parts
 from tests.integration.harness import ROOT, eventually
 from tests.tiny import tiny_base, tiny_checkpoint
 
@@ -212,3 +213,20 @@ def _command(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.Error:
         return []
+
+
+@pytest.mark.parametrize("trainer", ["Axolotl", "torchtune", "NeMo Automodel"])
+def test_a_trainers_directory_is_all_that_it_takes(
+    stack: tuple[Path, dict[str, Any]], run: tuple[Path, Path], tmp_path: Path, trainer: str
+) -> None:
+    """From the directory to an answer: checkpoint, base and output are found, and llama.cpp generates."""
+    home, _ = stack
+    base, directory = run
+    layout = LAYOUTS[trainer]
+    place = layout.build(Parts(base, directory / "checkpoint-10", base), tmp_path / "run")
+    done = trainpack(home, "package", place, "-q", "Q8_0", "--no-upload", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["request"]["checkpoint"] == str(place / layout.means)
+    assert (place / "package" / layout.means / "merged_model-Q8_0.gguf").is_file()
+    assert "merged_model-Q8_0.gguf loads and" in trainpack(home, "logs", job["id"]).stdout
