@@ -17,6 +17,7 @@ from api_client.contract.rules import fill_from_task, find_template, resolve_opt
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from api_client.runs.base_models import first_usable, named_base_models
 from api_client.runs.checkpoint_names import is_checkpoint_name
+from api_client.runs.checkpoints import list_checkpoints
 from api_client.runs.files import LocalRunFiles, RunFiles
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import Picked, Why, pick
@@ -104,6 +105,8 @@ def place_meant(run: str | None, flags: RequestFlags) -> str | None:
     if any(path in flags.values for path in _DECIDES_INPUTS):
         return None
     here = str(Path.cwd())
+    if list_checkpoints(open_run(here)).checkpoints:
+        return here  # a run; what is wrong with it is told
     try:
         pick(here, open_run)
     except PackagingError:

@@ -62,6 +62,10 @@ def test_without_scores_it_is_the_latest(run: Path, capsys: pytest.CaptureFixtur
 def test_the_working_directory_stands_for_itself(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(run)
     assert ask() == ask(run)
+    (run / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"")
+    (run / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(PackagingError, match="none of which can be packaged"):
+        ask()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PackagingError) as caught:
         ask()
