@@ -8,6 +8,7 @@ its meaning; readers of a version ignore fields that they do not know.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,6 +83,40 @@ class TextSource(_Record):
     left_out_reason: str | None = None
 
 
+class StepWord(StrEnum):
+    """The steps from the trained model to the file, in order."""
+
+    MERGE = "merge"
+    """Base and adapter, by PEFT, against what was merged here."""
+    CONVERSION = "conversion"
+    """What was merged against the weights in the unquantized file."""
+    TOKENIZER = "tokenizer"
+    """Prompts and text cut by llama.cpp, out of the file, against the run's own tokenizer."""
+    TEMPLATE = "template"
+    """Prompts rendered by llama.cpp with the file's template against transformers with the run's own."""
+    END_TOKEN = "end_token"
+    """The token that ends a trained answer against those at which the file lets llama.cpp stop."""
+    LOGITS = "logits"
+    """The whole of it: probabilities of transformers and PEFT against those of the file's weights."""
+
+
+class StepState(StrEnum):
+    """What was found at a step."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    NOT_CHECKED = "not_checked"
+
+
+class OriginStep(_Record):
+    """One step from training to file."""
+
+    step: StepWord
+    state: StepState
+    fact: str
+    """How much is the same, the first place that differs, or why it was not checked."""
+
+
 class QualityReport(_Record):
     """The whole of ``quality.json``."""
 
@@ -102,6 +137,12 @@ class QualityReport(_Record):
     """Whether that change is large enough to tell how much of it a file keeps."""
     files: tuple[FileQuality, ...] = ()
     notes: tuple[str, ...] = ()
+    origin: tuple[OriginStep, ...] = ()
+    """The unquantized file against the training, step by step; empty where there is no such file."""
+
+    def first_difference(self) -> OriginStep | None:
+        """The first step at which the file departs from the training."""
+        return next((step for step in self.origin if step.state is StepState.DIFFERS), None)
 
     def file(self, name: str) -> FileQuality | None:
         """Look a file up by name."""

@@ -40,6 +40,18 @@ def run(command: Sequence[str], **environment: str) -> Cost:
     return Cost(os.times().elapsed - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
+def output(command: Sequence[str], **environment: str) -> str:
+    """Run to the end; everything that it printed.
+
+    Raises:
+        subprocess.CalledProcessError: the command failed.
+    """
+    done = subprocess.run(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    return done.stdout
+
+
 def python(*arguments: str) -> list[str]:
     """Command line of this Python."""
     return [sys.executable, *arguments]

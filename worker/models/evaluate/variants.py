@@ -172,6 +172,10 @@ class QuantizedFile:
         """Count the tensors of a block as put somewhere."""
         self._left -= block.targets.keys()
 
+    def holds(self, gguf_name: str) -> bool:
+        """Whether the file has a tensor of this name."""
+        return gguf_name in self._tensors
+
     def type_of(self, gguf_name: str) -> GGMLType:
         """The type in which a tensor is judged."""
         return self._tensors[gguf_name][1].type

@@ -12,9 +12,10 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from worker.models.verify.purpose import Purpose
@@ -47,6 +48,9 @@ class Question:
         projector: Path of the projector that belongs to the file.
         senses: What to show or play with the prompt, one message part of the chat endpoint each (``image_url``,
             ``input_audio``).
+        texts: Plain texts to cut with no token put before them and none read as control; ``text_ids`` of the answer.
+        chats: Bodies for the server's template endpoint; ``prompts`` of the answer has of each the ``text`` and its
+            ``ids`` as the server cuts a prompt, or ``error``. Nothing is written where texts or chats are given.
     """
 
     model: str
@@ -62,6 +66,8 @@ class Question:
     cut: str = ""
     projector: str | None = None
     senses: tuple[Mapping[str, Any], ...] = ()
+    texts: Sequence[str] = ()
+    chats: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -89,6 +95,7 @@ def open_server(question: Question) -> tuple[Any, str]:
     params.warmup = False
     params.api_keys = [secrets.token_hex(16)]
     params.ui = False
+    params.use_jinja = True
     params.sampling.temp = 0.0
     if question.lora is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(question.lora, 1.0)]
@@ -112,20 +119,53 @@ def ask(question: Question) -> dict[str, Any]:
     server, key = open_server(question)
     if question.purpose in (Purpose.EMBED, Purpose.RANK):
         return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
+    endpoint = _Endpoint(server.listening_address, key)
+    if question.texts or question.chats:
+        return {
+            "text": "",
+            "tokens": 0,
+            "text_ids": [endpoint.cut(text, special=False, begun=False) for text in question.texts],
+            "prompts": [endpoint.prompt(chat) for chat in question.chats],
+        }
     if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
-    ids = {"ids": _cut(server.listening_address, key, question.cut)} if question.cut else {}
+    ids = {"ids": endpoint.cut(question.cut, special=True, begun=False)} if question.cut else {}
     return _written(server, question) | ids
 
 
-def _cut(address: str, key: str, text: str) -> list[int]:
-    """Ids of a text in which control tokens are meant, with nothing put before or after; the server's own endpoint."""
-    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    direct = build_opener(ProxyHandler({}))
-    with direct.open(Request(f"{address}/tokenize", body, headers), timeout=_CUT_TIMEOUT_S) as reply:
-        ids: list[int] = json.load(reply)["tokens"]
-    return ids
+class _Endpoint:
+    """The server's own address, for what its Python face does not offer."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self._address = address
+        self._key = key
+
+    def cut(self, text: str, *, special: bool, begun: bool) -> list[int]:
+        """Ids of a text.
+
+        Args:
+            text: The text.
+            special: Names of control tokens in it are those tokens.
+            begun: The tokens that the model wants before a text are put there.
+        """
+        reply = self._post("tokenize", {"content": text, "add_special": begun, "parse_special": special})
+        ids: list[int] = reply["tokens"]
+        return ids
+
+    def prompt(self, chat: Mapping[str, Any]) -> dict[str, Any]:
+        """A chat as the file's template renders it, and its ids as the server would cut it."""
+        try:
+            text = str(self._post("apply-template", chat)["prompt"])
+        except HTTPError as error:
+            return {"error": error.read().decode(errors="replace")[:300]}
+        return {"text": text, "ids": self.cut(text, special=True, begun=True)}
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        request = Request(f"{self._address}/{path}", json.dumps(body).encode(), headers)
+        with build_opener(ProxyHandler({})).open(request, timeout=_CUT_TIMEOUT_S) as reply:
+            answer: dict[str, Any] = json.load(reply)
+        return answer
 
 
 def _vectors(server: Any, question: Question) -> list[list[float | None]]:

@@ -84,6 +84,15 @@ def generate(question: Question) -> str:
     return str(_answered(question)["text"])
 
 
+def read_prompts(question: Question) -> dict[str, Any]:
+    """What llama.cpp makes of the question's ``texts`` and ``chats``: ``text_ids`` and ``prompts`` of its answer.
+
+    Raises:
+        PackagingError: as :func:`generate`.
+    """
+    return _answered(question)
+
+
 def _answered(question: Question) -> dict[str, Any]:
     size_gb = Path(question.model).stat().st_size / 1e9
     timeout_s = _BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb
@@ -112,7 +121,8 @@ def _answered(question: Question) -> dict[str, Any]:
     if done.returncode != 0:
         raise _refused(question, reason_of(done.stderr, done.returncode), done.stderr)
     answer: dict[str, Any] = json.loads(done.stdout)
-    if question.purpose == Purpose.WRITE and answer["tokens"] < min(1, question.max_tokens):
+    asked_to_write = not (question.texts or question.chats)
+    if question.purpose == Purpose.WRITE and asked_to_write and answer["tokens"] < min(1, question.max_tokens):
         raise _refused(question, "it loads but generates nothing", done.stderr)
     return answer
 
