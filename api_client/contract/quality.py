@@ -92,10 +92,10 @@ class StepWord(StrEnum):
     """What was merged against the weights in the unquantized file."""
     TOKENIZER = "tokenizer"
     """Prompts and text cut by llama.cpp, out of the file, against the run's own tokenizer."""
-    TEMPLATE = "template"
-    """Prompts rendered by llama.cpp with the file's template against transformers with the run's own."""
     END_TOKEN = "end_token"
     """The token that ends a trained answer against those at which the file lets llama.cpp stop."""
+    TEMPLATE = "template"
+    """Prompts rendered by llama.cpp with the file's template against transformers with the run's own."""
     LOGITS = "logits"
     """The whole of it: probabilities of transformers and PEFT against those of the file's weights."""
 

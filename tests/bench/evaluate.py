@@ -83,9 +83,9 @@ class Tools:
                                 "--kl-divergence", "-t", str(self._threads))  # fmt: skip
             log.write_text(f"{text}\nseconds: {time.perf_counter() - started}")
         text = log.read_text()
-        kld, top, wall = (re.search(pattern, text) for pattern in (_KLD, _TOP, r"seconds: (\S+)"))
-        assert kld and top and wall, text[-2000:]
-        return Theirs(float(kld[1]), float(top[1]), float(wall[1]))
+        found = [re.search(pattern, text) for pattern in (_KLD, _TOP, re.compile(r"seconds: (\S+)"))]
+        kld, top, wall = (float(match[1]) for match in found if match is not None)
+        return Theirs(kld, top, wall)
 
     def _perplexity(self, gguf: Path, *arguments: str, base: Path) -> measure.Cost:
         return self._run("llama-perplexity", "-m", str(gguf), *arguments, "--kl-divergence-base", str(base),
@@ -131,15 +131,19 @@ def print_table(measured: Sequence[FileQuality], theirs: Sequence[Theirs], weigh
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     within = True
     for own, other, alone in zip(measured, theirs, weights, strict=True):
-        assert own.overall is not None and alone.overall is not None, own.not_judged
+        assert own.overall is not None, own.not_judged
+        assert alone.overall is not None, alone.not_judged
         kld, top = own.overall.mean_kld, 100 * own.overall.same_top.value
         off = kld.value - other.mean_kld
         kept = abs(off) <= max(0.03 * other.mean_kld, 0.0005) and abs(top - other.same_top_percent) <= 0.5
         within = within and kept
+        quant_type = own.name.rsplit("-", 1)[1].removesuffix(".gguf")
+        figure = f"{kld.value:.5f} ± {kld.error or 0:.5f}"
         print(
-            f"| {own.name.rsplit('-', 1)[1].removesuffix('.gguf')} | {own.bits_per_weight:.2f} | "
-            f"{kld.value:.5f} ± {kld.error or 0:.5f} | {other.mean_kld:.5f} | {off / other.mean_kld:+.1%} | {top:.2f} % | "
-            f"{other.same_top_percent:.2f} % | {alone.overall.mean_kld.value:.5f} |{'' if kept else ' outside'}"
+            f"| {quant_type} | {own.bits_per_weight:.2f} | {figure} | {other.mean_kld:.5f} | "
+            f"{off / other.mean_kld:+.1%} | {top:.2f} % | {other.same_top_percent:.2f} % | "
+            f"{alone.overall.mean_kld.value:.5f} |"
+            f"{'' if kept else ' outside'}"
         )
     return within
 

@@ -7,7 +7,7 @@ it builds the model. Four independent locks are on while :func:`locked_down` is 
 1. ``AutoConfig`` and ``AutoTokenizer`` get ``trust_remote_code=False`` and ``local_files_only=True``, whatever was
    asked;
 2. the one function of transformers that executes a module file raises :class:`ModelCodeRefusedError`;
-3. so does loading the weights of any model, which nobody here leaves to transformers;
+3. so does loading the weights of any model but, where that is asked for, those of one directory;
 4. huggingface_hub is offline.
 
 (The staging directory, which holds no Python file, no pickle and no ``auto_map``, is a fifth: see ``staging``.)
@@ -20,6 +20,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 _ENTERED = threading.RLock()
@@ -31,8 +32,12 @@ class ModelCodeRefusedError(Exception):
 
 
 @contextmanager
-def locked_down() -> Iterator[None]:
-    """Switch the locks on for the calls made inside, off again on leaving. Re-entrant, one thread at a time."""
+def locked_down(*, weights_from: Path | None = None) -> Iterator[None]:
+    """Switch the locks on for the calls made inside, off again on leaving. Re-entrant, one thread at a time.
+
+    Args:
+        weights_from: The one directory whose weights transformers may load by itself; none where not given.
+    """
     import huggingface_hub.constants as hub_constants
     from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, dynamic_module_utils
 
@@ -40,7 +45,7 @@ def locked_down() -> Iterator[None]:
         for auto_class in (AutoConfig, AutoTokenizer):
             stack.enter_context(replaced(auto_class, "from_pretrained", _local_and_untrusted(auto_class)))
         stack.enter_context(replaced(dynamic_module_utils, "get_class_in_module", _refuse_code))
-        stack.enter_context(replaced(PreTrainedModel, "from_pretrained", classmethod(_refuse_weights)))
+        stack.enter_context(replaced(PreTrainedModel, "from_pretrained", classmethod(_only_from(weights_from))))
         stack.enter_context(replaced(hub_constants, "HF_HUB_OFFLINE", True))
         stack.enter_context(_environment("HF_HUB_OFFLINE", "1"))
         yield
@@ -71,8 +76,19 @@ def _local_and_untrusted(auto_class: Any) -> Any:
     return classmethod(from_pretrained)
 
 
-def _refuse_weights(model_class: Any, path: Any, *_args: Any, **_kwargs: Any) -> Any:
-    raise ModelCodeRefusedError(f"{model_class.__name__} was to be loaded from {path}; no other model is ever loaded")
+def _only_from(directory: Path | None) -> Callable[..., Any]:
+    from transformers import PreTrainedModel
+
+    original = PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(model_class: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        if directory is not None and isinstance(path, Path) and path == directory:
+            return original(model_class, path, *args, **kwargs)
+        raise ModelCodeRefusedError(
+            f"{model_class.__name__} was to be loaded from {path}; no other model is ever loaded"
+        )
+
+    return from_pretrained
 
 
 def _refuse_code(class_name: str, module_path: Any, **_kwargs: Any) -> Any:

@@ -17,15 +17,16 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
 from api_client.contract.outputs import QUALITY
-from api_client.contract.quality import FileQuality, QualityReport
+from api_client.contract.quality import FileQuality, OriginStep, QualityReport, StepState
 from api_client.contract.request import EvaluationOptions
-from worker.models.checkpoint import open_base_model
+from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.sequences import TokenSequence
-from worker.models.evaluate.texts import chosen_text
+from worker.models.evaluate.texts import chosen_text, shipped_parts
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
+from worker.models.origin.trace import Trained, trace
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.deaths import deaths_before
 from worker.stages.inputs import job_overlay, job_tokenizer
@@ -38,6 +39,8 @@ QUICK_SECONDS = 60.0
 """What it may take in any case."""
 QUICK_TOKENS = 8192
 """More than that it does not take, however quick the model is: the error of a mean falls with the root of it alone."""
+_CUT_CHARACTERS = 400
+"""Of each part of the shipped text, to see that llama.cpp cuts it as training did."""
 _SCORES = "evaluation.npz"
 _BEGUN = "evaluation.begun"
 _DEATHS = 2
@@ -104,6 +107,8 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             setting=context.setting("tokens"),
         )
         report = make_report(scores, opened, text.source, _reference(context))
+    origin = _origin(context, files, base, tokenizer)
+    report = report.model_copy(update={"origin": origin})
     context.report.log(
         f"Compared over {scores.tokens} tokens of {text.source.name} in {scores.seconds:.0f} s, "
         f"{len(scores.parts)} of them scored",
@@ -115,6 +120,28 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             f"{text.source.left_out} samples were left out: {text.source.left_out_reason}", level="warning"
         )
     return report
+
+
+def _origin(
+    context: StageContext, files: Sequence[Artifact], base: BaseModel, tokenizer: Any
+) -> tuple[OriginStep, ...]:
+    """The unquantized file against the training, step by step; a difference is told, not refused."""
+    whole = next((a for a in files if a.kind is ArtifactKind.GGUF and a.part is ModelPart.MODEL), None)
+    if whole is None:
+        return ()
+    overlay = job_overlay(context)
+    trained = Trained(base, context.prepared.adapter_dir if overlay is not None else None, overlay, tokenizer)
+    found = trace(
+        trained,
+        Path(whole.path),
+        [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
+        run_llama_cpp=context.settings.verify_load,
+        setting=context.setting(),
+    )
+    for step in found:
+        if step.state is StepState.DIFFERS:
+            context.report.log(f"{whole.name} differs from the training at {step.step}: {step.fact}", level="warning")
+    return found
 
 
 def _taken(context: StageContext, sequences: Sequence[TokenSequence]) -> Sequence[TokenSequence]:

@@ -17,7 +17,7 @@ from worker.models.convert.pipeline import plan_conversion
 from worker.models.gguf.check import check_gguf
 from worker.models.verify.adapter import check_adapter
 from worker.models.verify.ask import Question
-from worker.models.verify.load import loader_installed, prove
+from worker.models.verify.load import SPACES_READ, loader_installed, prove
 from worker.models.verify.senses import prove_projector
 from worker.models.verify.tokens import Rendered, rendered_chat
 from worker.stages.context import StageContext, StageResult
@@ -66,7 +66,9 @@ def _check(context: StageContext, artifact: Artifact, chat: Rendered | None, *, 
     if not load or not _runs(artifact):
         context.report.log(f"{artifact.name} is well formed", file=artifact.name)
         return False
-    context.report.log(f"{artifact.name} loads and {_answer(context, artifact, chat)}", file=artifact.name)
+    told = _answer(context, artifact, chat)
+    level = "warning" if told.endswith(SPACES_READ) else "info"
+    context.report.log(f"{artifact.name} loads and {told}", level=level, file=artifact.name)
     return True
 
 

@@ -16,11 +16,11 @@ from tests.unit.convert.tokenizer_families import FAMILIES, save_forms
 from worker.models.convert.pipeline import convert
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.verify.ask import Question
-from worker.models.verify.load import prove
+from worker.models.verify.load import SPACES_READ, prove
 from worker.models.verify.tokens import Rendered, check_tokens, rendered_chat
 
 CHATS = [name for name, family in FAMILIES.items() if family.template is not None]
-REFUSED = {
+APART_BY_SPACES = {
     # upstream's file has llama.cpp put a space after every control token, and these tokenizers put none
     ("llama-spm", "older"), ("mistral-spm", "older"), ("phi3-spm", "older"), ("phi3-spm", "newer"),
 }  # fmt: skip
@@ -52,7 +52,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
 
 @pytest.mark.parametrize("form", ["older", "newer"])
 @pytest.mark.parametrize("name", CHATS)
-def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(
+def test_chat_is_read_as_training_saw_it_or_with_spaces_that_are_told(
     name: str, form: str, forms: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     model = forms(name, form)
@@ -61,13 +61,25 @@ def test_chat_is_read_as_training_saw_it_or_the_file_is_refused(
     assert chat is not None
     assert list(chat.ids) == AutoTokenizer.from_pretrained(model).encode(chat.text, add_special_tokens=False)
     question = Question(str(tmp_path / "out.gguf"), max_tokens=1, context_tokens=64)
-    if (name, form) not in REFUSED:
-        assert prove(question, chat).startswith('answers "What is the capital of France?" with')
-        return
-    with pytest.raises(PackagingError) as caught:
-        prove(question, chat)
-    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
-    assert caught.value.fields["file"] == "out.gguf"
+    told = prove(question, chat)
+    assert told.startswith('answers "What is the capital of France?" with')
+    assert told.endswith(SPACES_READ) == ((name, form) in APART_BY_SPACES)
+
+
+def test_sentencepiece_models_as_published_are_read_as_their_tokenizer_json_says(
+    forms: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Llama 2, Mistral 0.1 and Phi 3 come with a normalizer that puts a space before every stretch of text."""
+    model = assemble(tmp_path / "model", forms("llama-spm", "older"))
+    description = json.loads((model / "tokenizer.json").read_text())
+    replaced = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    description["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replaced]}
+    description["pre_tokenizer"] = None
+    (model / "tokenizer.json").write_text(json.dumps(description))
+    convert(model, tmp_path / "out.gguf", gguf_dtype="f32")
+    chat = rendered_chat(find_tokenizer(None, model))
+    told = prove(Question(str(tmp_path / "out.gguf"), max_tokens=1, context_tokens=64), chat)
+    assert not told.endswith(SPACES_READ)
 
 
 def test_control_token_that_arrives_as_letters_is_refused(forms: Callable[[str, str], Path], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def text(tmp_path: Path) -> Path:
 
 def test_every_file_is_measured_and_the_report_published(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
     reporter = RecordingReporter()
-    request = tiny.request(quant_types=["Q8_0", "Q4_0"], evaluation={"text": text}, companions=True)
+    request = tiny.request(quant_types=["Q8_0", "Q4_0"], gguf_dtype="f32", evaluation={"text": text}, companions=True)
     results = run_stages(request, tmp_path / "scratch", reporter=reporter)
 
     report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
@@ -109,7 +109,8 @@ def test_below_a_bound_nothing_is_published_and_a_replay_measures_nothing_again(
     tiny: TinyRun, text: Path, tmp_path: Path
 ) -> None:
     def request(bound: float, **more: object) -> PackagingRequest:
-        return tiny.request(quant_types=["Q4_0"], evaluation={"text": text, "min_retention": bound, **more})
+        wanted = {"text": text, "min_retention": bound, **more}
+        return tiny.request(quant_types=["Q4_0"], gguf_dtype="f32", evaluation=wanted)
 
     with pytest.raises(PackagingError) as caught:
         run_stages(request(0.999999), tmp_path / "scratch")

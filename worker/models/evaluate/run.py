@@ -17,21 +17,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel
-from worker.models.convert.upstream import load_upstream
-from worker.models.convert.weights import MergedWeights
 from worker.models.evaluate.base_weights import base_tensors
+from worker.models.evaluate.merged import MergedModel
 from worker.models.evaluate.scores import TokenScores
 from worker.models.evaluate.sequences import TokenSequence, batches
 from worker.models.evaluate.side_by_side import SideBySide
 from worker.models.evaluate.variants import BaseWeights, QuantizedFile, Reference, Variant
 from worker.models.imatrix.compute import running_model
-from worker.models.imatrix.converter import open_converter
-from worker.models.imatrix.model import Skeleton
 from worker.setting import ON_THIS_MACHINE, Report, WorkProgress, WorkSetting
 from worker.stop import ShouldStop
 
@@ -143,16 +139,13 @@ class _Runner:
         files: Sequence[QuantizedFile],
         setting: WorkSetting,
     ) -> _Runner:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        weights = MergedWeights(base, overlay)
-        tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
-        converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
-        skeleton = Skeleton(base.directory, tensors, device, weights.config_changes())
+        merged = MergedModel.open(base, overlay, setting)
+        skeleton = merged.skeleton
         variants: list[Variant] = [Reference()]
         if overlay is not None:
-            variants.append(BaseWeights(BASE, base_tensors(base, weights)))
+            variants.append(BaseWeights(BASE, base_tensors(base, merged.weights)))
         variants += files
-        side_by_side = SideBySide(skeleton, converter, variants)
+        side_by_side = SideBySide(skeleton, merged.converter, variants)
         return cls(side_by_side, files, type(skeleton.model).__name__, skeleton.embedding_rows)
 
     def names(self) -> list[str]:

@@ -45,8 +45,18 @@ def chosen_text(tokenizer: Any, text: Path | None, dataset: Path | None) -> Eval
 
 def shipped_text(tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:
     """The text shipped with the project, in its parts."""
-    text = resources.files(__package__).joinpath("evaluation.txt").read_text(encoding="utf-8")
-    return _from_text(text, tokenizer, context, TextSource(kind="shipped", name=SHIPPED_NAME, sha256="", samples=0))
+    return _from_text(
+        _shipped(), tokenizer, context, TextSource(kind="shipped", name=SHIPPED_NAME, sha256="", samples=0)
+    )
+
+
+def shipped_parts() -> list[tuple[str, str]]:
+    """Name and text of each part of the shipped text."""
+    return _parts(_shipped())
+
+
+def _shipped() -> str:
+    return resources.files(__package__).joinpath("evaluation.txt").read_text(encoding="utf-8")
 
 
 def text_file(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:

@@ -1,4 +1,4 @@
-"""Is the packaged model the one that was trained? Every step of the way checked against something that took no part in it.
+"""Is the packaged model the one that was trained? Every step is checked against what took no part in it.
 
 The base and the adapter are run by transformers and PEFT (:mod:`worker.models.origin.whole_model`), which knows nothing
 of the overlay; weights are compared tensor by tensor, after the merge and in the file

@@ -120,7 +120,7 @@ def check_template(tokenizer: Any, expected: Expected, prompts: Sequence[Mapping
 def check_tokenizer(
     tokenizer: Any, expected: Expected, prompts: Sequence[Mapping[str, Any]], text_ids: Sequence[Sequence[int]]
 ) -> OriginStep:
-    """The ids of the prompts, each out of its own rendering so that a template at fault does not count, and of texts."""
+    """The ids of texts and prompts; each prompt as llama.cpp rendered it, so that a template's fault is none here."""
     count = 0
     for (case, rendering), prompt in zip(expected.cases, prompts, strict=True):
         if "error" in prompt:

@@ -1,4 +1,4 @@
-"""The tuned model as transformers and PEFT make it, whole in memory: the witness, which shares no code with the overlay.
+"""The tuned model as transformers and PEFT make it, whole in memory: the witness.
 
 Memory: the model in its own type, and once more in float32 while it runs. Where that is more than half of what is free
 it is not opened, and the report says so.
@@ -58,7 +58,7 @@ class WholeModel:
         if adapter is not None and not (adapter / "adapter_model.safetensors").is_file():
             raise NoWitnessError("the adapter is in a form that PEFT does not read")
         try:
-            with locked_down(), warnings.catch_warnings(record=True) as caught:
+            with locked_down(weights_from=base), warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model = _loaded(base, adapter, dtype)
         except Exception as error:  # whatever transformers or PEFT raise for what they cannot take says nothing of ours

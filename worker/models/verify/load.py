@@ -24,6 +24,7 @@ from worker.models.verify.tokens import QUESTION, Rendered, check_tokens
 
 _SECONDS_PER_GB = 60.0
 _BASE_TIMEOUT_S = 120.0
+SPACES_READ = "; it reads a space after control tokens where training saw none"
 _ANSWER = 12
 """Tokens of a short answer."""
 
@@ -54,15 +55,11 @@ def prove(question: Question, chat: Rendered | None = None) -> str:
     if text and chat is not None and chat.question:
         question = replace(question, prompt=chat.question, may_end=True, max_tokens=max(question.max_tokens, _ANSWER))
     answer = _answered(question)
-    if chat is not None and text:
-        check_tokens(path.name, chat, answer["ids"])
+    alike = chat is None or not text or check_tokens(path.name, chat, answer["ids"])
     if purpose is Purpose.WRITE:
         said = " ".join(answer["text"].split())
-        return (
-            f'answers "{QUESTION}" with "{said}"'
-            if question.may_end
-            else f'continues "{question.prompt}" with "{said}"'
-        )
+        did = f'answers "{QUESTION}"' if question.may_end else f'continues "{question.prompt}"'
+        return f'{did} with "{said}"' + ("" if alike else SPACES_READ)
     if purpose is Purpose.LOAD:
         return "is not run: llama.cpp's server has no use for such a model"
     _check_vectors(question, answer["vectors"])

@@ -1,14 +1,16 @@
 """Does llama.cpp cut a rendered chat into the tokens that training saw?
 
 A file can load and write and still read every prompt otherwise than its training did: a control token that arrives as
-letters, a space too many after one. So the run's own template is rendered, and the ids of its ``tokenizer.json`` are
-compared with those that llama.cpp makes of the text, one by one. A difference is refused.
+letters, a word cut elsewhere. So the run's own template is rendered, and the ids of its ``tokenizer.json`` are compared
+with those that llama.cpp makes of the text, one by one. A difference is refused, but for one: of sentencepiece models
+whose tokenizer puts no space after a control token (Mistral 0.3 and others that are not "legacy"), llama.cpp puts one
+there, in every file that anybody makes of them. That is how they are used everywhere; it is told as a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
@@ -24,6 +26,8 @@ QUESTION = "What is the capital of France?"
 """One whose answer a person can judge at a glance."""
 _NAMED = ("bos", "eos", "pad", "unk")
 _BESIDE = 3
+_SPACE = "▁"
+"""How sentencepiece writes one."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,30 @@ class Rendered:
         text: What the template makes of it.
         ids: Its tokens by ``tokenizer.json``, nothing put before or after.
         question: What the template makes of :data:`QUESTION`; empty where it makes nothing of a question alone.
+        tokenizer: What cut it.
     """
 
     text: str
     ids: tuple[int, ...]
     question: str = ""
+    tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+
+    def apart_by_spaces(self, found: Sequence[int]) -> bool:
+        """Whether other ids are the same but for spaces right after control tokens and at the beginning."""
+        return self.tokenizer is not None and self._stretches(self.ids) == self._stretches(found)
+
+    def _stretches(self, ids: Sequence[int]) -> list[tuple[int | None, str]]:
+        """Each control token with the text after it, without the spaces that this text begins with."""
+        assert self.tokenizer is not None
+        controls = {number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        stretches: list[tuple[int | None, str]] = [(None, "")]
+        for token in ids:
+            if token in controls:
+                stretches.append((token, ""))
+            else:
+                control, text = stretches[-1]
+                stretches[-1] = (control, text + (self.tokenizer.id_to_token(token) or f"<{token}>"))
+        return [(control, text.lstrip(_SPACE)) for control, text in stretches]
 
 
 def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
@@ -60,7 +83,7 @@ def rendered_chat(choice: TokenizerChoice) -> Rendered | None:
     if not text:
         return None
     question = _render(template, [{"role": "user", "content": QUESTION}], names) or ""
-    return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids), question)
+    return Rendered(text, tuple(tokenizer.encode(text, add_special_tokens=False).ids), question, tokenizer)
 
 
 def _opened(choice: TokenizerChoice) -> Tokenizer:
@@ -72,7 +95,7 @@ def _opened(choice: TokenizerChoice) -> Tokenizer:
         ) from error
 
 
-def check_tokens(name: str, expected: Rendered, read_ids: Sequence[int]) -> None:
+def check_tokens(name: str, expected: Rendered, read_ids: Sequence[int]) -> bool:
     """Refuse a file that reads the chat otherwise.
 
     Args:
@@ -80,11 +103,16 @@ def check_tokens(name: str, expected: Rendered, read_ids: Sequence[int]) -> None
         expected: What training saw.
         read_ids: What llama.cpp made of the same text.
 
+    Returns:
+        Whether the ids are the same; False where only spaces after control tokens set them apart.
+
     Raises:
         PackagingError: ``tokenizer_unsupported``, with the first place that differs.
     """
     if tuple(read_ids) == expected.ids:
-        return
+        return True
+    if expected.apart_by_spaces(read_ids):
+        return False
     pairs = enumerate(zip(expected.ids, read_ids, strict=False))
     at = next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(expected.ids), len(read_ids)))
     trained, read = expected.ids[at : at + _BESIDE], tuple(read_ids[at : at + _BESIDE])

@@ -1,0 +1,138 @@
+"""A file that departed from its training somewhere on the way: the report names where. Through the real stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from api_client.contract.job import StageName
+from api_client.contract.quality import QualityReport, StepState, StepWord
+from tests.harness import RecordingReporter, run_stages
+from tests.tiny import TEXT
+from tests.unit.stages.conftest import TinyRun
+from worker.models.gguf.reader import open_gguf
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def scale_b(checkpoint: Path) -> None:
+    """Halve every B."""
+    path = checkpoint / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({n: t * 0.5 if "lora_B" in n else t for n, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def leave_out_a_layer(checkpoint: Path) -> None:
+    """Take the last layer's matrices out."""
+    path = checkpoint / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({n: t for n, t in tensors.items() if "layers.1." not in n}, path, metadata={"format": "pt"})
+
+
+def replaced(model: Path, old: bytes, new: bytes) -> None:
+    """Change bytes of a file's header; its layout stays."""
+    assert len(old) == len(new)
+    data = model.read_bytes()
+    assert data.count(old) == 1
+    model.write_bytes(data.replace(old, new))
+
+
+def wrong_template(model: Path) -> None:
+    """Other brackets around the role."""
+    replaced(model, b"[{{ m.role }}] {{ m.content }}", b"({{ m.role }}) {{ m.content }}")
+
+
+def wrong_end_token(model: Path) -> None:
+    """The begin token in the place of the end token."""
+    with open_gguf(model) as file:
+        assert file.metadata["tokenizer.ggml.eos_token_id"].value == 2
+    key = b"tokenizer.ggml.eos_token_id" + (4).to_bytes(4, "little")
+    replaced(model, key + (2).to_bytes(4, "little"), key + (1).to_bytes(4, "little"))
+
+
+@pytest.fixture
+def chat(tiny: TinyRun, tmp_path: Path) -> TinyRun:
+    """A run whose template ends answers with the end token; tokenizer.json alone, which llama.cpp reads alike."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny.base)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tiny.base)
+    (tiny.base / "tokenizer.model").unlink()
+    (tmp_path / "text.txt").write_text("\n".join(TEXT * 60))
+    return tiny
+
+
+def report_of(
+    run: TinyRun,
+    tmp_path: Path,
+    *,
+    before_merge: Callable[[Path], None] | None = None,
+    after_convert: Callable[[Path], None] | None = None,
+) -> tuple[QualityReport, RecordingReporter]:
+    """Run the stages with a damage on the way.
+
+    The adapter is damaged for the merge alone: what lies in the checkpoint afterwards is what was trained.
+    """  # fmt: skip
+    request = run.request(template="merge", evaluation={"text": tmp_path / "text.txt"})
+    scratch, reporter = tmp_path / "scratch", RecordingReporter()
+    done = run_stages(request, scratch, until=StageName.PREPARE)
+    if before_merge is not None:
+        weights = run.checkpoint / "adapter_model.safetensors"
+        trained = weights.read_bytes()
+        before_merge(run.checkpoint)
+        done = run_stages(request, scratch, until=StageName.MERGE, done=done)
+        weights.write_bytes(trained)
+    done = run_stages(request, scratch, until=StageName.VERIFY, done=done)
+    if after_convert is not None:
+        after_convert(Path(done[StageName.CONVERT].artifacts[0].path))
+    run_stages(request, scratch, done=done, reporter=reporter)
+    return QualityReport.model_validate_json((run.output / "quality.json").read_bytes()), reporter
+
+
+def test_an_undamaged_file_is_the_trained_model_at_every_step(chat: TinyRun, tmp_path: Path) -> None:
+    report, reporter = report_of(chat, tmp_path)
+    assert [(step.step, step.state) for step in report.origin] == [(word, StepState.SAME) for word in StepWord], (
+        report.origin
+    )
+    assert report.first_difference() is None
+    assert not [line for level, line in reporter.lines if level == "warning"]
+
+
+@pytest.mark.parametrize("damage", [scale_b, leave_out_a_layer])
+def test_what_the_merge_lost_is_named(chat: TinyRun, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    report, reporter = report_of(chat, tmp_path, before_merge=damage)
+    first = report.first_difference()
+    assert first is not None
+    assert first.step is StepWord.MERGE
+    changed = 14 if damage is scale_b else 7
+    assert f"{changed} of" in first.fact
+    assert ("layers.0." if damage is scale_b else "layers.1.") in first.fact
+    states = {step.step: step.state for step in report.origin}
+    assert states[StepWord.CONVERSION] is StepState.SAME, "the fault was there before"
+    assert states[StepWord.LOGITS] is StepState.DIFFERS
+    assert any("differs from the training at merge" in line for _, line in reporter.lines)
+
+
+@pytest.mark.parametrize(
+    ("damage", "step", "fact"),
+    [(wrong_template, StepWord.TEMPLATE, "a single turn"), (wrong_end_token, StepWord.END_TOKEN, "1 (<s>)")],
+)
+def test_what_the_file_says_otherwise_is_named(
+    chat: TinyRun, tmp_path: Path, damage: Callable[[Path], None], step: StepWord, fact: str
+) -> None:
+    report, _ = report_of(chat, tmp_path, after_convert=damage)
+    first = report.first_difference()
+    assert first is not None
+    assert first.step is step, report.origin
+    assert fact in first.fact
+    assert all(
+        each.state is StepState.SAME
+        for each in report.origin
+        if each.step in (StepWord.MERGE, StepWord.CONVERSION, StepWord.TOKENIZER, StepWord.LOGITS)
+    )
