@@ -19,6 +19,7 @@ from worker.models.gguf.types import GGMLType
 from worker.models.gguf.writer import write_gguf
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix, read_imatrix
+from worker.models.imatrix.merge import merge_imatrices
 from worker.models.imatrix.sums import ImatrixSums, TensorSums
 
 SUMS = np.array([[2.0, 4.0, 6.0, 8.0], [9.0, 9.0, 9.0, 9.0]], np.float32)
@@ -95,12 +96,12 @@ def test_a_matrix_that_llama_quantize_took_is_read_and_written_without_a_change(
 
 
 def test_what_we_write_is_laid_out_as_the_reference_tool_does(tmp_path: Path) -> None:
-    """All keys and tensors of ours stand in its file with the same bytes; it adds sums and statistics for printing."""
+    """All keys and tensors of ours stand in its file with the same bytes; it adds statistics for printing."""
     write_imatrix(tmp_path / "ours.gguf", read_imatrix(DATA / "llama-imatrix.gguf"))
     with open_gguf(tmp_path / "ours.gguf") as ours, open_gguf(DATA / "llama-imatrix.gguf") as theirs:
         assert list(ours.metadata) == [key for key in theirs.metadata if key != "imatrix.stats_schema"]
         assert all(theirs.metadata[key] == value for key, value in ours.metadata.items())
-        kept = [tensor for tensor in theirs.tensors if tensor.name.endswith((".in_sum2", ".counts"))]
+        kept = [tensor for tensor in theirs.tensors if tensor.name.endswith((".in_sum2", ".counts", ".in_sum"))]
         assert [(t.name, t.shape, t.type) for t in ours.tensors] == [(t.name, t.shape, t.type) for t in kept]
         for mine, other in zip(ours.tensors, kept, strict=True):
             assert np.array_equal(ours.tensor_bytes(mine), theirs.tensor_bytes(other)), mine.name
@@ -113,6 +114,27 @@ def test_a_written_matrix_is_read_back(tmp_path: Path) -> None:
     assert (again.datasets, again.chunk_count, again.chunk_tokens) == (("日本.txt",), 3, 128)
     assert np.array_equal(again.entries["b"].in_sum2, SUMS)
     assert again.entries["b"].counts.tolist() == [4, 5]
+
+
+def test_matrices_are_merged_as_if_their_texts_had_been_run_together() -> None:
+    def matrix(name: str, scale: float, plain: bool, tensors: str) -> ImatrixSums:
+        entry = TensorSums(SUMS * scale, np.array([4, 5], np.float32), -SUMS * scale if plain else None)
+        return ImatrixSums((name,), 3, 512, dict.fromkeys(tensors, entry))
+
+    merged = merge_imatrices([("one", matrix("a.txt", 1, True, "bc")), ("two", matrix("b.txt", 2, True, "b"))])
+    assert (merged.datasets, merged.chunk_count, merged.chunk_tokens) == (("a.txt", "b.txt"), 6, 512)
+    assert np.array_equal(merged.entries["b"].in_sum2, SUMS * 3)
+    assert merged.entries["b"].counts.tolist() == [8, 10]
+    assert np.array_equal(merged.entries["b"].in_sum, -SUMS * 3)
+    assert np.array_equal(merged.entries["c"].in_sum2, SUMS)
+    without = merge_imatrices([("one", matrix("a", 1, True, "b")), ("two", matrix("a", 1, False, "b"))])
+    assert without.datasets == ("a",)
+    assert without.entries["b"].in_sum is None, "half of the sums is no sum"
+    other = ImatrixSums((), 1, 512, {"b": TensorSums(SUMS[:, :1], np.array([4, 5], np.float32))})
+    with pytest.raises(PackagingError) as caught:
+        merge_imatrices([("one", matrix("a", 1, True, "b")), ("two.gguf", other)])
+    assert caught.value.code is ErrorCode.IMATRIX_INVALID
+    assert caught.value.fields["file"] == "two.gguf"
 
 
 def test_legacy_values_are_divided_by_their_calls_and_the_trailer_may_be_missing(tmp_path: Path) -> None:

@@ -34,22 +34,31 @@ class TokenSequence:
         return len(self.ids) - self.first_scored
 
 
-def cut_text(part: str, ids: Sequence[int], begin: int | None, context: int) -> list[TokenSequence]:
-    """Chunks of a text; what is left over at its end is dropped.
+SHORTEST_TAIL = 32
+"""Tokens that a shorter chunk at the end of a text must have."""
+
+
+def cut_text(
+    part: str, ids: Sequence[int], begin: int | None, context: int, *, tail: bool = False
+) -> list[TokenSequence]:
+    """Chunks of a text; what is left over at its end is dropped, or a shorter chunk.
 
     Args:
         part: Label of the text.
         ids: Ids of the whole text; ``begin`` goes before it, as llama.cpp tokenizes.
         begin: The begin-of-text token, where the model wants one.
         context: Tokens in a chunk.
+        tail: Whether the rest is a chunk, of which the second half is scored as well. llama-perplexity drops it.
     """
     whole = [*([begin] if begin is not None else []), *ids]
     chunks = []
-    for start in range(0, len(whole) - context + 1, context):
+    for start in range(0, len(whole), context):
         chunk = whole[start : start + context]
+        if len(chunk) < context and not (tail and len(chunk) >= SHORTEST_TAIL):
+            break
         if begin is not None:
             chunk[0] = begin
-        chunks.append(TokenSequence(part, tuple(chunk), context // 2 + 1))
+        chunks.append(TokenSequence(part, tuple(chunk), len(chunk) // 2 + 1))
     return chunks
 
 

@@ -20,6 +20,7 @@ from worker.models.evaluate.datasets import read_samples
 from worker.models.evaluate.sequences import TokenSequence, cut_text, spread
 
 CONTEXT_TOKENS = 512
+SHIPPED = "shipped"
 SHIPPED_NAME = "trainpack-evaluation"
 _PART = re.compile(r"^=== (?P<name>[\w -]+)$", re.MULTILINE)
 
@@ -45,9 +46,7 @@ def chosen_text(tokenizer: Any, text: Path | None, dataset: Path | None) -> Eval
 
 def shipped_text(tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:
     """The text shipped with the project, in its parts."""
-    return _from_text(
-        _shipped(), tokenizer, context, TextSource(kind="shipped", name=SHIPPED_NAME, sha256="", samples=0)
-    )
+    return _from_text(_shipped(), tokenizer, context, TextSource(kind=SHIPPED, name=SHIPPED_NAME, sha256="", samples=0))
 
 
 def shipped_parts() -> list[tuple[str, str]]:
@@ -113,7 +112,7 @@ def _from_text(text: str, tokenizer: Any, context: int, source: TextSource) -> E
     sequences = [
         sequence
         for part, content in _parts(text)
-        for sequence in cut_text(part, plain_ids(tokenizer, content), begin, context)
+        for sequence in cut_text(part, plain_ids(tokenizer, content), begin, context, tail=source.kind == SHIPPED)
     ]
     if not sequences:
         count = sum(len(plain_ids(tokenizer, content)) for _, content in _parts(text))

@@ -3,8 +3,9 @@
 Layout, as ``llama-imatrix`` of llama.cpp b11434 defines it: metadata ``general.type`` = ``imatrix``,
 ``imatrix.datasets`` (strings), ``imatrix.chunk_count`` and ``imatrix.chunk_size`` (uint32; readers demand these
 three); for each tensor of the model, in the order of their names, ``NAME.in_sum2`` (float32, ne ``[row length,
-matrices]``) and ``NAME.counts`` (float32, ne ``[1, matrices]``). Its further tensors (``NAME.in_sum``,
-``NAME.stats``) serve statistics that it prints, not quantization; they are neither written nor used.
+matrices]``), ``NAME.counts`` (float32, ne ``[1, matrices]``) and, where they were kept, ``NAME.in_sum``: the sums of
+the inputs themselves, laid out as ``in_sum2``. Those, and its ``NAME.stats``, serve statistics that it prints and not
+quantization; statistics are neither written nor used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from worker.models.imatrix.sums import ImatrixSums, TensorSums, chunk_number, in
 DATASETS_KEY = "imatrix.datasets"
 CHUNK_COUNT_KEY = "imatrix.chunk_count"
 CHUNK_SIZE_KEY = "imatrix.chunk_size"
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+_SUMS, _COUNTS, _PLAIN = ".in_sum2", ".counts", ".in_sum"
 
 
 def write_imatrix(path: Path, sums: ImatrixSums) -> None:
@@ -45,6 +46,8 @@ def write_imatrix(path: Path, sums: ImatrixSums) -> None:
         matrices, row_length = entry.in_sum2.shape
         tensors.append((_float_spec(name + _SUMS, (row_length, matrices)), entry.in_sum2.astype("<f4")))
         tensors.append((_float_spec(name + _COUNTS, (1, matrices)), entry.counts.astype("<f4")))
+        if entry.in_sum is not None:
+            tensors.append((_float_spec(name + _PLAIN, (row_length, matrices)), entry.in_sum.astype("<f4")))
     write_gguf(path, metadata, tensors)
 
 
@@ -98,7 +101,10 @@ def _entry(file: GGUFFile, name: str, tensor: str) -> TensorSums:
     counts = _floats(file, name, file.by_name[tensor + _COUNTS])
     if not sums.size or not counts.size or sums.size % counts.size:
         raise invalid(name, f"{tensor!r} has {sums.size} sums and {counts.size} counts", tensor=tensor)
-    return TensorSums(sums.reshape(counts.size, -1), counts)
+    plain = _floats(file, name, file.by_name[tensor + _PLAIN]) if tensor + _PLAIN in file.by_name else None
+    if plain is not None and plain.size != sums.size:
+        raise invalid(name, f"{tensor!r} has {sums.size} sums of squares and {plain.size} plain ones", tensor=tensor)
+    return TensorSums(sums.reshape(counts.size, -1), counts, None if plain is None else plain.reshape(counts.size, -1))
 
 
 def _floats(file: GGUFFile, name: str, tensor: TensorInfo) -> NDArray[np.float32]:

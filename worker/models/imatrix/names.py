@@ -71,11 +71,13 @@ class _Numbering:
 
     Attributes:
         sums: By channel number, float64.
+        plain: By channel number, float64; NaN where they were not kept.
         owner: Channel number -> number of the matrix it belongs to.
         counts: By matrix number.
     """
 
     sums: torch.Tensor
+    plain: torch.Tensor
     owner: torch.Tensor
     counts: torch.Tensor
 
@@ -135,7 +137,7 @@ def _number(
     shapes: Mapping[str, torch.Size], gathered: Mapping[str, Gathered]
 ) -> tuple[_Numbering, dict[str, torch.Tensor]]:
     """Number the channels of a block, and make views of the parameters' shapes that hold the numbers."""
-    sums, counts, owner = [], [], []
+    sums, plain, counts, owner = [], [], [], []
     numbers: dict[str, torch.Tensor] = {}
     first, matrix = 0, 0
     for name, shape in shapes.items():
@@ -148,10 +150,12 @@ def _number(
         lead = (matrices,) if len(shape) == 3 else ()
         numbers[name] = own.reshape(*lead, *((1, channels) if entry.axis == -1 else (channels, 1))).expand(shape)
         sums.append(entry.sums.cpu().flatten())
+        kept = entry.plain if entry.plain is not None else torch.full_like(entry.sums, torch.nan)
+        plain.append(kept.cpu().flatten())
         counts.append(entry.counts.cpu())
         owner.append(torch.arange(matrix, matrix + matrices).repeat_interleave(channels))
         first, matrix = first + matrices * channels, matrix + matrices
-    return _Numbering(torch.cat(sums), torch.cat(owner), torch.cat(counts)), numbers
+    return _Numbering(torch.cat(sums), torch.cat(plain), torch.cat(owner), torch.cat(counts)), numbers
 
 
 def convert_tensor(converter: Converter, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -181,8 +185,10 @@ def _read_back(moved: torch.Tensor, numbering: _Numbering) -> TensorSums | None:
         owners = numbering.owner[numbers]
         if not bool((owners == owners[0]).all()):
             return None
-        rows.append((numbering.sums[numbers], numbering.counts[owners[0]]))
+        rows.append((numbering.sums[numbers], numbering.counts[owners[0]], numbering.plain[numbers]))
+    plain = torch.stack([kept for *_, kept in rows])
     return TensorSums(
-        in_sum2=torch.stack([sums for sums, _ in rows]).float().numpy(),
-        counts=torch.stack([count for _, count in rows]).float().numpy(),
+        in_sum2=torch.stack([sums for sums, *_ in rows]).float().numpy(),
+        counts=torch.stack([count for _, count, _ in rows]).float().numpy(),
+        in_sum=None if bool(plain.isnan().any()) else plain.float().numpy(),
     )

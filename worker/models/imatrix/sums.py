@@ -20,10 +20,13 @@ class TensorSums:
     Attributes:
         in_sum2: Sums of squared inputs, float32 ``(matrices, row length)``; several matrices for a stack of experts.
         counts: Rows that were summed, float32 ``(matrices,)``; 0 for an expert that no token reached.
+        in_sum: Sums of the inputs themselves, of the shape of ``in_sum2``; None where a file has none. Not used in
+            quantization.
     """
 
     in_sum2: NDArray[np.float32]
     counts: NDArray[np.float32]
+    in_sum: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

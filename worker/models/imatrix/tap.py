@@ -27,11 +27,19 @@ class Gathered:
         axis: Axis of the parameter along which its products sum: -1 for (out, in), -2 for (in, out).
         sums: Sums of squares, float64 ``(m, c)``.
         counts: Rows seen, int64 ``(m,)``.
+        plain: Sums of the inputs themselves, float64 ``(m, c)``; None where they were not kept.
     """
 
     axis: int
     sums: torch.Tensor
     counts: torch.Tensor
+    plain: torch.Tensor | None = None
+
+    def add(self, matrices: int | slice, squares: torch.Tensor, plain: torch.Tensor) -> None:
+        """Add sums over rows to those of one matrix or of several."""
+        self.sums[matrices] += squares
+        if self.plain is not None:
+            self.plain[matrices] += plain
 
 
 class WeightTap(TorchFunctionMode):
@@ -139,7 +147,7 @@ class ActivationTap(WeightTap):
         super().__init__()
         self.gathered: dict[str, Gathered] = {}
         self._last_input: tuple[torch.Tensor, int] | None = None
-        self._last_squares = torch.empty(0)
+        self._last_sums = (torch.empty(0), torch.empty(0))
 
     def forget(self, prefix: str) -> None:
         """As of any tap, and the last input with them."""
@@ -153,13 +161,14 @@ class ActivationTap(WeightTap):
             return
         first, count, channels = place.first, place.count, activation.shape[-1]
         if count == 1:
-            squares, rows = self._squares(activation), activation.numel() // channels
-            entry.sums[first] += squares
-            entry.counts[first] += rows
+            entry.add(first, *self._sums(activation))
+            entry.counts[first] += activation.numel() // channels
         elif activation.dim() == 3 and activation.shape[0] == count:
             # a batched product runs every expert over every token, with zeros where the router did not send it
             values = activation.detach().float()
-            entry.sums[first : first + count] += values.square().sum(dim=1).double()
+            entry.add(
+                slice(first, first + count), values.square().sum(dim=1).double(), values.sum(dim=1, dtype=torch.float64)
+            )
             entry.counts[first : first + count] += (values != 0).any(dim=-1).sum(dim=1)
 
     def multiplying_groups(self, place: WeightPlace, activation: torch.Tensor, ends: Sequence[int]) -> None:
@@ -169,7 +178,8 @@ class ActivationTap(WeightTap):
             return
         start = 0
         for matrix, end in enumerate(ends, place.first):
-            entry.sums[matrix] += activation[start:end].detach().float().square().sum(dim=0).double()
+            values = activation[start:end].detach().float()
+            entry.add(matrix, values.square().sum(dim=0).double(), values.sum(dim=0, dtype=torch.float64))
             entry.counts[matrix] += end - start
             start = end
 
@@ -180,21 +190,23 @@ class ActivationTap(WeightTap):
             entry = self.gathered[place.name] = _empty(place.parameter, place.axis)
         return entry if entry.axis == place.axis else None
 
-    def _squares(self, activation: torch.Tensor) -> torch.Tensor:
-        """Sums of squares over all but the last axis, float64; remembered, because q, k and v share their input."""
+    def _sums(self, activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums of squares and of values over all but the last axis, float64; remembered: q, k and v share an input."""
         version = version_of(activation)
         if self._last_input is None or self._last_input[0] is not activation or self._last_input[1] != version:
             flat = activation.detach().reshape(-1, activation.shape[-1]).float()
-            self._last_squares = flat.square().sum(dim=0).double()
+            self._last_sums = flat.square().sum(dim=0).double(), flat.sum(dim=0, dtype=torch.float64)
             self._last_input = (activation, version)
-        return self._last_squares
+        return self._last_sums
 
 
 def _empty(parameter: torch.Tensor, axis: int) -> Gathered:
     matrices = parameter.shape[0] if parameter.dim() == 3 else 1
     device = parameter.device
+    shape = (matrices, parameter.shape[axis])
     return Gathered(
         axis=axis,
-        sums=torch.zeros(matrices, parameter.shape[axis], dtype=torch.float64, device=device),
+        sums=torch.zeros(shape, dtype=torch.float64, device=device),
+        plain=torch.zeros(shape, dtype=torch.float64, device=device),
         counts=torch.zeros(matrices, dtype=torch.int64, device=device),
     )
