@@ -54,6 +54,7 @@ CANNOT_RUN = frozenset(
         ErrorCode.BASE_MODEL_QUANTIZED,
         ErrorCode.VOCABULARY_MISMATCH,
         ErrorCode.TOKENIZER_UNSUPPORTED,
+        ErrorCode.WEIGHTS_NOT_FINITE,
     }
 )
 """What keeps a sound file from being measured here."""

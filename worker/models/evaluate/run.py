@@ -163,15 +163,25 @@ class _Runner:
                 f"the tokenizer gives token {highest}, the embedding has {self._rows} rows",
             )
         with running_model(self._model_class):
-            return self._side_by_side.run(
+            scores = self._side_by_side.run(
                 batches(sequences, BATCH_TOKENS),
                 report=lambda steps: report(steps.done / steps.total),
                 should_stop=should_stop,
             )
+        reference = self.names()[0]
+        if reference in self._side_by_side.broken:
+            layer = self._side_by_side.broken[reference]
+            raise PackagingError(
+                ErrorCode.WEIGHTS_NOT_FINITE,
+                f"the model itself gives NaN or infinite values after {layer}, so nothing can be compared with it",
+                fields={"layer": layer},
+            )
+        return scores
 
     def refused(self) -> dict[str, str]:
         """Files that cannot be judged, known once any sequence has run: part of them has no place in the model."""
-        reasons = {}
+        broken = self._side_by_side.broken
+        reasons = {name: f"it gives NaN or infinite values after {layer}" for name, layer in broken.items()}
         for file in self._files:
             try:
                 file.check_complete()

@@ -51,6 +51,9 @@ class SideBySide:
         skeleton: The model without weights; its own tensors are the reference's.
         converter: Upstream's converter of the model, for its tensor mapping.
         variants: What is compared; the first one is the reference.
+
+    Attributes:
+        broken: Variant -> the first layer after which it gave NaN or infinite values.
     """
 
     skeleton: Skeleton
@@ -64,6 +67,7 @@ class SideBySide:
     def __post_init__(self) -> None:
         self._places = find_model_doors(self.skeleton)
         self._rounding = RoundedInputs()
+        self.broken: dict[str, str] = {}
 
     def run(
         self, batches: Sequence[Batch], *, report: Report = no_report, should_stop: ShouldStop
@@ -112,7 +116,12 @@ class SideBySide:
         def running() -> Batch:
             return batches[jobs[lockstep.running][1]]
 
-        with self._scope(), self._scored_only(running), self._real_ids(running):
+        with (
+            self._scope(),
+            self._scored_only(running),
+            self._real_ids(running),
+            self._watched(lambda: self.variants[jobs[lockstep.running][0]].name),
+        ):
             lockstep.run([body(job) for job in range(len(jobs))], step, should_stop)
         return [TokenScores.joined(piece) for piece in pieces]
 
@@ -120,6 +129,25 @@ class SideBySide:
     def _scope(self) -> Iterator[None]:
         with torch.no_grad(), self._rounding:
             yield
+
+    @contextmanager
+    def _watched(self, variant: Callable[[], str]) -> Iterator[None]:
+        """Note in which layer a variant's values stop being numbers."""
+
+        def look(door: Door, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if isinstance(hidden, torch.Tensor) and not bool(torch.isfinite(hidden).all()):
+                self.broken.setdefault(variant(), door.name)
+
+        hooks = [
+            door.module.register_forward_hook(lambda _module, _inputs, output, door=door: look(door, output))
+            for door in self._places.doors
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Logits of the scored positions, ``(n, vocabulary)``."""
