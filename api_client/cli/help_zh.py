@@ -134,7 +134,9 @@ HELP_ZH = {
     "A fit, e.g. fit:5.5GiB or fit:like:Q4_K_M.": "一个 fit，如 fit:5.5GiB 或 fit:like:Q4_K_M。",
     "Unquantized GGUF file, or its first shard.": "未量化的 GGUF 文件，或其第一个分片。",
     "Output directory.": "输出目录。",
-    "Importance matrix, GGUF or legacy form.": "重要性矩阵，GGUF 或旧格式。",
+    "Importance matrix, GGUF or legacy form; several are merged into one.": (
+        "重要性矩阵，GGUF 或旧格式；给出多个时合并为一个。"
+    ),
     "Take a file that is quantized already.": "允许输入已量化的文件。",
     "Replace files that are there.": "覆盖已存在的文件。",
     "Threads; all cores by default.": "线程数，默认使用全部核心。",

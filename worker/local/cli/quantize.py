@@ -62,7 +62,10 @@ def quantize(
     ],
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
     imatrix: Annotated[
-        Path | None, typer.Option("--imatrix", help="Importance matrix, GGUF or legacy form.", metavar="FILE")
+        list[Path] | None,
+        typer.Option(
+            "--imatrix", help="Importance matrix, GGUF or legacy form; several are merged into one.", metavar="FILE"
+        ),
     ] = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", metavar="", help="Take a file that is quantized already.")
@@ -87,7 +90,7 @@ def quantize(
     with needs_extra("worker"):
         from config.settings import load_settings
         from worker.local.fits import decide_kept, write_recipes
-        from worker.models.imatrix.load import load_imatrix
+        from worker.models.imatrix.merge import load_merged
         from worker.models.kernels import use_cache
         from worker.models.mixture.recipe import Recipe, Recipes
         from worker.models.quantize.local import LocalOptions, parse_quant_types, quantize_local
@@ -95,7 +98,7 @@ def quantize(
     split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
     use_cache(load_settings().kernels_dir)
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
-    matrix = load_imatrix(imatrix.expanduser().absolute()) if imatrix is not None else None
+    matrix = load_merged([path.expanduser().absolute() for path in imatrix]) if imatrix else None
     request = build_request(flags)
     fits = fits_of(tuple(parse_quant_types(names)))
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):

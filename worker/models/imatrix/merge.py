@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from pathlib import Path
 
-from worker.models.imatrix.sums import ImatrixSums, TensorSums, invalid
+from worker.models.imatrix.load import read_imatrix
+from worker.models.imatrix.sums import ImatrixSums, TensorSums, invalid, mean_squares
+from worker.models.quantize.imatrix_data import ImatrixData
+
+
+def load_merged(paths: Sequence[Path]) -> ImatrixData:
+    """Load one matrix or several as quantization uses them.
+
+    Args:
+        paths: Files, at least one; the merged matrix is named after all of them.
+
+    Raises:
+        PackagingError: ``imatrix_invalid``.
+    """
+    merged = merge_imatrices([(path.name, read_imatrix(path)) for path in paths])
+    return mean_squares(merged, " + ".join(path.name for path in paths))
 
 
 def merge_imatrices(matrices: Sequence[tuple[str, ImatrixSums]]) -> ImatrixSums:
