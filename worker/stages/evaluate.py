@@ -132,13 +132,19 @@ def _origin(
         return ()
     overlay = job_overlay(context)
     trained = Trained(base, context.prepared.adapter_dir if overlay is not None else None, overlay, tokenizer)
-    found = trace(
-        trained,
-        Path(whole.path),
-        [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
-        run_llama_cpp=context.settings.verify_load,
-        setting=context.setting(),
-    )
+    try:
+        found = trace(
+            trained,
+            Path(whole.path),
+            [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
+            run_llama_cpp=context.settings.verify_load,
+            setting=context.setting(),
+        )
+    except (OSError, StopRequested, LeaseLost):
+        raise
+    except Exception as error:  # as above; figures that are measured already are not lost to it
+        context.report.log(f"{whole.name} cannot be traced back to the training: {error}", level="warning")
+        return ()
     for step in found:
         if step.state is StepState.DIFFERS:
             context.report.log(f"{whole.name} differs from the training at {step.step}: {step.fact}", level="warning")
