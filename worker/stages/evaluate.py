@@ -138,6 +138,7 @@ def _origin(
             Path(whole.path),
             [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
             run_llama_cpp=context.settings.verify_load,
+            thorough=context.request.evaluation.level == "full",
             setting=context.setting(),
         )
     except (OSError, StopRequested, LeaseLost):

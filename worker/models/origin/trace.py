@@ -30,6 +30,8 @@ from worker.models.verify.ask import Question
 from worker.models.verify.load import loader_installed, read_prompts
 from worker.setting import WorkSetting
 
+QUICK_WEIGHTS = 500_000_000
+"""Up to that many, reading all weights twice takes seconds."""
 _LOGIT_TOKENS = 256
 _SAME_LOG_PROBABILITY = 0.01
 """Mean difference in nats that rounding to 16 bits may make; a fault makes a multiple of it."""
@@ -53,7 +55,7 @@ class Trained:
 
 
 def trace(
-    trained: Trained, path: Path, texts: Sequence[str], *, run_llama_cpp: bool, setting: WorkSetting
+    trained: Trained, path: Path, texts: Sequence[str], *, run_llama_cpp: bool, thorough: bool, setting: WorkSetting
 ) -> tuple[OriginStep, ...]:
     """Check the unquantized file of a model step by step.
 
@@ -62,6 +64,7 @@ def trace(
         path: The file.
         texts: Plain texts to cut beside the prompts.
         run_llama_cpp: Load the file in llama.cpp, for prompts and tokens.
+        thorough: Compare the weights of a model of any size, not only of one that takes seconds.
         setting: Is asked whether to stop between layers.
 
     Raises:
@@ -69,7 +72,9 @@ def trace(
     """
     file = QuantizedFile(path.name, [path], arithmetic=Arithmetic.EXACT)
     try:
-        return in_order([*_prompts(trained, path, texts, run_llama_cpp), *_weights(trained, file, texts, setting)])
+        return in_order(
+            [*_prompts(trained, path, texts, run_llama_cpp), *_weights(trained, file, texts, thorough, setting)]
+        )
     finally:
         file.close()
 
@@ -94,13 +99,19 @@ def _prompts(trained: Trained, path: Path, texts: Sequence[str], run: bool) -> l
     ]
 
 
-def _weights(trained: Trained, file: QuantizedFile, texts: Sequence[str], setting: WorkSetting) -> list[OriginStep]:
+def _weights(
+    trained: Trained, file: QuantizedFile, texts: Sequence[str], thorough: bool, setting: WorkSetting
+) -> list[OriginStep]:
     merged = MergedModel.open(trained.base, trained.overlay, setting)
+    count = _count(merged)
+    if count > QUICK_WEIGHTS and not thorough:
+        reason = f"it has {count / 1e9:.2f} billion weights, which only the level full compares"
+        return [not_checked(step, reason) for step in (StepWord.MERGE, StepWord.CONVERSION, StepWord.LOGITS)]
     way = WeightWay(merged.skeleton, merged.converter)
     found = [way.conversion(file)]
     try:
         witness = WholeModel.open(
-            trained.base.directory, trained.adapter_dir, _merge_type(merged, trained.overlay), _count(merged)
+            trained.base.directory, trained.adapter_dir, _merge_type(merged, trained.overlay), count
         )
     except NoWitnessError as error:
         reason = f"transformers and PEFT cannot be asked: {error}"
