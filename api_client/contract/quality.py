@@ -81,6 +81,8 @@ class TextSource(_Record):
     left_out: int = 0
     """Samples that could not be used."""
     left_out_reason: str | None = None
+    shortened: int = 0
+    """Samples longer than the context, of which the beginning was run."""
 
 
 class StepWord(StrEnum):

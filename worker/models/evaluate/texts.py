@@ -75,21 +75,24 @@ def text_file(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Eval
 def data_set(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:
     """Samples of a data set, each a sequence; chat samples through the tokenizer's own template.
 
+    Of a sample longer than the context its beginning is run.
+
     Raises:
         PackagingError: ``dataset_invalid`` for a file or shape that cannot be read; ``calibration_too_short`` where no
             sample can be used.
     """
     samples = read_samples(path)
     sequences: list[TokenSequence] = []
-    failed, reason = samples.left_out, samples.left_out_reason
+    failed, reason, shortened = samples.left_out, samples.left_out_reason, 0
     for sample in samples.samples:
         try:
-            ids = sample.token_ids(tokenizer)[:context]
+            ids = sample.token_ids(tokenizer)
         except _TEMPLATE_ERRORS as error:
             failed, reason = failed + 1, reason or f"the chat template fails: {type(error).__name__}: {error}"
             continue
         if len(ids) > 1:
-            sequences.append(TokenSequence(sample.part, tuple(ids), 1))
+            shortened += len(ids) > context
+            sequences.append(TokenSequence(sample.part, tuple(ids[:context]), 1))
     if not sequences:
         raise PackagingError(
             ErrorCode.CALIBRATION_TOO_SHORT,
@@ -98,7 +101,7 @@ def data_set(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Evalu
         )
     source = TextSource(
         kind="dataset", name=path.name, sha256=samples.sha256, samples=len(sequences), left_out=failed,
-        left_out_reason=reason,
+        left_out_reason=reason, shortened=shortened,
     )  # fmt: skip
     return EvaluationText(sequences, source)
 
