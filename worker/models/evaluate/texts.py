@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quality import TextSource
 from worker.models.evaluate.datasets import read_samples
@@ -106,8 +108,8 @@ def data_set(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Evalu
     return EvaluationText(sequences, source)
 
 
-_TEMPLATE_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
-"""What rendering a sample raises: jinja's errors derive from RuntimeError or ValueError through transformers."""
+_TEMPLATE_ERRORS = (TemplateError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+"""What rendering a sample raises: jinja's own, where the template refuses it, and what its code runs into."""
 
 
 def _from_text(text: str, tokenizer: Any, context: int, source: TextSource) -> EvaluationText:
