@@ -209,6 +209,11 @@ HELP_ZH = {
     "quality to expect. cpu means this machine's memory.": (
         "给出每种类型的准确文件大小、运行所需内存（权重、KV 缓存、计算缓冲）和预期质量。cpu 指本机内存。"
     ),
+    "With a sensitivity file of a GGUF file: the KLD that each size will have, as a stock type and as a fit.": (
+        "给出 GGUF 文件的敏感度文件时：各种大小按标准类型和按 fit 的 KLD。"
+    ),
+    "Sensitivity file of the model.": "模型的敏感度文件。",
+    "Tensor types of a fit: k, k+iq, all or a list.": "fit 的张量类型：k、k+iq、all 或列表。",
     "A model, a run or one of its checkpoints, or an unquantized GGUF file.": (
         "模型、训练目录或其检查点，或未量化的 GGUF 文件。"
     ),

@@ -167,6 +167,8 @@ PHRASES: dict[str, tuple[str, str]] = {
         "Stopped. What is done is kept; the same command goes on from there.",
         "已停止。已完成的部分会保留，重新执行同一命令即可继续。",
     ),
+    "fit_kld": ("KLD as a fit", "fit 的 KLD"),
+    "predicted_kld": ("predicted KLD", "预测 KLD"),
     "recipe_head": (
         "{size} as {type}; mean KLD predicted {predicted}, measured {measured}",
         "{size}，按 {type}；平均 KLD 预测 {predicted}，实测 {measured}",

@@ -16,6 +16,8 @@ from starlette.datastructures import ImmutableMultiDict
 
 from api_client.contract.field_types import FieldKind, RequestField
 from api_client.contract.field_values import exact, text_of, typed, value_at
+from api_client.contract.fit import FitType
+from api_client.contract.quant_types import QuantType
 from api_client.contract.recommend import DEFAULT_CONTEXT, TARGETS
 from api_client.contract.request import PackagingRequest
 from api_client.contract.request_fields import FIELDS
@@ -69,6 +71,8 @@ class NewJobForm:
     switches_given: str = ""
     """The switches that the request of this form set itself, with commas; of others only changes are sent."""
     quant_types: tuple[str, ...] = ()
+    fits: str = ""
+    """Fits, parted by blanks or commas."""
     types_shown: str = ""
     types_given: str = ""
     """The types that the request of this form named, in its order, with commas; empty: those of the template."""
@@ -113,7 +117,8 @@ class NewJobForm:
             switches=() if template.locked else tuple(name for name, on in switches.items() if on),
             switches_shown="" if template.locked else "1",
             switches_given=",".join(chosen),
-            quant_types=tuple(quant_type.value for quant_type in types or ()),
+            quant_types=tuple(quant.value for quant in types or () if isinstance(quant, QuantType)),
+            fits=" ".join(quant.value for quant in types or () if isinstance(quant, FitType)),
             types_shown="1" if types else "",
             types_given="" if types is None else ",".join(types) or NO_TYPES,
             output_dir=_exact(request.output_dir),
@@ -184,7 +189,12 @@ class NewJobForm:
         """The ticked quant types; the template's where nobody was asked yet."""
         if not switches["quantize"]:
             return ()
-        return self.quant_types if self.types_shown else tuple(quant_type.value for quant_type in template.quant_types)
+        return self.all_types if self.types_shown else tuple(quant_type.value for quant_type in template.quant_types)
+
+    @property
+    def all_types(self) -> tuple[str, ...]:
+        """The ticked quant types and the fits that were written."""
+        return (*self.quant_types, *self.fits.replace(",", " ").split())
 
 
 def _exact(text: str | None) -> str:

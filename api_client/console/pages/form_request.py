@@ -105,9 +105,9 @@ def _types(form: NewJobForm, template: Template | None) -> tuple[str, ...] | Non
     if not form.types_shown:
         return None
     usual = {quant_type.value for quant_type in template.quant_types} if template else None
-    if not form.types_given and set(form.quant_types) == usual:
+    if not form.types_given and set(form.all_types) == usual:
         return None
-    return tuple(sorted(form.quant_types, key=lambda name: given.index(name) if name in given else len(given)))
+    return tuple(sorted(form.all_types, key=lambda name: given.index(name) if name in given else len(given)))
 
 
 def _base_model(form: NewJobForm) -> str:

@@ -231,6 +231,13 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "fits_not": ("does not fit", "无法容纳"),
     "needs_imatrix": ("imatrix", "需重要性矩阵"),
+    "fits": ("Fits", "按界限适配（fit）"),
+    "fits_hint": (
+        "The best file at a bound, e.g. fit:5.5GiB, fit:4.5bpw, fit:like:Q4_K_M, fit:target:gpu-8g, fit:kld:0.02;"
+        " several with blanks between.",
+        "在给定界限下的最佳文件，如 fit:5.5GiB、fit:4.5bpw、fit:like:Q4_K_M、fit:target:gpu-8g、fit:kld:0.02；"
+        "多个用空格分隔。",
+    ),
     "imatrix_note": (
         "Types marked imatrix need an importance matrix; one is computed unless you give it.",
         "标有“需重要性矩阵”的类型会自动计算重要性矩阵，也可自行提供。",

@@ -72,6 +72,17 @@ def test_a_recipe_is_printed_and_the_file_that_it_makes_is_the_fit(folder: Path)
     assert same["sha256"] == fit["sha256"]
 
 
+def test_the_curve_has_stock_types_above_the_line_of_fits(folder: Path) -> None:
+    curve = document(folder, "recommend", "model.gguf", "--sensitivity", "model.sensitivity.gguf")["curve"]
+    stock = {point["name"]: point for point in curve["stock"]}
+    assert stock["Q4_K_M"]["fit_kld"] < stock["Q4_K_M"]["kld"]
+    sizes, klds = ([point[key] for point in curve["fit"]] for key in ("size_bytes", "kld"))
+    assert sizes == sorted(sizes)
+    assert klds == sorted(klds, reverse=True)
+    assert sizes[0] <= stock["Q2_K"]["size_bytes"] < stock["Q8_0"]["size_bytes"] <= sizes[-1]
+    assert curve["targets"]["mobile"] < 4 * 2**30
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -29,9 +29,13 @@ from api_client.contract.recommend import (
     recommend,
     shape_of,
 )
+from api_client.contract.tensor_types import type_set
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import pick
 from api_client.words.formatting import format_size
+
+if TYPE_CHECKING:
+    from worker.models.fit.curve import SizeCurve
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 
@@ -62,11 +66,19 @@ def recommend_types(
     context: Annotated[
         int, typer.Option("--context", help="Context length in tokens.", min=1, max=100_000_000, metavar="N")
     ] = DEFAULT_CONTEXT,
+    sensitivity: Annotated[
+        Path | None, typer.Option("--sensitivity", help="Sensitivity file of the model.", metavar="FILE")
+    ] = None,
+    fit_types: Annotated[
+        str, typer.Option("--fit-types", help="Tensor types of a fit: k, k+iq, all or a list.", metavar="TYPES")
+    ] = "k",
 ) -> int:
     """Recommend quant types for a model and a place to run it.
 
     For every type the file's size as it will be, the memory to run it (weights, KV cache, working buffers), and the
     quality to expect. cpu means this machine's memory.
+
+    With a sensitivity file of a GGUF file: the KLD that each size will have, as a stock type and as a fit.
     """
     place = parse_target(target, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     path = _model_of(model, output)
@@ -78,11 +90,65 @@ def recommend_types(
         metadata, sizes = predict_file_sizes(path, Roots.anywhere())
     shape = shape_of(metadata)
     found = recommend(shape, sizes, place, context)
+    drawn = _curve(output, path, sensitivity, fit_types, context) if sensitivity is not None else None
     if output.as_json:
-        output.document({"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json")})
+        extra = {} if drawn is None else {"curve": _curve_document(drawn)}
+        output.document(
+            {"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json"), **extra}
+        )
     else:
         output.show(*_view(output, found, shape.context_length))
+        if drawn is not None:
+            output.show(*_curve_view(output, drawn))
     return DONE
+
+
+def _curve(output: Output, path: Path, sensitivity: Path, fit_types: str, context: int) -> SizeCurve:
+    """The curve; some seconds of work."""
+    with needs_extra("worker"):
+        from config.settings import load_settings
+        from worker.models.fit.curve import size_curve
+        from worker.models.kernels import use_cache
+    allowed = type_set(fit_types)
+    use_cache(load_settings().kernels_dir)
+    with output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext():
+        return size_curve(path, sensitivity.expanduser().absolute(), allowed, context)
+
+
+def _curve_document(drawn: SizeCurve) -> dict[str, Any]:
+    return {
+        "stock": [point._asdict() for point in drawn.stock],
+        "fit": [{"size_bytes": point.size_bytes, "kld": point.kld} for point in drawn.line],
+        "targets": drawn.targets,
+    }
+
+
+def _curve_view(output: Output, drawn: SizeCurve) -> Iterator[RenderableType]:
+    """Stock types beside fits of their bytes; then what fits of other sizes come to, and which places hold them."""
+    stock = sorted(drawn.stock, key=lambda point: point.size_bytes)
+    yield fit_table(
+        [
+            Column(output.text("quant_type"), [point.name for point in stock], ALWAYS),
+            Column(output.text("size"), [format_size(point.size_bytes) for point in stock], 8, right=True),
+            Column(output.text("predicted_kld"), [f"{point.kld:.5f}" for point in stock], 7, right=True),
+            Column(output.text("fit_kld"), [_kld(point.fit_kld) for point in stock], 6, right=True),
+        ],
+        output.results.width,
+    )
+    line = drawn.line[:: max(1, len(drawn.line) // 12)]
+    held = [", ".join(name for name, room in drawn.targets.items() if point.size_bytes <= room) for point in line]
+    yield fit_table(
+        [
+            Column("fit", [format_size(point.size_bytes) for point in line], ALWAYS, right=True),
+            Column(output.text("predicted_kld"), [f"{point.kld:.5f}" for point in line], 7, right=True),
+            Column(output.text("fits"), held, 6),
+        ],
+        output.results.width,
+    )
+
+
+def _kld(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
 
 
 def _model_of(place: str, output: Output) -> Path:

@@ -27,7 +27,7 @@ from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.source import open_source
 from worker.models.sizes import plain_values
 
-_STOCK = tuple(kind for kind, info in QUANT_TYPES.items() if info.family == "K" or kind is QuantType.Q8_0)
+STOCK_TYPES = tuple(kind for kind, info in QUANT_TYPES.items() if info.family == "K" or kind is QuantType.Q8_0)
 """Types beside which a fit is judged: what people choose among when they want K-quants of some size."""
 
 
@@ -154,10 +154,10 @@ class FitSpace:
         """The stock type that a fit is judged beside: the largest file within the limit, else the smallest of all."""
         if limit.size_bytes is None:
             return QuantType.Q4_K_M
-        sizes = {kind: self.size_of(self.types_of(kind), padded=limit.padded) for kind in _STOCK}
-        within = [kind for kind in _STOCK if sizes[kind] <= limit.size_bytes]
+        sizes = {kind: self.size_of(self.types_of(kind), padded=limit.padded) for kind in STOCK_TYPES}
+        within = [kind for kind in STOCK_TYPES if sizes[kind] <= limit.size_bytes]
         if not within:
-            return min(_STOCK, key=lambda kind: sizes[kind])
+            return min(STOCK_TYPES, key=lambda kind: sizes[kind])
         return max(within, key=lambda kind: (sizes[kind], QUANT_TYPES[kind].quality_rank))
 
     def _target_bytes(self, fit: FitType, name: str, context: int, machine_bytes: int) -> int:
