@@ -30,7 +30,7 @@ def test_a_fit_gets_sensitivities_and_another_job_takes_them_over(tiny: TinyRun,
 
     given = tmp_path / "kept.sensitivity.gguf"
     shutil.copyfile(made.path, given)
-    again = tiny.request(quant_types=["fit:4.5bpw"], fit={"sensitivity": str(given)})
+    again = tiny.request(quant_types=["fit:8bpw"], fit={"sensitivity": str(given)})
     results = run_stages(again, tmp_path / "second", until=StageName.SENSITIVITY)
     assert results[StageName.SENSITIVITY].facts == {"computed": False}
     (kept,) = results[StageName.SENSITIVITY].artifacts
@@ -48,7 +48,7 @@ def test_without_a_fit_there_is_no_such_stage(tiny: TinyRun, tmp_path: Path) -> 
 def test_a_file_that_holds_none_is_refused_before_the_conversion(tiny: TinyRun, tmp_path: Path) -> None:
     given = tmp_path / "given.gguf"
     given.write_bytes(b"GGUF")
-    request = tiny.request(quant_types=["fit:4.5bpw"], fit={"sensitivity": str(given)})
+    request = tiny.request(quant_types=["fit:8bpw"], fit={"sensitivity": str(given)})
     with pytest.raises(PackagingError) as refused:
         run_stages(request, tmp_path / "scratch", until=StageName.PREPARE)
     assert refused.value.code is ErrorCode.SENSITIVITY_INVALID
