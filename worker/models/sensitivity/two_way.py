@@ -20,17 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from worker.models.evaluate.doors import ModelDoors
 from worker.models.imatrix.lockstep import Door, Lockstep
 from worker.models.imatrix.model import Skeleton
 from worker.models.imatrix.tap import ActivationTap, Gathered
+from worker.models.sensitivity.gates import Slot, Visit, begin_graph, drawn_gradient, filled
 from worker.models.sensitivity.shelf import Shelf, map_tensors, tensors_in
 from worker.models.sensitivity.tap import GradientTap, LookupSums, OutputSums
 from worker.setting import Report, WorkProgress
@@ -38,51 +38,6 @@ from worker.stop import ShouldStop, StopRequested
 
 _BACKWARD_STEPS = 3
 """Steps that going back through a layer counts for: once forward again, and twice as much for the gradients."""
-
-
-class _Gate(torch.autograd.Function):
-    """Where the graph between two doors begins: hands a gradient that arrives here to its keeper."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, _start: torch.Tensor, value: torch.Tensor, keep: Callable[[torch.Tensor], None]
-    ) -> torch.Tensor:
-        ctx.keep = keep
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, None, None]:
-        ctx.keep(gradients[0])
-        return None, None, None
-
-
-def _gated(start: torch.Tensor, value: torch.Tensor, keep: Callable[[torch.Tensor], None]) -> torch.Tensor:
-    passed: torch.Tensor = _Gate.apply(start, value, keep)  # type: ignore[no-untyped-call]
-    return passed
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """In a kept call, the place of a tensor that a gradient goes back through."""
-
-    number: int
-
-
-@dataclass
-class _Visit:
-    """One batch's passing of one door.
-
-    Attributes:
-        door: Number of the door.
-        call: Arguments, with slots in the place of tensors that depend on an earlier door.
-        edges: For each slot the place in the graph that its gradient goes to.
-        sources: For each slot the file and the index in it that its value is kept at.
-    """
-
-    door: int
-    call: Any
-    edges: list[GradientEdge] = field(default_factory=list)
-    sources: list[tuple[str, int]] = field(default_factory=list)
 
 
 class TwoWay:
@@ -111,7 +66,7 @@ class TwoWay:
         self._shelf = shelf
         self._seed = seed
         self._start = torch.zeros(1, device=skeleton.device, requires_grad=True)
-        self._visits: list[list[_Visit]] = [[] for _ in batches]
+        self._visits: list[list[Visit]] = [[] for _ in batches]
         self._answers: list[list[torch.Tensor]] = [[] for _ in batches]
         self._pending: dict[tuple[int, int], list[torch.Tensor | None]] = {}
         self._originals = [door.module.forward for door in places.doors]
@@ -206,9 +161,9 @@ class TwoWay:
         finally:
             self._inside = False
 
-    def _record(self, door: int, batch: int, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> _Visit:
+    def _record(self, door: int, batch: int, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Visit:
         number = len(self._visits[batch])
-        visit = _Visit(door, None)
+        visit = Visit(door, None)
         own: list[torch.Tensor] = []
 
         def keep(tensor: torch.Tensor) -> Any:
@@ -221,7 +176,7 @@ class TwoWay:
                 own.append(tensor.detach())
             else:
                 visit.sources.append((_out(number - 1, batch), index))
-            return _Slot(len(visit.edges) - 1)
+            return Slot(len(visit.edges) - 1)
 
         visit.call = map_tensors((arguments, dict(named)), keep)
         if own:
@@ -236,7 +191,7 @@ class TwoWay:
 
         def gate(tensor: torch.Tensor) -> torch.Tensor:
             keep = partial(self._arrived, number, batch, len(made), count)
-            made.append(_gated(self._start, tensor, keep) if tensor.is_floating_point() else tensor)
+            made.append(begin_graph(self._start, tensor, keep) if tensor.is_floating_point() else tensor)
             return made[-1]
 
         gated = map_tensors(answer, gate)
@@ -250,7 +205,7 @@ class TwoWay:
 
     # the turn
 
-    def _at_head(self, visit: _Visit, original: Callable[..., Any]) -> torch.Tensor:
+    def _at_head(self, visit: Visit, original: Callable[..., Any]) -> torch.Tensor:
         if self._head_is_done:
             ids = self._batches[0]
             return torch.zeros(*ids.shape, 1, device=self._skeleton.device)
@@ -266,29 +221,17 @@ class TwoWay:
         assert self._head is not None
         logits, gated, leaves = self._head
         self._head = None
-        slope = None
-        if final is not gated:  # capped or scaled, element by element
-            (slope,) = torch.autograd.grad(final, gated, torch.ones_like(final), retain_graph=True)
-        chances = torch.softmax(final.detach().float(), dim=-1)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + batch)
-        drawn = torch.rand(chances.shape[:-1], generator=generator).to(chances.device)
-        labels = torch.searchsorted(chances.cumsum(-1), drawn[..., None]).clamp_(max=chances.shape[-1] - 1)
-        self._add_head(chances, slope)
-        chances.scatter_add_(-1, labels, torch.full_like(labels, -1, dtype=chances.dtype))
-        gradient = chances.to(final.dtype)
-        if final is not gated:
-            (gradient,) = torch.autograd.grad(final, gated, gradient)
+        gradient, squares = drawn_gradient(final, gated, generator)
+        self._add_head(squares)
         torch.autograd.backward(logits, gradient)
         self._hand_back(self._visits[batch][-1], leaves)
 
-    def _add_head(self, chances: torch.Tensor, slope: torch.Tensor | None) -> None:
-        """The expectation of the squared gradient at the head's outputs over the labels that may be drawn."""
+    def _add_head(self, squares: torch.Tensor) -> None:
+        """Add expected squared gradients ``(..., vocabulary)`` at the head's outputs."""
         name = self.inputs.name_of(self._places.head.module.weight)  # type: ignore[arg-type]
         if name is None or name not in self.inputs.gathered:
             return
-        squares = chances * (1 - chances)
-        if slope is not None:
-            squares *= slope.float().square()
         sums = squares.reshape(-1, squares.shape[-1]).sum(dim=0, dtype=torch.float64)[None]
         entry = self.gradients.outputs.setdefault(
             name, OutputSums(self.inputs.gathered[name].axis, torch.zeros_like(sums))
@@ -314,7 +257,7 @@ class TwoWay:
                     self._through(visit, gradients)
                 yield
 
-    def _through(self, visit: _Visit, gradients: Sequence[torch.Tensor | None]) -> None:
+    def _through(self, visit: Visit, gradients: Sequence[torch.Tensor | None]) -> None:
         leaves, (arguments, named) = self._restored(visit)
         with torch.enable_grad(), self.gradients:
             answer = self._originals[visit.door](*arguments, **named)
@@ -326,13 +269,13 @@ class TwoWay:
         torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
         self._hand_back(visit, leaves)
 
-    def _restored(self, visit: _Visit) -> tuple[list[torch.Tensor], Any]:
+    def _restored(self, visit: Visit) -> tuple[list[torch.Tensor], Any]:
         """Leaves for the slots of a call, and the call with copies of them, which the layer may write to."""
         files = {name: tensors_in(self._shelf.get(name)) for name, _ in visit.sources}
         leaves = [files[name][index].requires_grad_() for name, index in visit.sources]
-        return leaves, _filled(visit.call, [leaf.clone() for leaf in leaves])
+        return leaves, filled(visit.call, [leaf.clone() for leaf in leaves])
 
-    def _hand_back(self, visit: _Visit, leaves: Sequence[torch.Tensor]) -> None:
+    def _hand_back(self, visit: Visit, leaves: Sequence[torch.Tensor]) -> None:
         """Gradients at a door's inputs to the gates that they came from."""
         pairs = [(edge, leaf.grad) for edge, leaf in zip(visit.edges, leaves, strict=True) if leaf.grad is not None]
         if pairs:
@@ -420,17 +363,6 @@ class TwoWay:
 
 
 _MOST_VISITS = 10_000
-
-
-def _filled(call: Any, values: Sequence[torch.Tensor]) -> Any:
-    """A kept call with values in its slots."""
-    if isinstance(call, _Slot):
-        return values[call.number]
-    if type(call) in (tuple, list):
-        return type(call)(_filled(member, values) for member in call)
-    if type(call) is dict:
-        return {key: _filled(member, values) for key, member in call.items()}
-    return call
 
 
 def _in(number: int, batch: int) -> str:
