@@ -34,6 +34,12 @@ ModelOption = Annotated[
     Path | None,
     typer.Option("--model", help="Directory of the model, to compute and measure a fit with.", metavar="DIR"),
 ]
+ImatrixOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--imatrix", help="Importance matrix, GGUF or legacy form; several are merged into one.", metavar="FILE"
+    ),
+]
 _UNITS = {"M": 10**6, "G": 10**9}
 
 QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
@@ -61,12 +67,7 @@ def quantize(
         ),
     ],
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
-    imatrix: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--imatrix", help="Importance matrix, GGUF or legacy form; several are merged into one.", metavar="FILE"
-        ),
-    ] = None,
+    imatrix: ImatrixOption = None,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", metavar="", help="Take a file that is quantized already.")
     ] = False,

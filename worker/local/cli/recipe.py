@@ -16,7 +16,7 @@ from api_client.cli.output import Output
 from api_client.cli.requests import build_request
 from api_client.contract.fit import FitType
 from api_client.words.formatting import format_size
-from worker.local.cli.quantize import ModelOption
+from worker.local.cli.quantize import ImatrixOption, ModelOption
 from worker.local.cli.signals import stop_on_signals
 from worker.stop import StopRequested
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 RECIPE_EXAMPLES = """[bold]Examples[/bold]
 
   trainpack recipe merged_model.gguf -q fit:5.5GiB --sensitivity merged_model.sensitivity.gguf > fit.txt
-
-  llama-quantize --imatrix m.imatrix.gguf --tensor-type-file fit.txt merged_model.gguf out.gguf Q4_K_M
 """
 
 
@@ -38,9 +36,7 @@ def recipe(
     fit: Annotated[
         str, typer.Option("--quant-type", "-q", help="A fit, e.g. fit:5.5GiB or fit:like:Q4_K_M.", metavar="FIT")
     ],
-    imatrix: Annotated[
-        Path | None, typer.Option("--imatrix", help="Importance matrix, GGUF or legacy form.", metavar="FILE")
-    ] = None,
+    imatrix: ImatrixOption = None,
     model: ModelOption = None,
     flags: MixtureFlags,
 ) -> int:
@@ -51,12 +47,12 @@ def recipe(
     with needs_extra("worker"):
         from config.settings import load_settings
         from worker.local.fits import decide_kept, decision_document
-        from worker.models.imatrix.load import load_imatrix
+        from worker.models.imatrix.merge import load_merged
         from worker.models.kernels import use_cache
         from worker.setting import WorkSetting
     use_cache(load_settings().kernels_dir)
     request, asked = build_request(flags), FitType(fit)
-    matrix = load_imatrix(imatrix.expanduser().absolute()) if imatrix is not None else None
+    matrix = load_merged([path.expanduser().absolute() for path in imatrix]) if imatrix else None
     with stop_on_signals() as should_stop, contextlib.suppress(StopRequested):
         setting = WorkSetting(should_stop=should_stop)
         problem, decision = decide_kept(source, [asked], request, model=model, imatrix=matrix, setting=setting).fits[
