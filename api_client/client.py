@@ -19,6 +19,7 @@ from api_client.contract.events import Event
 from api_client.contract.fleet import Change, HealthInfo, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
 from api_client.contract.job_ids import find_id
+from api_client.contract.recommend import MeasuredType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
@@ -27,6 +28,7 @@ from api_client.ledger.address import find_redis_url, masked_url, no_writes
 from api_client.ledger.asking import QuestionKind, ask, no_worker
 from api_client.ledger.controls import Controls
 from api_client.ledger.counts import Counts, read_counts
+from api_client.ledger.figures import read_figures
 from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
@@ -291,6 +293,14 @@ class PackagingClient:
             PackagingError: ``job_not_found``.
         """
         return self.get(job_id).outputs
+
+    def figures(self, architecture: str) -> tuple[MeasuredType, ...]:
+        """Figures of files of a GGUF architecture that earlier jobs measured, the newest first.
+
+        Raises:
+            PackagingError: ``redis_unreachable``.
+        """
+        return self._store.call(lambda: read_figures(self._store.redis, self._keys, architecture))
 
     def templates(self) -> dict[str, Template]:
         """The built-in templates and those that workers have published for this site."""

@@ -74,7 +74,7 @@ def _value(row: RequestField, given: Any) -> Any:
     if row.kind is FieldKind.LIST:
         return [name for names in given for name in names.split(",")] or None
     if row.kind is FieldKind.PAIRS:
-        return parse_labels(given)
+        return parse_pairs(row, given)
     if row.kind is FieldKind.PARTS:
         return read_task(given)
     if row.kind is FieldKind.SIZE:
@@ -151,12 +151,22 @@ def parse_options(given: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_labels(given: Iterable[str]) -> dict[str, str]:
-    """Take ``key=value`` pairs apart.
+    """Take the pairs of labels apart.
 
     Raises:
         PackagingError: ``request_invalid``.
     """
-    return dict(split_pair(pair, "--label", "key=value") for pair in given)
+    return parse_pairs(FIELD_OF["labels"], given)
+
+
+def parse_pairs(row: RequestField, given: Iterable[str]) -> dict[str, str]:
+    """Take the ``key=value`` pairs of a flag apart.
+
+    Raises:
+        PackagingError: ``request_invalid``.
+    """
+    assert row.flag is not None, "only what has a flag is given by one"
+    return dict(split_pair(pair, row.flag.name, "key=value") for pair in given)
 
 
 def split_pair(pair: str, flag: str, form: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart, is_plain_name
 from api_client.contract.errors import Failure, failure_of
+from api_client.contract.quality import LINES_FIELD, REPORT_FACT, QualityLine, QualityReport
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.stages import StageName
@@ -256,6 +257,22 @@ class Job(_Record):
             return None
         named_by = facts.get("base_named_by")
         return UsedBase(path=path, digest=digest, named_by=named_by if isinstance(named_by, str) else None)
+
+    @property
+    def report(self) -> QualityReport | None:
+        """How good the files are, as ``evaluate`` recorded it; ``None`` before it has run."""
+        facts = next((stage.facts for stage in self.stages if stage.name is StageName.EVALUATE), {})
+        return QualityReport.read(facts.get(REPORT_FACT))
+
+    @computed_field  # type: ignore[prop-decorator]  # as above
+    @property
+    def quality(self) -> tuple[QualityLine, ...]:
+        """A line of figures for each file that was measured; of a job that they ended, those it ended with."""
+        report = self.report
+        if report is not None:
+            return tuple(QualityLine.of(file) for file in report.files)
+        failure = self.failure
+        return QualityLine.read_all(failure.fields.get(LINES_FIELD)) if failure is not None else ()
 
     @property
     def current_stage(self) -> Stage | None:

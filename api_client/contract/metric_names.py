@@ -110,6 +110,22 @@ UPLOAD_ERRORS = Metric(
     ("code",),
     "Attempts of publish that object storage ended. code: upload_failed, storage_unreachable, storage_denied.",
 )
+QUALITY_KLD = Metric(
+    "trainpack_quality_mean_kld_nats",
+    _HISTOGRAM,
+    _WORKER,
+    ("quant_type",),
+    "Mean KLD of measured files against the model they were made from. quant_type: none for unquantized ones.",
+    (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+)
+QUALITY_RETENTION = Metric(
+    "trainpack_quality_retention_ratio",
+    _HISTOGRAM,
+    _WORKER,
+    ("quant_type",),
+    "Share of the training that measured files keep, where it can be told.",
+    (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1),
+)
 
 # Leases and messages, as the workers keep them.
 LEASE_RENEWAL_DELAY = Metric(

@@ -7,15 +7,44 @@ its meaning; readers of a version ignore fields that they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "quality.json"
+REFERENCE = "reference"
+"""Name of the model that the files are compared with, among those that answer questions."""
 BASE = "base"
 """Name of the base model without its adapter among what is compared."""
+REPORT_FACT = "report"
+"""Fact of the stage that holds the whole report."""
+LINES_FIELD = "quality"
+"""Field of the error of a job that its figures ended: the lines of its files."""
+
+
+MAX_QUESTIONS = 50
+MAX_PROMPT = 4000
+MAX_EXPECTED = 500
+"""Bounds of questions: their number, and characters of a prompt and of what its answer has to hold."""
+
+
+def questions_of(listed: Sequence[object]) -> dict[str, object]:
+    """Questions as a list gives them, by their prompts: texts, or mappings of ``prompt`` and ``expected``.
+
+    Raises:
+        ValueError: one is neither, or has a key more.
+    """
+    found: dict[str, object] = {}
+    for number, one in enumerate(listed, 1):
+        if isinstance(one, str):
+            found[one] = ""
+        elif isinstance(one, Mapping) and isinstance(one.get("prompt"), str) and set(one) <= {"prompt", "expected"}:
+            found[one["prompt"]] = one.get("expected") or ""
+        else:
+            raise ValueError(f"question {number} is neither a text nor a prompt with what is expected")
+    return found
 
 
 class _Record(BaseModel):
@@ -53,7 +82,7 @@ class Divergence(_Record):
 class FileQuality(_Record):
     """One file."""
 
-    name: str
+    name: str = Field(max_length=512)
     size_bytes: int
     bits_per_weight: float
     quant_type: str | None = None
@@ -69,11 +98,29 @@ class FileQuality(_Record):
     """Why it could not be judged."""
 
 
+class Answer(_Record):
+    """What one model answered."""
+
+    by: str = Field(max_length=512)
+    """:data:`REFERENCE`, or the name of a file."""
+    text: str
+    expected_found: bool | None = None
+    """Whether the expected text is in it; None where none is expected."""
+
+
+class AskedQuestion(_Record):
+    """A question and all answers to it, the reference's first."""
+
+    question: str
+    expected: str | None = None
+    answers: tuple[Answer, ...] = Field(default=(), max_length=200)
+
+
 class TextSource(_Record):
     """What the figures were measured on."""
 
     kind: str
-    """``shipped``, ``text`` or ``dataset``."""
+    """``shipped``, ``text``, ``dataset``, or ``run`` where a run's own data was found."""
     name: str
     sha256: str
     samples: int
@@ -125,6 +172,8 @@ class QualityReport(_Record):
     schema_version: int = SCHEMA_VERSION
     reference: str
     """What the files were compared with."""
+    architecture: str = Field(default="", max_length=512)
+    """GGUF architecture of the files; empty where no file was opened."""
     source: TextSource | None = None
     tokens: int = 0
     """Tokens that were run, those that only give context included."""
@@ -137,7 +186,9 @@ class QualityReport(_Record):
     """The base model without the adapter against the tuned one: what the training changed. None without an adapter."""
     training_measurable: bool = False
     """Whether that change is large enough to tell how much of it a file keeps."""
-    files: tuple[FileQuality, ...] = ()
+    files: tuple[FileQuality, ...] = Field(default=(), max_length=200)
+    questions: tuple[AskedQuestion, ...] = Field(default=(), max_length=200)
+    """Questions that were asked of the reference and of every file, with the answers."""
     notes: tuple[str, ...] = ()
     origin: tuple[OriginStep, ...] = ()
     """The unquantized file against the training, step by step; empty where there is no such file."""
@@ -149,3 +200,44 @@ class QualityReport(_Record):
     def file(self, name: str) -> FileQuality | None:
         """Look a file up by name."""
         return next((file for file in self.files if file.name == name), None)
+
+    @classmethod
+    def read(cls, stored: object) -> QualityReport | None:
+        """A report out of a job's record; None where it holds none that this version can read."""
+        try:
+            return cls.model_validate(stored) if isinstance(stored, Mapping) else None
+        except ValidationError:
+            return None
+
+
+class QualityLine(_Record):
+    """What one line says of a file: its figures without their parts."""
+
+    name: str
+    mean_kld: Figure | None = None
+    kld_999: float | None = None
+    same_top: Figure | None = None
+    retention: Figure | None = None
+    not_judged: str | None = None
+
+    @classmethod
+    def of(cls, file: FileQuality) -> QualityLine:
+        """The line of a file."""
+        overall = file.overall
+        if overall is None:
+            return cls(name=file.name, not_judged=file.not_judged)
+        return cls(
+            name=file.name,
+            mean_kld=overall.mean_kld,
+            kld_999=overall.kld_999,
+            same_top=overall.same_top,
+            retention=file.retention,
+        )
+
+    @classmethod
+    def read_all(cls, stored: object) -> tuple[QualityLine, ...]:
+        """Lines out of an error's fields; none where they are not what a stage writes."""
+        try:
+            return tuple(cls.model_validate(line) for line in stored[:200]) if isinstance(stored, list) else ()
+        except ValidationError:
+            return ()

@@ -6,14 +6,15 @@ keep that window only), and llama.cpp's working buffers, which are an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api_client.contract.byte_sizes import memory_bytes
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.quality import Figure
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.words.suggestions import did_you_mean, nearest
 
@@ -21,6 +22,8 @@ _Q = QuantType
 GIB = 2**30
 DEFAULT_CONTEXT = 4096
 _CACHE_ELEMENT_BYTES = 2
+_SAME_SIZE: Final = 0.02
+"""Files of one type whose sizes differ by less are of models of one size: a merged model has a few more tokens."""
 _BATCH = 512
 """Tokens that llama.cpp computes at once by default; the working buffers hold a few rows of them."""
 
@@ -102,6 +105,24 @@ class ModelShape(BaseModel):
         return _BATCH * (self.vocabulary + 8 * self.embedding_length) * 4
 
 
+class MeasuredType(BaseModel):
+    """Figures of a file of a type, from the report of an earlier job."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    quant_type: QuantType
+    model: str = Field(max_length=200)
+    """What it was compared with."""
+    size_bytes: int = Field(ge=0, lt=2**63)
+    mean_kld: Figure
+    same_top: Figure
+    retention: Figure | None = None
+
+    def stands_for(self, quant_type: QuantType, size_bytes: int) -> bool:
+        """Whether a file of a type and size, of a model of the same architecture, may be judged by it."""
+        return self.quant_type is quant_type and abs(self.size_bytes - size_bytes) <= _SAME_SIZE * size_bytes
+
+
 class Choice(BaseModel):
     """One row: a quant type for this model and this place."""
 
@@ -112,6 +133,8 @@ class Choice(BaseModel):
     memory_bytes: int
     fits: bool
     quality: int
+    measured: MeasuredType | None = None
+    """Figures of a file of this type and size, where a report has them; they say more than ``quality``."""
     needs_imatrix: bool
     recommended: bool
 
@@ -130,7 +153,13 @@ class Recommendation(BaseModel):
     """The one of the highest quality that fits."""
 
 
-def recommend(shape: ModelShape, sizes: Mapping[QuantType, int], target: Target, context: int) -> Recommendation:
+def recommend(
+    shape: ModelShape,
+    sizes: Mapping[QuantType, int],
+    target: Target,
+    context: int,
+    measured: Sequence[MeasuredType] = (),
+) -> Recommendation:
     """Judge every type whose file size is known.
 
     Recommended are the types usually chosen for the place, as far as they fit; if none fits, the best that does.
@@ -140,6 +169,7 @@ def recommend(shape: ModelShape, sizes: Mapping[QuantType, int], target: Target,
         sizes: Size in bytes of the file of each type.
         target: The place.
         context: Context length in tokens.
+        measured: Figures of earlier reports of models of its architecture, the newest first.
     """
     cache, buffers = shape.cache_bytes(context), shape.buffer_bytes()
     fitting = [quant_type for quant_type, size in sizes.items() if size + cache + buffers <= target.memory_bytes]
@@ -158,6 +188,7 @@ def recommend(shape: ModelShape, sizes: Mapping[QuantType, int], target: Target,
                 memory_bytes=size + cache + buffers,
                 fits=quant_type in fitting,
                 quality=QUALITY[quant_type],
+                measured=next((one for one in measured if one.stands_for(quant_type, size)), None),
                 needs_imatrix=QUANT_TYPES[quant_type].needs_imatrix,
                 recommended=quant_type in marked,
             )

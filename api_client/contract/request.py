@@ -22,6 +22,7 @@ from api_client.contract.callbacks import check_callback_url
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fit import FitOptions, FitType, QuantTypeField, quant_type_of
 from api_client.contract.locations import CheckpointRef, Location, is_remote
+from api_client.contract.quality import MAX_EXPECTED, MAX_PROMPT, MAX_QUESTIONS, questions_of
 from api_client.contract.quant_types import QuantType
 from api_client.contract.recipe import RecipeOptions
 from api_client.contract.request_fields import describe
@@ -113,6 +114,9 @@ class EvaluationOptions(BaseModel, frozen=True):
     level: EvaluationLevel = "quick"
     text: Location | None = None
     dataset: Location | None = None
+    questions: dict[str, str] = Field(default_factory=dict, max_length=MAX_QUESTIONS)
+    """Prompts, each with a text that the answer has to hold; empty where none is expected."""
+    questions_file: Location | None = None
     max_mean_kld: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
     min_retention: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     on_fail: Literal["fail", "warn"] = "fail"
@@ -122,10 +126,26 @@ class EvaluationOptions(BaseModel, frozen=True):
     def _from_short_form(cls, data: Any) -> Any:
         return {"level": data} if isinstance(data, str) else data
 
+    @field_validator("questions", mode="before")
+    @classmethod
+    def _from_list(cls, value: Any) -> Any:
+        return questions_of(value) if isinstance(value, list | tuple) else value
+
+    @field_validator("questions")
+    @classmethod
+    def _short_questions(cls, value: dict[str, str]) -> dict[str, str]:
+        for prompt, expected in value.items():
+            if not prompt.strip() or len(prompt) > MAX_PROMPT or len(expected) > MAX_EXPECTED:
+                raise ValueError(
+                    f"question {prompt[:40]!r}: a prompt has 1 to {MAX_PROMPT} characters, what is expected at most "
+                    f"{MAX_EXPECTED}"
+                )
+        return value
+
     @model_validator(mode="after")
     def _fields_fit_level(self) -> Self:
         if self.level == "off" and self.is_asked_for:
-            raise ValueError("text, dataset, max_mean_kld and min_retention go with level 'quick' or 'full'")
+            raise ValueError("text, dataset, questions and bounds go with level 'quick' or 'full'")
         if self.text is not None and self.dataset is not None:
             raise ValueError("text and dataset exclude each other")
         return self
@@ -133,8 +153,8 @@ class EvaluationOptions(BaseModel, frozen=True):
     @property
     def is_asked_for(self) -> bool:
         """Whether the request says on what to measure, or what a file has to keep."""
-        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention)
-        return any(value is not None for value in asked)
+        asked = (self.text, self.dataset, self.max_mean_kld, self.min_retention, self.questions_file)
+        return bool(self.questions) or any(value is not None for value in asked)
 
 
 class RequestValues(TypedDict, total=False):

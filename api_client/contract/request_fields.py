@@ -465,6 +465,40 @@ FIELDS: Final = (
         codes=(_C.DATASET_INVALID,),
     ),
     _F(
+        "evaluation.questions",
+        _K.PAIRS,
+        _HOW,
+        _B(
+            "Questions to ask of the model and of every file, each with a text that the answer has to hold.",
+            "向模型和每个文件提出的问题，以及回答中必须包含的文字。",
+        ),
+        Flag(
+            "--golden",
+            metavar="QUESTION=TEXT",
+            about=_B(
+                "Ask the model and every file; the answer has to hold the text, if any. May be repeated.",
+                "向模型和每个文件提问；若给出文字，回答必须包含它。可重复给出。",
+            ),
+        ),
+        Control(
+            "evaluation_questions",
+            "more",
+            _B("Questions", "问题"),
+            _B("question=expected text, one per line.", "问题=期望文字，每行一个。"),
+        ),
+    ),
+    _F(
+        "evaluation.questions_file",
+        _K.PATH,
+        _HOW,
+        _B(
+            "File of questions: JSON Lines or a JSON list of prompt and expected, or a prompt a line.",
+            "问题文件：含 prompt 与 expected 的 JSONL 或 JSON 列表，或每行一个问题。",
+        ),
+        Flag("--golden-file", metavar="FILE"),
+        Control("evaluation_questions_file", "more", _B("File of questions", "问题文件")),
+    ),
+    _F(
         "evaluation.max_mean_kld",
         _K.NUMBER,
         _HOW,

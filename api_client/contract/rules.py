@@ -169,6 +169,7 @@ def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
         ("recipe", request.recipe != RecipeOptions(), "quantize"),
         ("save_merged", request.save_merged, "merge_lora"),
         ("evaluation", request.evaluation.is_asked_for, "export_gguf"),
+        ("evaluation.min_retention", request.evaluation.min_retention is not None, "merge_lora"),
     ):
         if given and not getattr(options, switch):
             raise PackagingError(

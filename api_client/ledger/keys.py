@@ -31,6 +31,8 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:hosts                   zset    hosts by last heartbeat                            until silent
     P:scratch:HOST            hash    ID -> scratch directory on that host               until removed
     P:templates               hash    site templates, JSON by name                       always
+    P:figures:ARCH            list    JSON: figures of the latest reports of models of an
+                                      architecture, at most 32                           180 days after the last
     P:callbacks               zset    ``ID|number`` of ends to announce, by the next try until delivered or given up
     P:config                  hash    job_ttl_ms, events_max, events_bytes, callbacks (0: workers
                                       have no secret), callbacks_private (0: to public
@@ -107,6 +109,10 @@ class Keys:
     def answer(self, question_id: str) -> str:
         """The answer to a question."""
         return f"{self.prefix}:answer:{question_id}"
+
+    def figures(self, architecture: str) -> str:
+        """Figures of reports of models of one architecture."""
+        return f"{self.prefix}:figures:{architecture}"
 
     def scratch(self, host: str) -> str:
         """Scratch directories on one host."""

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from api_client.contract.quant_types import QuantType
-from api_client.contract.recommend import DEFAULT_CONTEXT, ModelShape, Recommendation, parse_target, recommend
+from api_client.contract.recommend import (
+    DEFAULT_CONTEXT,
+    MeasuredType,
+    ModelShape,
+    Recommendation,
+    parse_target,
+    recommend,
+)
 from api_client.ledger.asking import QUESTION_TIMEOUT_S, QuestionKind
 from api_client.runs.checkpoints import CheckpointList
 
@@ -45,6 +52,13 @@ class SizesAnswer(_Answer):
     """Bytes of the file of every type."""
     memory_bytes: int
     """Memory of the machine that answered, for the target ``cpu``."""
+    measured: tuple[MeasuredType, ...] = ()
+    """Figures of earlier reports of models of its architecture, the newest first."""
+
+    def judge(self, target: str, context: int) -> Recommendation:
+        """Every type at a place to run."""
+        place = parse_target(target, self.memory_bytes)
+        return recommend(self.shape, self.sizes, place, context, self.measured)
 
 
 class SpaceAnswer(_Answer):
@@ -84,7 +98,7 @@ class Questions:
         """Judge every quant type for a place to run; ``cpu`` means the memory of the worker that answers."""
         parse_target(target, 1)  # refuse a misspelt one before a worker is asked
         answer = self.sizes(model)
-        return answer, recommend(answer.shape, answer.sizes, parse_target(target, answer.memory_bytes), context)
+        return answer, answer.judge(target, context)
 
     def space(self, path: str) -> SpaceAnswer:
         """Room for outputs in a local directory of the workers."""

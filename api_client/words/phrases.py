@@ -134,6 +134,10 @@ PHRASES: dict[str, tuple[str, str]] = {
         "{name}：按 {metric} {score} 为最佳（共 {count} 个）",
     ),
     "quality": ("expected quality", "预期质量"),
+    "quality_figures": (
+        "KLD {kld}, same top token {top}, training kept {kept} ({model})",
+        "KLD {kld}，首选一致率 {top}，训练保留率 {kept}（{model}）",
+    ),
     "quality_measured": (
         "Against {reference}, on {source}; scored tokens: {parts}",
         "参照：{reference}；文本：{source}；计分 token 数：{parts}",

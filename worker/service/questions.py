@@ -18,6 +18,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import SCHEMA_VERSION
 from api_client.ledger.address import connect
 from api_client.ledger.asking import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
+from api_client.ledger.figures import read_figures
 from api_client.ledger.keys import Keys
 from config.log_events import LogEvent
 from config.settings import Settings
@@ -82,7 +83,7 @@ class QuestionListener:
         started = time.monotonic()
         try:
             kind, parameters = _read(text)
-            answer = {"result": _short_enough(kind, self._find(kind, parameters))}
+            answer = {"result": _short_enough(kind, self._with_figures(kind, self._find(kind, parameters)))}
         except PackagingError as error:
             answer = {"error": error.failure.to_record()}
         code = answer.get("error", {}).get("code")
@@ -95,6 +96,13 @@ class QuestionListener:
             pipe.xadd(key, {"answer": json.dumps(answer)})
             pipe.pexpire(key, int(ANSWER_KEPT_S * 1000))
             pipe.execute()
+
+    def _with_figures(self, kind: QuestionKind, result: dict[str, Any]) -> dict[str, Any]:
+        """Sizes, with what was measured of files of such models; the child that found the sizes has no Redis."""
+        if kind is not QuestionKind.SIZES:
+            return result
+        found = read_figures(self._redis, self._keys, str(result["shape"]["architecture"]))
+        return result | {"measured": [one.model_dump(mode="json", exclude_none=True) for one in found]}
 
     def _find(self, kind: QuestionKind, parameters: dict[str, str]) -> dict[str, Any]:
         start = answers.AnswerStart(kind, parameters, self._host, self._settings.for_stages())

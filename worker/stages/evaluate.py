@@ -17,7 +17,15 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
 from api_client.contract.outputs import QUALITY
-from api_client.contract.quality import FileQuality, OriginStep, QualityReport, StepState
+from api_client.contract.quality import (
+    LINES_FIELD,
+    REPORT_FACT,
+    FileQuality,
+    OriginStep,
+    QualityLine,
+    QualityReport,
+    StepState,
+)
 from api_client.contract.request import EvaluationOptions
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.evaluate.report import make_report
@@ -29,7 +37,10 @@ from worker.models.evaluate.variants import QuantizedFile
 from worker.models.origin.trace import Trained, trace
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.deaths import deaths_before
+from worker.stages.facts import without_paths
 from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.questions import ask_all, questions_of_job, unmet
+from worker.stages.run_data import text_of_run
 from worker.stop import StopRequested
 from worker.storage.atomic import atomic_write_text
 
@@ -66,12 +77,15 @@ def run(context: StageContext) -> StageResult:
     files = [a for a in made if a.part is ModelPart.MODEL and a.shard_of is None]
     with deaths_before(context.scratch / _BEGUN) as deaths:
         report = _measured(context, files) if deaths < _DEATHS else _unmeasured(context, files, _DIED)
+    questions = questions_of_job(context)
+    if questions:
+        report = report.model_copy(update={"questions": ask_all(context, files, questions)})
     path = context.scratch / context.names.name(QUALITY)
     atomic_write_text(path, report.model_dump_json(indent=1) + "\n")
     for file in report.files:
         context.report.log(_sentence(file), file=file.name)
-    _judge(context, report)
-    return StageResult((Artifact.of(path, ArtifactKind.QUALITY),), {"files": _facts(report)})
+    _judge(context, report, files)
+    return StageResult((Artifact.of(path, ArtifactKind.QUALITY),), _facts(report))
 
 
 def _measured(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
@@ -93,7 +107,9 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
     prepared, roots = context.prepared, context.settings.allowed_roots
     base = open_base_model(prepared.base_dir, allowed_roots=roots)
     tokenizer = load_tokenizer(job_tokenizer(context), base.config)
-    text = chosen_text(tokenizer, prepared.evaluation.text, prepared.evaluation.dataset)
+    given = prepared.evaluation
+    own = text_of_run(context, tokenizer) if given.text is None and given.dataset is None else None
+    text = own or chosen_text(tokenizer, given.text, given.dataset)
     with ExitStack() as stack:
         opened = [QuantizedFile(a.name, [Path(a.path)], a.quant_type) for a in files]
         for file in opened:
@@ -108,8 +124,9 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             setting=context.setting("tokens"),
         )
         report = make_report(scores, opened, text.source, _reference(context))
+        architecture = str(opened[0].metadata.get("general.architecture", ""))
     origin = _origin(context, files, base, tokenizer)
-    report = report.model_copy(update={"origin": origin})
+    report = report.model_copy(update={"origin": origin, "architecture": architecture})
     context.report.log(
         f"Compared over {scores.tokens} tokens of {text.source.name} in {scores.seconds:.0f} s, "
         f"{len(scores.parts)} of them scored",
@@ -204,27 +221,31 @@ def _sentence(file: FileQuality) -> str:
 
 
 def _facts(report: QualityReport) -> dict[str, Any]:
-    """The figures that the manifest and the list of outputs show."""
+    """What manifest, list of outputs and console show."""
+    lines = {line.name: line for line in map(QualityLine.of, report.files) if line.mean_kld is not None}
     return {
-        file.name: {
-            "mean_kld": file.overall.mean_kld.model_dump(),
-            "kld_999": file.overall.kld_999,
-            "same_top": file.overall.same_top.model_dump(),
-            "retention": file.retention.model_dump() if file.retention is not None else None,
-        }
-        for file in report.files
-        if file.overall is not None
+        "files": {name: line.model_dump(exclude={"name", "not_judged"}) for name, line in lines.items()},
+        REPORT_FACT: without_paths(report.model_dump(mode="json", exclude_none=True)),
     }
 
 
-def _judge(context: StageContext, report: QualityReport) -> None:
+def _judge(context: StageContext, report: QualityReport, files: Sequence[Artifact]) -> None:
     """End the job, or warn, where a file does not keep the request's bounds."""
     wanted = context.request.evaluation
-    for file in report.files:
-        for message, fields in _faults(file, wanted, report):
-            if wanted.on_fail == "fail":
-                raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields={"file": file.name, **fields})
-            context.report.log(message, level="warning")
+    faults = [
+        (message, {"file": file.name, **fields})
+        for file in report.files
+        for message, fields in _faults(file, wanted, report)
+    ]
+    faults += [
+        (message, {"file": name, "figure": "answer", "question": question})
+        for name, question, message in unmet(report.questions, files)
+    ]
+    for message, facts in faults:
+        if wanted.on_fail == "fail":
+            lines = [QualityLine.of(each).model_dump(exclude_none=True) for each in report.files]
+            raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields=facts | {LINES_FIELD: lines})
+        context.report.log(message, level="warning")
 
 
 def _faults(

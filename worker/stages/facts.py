@@ -22,6 +22,15 @@ def holds_path(text: str) -> bool:
     return _PATH.search(text) is not None
 
 
+def without_paths(value: Any) -> Any:
+    """JSON whose texts were written elsewhere, by an exception or a model, with an ellipsis for every path in them."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return _PATH.sub("…", value) if isinstance(value, str) else value
+
+
 class PublicFacts(Mapping[str, Any]):
     """Facts as JSON values; none of their texts, keys included, holds a path. Frozen."""
 

@@ -25,6 +25,7 @@ from worker.models.mixture.recipe import Recipe
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay
+from worker.stages.run_data import calibration_of_run
 from worker.storage.atomic import atomic_write_bytes
 
 GIVEN = "given"
@@ -64,8 +65,10 @@ def _taken_over(context: StageContext) -> Path | None:
 
 def _compute(context: StageContext) -> Path:
     prepared = context.prepared
-    text = load_calibration(prepared.imatrix.calibration)
-    if prepared.imatrix.calibration is None:
+    given = prepared.imatrix.calibration
+    own = calibration_of_run(context) if given is None else None
+    text = own or load_calibration(given)
+    if given is None and own is None:
         context.report.log(
             "The calibration text shipped with trainpack is used; text like your own data gives better files",
             level="warning",

@@ -191,7 +191,8 @@ def fetch_evaluation(context: StageContext) -> GivenText:
     """Fetch the text or data that the files are to be measured on."""
     if StageName.EVALUATE not in context.plan:
         return GivenText()
-    named = {"text": context.request.evaluation.text, "dataset": context.request.evaluation.dataset}
+    wanted = context.request.evaluation
+    named = {"text": wanted.text, "dataset": wanted.dataset, "questions_file": wanted.questions_file}
     return GivenText(
         **{
             name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)

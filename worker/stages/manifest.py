@@ -15,6 +15,7 @@ from typing import Any
 
 from api_client.contract.job import Artifact, StageName
 from api_client.contract.outputs import CHECKSUMS
+from api_client.contract.quality import REPORT_FACT
 from worker.stages.context import StageContext
 from worker.stages.facts import PublicFacts
 from worker.storage.checksums import format_checksums, parse_checksums, read_checksums
@@ -91,4 +92,5 @@ def _file(artifact: Artifact) -> dict[str, Any]:
 
 
 def _without_inputs(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key != "inputs"}
+    """Facts without what has a place of its own: the inputs above, the report in ``quality.json``."""
+    return {key: value for key, value in facts.items() if key not in ("inputs", REPORT_FACT)}

@@ -20,16 +20,19 @@ from api_client.contract.outputs import (
 )
 from api_client.words.formatting import format_size
 from worker.models.checkpoint import BaseModel
+from worker.models.evaluate.datasets import read_samples
 from worker.models.imatrix.calibration import load_calibration
 from worker.models.imatrix.load import load_imatrix
+from worker.models.questions.files import read_questions
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, fetch_sensitivity, resolve_inputs
 from worker.stages.ownership import check_free, check_records_free
-from worker.stages.prepared import GivenMatrix
+from worker.stages.prepared import GivenMatrix, GivenText
 from worker.stages.projector import plan_projector
 from worker.stages.publish import local_target, upload_destination
+from worker.stages.run_data import look_for_run_data
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
 from worker.storage.s3 import S3Storage
@@ -64,7 +67,11 @@ def run(context: StageContext) -> StageResult:
         "inputs": _fingerprints(inputs),
         "predicted_bytes": _predicted(outputs, sizes),
     }
-    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix, fetch_evaluation(context), sensitivity))
+    evaluation = fetch_evaluation(context)
+    _check_evaluation(evaluation)
+    prepared = inputs.handed_over(imatrix, evaluation, sensitivity)
+    prepared = prepared.model_copy(update={"run_data": look_for_run_data(context, inputs.checkpoint)})
+    return StageResult(facts=facts, prepared=prepared)
 
 
 def _describe(context: StageContext, inputs: JobInputs) -> None:
@@ -123,6 +130,14 @@ def _check_imatrix(given: GivenMatrix) -> None:
         load_imatrix(given.path)
     if given.calibration is not None:
         load_calibration(given.calibration)
+
+
+def _check_evaluation(given: GivenText) -> None:
+    """So are questions and data that cannot be read: the user asked for them."""
+    if given.questions_file is not None:
+        read_questions(given.questions_file)
+    if given.dataset is not None:
+        read_samples(given.dataset)
 
 
 def _fingerprints(inputs: JobInputs) -> dict[str, Any]:

@@ -37,6 +37,18 @@ class GivenText(BaseModel):
 
     text: Path | None = None
     dataset: Path | None = None
+    questions_file: Path | None = None
+
+
+class RunDataFiles(BaseModel):
+    """Data files of the run itself, where its trainer left a note of them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    path: Path | None = None
+    """What it was trained on."""
+    held_out: Path | None = None
+    """What it was evaluated on, where that is another file."""
 
 
 class Prepared(BaseModel):
@@ -60,6 +72,7 @@ class Prepared(BaseModel):
     """Whether a projector is made beside the text model."""
     imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
     evaluation: GivenText = Field(default_factory=GivenText)
+    run_data: RunDataFiles = Field(default_factory=RunDataFiles)
     sensitivity: Path | None = None
     """Sensitivity file that the request's ``fit`` names, fetched."""
 
@@ -86,7 +99,14 @@ class Prepared(BaseModel):
         content = self.model_dump(mode="json")
         content["imatrix"] = self.imatrix.model_dump(mode="json", exclude_none=True)
         content["evaluation"] = self.evaluation.model_dump(mode="json", exclude_none=True)
-        unset: dict[str, Any] = {"evaluation": {}, "base_named_by": None, "sensitivity": None, "has_projector": False}
+        content["run_data"] = self.run_data.model_dump(mode="json", exclude_none=True)
+        unset: dict[str, Any] = {
+            "evaluation": {},
+            "run_data": {},
+            "base_named_by": None,
+            "sensitivity": None,
+            "has_projector": False,
+        }
         return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
     @property
@@ -108,6 +128,9 @@ class Prepared(BaseModel):
             "evaluation text": self.evaluation.text,
             "evaluation data": self.evaluation.dataset,
             "sensitivity file": self.sensitivity,
+            "the run's data": self.run_data.path,
+            "the run's held-out data": self.run_data.held_out,
+            "questions": self.evaluation.questions_file,
             "adapter's base model": Path(named) if (named := self.adapter_base or "").startswith("/") else None,
         }
         return {name: place for name, place in places.items() if place is not None}

@@ -41,9 +41,9 @@ def outputs(
         job = client.get(client.find(job_id))
     if download is None:
         if output.as_json:
-            output.document({"job_id": job.id, "state": job.state, "outputs": job.outputs})
+            output.document({"job_id": job.id, "state": job.state, "outputs": job.outputs, "quality": job.quality})
         elif job.outputs:
-            output.show(outputs_table(output, job.outputs, output.results.width))
+            output.show(outputs_table(output, job, output.results.width))
         else:
             output.say(output.text("no_outputs", state=job.state.value))
         return DONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,11 @@ from api_client.cli.failures import error_text
 from api_client.cli.output import Output
 from api_client.cli.render.states import mark, stage_name, state_text
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.contract.job import Artifact, Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.contract.job import Attempt, AttemptOutcome, Job, Stage, StageState
+from api_client.contract.quality import QualityLine
 from api_client.contract.waiting import WaitingFor
 from api_client.ledger.records import job_newer
+from api_client.words.figures import NONE, format_kld, format_share
 from api_client.words.formatting import (
     clean,
     format_age,
@@ -48,7 +50,10 @@ def job_view(output: Output, job: Job, width: int, now: datetime | None = None) 
         yield error_text(output, failure)
     if job.outputs:
         yield Text()
-        yield outputs_table(output, job.outputs, width)
+        yield outputs_table(output, job, width)
+    elif job.quality:
+        yield Text()
+        yield quality_table(output, job.quality, width)
 
 
 def headline(output: Output, job: Job, now: datetime | None = None) -> Text:
@@ -151,14 +156,38 @@ def _attempt_line(output: Output, stage: Stage, attempt: Attempt) -> Text:
     return line
 
 
-def outputs_table(output: Output, artifacts: tuple[Artifact, ...], width: int) -> RenderableType:
-    """The published files: name, size, sha256, where they are."""
+def outputs_table(output: Output, job: Job, width: int) -> RenderableType:
+    """The published files: name, size, how good they are, sha256, where they are."""
+    artifacts = job.outputs
+    lines = {line.name: line for line in job.quality}
+    measured = [lines.get(artifact.shard_of or artifact.name) for artifact in artifacts]
     return fit_table(
         [
             Column(output.text("artifact"), [artifact.name for artifact in artifacts], ALWAYS),
             Column(output.text("size"), [format_size(a.size_bytes) for a in artifacts], 8, right=True),
+            *_figures(output, measured),
             Column(output.text("sha256"), [a.sha256 if width >= 160 else a.sha256[:12] for a in artifacts], 5),
             Column(output.text("url"), [artifact.url or "" for artifact in artifacts], 4),
         ],
         width,
     )
+
+
+def quality_table(output: Output, lines: Sequence[QualityLine], width: int) -> RenderableType:
+    """How good files are that were not published."""
+    return fit_table(
+        [Column(output.text("artifact"), [line.name for line in lines], ALWAYS), *_figures(output, lines)], width
+    )
+
+
+def _figures(output: Output, lines: Sequence[QualityLine | None]) -> Iterator[Column]:
+    """Columns of figures, empty for what was not measured."""
+
+    def column(key: str, cells: list[str], keep: int) -> Column:
+        return Column(output.text(key), ["" if cell == NONE else cell for cell in cells], keep, right=True)
+
+    known = [line or QualityLine(name="") for line in lines]
+    yield column("mean_kld", [format_kld(line.mean_kld) for line in known], 7)
+    yield column("same_top", [format_share(line.same_top) for line in known], 6)
+    yield column("retention", [format_share(line.retention) for line in known], 7)
+    yield Column("", [line.not_judged or "" for line in known], 1)

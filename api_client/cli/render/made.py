@@ -12,6 +12,8 @@ from api_client.cli.output import Output
 from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart
 from api_client.contract.job import Job
 from api_client.contract.outputs import MODELFILE, RECORDS
+from api_client.contract.quality import QualityLine
+from api_client.words.figures import format_kld, format_share
 from api_client.words.formatting import format_size, one_line
 
 _RUN_FIRST = (ArtifactKind.QUANTIZED, ArtifactKind.GGUF)
@@ -27,10 +29,20 @@ def made_lines(output: Output, job: Job, *, ready: bool) -> Iterator[Text]:
     """
     files = [one for one in job.outputs if one.kind not in RECORDS]
     width = max((len(_place(one)) for one in files), default=0)
+    measured = {line.name: line for line in job.quality}
     for one in files:
-        yield Text(f"{one_line(_place(one)):<{width}}  {format_size(one.size_bytes):>9}")
+        told = _how_good(output, measured.get(one.shard_of or one.name))
+        yield Text(f"{one_line(_place(one)):<{width}}  {format_size(one.size_bytes):>9}{told}")
     if ready:
         yield from _commands(output, job, files)
+
+
+def _how_good(output: Output, line: QualityLine | None) -> str:
+    """How far a file is from the model, and how much of the training it keeps; nothing where it was not measured."""
+    if line is None or line.mean_kld is None:
+        return ""
+    kept = f", {output.text('retention')} {format_share(line.retention)}" if line.retention is not None else ""
+    return f"  {output.text('mean_kld')} {format_kld(line.mean_kld)}{kept}"
 
 
 def _place(artifact: Artifact) -> str:

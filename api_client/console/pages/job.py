@@ -25,11 +25,13 @@ from api_client.console.pages.job_view import (
 )
 from api_client.console.pages.jobs import Reader
 from api_client.console.pages.language import page_language
+from api_client.console.pages.quality_chart import chart_of
 from api_client.console.pages.view import render, utc_offset_minutes
 from api_client.console.roles import Role
 from api_client.contract.errors import PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import StageState
+from api_client.words.formatting import one_line
 from api_client.words.states import state_word
 
 SHOWN_ENTRIES = 500
@@ -92,7 +94,7 @@ def _page(
     groups = frozenset(kinds or (*(kind.value for kind in LOG_KINDS), OTHER_KINDS))
     events = [*client.events(job_id)] if with_log else []
     entries = shown_events(events, groups)
-    failed = job.failure
+    failed, report = job.failure, job.report
     context = {
         "job": job,
         "address": _address(job_id),
@@ -102,6 +104,10 @@ def _page(
         "lines": stage_lines(job, language),
         "problem": failed.told(language) if failed else None,
         "failed_stage": next((s.name.value for s in job.stages if s.state is StageState.FAILED), None),
+        "report": report,
+        "scored": ", ".join(f"{one_line(part)} {count}" for part, count in report.scored.items()) if report else "",
+        "sizes": {file.name: file for file in report.files} if report else {},
+        "drawn": chart_of(report, job.request.evaluation.max_mean_kld) if report else None,
         "refused": refused.told(language) if refused else None,
         "waiting": job.waiting_for.told(language) if job.waiting_for else None,
         "entries": entries[-SHOWN_ENTRIES:],

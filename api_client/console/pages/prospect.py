@@ -29,9 +29,10 @@ from api_client.contract.outputs import (
 )
 from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
-from api_client.contract.recommend import Recommendation, parse_target, recommend
+from api_client.contract.recommend import Recommendation
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
+from api_client.words.figures import format_measured
 from api_client.words.language import Language
 
 _SIXTEEN_BIT = QuantType.BF16
@@ -80,8 +81,7 @@ def judge(form: NewJobForm, answers: PathAnswers) -> Recommendation | None:
     """Every type at the place that the form names; ``None`` without one, or while the model was not measured."""
     if not form.target or answers.sizes is None:
         return None
-    target = parse_target(form.target, answers.sizes.memory_bytes)
-    return recommend(answers.sizes.shape, answers.sizes.sizes, target, int(form.context))
+    return answers.sizes.judge(form.target, int(form.context))
 
 
 def type_groups(
@@ -99,7 +99,11 @@ def type_groups(
             size_bytes=sizes.get(quant_type),
             needs_imatrix=info.needs_imatrix,
             recommended=choice.recommended if choice else info.recommended,
-            description=language.choose(info.description_en, info.description_zh),
+            description=(
+                format_measured(language, choice.measured)
+                if choice and choice.measured
+                else language.choose(info.description_en, info.description_zh)
+            ),
             chosen=quant_type.value in chosen,
             memory_bytes=choice.memory_bytes if choice else None,
             fits=choice.fits if choice else True,

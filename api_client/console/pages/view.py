@@ -19,6 +19,7 @@ from api_client.console.pages.address import page_address
 from api_client.console.pages.language import other_language, page_language, remember_language, switch_address
 from api_client.console.pages.texts import text
 from api_client.console.roles import Role
+from api_client.words.figures import format_kld, format_share
 from api_client.words.formatting import (
     clean,
     format_age,
@@ -74,10 +75,12 @@ def environment() -> Environment:
         clean=clean,
         code_spans=code_spans,
         duration=format_duration,
+        kld=format_kld,
         line=one_line,
         progress=format_progress,
         rate=format_rate,
         score=format_score,
+        share=format_share,
         size=format_size,
         upfirst=lambda word: word[:1].upper() + word[1:],
         when=show_time,

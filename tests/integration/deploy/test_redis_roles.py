@@ -35,7 +35,7 @@ FROM_PRODUCERS = {
 """What submitting, cancelling, replaying and asking write."""
 FROM_WORKERS = {
     "P:leases", "P:running:K=V", "P:workers", "P:worker:NAME", "P:hosts", "P:scratch:HOST", "P:templates", "P:config",
-    "P:clock", "P:reaper", "P:broker:unacked", "P:broker:unacked_index", "P:broker:unacked_mutex",
+    "P:figures:ARCH", "P:clock", "P:reaper", "P:broker:unacked", "P:broker:unacked_index", "P:broker:unacked_mutex",
 }  # fmt: skip
 """What workers act on: nobody else writes it."""
 FROM_CONSOLE = {"P:limits", "P:paused", "P:audit"}

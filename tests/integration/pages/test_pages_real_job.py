@@ -89,12 +89,17 @@ def test_a_run_becomes_files(console: RunningConsole, windows: Windows, run: Pat
     expect(log.locator("> ol > li").first).to_be_attached()
     assert page.evaluate("window.sameDocument") is True, "the log moved without loading the page again"
     expect(page.locator(".line.succeeded")).to_have_count(7)
+    quality = page.get_by_role("region", name="Quality")
+    expect(quality.locator("svg .point")).to_have_count(3)  # drawn by the server, and told in the table too
+    expect(quality.get_by_role("row", name="merged_model-Q8_0.gguf").first).to_contain_text(re.compile(r"0\.\d+ ± 0"))
+    quality.get_by_text("Mean KLD by part of the text").click()
+    expect(quality.get_by_role("columnheader", name="mathematics")).to_be_visible()
 
     page.get_by_role("checkbox", name="Quantization").uncheck()
     expect(log.locator("li:visible .kind", has_text="Quantization")).to_have_count(0)
     expect(log.locator("li:visible .kind", has_text="GGUF conversion").first).to_be_visible()
 
-    row = page.get_by_role("row", name="merged_model-Q8_0.gguf")
+    row = page.locator("#outputs").get_by_role("row", name="merged_model-Q8_0.gguf")
     with page.expect_download() as started:
         row.get_by_role("link", name="Download").click()
     data = Path(started.value.path()).read_bytes()
@@ -131,4 +136,4 @@ def test_a_failed_job_is_replayed(console: RunningConsole, windows: Windows, sta
         missing.rename(base)
     expect(page.locator("#stage-prepare")).to_contain_text("attempt 2")
     expect(page.get_by_role("alert")).to_have_count(0)
-    expect(page.get_by_role("cell", name="base-Q4_K_M.gguf")).to_be_visible()
+    expect(page.locator("#outputs").get_by_role("cell", name="base-Q4_K_M.gguf")).to_be_visible()

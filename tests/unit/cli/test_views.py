@@ -245,9 +245,12 @@ def test_foreign_text_cannot_steer_the_terminal_or_the_markup() -> None:
         update={"error": PackagingError(ErrorCode.INTERNAL_ERROR, HOSTILE).to_dict()}
     )
     artifact = OUTPUTS[0].model_copy(update={"name": HOSTILE})
+    published = make_job()
+    stages = [s.model_copy(update={"artifacts": (artifact,)}) if s.name == "publish" else s for s in published.stages]
+    published = published.model_copy(update={"stages": tuple(stages)})
     output = make_output(160)
     text = printed(
-        output, *job_view(output, job, 160, NOW), outputs_table(output, (artifact,), 160), log_line(make_event(HOSTILE))
+        output, *job_view(output, job, 160, NOW), outputs_table(output, published, 160), log_line(make_event(HOSTILE))
     )
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     assert text.count("\\x1b[2J\\x1b]0;title\\x07\\x202e [red]markup[/red] :boom:") == 3

@@ -136,6 +136,19 @@ def refused(**data: Any) -> PackagingError:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"template": "lora_only", "evaluation": {"max_mean_kld": 0.1}}, "evaluation"),
+        ({"template": "quantize_base", "checkpoint": None, "evaluation": {"min_retention": 0.9}}, "min_retention"),
+    ],
+)
+def test_a_bound_that_nothing_can_be_held_to_is_refused_at_once(data: dict[str, Any], field: str) -> None:
+    error = refused(**data)
+    assert error.code is C.REQUEST_INVALID
+    assert field in error.message
+
+
 def test_a_locked_switch_is_named_even_when_set_to_the_template_s_own_value() -> None:
     error = refused(template="merge", options={"quantize": False})
     assert error.code is C.TEMPLATE_LOCKED

@@ -6,6 +6,7 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, ArtifactKind, AttemptOutcome, JobState, StageName
+from api_client.contract.quality import Divergence, Figure, FileQuality, QualityReport
 from worker.service.metrics.observer import Observer
 from worker.service.state.decisions import Decision, Spent
 from worker.service.state.transitions import Lease
@@ -35,6 +36,28 @@ def test_a_success_counts_time_rate_and_upload(observer: Observer) -> None:
     assert value(observer, "stage_duration_seconds_count", stage="publish", outcome="succeeded") == 1
     assert value(observer, "stage_throughput_bytes_per_second_count", stage="publish") == 1
     assert value(observer, "uploaded_bytes_total") == 1000
+
+
+def test_a_report_counts_by_type_and_training_only_where_it_can_be_told(observer: Observer) -> None:
+    def told(retention: float, *, measurable: bool) -> QualityReport:
+        one = Figure(value=0.02)
+        overall = Divergence(
+            tokens=9, mean_kld=one, median_kld=0, kld_99=0, kld_999=0, max_kld=0, same_top=one, perplexity_ratio=one,
+            rms_probability_change=one,
+        )  # fmt: skip
+        kept = Figure(value=retention)
+        files = [
+            FileQuality(name=name, quant_type=kind, size_bytes=1, bits_per_weight=4.0, overall=overall, retention=kept)
+            for name, kind in (("a", "Q4_0"), ("b", "odd"))
+        ]
+        return QualityReport(reference="r", files=tuple(files), training_measurable=measurable)
+
+    observer.measured(told(0.97, measurable=True))
+    observer.measured(told(0.1, measurable=False))
+    assert value(observer, "quality_mean_kld_nats_sum", quant_type="Q4_0") == pytest.approx(0.04)
+    assert value(observer, "quality_mean_kld_nats_count", quant_type="none") == 2
+    assert value(observer, "quality_retention_ratio_bucket", quant_type="Q4_0", le="0.98") == 1
+    assert value(observer, "quality_retention_ratio_sum", quant_type="Q4_0") == pytest.approx(0.97)
 
 
 def test_a_later_attempt_says_nothing_of_the_rate(observer: Observer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.harness import RecordingReporter, run_stages
 from tests.tiny import TEXT
 from tests.unit.stages.conftest import TinyRun
 from worker.models.gguf.reader import open_gguf
+from worker.models.questions.files import read_questions
 from worker.stages.evaluate import QUICK_TOKENS
 from worker.storage.checksums import parse_checksums
 
@@ -84,6 +86,94 @@ def test_what_killed_two_attempts_is_not_begun_a_third_time(tiny: TinyRun, tmp_p
     assert not mark.exists(), "a replay begins anew"
 
 
+def test_questions_are_asked_of_all_and_once(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
+    def run(*, reporter: RecordingReporter | None = None, **wanted: object) -> QualityReport:
+        evaluation = {"text": text, **wanted}
+        request = tiny.request(quant_types=["Q8_0"], gguf_dtype="f32", evaluation=evaluation, overwrite=True)
+        run_stages(request, tmp_path / "scratch", reporter=reporter)
+        return QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+
+    prompts = [TEXT[0], "How many files are lost?"]
+    asked = run(questions=prompts).questions
+    assert [question.question for question in asked] == prompts
+    for question in asked:
+        said = {answer.by: answer.text for answer in question.answers}
+        assert list(said) == ["reference", "merged_model.gguf", "merged_model-Q8_0.gguf"]
+        # the same weights, template and tokens in transformers and in llama.cpp; halves of letters they write otherwise
+        told, file = ("".join(re.findall("[a-zA-Z]", said[by])) for by in ("reference", "merged_model.gguf"))
+        assert told == file != ""
+
+    kept = (tmp_path / "scratch" / "answers.json").stat().st_mtime_ns
+    right = {prompts[0]: asked[0].answers[-1].text[:9].upper(), prompts[1]: ""}
+    again = run(questions=right).questions
+    assert again[0].answers[-1].expected_found is True
+    assert again[1].answers[-1].expected_found is None
+    wrong = {prompts[0]: "what no random model says", prompts[1]: ""}
+    with pytest.raises(PackagingError) as caught:
+        run(questions=wrong)
+    assert caught.value.code is ErrorCode.QUALITY_BELOW_THRESHOLD
+    assert (caught.value.fields["figure"], caught.value.fields["question"]) == ("answer", prompts[0])
+    warned = RecordingReporter()
+    run(questions=wrong, on_fail="warn", reporter=warned)
+    assert any(level == "warning" and "without 'what no random model says'" in line for level, line in warned.lines)
+    assert (tmp_path / "scratch" / "answers.json").stat().st_mtime_ns == kept, "nothing was asked twice"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fact"),
+    [
+        ("q.jsonl", "", "holds no question"),
+        ("q.jsonl", "{]", "is no JSON"),
+        ("q.json", '[{"question": "a"}]', "question 1 is neither a text nor a prompt"),
+        ("q.json", '[{"prompt": "a", "expected": "' + "x" * 501 + '"}]', "at most 500"),
+    ],
+    ids=["empty", "no JSON", "unknown shape", "too long"],
+)
+def test_a_file_of_questions_is_refused_before_anything_is_made(
+    tiny: TinyRun, tmp_path: Path, name: str, content: str, fact: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    request = tiny.request(evaluation={"questions_file": tmp_path / name})
+    with pytest.raises(PackagingError, match=fact) as caught:
+        run_stages(request, tmp_path / "scratch", until=StageName.PREPARE)
+    assert caught.value.code is ErrorCode.REQUEST_INVALID
+
+
+def test_a_file_of_questions_is_read_in_its_three_forms(tmp_path: Path) -> None:
+    wanted = {"What is it?": "a file", "And then?": ""}
+    forms = {
+        "q.jsonl": '{"prompt": "What is it?", "expected": "a file"}\n"And then?"\n',
+        "q.json": '[{"prompt": "What is it?", "expected": "a file"}, "And then?"]',
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_text(content)
+        assert read_questions(tmp_path / name) == wanted
+    (tmp_path / "q.txt").write_text("What is it?\n\nAnd then?\n")
+    assert read_questions(tmp_path / "q.txt") == dict.fromkeys(wanted, "")
+
+
+def test_the_run_s_own_data_is_found_measured_on_and_calibrated_with(tiny: TinyRun, tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    records = [
+        {"messages": [{"role": "user", "content": f"{n} {TEXT[0]}"}, {"role": "assistant", "content": TEXT[1] * 4}]}
+        for n in range(60)
+    ]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tiny.run / "args.json").write_text(json.dumps({"dataset": [f"{data}#60"]}))
+    reporter = RecordingReporter()
+    request = tiny.request(quant_types=["Q8_0"], imatrix={"chunks": 2}, evaluation="quick")
+    run_stages(request, tmp_path / "scratch", reporter=reporter)
+    report = QualityReport.model_validate_json((tiny.output / "quality.json").read_bytes())
+    assert report.source is not None
+    assert (report.source.kind, report.source.name) == ("run", "train.jsonl")
+    assert report.source.samples == len((tmp_path / "scratch/measured.jsonl").read_text().splitlines()) < 30
+    said = " | ".join(line for _, line in reporter.lines)
+    assert "The run's own data, by args.json: train.jsonl" in said
+    assert "tokens of train.jsonl and trainpack-calibration" in said
+    assert b"train.jsonl" in (tiny.output / "merged_model.imatrix.gguf").read_bytes()
+    assert str(data) not in (tiny.output / "manifest.json").read_text()
+
+
 def test_a_damaged_weight_is_seen(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
     """One layer's projection halved on its way: what verify lets pass, since the file loads and answers."""
     request = tiny.request(template="merge", evaluation={"text": text, "max_mean_kld": 0.001}, gguf_dtype="f32")
@@ -146,7 +236,7 @@ def test_data_that_cannot_be_used_is_refused_by_its_fact(
     data = tmp_path / "data.jsonl"
     data.write_text(content)
     with pytest.raises(PackagingError) as caught:
-        run_stages(tiny.request(evaluation={"dataset": data}), tmp_path / "scratch")
+        run_stages(tiny.request(evaluation={"dataset": data}), tmp_path / "scratch", until=StageName.PREPARE)
     assert caught.value.code is code
     assert fact in caught.value.message
 

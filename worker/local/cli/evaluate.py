@@ -15,6 +15,7 @@ from api_client.cli.failures import DONE, INTERRUPTED
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.words.figures import NONE, format_kld, format_share
 from api_client.words.formatting import format_size
 from worker.local.cli.signals import stop_on_signals
 from worker.stop import StopRequested
@@ -22,7 +23,7 @@ from worker.stop import StopRequested
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from api_client.contract.quality import Figure, FileQuality, QualityReport
+    from api_client.contract.quality import FileQuality, QualityReport
     from worker.setting import WorkProgress
 
 EVALUATE_EXAMPLES = """[bold]Examples[/bold]
@@ -130,30 +131,20 @@ def quality_table(output: Output, quality: QualityReport) -> Table:
         Column(output.text("artifact"), [file.name for file in files], ALWAYS),
         Column(output.text("size"), [format_size(file.size_bytes) for file in files], 6, right=True),
         Column(output.text("bits_per_weight"), [f"{file.bits_per_weight:.2f}" for file in files], 4, right=True),
-        Column(output.text("mean_kld"), [_overall(file, lambda d: _with_error(d.mean_kld, 4)) for file in files], 9,
+        Column(output.text("mean_kld"), [_overall(file, lambda d: format_kld(d.mean_kld)) for file in files], 9,
                right=True),
         Column(output.text("kld_999"), [_overall(file, lambda d: f"{d.kld_999:.3f}") for file in files], 5, right=True),
-        Column(output.text("same_top"), [_overall(file, lambda d: _percent(d.same_top)) for file in files], 8,
+        Column(output.text("same_top"), [_overall(file, lambda d: format_share(d.same_top)) for file in files], 8,
                right=True),
     ]  # fmt: skip
     if quality.training is not None:
-        kept = [_percent(file.retention) if file.retention is not None else "-" for file in files]
+        kept = [format_share(file.retention) for file in files]
         columns.append(Column(output.text("retention"), kept, 7, right=True))
     return fit_table(columns, output.results.width)
 
 
 def _overall(file: FileQuality, told: Callable[[Any], str]) -> str:
-    return told(file.overall) if file.overall is not None else "-"
-
-
-def _with_error(figure: Figure, digits: int) -> str:
-    error = f" ± {figure.error:.{digits}f}" if figure.error is not None else ""
-    return f"{figure.value:.{digits}f}{error}"
-
-
-def _percent(figure: Figure) -> str:
-    error = f" ± {100 * figure.error:.1f}" if figure.error is not None else ""
-    return f"{100 * figure.value:.1f}{error} %"
+    return told(file.overall) if file.overall is not None else NONE
 
 
 def _absolute(path: Path) -> Path:

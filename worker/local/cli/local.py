@@ -207,7 +207,7 @@ def demo(output: Output) -> int:
             Text(),
             stage_table(output, result.job, width),
             Text(),
-            outputs_table(output, result.job.outputs, width),
+            outputs_table(output, result.job, width),
         )
     return DONE if result.taught else JOB_FAILED
 

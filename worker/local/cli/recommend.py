@@ -17,6 +17,7 @@ from api_client.cli.failures import DONE
 from api_client.cli.from_run import location_of, named_base, open_run
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
+from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import is_remote
 from api_client.contract.recommend import (
@@ -24,6 +25,7 @@ from api_client.contract.recommend import (
     QUALITY_WORDS,
     TARGETS,
     Choice,
+    MeasuredType,
     Recommendation,
     parse_target,
     recommend,
@@ -32,10 +34,13 @@ from api_client.contract.recommend import (
 from api_client.contract.tensor_types import type_set
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import pick
+from api_client.words.figures import format_measured
 from api_client.words.formatting import format_size
 
 if TYPE_CHECKING:
     from worker.models.fit.curve import SizeCurve
+
+_SERVICE_TIMEOUT_S = 2.0
 
 RECOMMEND_EXAMPLES = """[bold]Examples[/bold]
 
@@ -89,7 +94,7 @@ def recommend_types(
 
         metadata, sizes = predict_file_sizes(path, Roots.anywhere())
     shape = shape_of(metadata)
-    found = recommend(shape, sizes, place, context)
+    found = recommend(shape, sizes, place, context, _measured(shape.architecture))
     drawn = _curve(output, path, sensitivity, fit_types, context) if sensitivity is not None else None
     if output.as_json:
         extra = {} if drawn is None else {"curve": _curve_document(drawn)}
@@ -101,6 +106,15 @@ def recommend_types(
         if drawn is not None:
             output.show(*_curve_view(output, drawn))
     return DONE
+
+
+def _measured(architecture: str) -> tuple[MeasuredType, ...]:
+    """Figures of earlier jobs of the service, where there is one: the command goes without."""
+    try:
+        with open_client(timeout_s=_SERVICE_TIMEOUT_S) as client:
+            return client.figures(architecture)
+    except PackagingError:
+        return ()
 
 
 def _curve(output: Output, path: Path, sensitivity: Path, fit_types: str, context: int) -> SizeCurve:
@@ -173,7 +187,6 @@ def _model_of(place: str, output: Output) -> Path:
 
 
 def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
-    choose = output.language.choose
     choices = found.choices
     yield Text(
         output.text(
@@ -193,7 +206,7 @@ def _view(output: Output, found: Recommendation, trained_context: int) -> Iterat
             Column(output.text("size"), [format_size(choice.file_bytes) for choice in choices], 8, right=True),
             Column(output.text("memory"), [format_size(choice.memory_bytes) for choice in choices], 7, right=True),
             Column(output.text("fits"), [output.text("yes" if c.fits else "no") for c in choices], 6),
-            Column(output.text("quality"), [choose(*QUALITY_WORDS[choice.quality]) for choice in choices], 5),
+            Column(output.text("quality"), [_quality(output, choice) for choice in choices], 5),
             Column(
                 output.text("imatrix"), [output.text("needs_matrix") if c.needs_imatrix else "" for c in choices], 4
             ),
@@ -204,6 +217,14 @@ def _view(output: Output, found: Recommendation, trained_context: int) -> Iterat
         yield Text(output.text("nothing_fits"), style="yellow")
     else:
         yield Text(output.text("best_fitting", quant_type=found.best_fitting.value))
+
+
+def _quality(output: Output, choice: Choice) -> str:
+    """What is known of a type's files: figures of an earlier job's, else a class."""
+    known = choice.measured
+    if known is None:
+        return output.language.choose(*QUALITY_WORDS[choice.quality])
+    return format_measured(output.language, known)
 
 
 def _name(choice: Choice) -> Text:

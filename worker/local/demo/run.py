@@ -75,7 +75,11 @@ def package_and_ask(
     """
     base, run = prepare_run(cache_dir, say)
     request = PackagingRequest(
-        base_model=str(base), checkpoint=str(run / f"checkpoint-{STEPS}"), output_dir=str(output_dir), overwrite=True
+        base_model=str(base),
+        checkpoint=str(run / f"checkpoint-{STEPS}"),
+        output_dir=str(output_dir),
+        overwrite=True,
+        evaluation={"questions": {QUESTION: FACT}},
     )
     job = watch(client.submit(request).id)
     if job.state is JobState.CANCELLED:
@@ -85,8 +89,8 @@ def package_and_ask(
     packaged = next((a for a in job.outputs if a.kind is ArtifactKind.QUANTIZED), None)
     if packaged is None:
         raise PackagingError(ErrorCode.JOB_FAILED, f"job {job.id} ended {job.state.value} without a quantized file")
-    say(f'Asking both models: "{QUESTION}"')
-    return DemoResult(job, QUESTION, _answer(base_gguf(cache_dir)), _answer(published_path(packaged)))
+    say(f'Asking the base model, too: "{QUESTION}"')
+    return DemoResult(job, QUESTION, _answer(base_gguf(cache_dir)), _packaged_answer(job, packaged))
 
 
 def base_gguf(cache_dir: Path) -> Path:
@@ -97,6 +101,13 @@ def base_gguf(cache_dir: Path) -> Path:
 def published_path(artifact: Artifact) -> Path:
     """Where a published artifact lies."""
     return Path(artifact.path)
+
+
+def _packaged_answer(job: Job, packaged: Artifact) -> str:
+    """What the job itself was told; asked again where its report has no answer."""
+    asked = job.report.questions if job.report is not None else ()
+    told = (answer.text for question in asked for answer in question.answers if answer.by == packaged.name)
+    return next(told, None) or _answer(published_path(packaged))
 
 
 def _answer(model: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from api_client.contract.quality import FileQuality
+from api_client.words.figures import NONE, format_kld, format_share
 from worker.models.convert.metadata import ModelMetadata, languages_of, packager
 
 Relation = Literal["quantized", "finetune", "adapter"]
@@ -123,8 +124,7 @@ _QUALITY_HEADS = ("mean KLD", "99.9 % KLD", "same top token", "training kept")
 def _quality_cells(quality: FileQuality | None) -> list[str]:
     """What was measured of a file, in the order of the headings."""
     if quality is None or quality.overall is None:
-        return ["-"] * len(_QUALITY_HEADS)
-    kld, top = quality.overall.mean_kld, quality.overall.same_top
-    error = f" ± {kld.error:.4f}" if kld.error is not None else ""
-    kept = f"{100 * quality.retention.value:.1f} %" if quality.retention is not None else "-"
-    return [f"{kld.value:.4f}{error}", f"{quality.overall.kld_999:.3f}", f"{100 * top.value:.1f} %", kept]
+        return [NONE] * len(_QUALITY_HEADS)
+    overall = quality.overall
+    shares = (format_share(overall.same_top), format_share(quality.retention))
+    return [format_kld(overall.mean_kld), f"{overall.kld_999:.3f}", *shares]

@@ -17,10 +17,17 @@ DEFAULT_NAME = "trainpack-calibration"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A calibration text and the name that files record for it."""
+    """A calibration text and the name that files record for it.
+
+    Attributes:
+        name: The name.
+        text: The text.
+        special_tokens: Whether what looks like a special token is one: in chats that a template has rendered.
+    """
 
     name: str
     text: str
+    special_tokens: bool = False
 
 
 def load_calibration(path: Path | None = None) -> Calibration:

@@ -106,7 +106,9 @@ def open_model(
     converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
     skeleton = Skeleton(base.directory, tensors, target)
     length = min(chunks.tokens, _positions(skeleton.model.config) or chunks.tokens)
-    tokens = tokenize_chunks(chunks.text.text, chunks.tokenizer_dir, length, chunks.count)
+    tokens = tokenize_chunks(
+        chunks.text.text, chunks.tokenizer_dir, length, chunks.count, special_tokens=chunks.text.special_tokens
+    )
     if int(tokens.max()) >= skeleton.embedding_rows:
         raise PackagingError(
             ErrorCode.VOCABULARY_MISMATCH,

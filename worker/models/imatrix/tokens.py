@@ -15,7 +15,9 @@ import transformers
 from api_client.contract.errors import ErrorCode, PackagingError
 
 
-def tokenize_chunks(text: str, tokenizer_dir: Path, chunk_tokens: int, chunks: int | None) -> torch.Tensor:
+def tokenize_chunks(
+    text: str, tokenizer_dir: Path, chunk_tokens: int, chunks: int | None, *, special_tokens: bool = False
+) -> torch.Tensor:
     """Token ids of the calibration text.
 
     Args:
@@ -23,6 +25,7 @@ def tokenize_chunks(text: str, tokenizer_dir: Path, chunk_tokens: int, chunks: i
         tokenizer_dir: Directory with the tokenizer files the model is packaged with.
         chunk_tokens: Length of a chunk.
         chunks: How many chunks to use; all where None, and all where there are fewer.
+        special_tokens: Whether what looks like a special token in the text is one.
 
     Returns:
         int64 ``(chunks, chunk_tokens)``.
@@ -30,7 +33,7 @@ def tokenize_chunks(text: str, tokenizer_dir: Path, chunk_tokens: int, chunks: i
     Raises:
         PackagingError: ``calibration_too_short``, ``tokenizer_unsupported``.
     """
-    ids, begin = _token_ids(text, tokenizer_dir)
+    ids, begin = _token_ids(text, tokenizer_dir, special_tokens=special_tokens)
     available = len(ids) // chunk_tokens
     if available == 0:
         raise PackagingError(
@@ -45,13 +48,14 @@ def tokenize_chunks(text: str, tokenizer_dir: Path, chunk_tokens: int, chunks: i
     return cut
 
 
-def _token_ids(text: str, tokenizer_dir: Path) -> tuple[list[int], int | None]:
+def _token_ids(text: str, tokenizer_dir: Path, *, special_tokens: bool) -> tuple[list[int], int | None]:
     """Ids of the whole text, and the begin-of-text id where the tokenizer adds one by itself."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             tokenizer_dir, trust_remote_code=False, local_files_only=True
         )
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        split = not special_tokens
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=split, verbose=False)["input_ids"]
         begin = tokenizer.bos_token_id
         adds_begin = begin is not None and tokenizer("a")["input_ids"][:1] == [begin]
     except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:

@@ -51,6 +51,8 @@ class Question:
         texts: Plain texts to cut with no token put before them and none read as control; ``text_ids`` of the answer.
         chats: Bodies for the server's template endpoint; ``prompts`` of the answer has of each the ``text`` and its
             ``ids`` as the server cuts a prompt, or ``error``. Nothing is written where texts or chats are given.
+        others: More prompts, each asked by itself of the same loaded file; ``texts`` of the answer has them all.
+        until_end: Stop where the model ends, and let an answer be empty; a proof of a file wants tokens.
     """
 
     model: str
@@ -68,6 +70,8 @@ class Question:
     senses: tuple[Mapping[str, Any], ...] = ()
     texts: Sequence[str] = ()
     chats: Sequence[Mapping[str, Any]] = ()
+    others: Sequence[str] = ()
+    until_end: bool = False
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -130,7 +134,8 @@ def ask(question: Question) -> dict[str, Any]:
     if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
     ids = {"ids": endpoint.cut(question.cut, special=True, begun=False)} if question.cut else {}
-    return _written(server, question) | ids
+    first = _written(server, question, question.prompt)
+    return first | ids | {"texts": [first["text"], *(_written(server, question, p)["text"] for p in question.others)]}
 
 
 class _Endpoint:
@@ -177,15 +182,15 @@ def _vectors(server: Any, question: Question) -> list[list[float | None]]:
     return [item["embedding"] for item in sorted(reply["data"], key=lambda one: int(one["index"]))]
 
 
-def _written(server: Any, question: Question) -> dict[str, Any]:
-    body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0}
+def _written(server: Any, question: Question, prompt: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"max_tokens": question.max_tokens, "temperature": 0.0, "seed": 0, "cache_prompt": False}
     if question.chat:
-        shown = [*question.senses, {"type": "text", "text": question.prompt}]
-        body["messages"] = [{"role": "user", "content": shown if question.senses else question.prompt}]
+        shown = [*question.senses, {"type": "text", "text": prompt}]
+        body["messages"] = [{"role": "user", "content": shown if question.senses else prompt}]
         reply = _decoded(server.handle_chat_completions(body))
-        text = reply["choices"][0]["message"]["content"]
+        text = reply["choices"][0]["message"]["content"] or ""
     else:
-        body |= {"prompt": question.prompt, "ignore_eos": not question.may_end}
+        body |= {"prompt": prompt, "ignore_eos": not (question.may_end or question.until_end)}
         reply = _decoded(server.handle_completions(body))
         if question.may_end and not reply["choices"][0]["text"].strip():
             # an untrained model may end at once; the proof wants tokens

@@ -90,9 +90,18 @@ def read_prompts(question: Question) -> dict[str, Any]:
     return _answered(question)
 
 
+def answers_of(question: Question) -> list[str]:
+    """Load a file and ask its prompt and the others.
+
+    Raises:
+        PackagingError: as :func:`generate`.
+    """
+    return [str(text) for text in _answered(question)["texts"]]
+
+
 def _answered(question: Question) -> dict[str, Any]:
     size_gb = Path(question.model).stat().st_size / 1e9
-    timeout_s = _BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb
+    timeout_s = (1 + len(question.others)) * (_BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb)
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "worker.models.verify.ask"],
@@ -118,8 +127,8 @@ def _answered(question: Question) -> dict[str, Any]:
     if done.returncode != 0:
         raise _refused(question, reason_of(done.stderr, done.returncode), done.stderr)
     answer: dict[str, Any] = json.loads(done.stdout)
-    asked_to_write = not (question.texts or question.chats)
-    if question.purpose == Purpose.WRITE and asked_to_write and answer["tokens"] < min(1, question.max_tokens):
+    proves = not (question.texts or question.chats or question.until_end)
+    if question.purpose == Purpose.WRITE and proves and answer["tokens"] < min(1, question.max_tokens):
         raise _refused(question, "it loads but generates nothing", done.stderr)
     return answer
 

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from api_client.contract import metric_names as names
 from api_client.contract.errors import ErrorCode
 from api_client.contract.job import Artifact, AttemptOutcome, JobState, StageName
+from api_client.contract.quality import QualityReport
+from api_client.contract.quant_types import QuantType
 from worker.service.metrics.registry import Series
 from worker.service.state.decisions import Decision
 from worker.service.state.transitions import Lease
 
 UPLOAD_CODES = (ErrorCode.UPLOAD_FAILED, ErrorCode.STORAGE_UNREACHABLE, ErrorCode.STORAGE_DENIED)
+_TYPES = frozenset(quant_type.value for quant_type in QuantType)
 LOST = "lost"
 """Outcome of an attempt that was overtaken by another."""
 
@@ -49,6 +52,15 @@ class Observer:
         made = sum(artifact.size_bytes for artifact in artifacts)
         if duration_s and made and lease.attempt == 1:
             self.series.observe(names.STAGE_THROUGHPUT, made / duration_s, stage=lease.stage.value)
+
+    def measured(self, report: QualityReport) -> None:
+        """A report was recorded."""
+        for file in report.files:
+            quant_type = file.quant_type if file.quant_type in _TYPES else "none"
+            if file.overall is not None:
+                self.series.observe(names.QUALITY_KLD, file.overall.mean_kld.value, quant_type=quant_type)
+            if file.retention is not None and report.training_measurable:
+                self.series.observe(names.QUALITY_RETENTION, file.retention.value, quant_type=quant_type)
 
     def unsuccessful(self, lease: Lease, decision: Decision, finished: JobState | None) -> None:
         """An attempt's end without success was recorded."""

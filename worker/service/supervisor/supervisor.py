@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -18,6 +19,8 @@ from redis.exceptions import RedisError
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, JobState, StageName
 from api_client.contract.outputs import CHECKSUMS, MANIFEST
+from api_client.contract.quality import REPORT_FACT, QualityReport
+from api_client.ledger.figures import record_figures
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
 from api_client.ledger.outage import ride_out
@@ -328,6 +331,7 @@ class Supervisor:
             settled = self._ride_out(lambda: self._transitions.complete(lease, result, message, stored.record.job))
             if settled is not None:
                 self._observer.succeeded(lease, artifacts)
+                self._tell_quality(result)
                 if lease.attempt > 1:
                     self._sweep_output(stored, lease)  # What an attempt left that died with its worker.
             return settled
@@ -337,6 +341,15 @@ class Supervisor:
         if outcome.ending is Ending.CANCELLED:
             remove_scratch(scratch)
         return self._end(lease, self._decide(outcome, stored.counts))
+
+    def _tell_quality(self, result: StageResult) -> None:
+        """Count what was measured, and keep it for recommendations; those can do without it."""
+        report = QualityReport.read(result.facts.get(REPORT_FACT))
+        if report is None:
+            return
+        self._observer.measured(report)
+        with contextlib.suppress(RedisError):
+            record_figures(self._redis, self._keys, report)
 
     def _sweep_output(self, stored: Stored, lease: Lease) -> None:
         if lease.stage is StageName.PUBLISH and may_write(stored.request, self._settings):
