@@ -39,14 +39,18 @@ REPAIRED = {
     "KimiLinearForCausalLM": "upstream does not know the names that transformers 5 saves",
     "KimiLinearModel": "upstream does not know the names that transformers 5 saves",
     "MiMoV2FlashForCausalLM": "upstream announces three prediction layers that are not there",
+    "ModernBertForSequenceClassification": "upstream drops the labels of two classes, and gives up",
     "ModernBertForMaskedLM": "upstream does not know the head that it leaves out elsewhere",
     "RobertaForSequenceClassification": "upstream drops the labels of two classes, and the file does not load",
     "XLMRobertaForSequenceClassification": "upstream drops the labels of two classes, and the file does not load",
     "Qwen3VLMoeForConditionalGeneration": "upstream turns experts round that transformers 5 saves as they are",
 }
 """Where upstream's own converter is wrong or gives up on the same model, and the last column is the judge."""
-_TEXT_ONLY = {"Step3p7ForConditionalGeneration": ".*vision_model.*"}
-"""Towers whose layers transformers cuts up when it loads them: an adapter on those has no place in the weights."""
+_TEXT_ONLY = {
+    "Step3p7ForConditionalGeneration": ".*vision_model.*",
+    "Glm4vMoeForConditionalGeneration": ".*visual.*",
+}
+"""Towers on which an adapter is refused by name: their layers are cut up when loaded, or convolve in three axes."""
 UNCAUGHT = "fault of ours"
 """How a cell begins that an error without a code ended."""
 _SAME = 5e-4

@@ -62,6 +62,7 @@ def by_transformers(model: Any, ids: Sequence[int]) -> list[float]:
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         text = (model.get_decoder() if hasattr(model, "get_decoder") else None) or model.base_model
+        text = model.base_model if isinstance(text, torch.nn.Linear) else text  # so an encoder calls its head
         output = text(input_ids=torch.tensor([list(ids)]), use_cache=False)
         if not hasattr(output, "last_hidden_state"):  # a text model with its head
             output = text.model(input_ids=torch.tensor([list(ids)]), use_cache=False)
