@@ -139,3 +139,13 @@ def take_life_line() -> int | None:
     descriptor: int | None = server._forkserver_alive_fd
     server._forkserver_alive_fd = None
     return descriptor
+
+
+def use_directory(directory: str) -> None:
+    """Have multiprocessing put its sockets into a directory, and not into one of its own (``pymp-*``).
+
+    It removes its own at its end only, so that each killed worker leaves one for ever.
+    """
+    import multiprocessing.process
+
+    multiprocessing.process.current_process()._config["tempdir"] = directory  # type: ignore[attr-defined]

@@ -709,6 +709,18 @@ class ErrorCode(StrEnum):
         exit_code=ExitCode.NOT_REACHABLE,
         http_status=503,
     )
+    REDIS_DENIED = ErrorRow(
+        "redis_denied",
+        _R,
+        "The user of Redis may not do this under this key prefix.",
+        "Let the user's ACL cover the prefix (~PREFIX:*) and the commands of deploy/compose, or correct "
+        "TRAINPACK_KEY_PREFIX and the user in TRAINPACK_REDIS_URL.",
+        "Redis 用户无权在该键前缀下执行此操作。",
+        "让该用户的 ACL 覆盖前缀（~前缀:*）和 deploy/compose 中列出的命令，或修改 TRAINPACK_KEY_PREFIX 以及 "
+        "TRAINPACK_REDIS_URL 中的用户。",
+        exit_code=ExitCode.NOT_REACHABLE,
+        http_status=503,
+    )
     REDIS_UNREACHABLE = ErrorRow(
         "redis_unreachable",
         _T,

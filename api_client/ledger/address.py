@@ -131,6 +131,15 @@ def broker_address(url: str) -> tuple[str, dict[str, Any]]:
     return places, {"master_name": address.service}
 
 
+def denied(url: str, prefix: str, error: Exception) -> PackagingError:
+    """The error for a user who may not do what was asked."""
+    return PackagingError(
+        ErrorCode.REDIS_DENIED,
+        f"Redis at {_host_of(url)} does not let this user do that under the prefix {prefix!r}: {error}",
+        fields={"redis_url": masked_url(url), "prefix": prefix},
+    )
+
+
 def no_writes(url: str, refusal: WriteRefusal, reason: str) -> PackagingError:
     """The error for a Redis that answers and takes no writes."""
     return PackagingError(

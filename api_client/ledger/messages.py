@@ -27,6 +27,9 @@ QUEUE_HEAVY = "packaging.heavy"
 QUEUE_IO = "packaging.io"
 HOST_QUEUE_PREFIX = "packaging.host."
 PRIORITIES = tuple(range(10))
+QUEUE_READ = 10_000
+"""Messages of a queue that are read at most in one sweep."""
+_PAGE = 500
 _PRIORITY_SEPARATOR = "\x06\x16"
 
 
@@ -85,10 +88,25 @@ def queue_keys(keys: Keys, queue: str) -> list[str]:
     return [keys.broker_prefix + name for name in names]
 
 
-def waiting_task_ids(redis: TextRedis, keys: Keys, queue: str) -> set[str]:
-    """Task ids of the messages that wait in a queue; those already handed to a worker are not among them."""
-    texts = [text for name in queue_keys(keys, queue) for text in redis.lrange(name, 0, -1)]
-    return {task_id for task_id in map(_task_id, texts) if task_id is not None}
+def missing_task_ids(redis: TextRedis, keys: Keys, queue: str, wanted: set[str]) -> set[str]:
+    """Those of the ``wanted`` messages that wait no longer in a queue; one handed to a worker is not there either.
+
+    A queue is read in pages from the end that is taken next, where the oldest messages are, and no further than needed.
+    Of one longer than :data:`QUEUE_READ` the rest is taken for there: what is lost is found once the queue is shorter.
+    """
+    missing, left = set(wanted), QUEUE_READ
+    for name in queue_keys(keys, queue):
+        end = -1
+        while missing:
+            if left <= 0:
+                return set()
+            texts = redis.lrange(name, end - _PAGE + 1, end)
+            missing -= {task_id for task_id in map(_task_id, texts) if task_id is not None}
+            left -= len(texts)
+            end -= _PAGE
+            if len(texts) < _PAGE:
+                break
+    return missing
 
 
 def _task_id(text: str) -> str | None:

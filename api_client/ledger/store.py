@@ -28,11 +28,11 @@ from api_client.contract.plan import plan_stages
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.templates import Template
-from api_client.ledger.address import connect, unreachable
+from api_client.ledger.address import connect, denied, unreachable
 from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import StageMessage
-from api_client.ledger.outage import is_away, ride_out
+from api_client.ledger.outage import is_away, may_not, ride_out
 from api_client.ledger.records import UNREADABLE, JobRecord, job_newer, read_event, read_job, record_invalid
 from api_client.ledger.scripts import Script
 from api_client.ledger.text_redis import StreamAnswer, StreamEntry
@@ -90,6 +90,8 @@ class JobStore:
         except RedisError as error:
             if is_away(error):
                 raise unreachable(self._url, error) from error
+            if may_not(error):
+                raise denied(self._url, self._keys.prefix, error) from error
             raise
         self._answered = True
         return result

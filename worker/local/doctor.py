@@ -157,7 +157,10 @@ def check_workers(settings: Settings) -> Check:
     try:
         with PackagingClient(settings.redis_url, key_prefix=settings.key_prefix) as client:
             workers = client.workers()
-    except PackagingError:  # check_redis says why
+    except PackagingError as error:
+        if error.code is ErrorCode.REDIS_DENIED:
+            raise
+        # else check_redis says why
         return Check("workers", True, "not known while Redis does not answer")
     if not workers:
         return Check("workers", True, "none serves", "Start one with `trainpack worker` or `trainpack up`.")

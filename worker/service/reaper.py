@@ -19,7 +19,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_client.ledger.keys import Keys
-from api_client.ledger.messages import MessageSender, StageMessage, waiting_task_ids
+from api_client.ledger.messages import MessageSender, StageMessage, missing_task_ids
 from api_client.ledger.outage import is_away
 from api_client.ledger.text_redis import TextRedis
 from config.log_events import LogEvent
@@ -219,8 +219,11 @@ class Reaper:
 
     def _lost(self, messages: list[StageMessage]) -> list[StageMessage]:
         """Those whose message no longer waits in its queue. So queued jobs never have more than one message there."""
-        waiting = {queue: waiting_task_ids(self._redis, self._keys, queue) for queue in {m.queue for m in messages}}
-        return [message for message in messages if message.task_id not in waiting[message.queue]]
+        wanted: dict[str, set[str]] = {}
+        for message in messages:
+            wanted.setdefault(message.queue, set()).add(message.task_id)
+        missing = {queue: missing_task_ids(self._redis, self._keys, queue, ids) for queue, ids in wanted.items()}
+        return [message for message in messages if message.task_id in missing[message.queue]]
 
     def _clean_scratch(self) -> None:
         """Look at every scratch directory on this host: what is not needed any more goes."""

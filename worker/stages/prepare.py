@@ -43,6 +43,7 @@ def run(context: StageContext) -> StageResult:
     target = local_target(context)
     if target is not None:
         check_output_dir(target, context.settings.allowed_roots)
+    upload_destination(context)  # refuses a bucket that jobs may not write, before anything is fetched
     inputs = resolve_inputs(context)
     _describe(context, inputs)
     projector = plan_projector(context, inputs)

@@ -15,6 +15,7 @@ from tests.unit.convert.test_tokenizer_forms import assemble, save_weights
 from tests.unit.convert.tokenizer_families import FAMILIES, save_forms
 from worker.models.convert.pipeline import convert
 from worker.models.convert.tokenizer import find_tokenizer
+from worker.models.verify import tokens
 from worker.models.verify.ask import Question
 from worker.models.verify.load import SPACES_READ, prove
 from worker.models.verify.tokens import Rendered, check_tokens, rendered_chat
@@ -114,6 +115,18 @@ def test_template_that_cannot_be_rendered_is_no_trouble(
     model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
     (model / "chat_template.jinja").write_text(template)
     assert rendered_chat(find_tokenizer(None, model)) is None
+
+
+def test_template_that_never_ends_is_refused_in_time(
+    forms: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "TEMPLATE_S", 0.5)
+    model = assemble(tmp_path / "model", forms("qwen2-bpe", "newer"))
+    row = "{% for a in range(99999) %}"
+    (model / "chat_template.jinja").write_text(row * 4 + "{% endfor %}" * 4 + "x")
+    with pytest.raises(PackagingError, match=r"did not render a short chat within 0\.5 s") as caught:
+        rendered_chat(find_tokenizer(None, model))
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
 
 
 def test_template_that_takes_only_a_question_is_given_one(forms: Callable[[str, str], Path], tmp_path: Path) -> None:

@@ -185,12 +185,18 @@ def _is_peft_default(config: Mapping[str, Any], key: str) -> bool:
     return key in defaults and bool(defaults[key] == config[key])
 
 
+_LARGEST = 1e9
+"""Beyond every rank and every scaling that a trainer writes."""
+
+
 def _number(config: Mapping[str, Any], key: str, default: float, where: str) -> float:
     value = config.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise PackagingError(ErrorCode.ADAPTER_INVALID, f"{where}: {key} is {value!r}, not a number")
+    if not abs(value) < _LARGEST:
+        raise PackagingError(ErrorCode.ADAPTER_INVALID, f"{where}: {key} is {value!r}, which is not below {_LARGEST:g}")
     return value
 
 

@@ -9,7 +9,10 @@ there, in every file that anybody makes of them. That is how they are used every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
@@ -28,6 +31,8 @@ _NAMED = ("bos", "eos", "pad", "unk")
 _BESIDE = 3
 _SPACE = "▁"
 """How sentencepiece writes one."""
+TEMPLATE_S = 10.0
+"""Longest time for a template to render a short chat; a template is a program, and may never end."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,42 @@ def _default_template(choice: TokenizerChoice) -> str | None:
     return template
 
 
+class _TooLong(BaseException):
+    """Not an ``Exception``, so that nothing in a template's way catches it."""
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer. Only a process's first thread can be, and a stage runs in that one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def too_long(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _render(template: str, chat: Sequence[dict[str, str]], names: dict[str, str]) -> str | None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        texts, _ = render_jinja_template([list(chat)], chat_template=template, add_generation_prompt=True, **names)
+        with _within(TEMPLATE_S):
+            texts, _ = render_jinja_template([list(chat)], chat_template=template, add_generation_prompt=True, **names)
+    except _TooLong as error:
+        raise PackagingError(
+            ErrorCode.TOKENIZER_UNSUPPORTED,
+            f"the chat template did not render a short chat within {TEMPLATE_S:g} s",
+            remedy="Whatever runs the model would hang as well. Correct chat_template in the checkpoint's tokenizer.",
+            fields={"limit_s": TEMPLATE_S},
+        ) from error
     except Exception:  # a template is a program of the model's, in a sandbox; what it raises says nothing of the tokens
         return None
     return str(texts[0])

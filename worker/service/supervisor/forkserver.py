@@ -14,7 +14,8 @@ import sys
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext
 
-from worker.foreign import take_life_line
+from worker.foreign import take_life_line, use_directory
+from worker.service.supervisor.socket_directory import socket_directory
 
 
 def fork_context(preload: str) -> ForkServerContext:
@@ -35,6 +36,7 @@ def start_forkserver() -> None:
 
     A Ctrl-C reaches it too; until it has loaded its shield the signal waits, so that it does not end with a traceback.
     """
+    use_directory(str(socket_directory()))
     resource_tracker.ensure_running()  # The fork server starts it otherwise, which would let the signal through.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
