@@ -136,7 +136,8 @@ def wait_idle(site: Site) -> None:
     """No job is left to run: a replay or a cancel is then what the page means it to be."""
     for job in site.service.client.list(limit=100):
         site.service.wait(job, 60)
-    for made in (site.root / "runs" / "42").glob("*.gguf"):
+    own = site.root / "runs" / "42"
+    for made in (*own.glob("*.gguf"), *own.glob("quality.json")):
         made.unlink()  # by a page in the other language, to the same place
 
 
