@@ -16,7 +16,7 @@ from worker.models.adapters.names import is_head
 from worker.models.convert.weights import MergedWeights
 
 _OTHER_SENSES = re.compile(
-    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|connector|mlp1|mlp_AR)\w*\."
+    r"(^|\.)\w*(vision|visual|image|audio|speech|sound|video|multi_modal|multimodal|mm_projector|connector|mlp1|mlp_AR|vit_large_projector)\w*\."
 )
 _NAMED = 3
 
