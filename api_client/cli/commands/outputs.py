@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from api_client.cli.arguments import JobId
 from api_client.cli.command import add_command
@@ -43,7 +44,8 @@ def outputs(
         if output.as_json:
             output.document({"job_id": job.id, "state": job.state, "outputs": job.outputs, "quality": job.quality})
         elif job.outputs:
-            output.show(outputs_table(output, job, output.results.width))
+            output.show(outputs_table(output, job, output.results.width, places=False))
+            output.show_whole(*(Text(one.url) for one in job.outputs if one.url))
         else:
             output.say(output.text("no_outputs", state=job.state.value))
         return DONE

@@ -156,8 +156,8 @@ def _attempt_line(output: Output, stage: Stage, attempt: Attempt) -> Text:
     return line
 
 
-def outputs_table(output: Output, job: Job, width: int) -> RenderableType:
-    """The published files: name, size, how good they are, sha256, where they are."""
+def outputs_table(output: Output, job: Job, width: int, *, places: bool = True) -> RenderableType:
+    """The published files: name, size, how good they are, sha256, and where they are, as far as there is room."""
     artifacts = job.outputs
     lines = {line.name: line for line in job.quality}
     measured = [lines.get(artifact.shard_of or artifact.name) for artifact in artifacts]
@@ -167,7 +167,7 @@ def outputs_table(output: Output, job: Job, width: int) -> RenderableType:
             Column(output.text("size"), [format_size(a.size_bytes) for a in artifacts], 8, right=True),
             *_figures(output, measured),
             Column(output.text("sha256"), [a.sha256 if width >= 160 else a.sha256[:12] for a in artifacts], 5),
-            Column(output.text("url"), [artifact.url or "" for artifact in artifacts], 4),
+            *([Column(output.text("url"), [artifact.url or "" for artifact in artifacts], 4)] if places else []),
         ],
         width,
     )

