@@ -1,7 +1,6 @@
 """Directories as trainers leave them, built of one tiny adapter and one tiny model: names, places and extra keys.
 
-Nothing is trained. Each layout is what the trainer's own code writes: its ``save`` paths were read in the packages'
-sources (ms-swift 3, LLaMA-Factory 0.9, Axolotl 0.12, torchtune 0.6, NeMo Automodel 0.2, TRL 0.24, Unsloth 2026.8).
+Nothing is trained, and no trainer was run to make them: the layouts are written down from what is known of each.
 """
 
 from __future__ import annotations

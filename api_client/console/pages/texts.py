@@ -244,7 +244,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "fits_not": ("does not fit", "无法容纳"),
     "needs_imatrix": ("imatrix", "需重要性矩阵"),
-    "fits": ("Fits", "按界限适配（fit）"),
+    "fit_bounds": ("Fits", "按界限适配（fit）"),
     "fits_hint": (
         "The best file at a bound, e.g. fit:5.5GiB, fit:4.5bpw, fit:like:Q4_K_M, fit:target:gpu-8g, fit:kld:0.02;"
         " several with blanks between.",

@@ -145,7 +145,7 @@ def test_a_width_of_zero_is_none() -> None:
     assert run(*MODULE, "templates", COLUMNS="0").stdout == run(*MODULE, "templates").stdout != ""
 
 
-@pytest.mark.parametrize(("place", "command"), [("config.py", "doctor"), ("worker/__init__.py", "doctor")])
+@pytest.mark.parametrize(("place", "command"), [("config.py", "doctor"), ("worker.py", "doctor")])
 def test_a_module_of_someone_else_that_hides_ours_is_named(tmp_path: Path, place: str, command: str) -> None:
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("SETTING = 1\n")

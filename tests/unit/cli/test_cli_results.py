@@ -15,7 +15,7 @@ from api_client.contract.templates import BUILTIN_TEMPLATES
 from tests.unit.cli.conftest import Ran
 
 COMMANDS = [
-    *("package", "ask", "submit", "quantize", "evaluate", "demo"),
+    *("package", "ask", "submit", "quantize", "evaluate", "demo", "recipe"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
     *("up", "worker", "console", "limits", "pause", "resume", "doctor", "clean"),
