@@ -337,7 +337,11 @@ class JobStore:
         asked = ("ACL", "DRYRUN", "default", "SET", self._keys.named("clock"), "0")
         try:
             answer = str(self.call(lambda: self.redis.execute_command(*asked)))
-        except ResponseError:  # An old server, or a user without the right to ask.
+        except ResponseError:  # An old server.
+            return None
+        except PackagingError as error:
+            if error.code != ErrorCode.REDIS_DENIED:  # else a user without the right to ask
+                raise
             return None
         return "" if answer == "OK" else answer
 
