@@ -14,7 +14,6 @@ from api_client.ledger.messages import TASK_NAME
 from config.log_events import LogEvent
 from worker.service.supervisor.supervisor import Supervisor
 
-_STAGES = frozenset(stage.value for stage in StageName)
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -34,16 +33,18 @@ def handle(supervisor: Supervisor, body: dict[str, Any]) -> str:
     Returns:
         What came of it, in words.
     """
+    newer = False
     try:
         version, job_id = int(body["schema_version"]), str(body["job_id"])
-        if version > SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
+        if newer:
             _log.warning(LogEvent.JOB_NEWER, schema_version=version, job_id=job_id)
-            if body["stage"] not in _STAGES:
-                return "newer version"  # else the refusal to begin is noted, so that people see what the job waits for
         stage, attempt = StageName(body["stage"]), int(body["attempt"])
         if not is_job_id(job_id):
             raise ValueError("no job has such an id")
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        if newer:  # One that can be read goes on: its refusal to begin is noted, so people see what the job waits for.
+            return "newer version"
         _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=repr(error))
         return "unreadable"
     with structlog.contextvars.bound_contextvars(job_id=job_id, stage=stage.value, attempt=attempt):
