@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from api_client import PackagingClient
+from api_client import PackagingClient, PackagingError
 from api_client.ledger import keys
 from api_client.ledger.asking import QuestionKind
 from tests.integration.harness import ROOT, Installation, eventually
@@ -132,8 +132,9 @@ def test_jobs_are_sent_stopped_and_replayed_by_who_may(user: str, guarded: Serve
         assert observer.workers()
         assert observer.queues()
         assert len(list(observer.events(job.id))) > 10
-        with pytest.raises(NoPermissionError):
+        with pytest.raises(PackagingError) as refused:
             observer.cancel(job.id)
+        assert refused.value.code == "redis_denied"
     finally:
         sender.close()
         observer.close()

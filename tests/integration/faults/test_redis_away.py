@@ -75,7 +75,7 @@ def test_a_server_that_takes_no_writes_for_a_while_costs_no_attempt(own_service:
         assert client.get(job.id).state == "running"
         with pytest.raises(PackagingError) as caught:
             client.submit(service.request("refused"))
-        assert caught.value.code == "redis_unreachable"
+        assert caught.value.code == "redis_no_writes"
     service.let_go("convert")
     eventually(lambda: "end convert 1" in service.runs(), "the stage finishes while Redis takes no writes")
     lease_s = float(service.environment()["TRAINPACK_LEASE_S"])
