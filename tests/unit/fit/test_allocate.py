@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -38,6 +38,7 @@ _NUMBERS = st.integers(0, 12)
     groups=st.lists(st.lists(st.tuples(_NUMBERS, _NUMBERS), min_size=1, max_size=4), min_size=1, max_size=5),
     limit=st.integers(0, 60),
 )
+@example(groups=[[(1, 0)], [(9, 0)], [(0, 11), (4, 9), (6, 0)], [(3, 9), (6, 0)]], limit=20)
 def test_no_choice_is_better_than_the_chosen_one(groups: list[list[tuple[int, int]]], limit: int) -> None:
     options = [[Option(*option) for option in group] for group in groups]
     sums = [

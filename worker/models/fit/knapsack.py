@@ -141,9 +141,13 @@ def _result(
 
 @dataclass
 class _Sums:
-    """Sums over the groups so far, and how each was reached."""
+    """Sums over the groups so far, and how each was reached.
+
+    Costs are summed beside the reduced ones: worked out from those, equal costs would differ by rounding.
+    """
 
     weight: NDArray[np.float64]
+    cost: NDArray[np.float64]
     reduced: NDArray[np.float64]
     came_from: list[tuple[NDArray[np.int32], NDArray[np.int32]]]
 
@@ -153,7 +157,8 @@ def _enumerate(
 ) -> KnapsackAnswer:
     """The best choice whose reduced costs add up to no more than the gap of the best one at hand."""
     weights = [np.array([option.weight for option in group]) for group in groups]
-    reduced = [np.array([option.cost + multiplier * option.weight for option in group]) for group in groups]
+    costs = [np.array([option.cost for option in group]) for group in groups]
+    reduced = [cost + multiplier * weight for cost, weight in zip(costs, weights, strict=True)]
     least = [float(values.min()) for values in reduced]
     bound = sum(least) - multiplier * limit
     gap = (best.cost - bound) * (1 + _TINY) + _TINY * abs(best.cost)
@@ -161,19 +166,18 @@ def _enumerate(
     order = sorted(range(len(groups)), key=lambda number: (len(kept[number]), number))
     lightest = [float(weights[number][kept[number]].min()) for number in order]
     after = np.cumsum([0.0, *lightest[::-1]])[::-1][1:]
-    sums, whole = _Sums(np.zeros(1), np.zeros(1), []), True
+    sums, whole = _Sums(np.zeros(1), np.zeros(1), np.zeros(1), []), True
     for place, number in enumerate(order):
         options = kept[number]
-        _add(sums, weights[number][options], reduced[number][options] - least[number], options)
+        _add(sums, weights[number], costs[number], reduced[number] - least[number], options)
         _keep(sums, np.flatnonzero((sums.reduced <= gap) & (sums.weight + after[place] <= limit)))
-        _keep(sums, _front(sums.weight, sums.reduced - multiplier * sums.weight))
+        _keep(sums, _front(sums.weight, sums.cost))
         if len(sums.weight) > most:
             _keep(sums, np.sort(np.argsort(sums.reduced, kind="stable")[:most]))
             whole = False
         if not len(sums.weight):  # the best at hand, up to rounding
             return KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
-    costs = sums.reduced - multiplier * sums.weight
-    winner = int(np.lexsort((sums.weight, costs))[0])
+    winner = int(np.lexsort((sums.weight, sums.cost))[0])
     picks = [0] * len(groups)
     for number, (parents, taken) in zip(order[::-1], sums.came_from[::-1], strict=True):
         picks[number] = int(taken[winner])
@@ -183,11 +187,18 @@ def _enumerate(
     return found if better else KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
 
 
-def _add(sums: _Sums, weights: NDArray[np.float64], reduced: NDArray[np.float64], options: NDArray[np.int64]) -> None:
-    """Add every option of a group to every sum."""
+def _add(
+    sums: _Sums,
+    weights: NDArray[np.float64],
+    costs: NDArray[np.float64],
+    reduced: NDArray[np.float64],
+    options: NDArray[np.int64],
+) -> None:
+    """Add every one of the options of a group to every sum."""
     count = len(sums.weight)
-    sums.weight = (weights[:, None] + sums.weight).reshape(-1)
-    sums.reduced = (reduced[:, None] + sums.reduced).reshape(-1)
+    sums.weight = (weights[options, None] + sums.weight).reshape(-1)
+    sums.cost = (costs[options, None] + sums.cost).reshape(-1)
+    sums.reduced = (reduced[options, None] + sums.reduced).reshape(-1)
     parents = np.tile(np.arange(count, dtype=np.int32), len(options))
     sums.came_from.append((parents, np.repeat(options.astype(np.int32), count)))
 
@@ -202,6 +213,6 @@ def _front(weight: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np
 
 
 def _keep(sums: _Sums, which: NDArray[np.int64]) -> None:
-    sums.weight, sums.reduced = sums.weight[which], sums.reduced[which]
+    sums.weight, sums.cost, sums.reduced = sums.weight[which], sums.cost[which], sums.reduced[which]
     parents, taken = sums.came_from[-1]
     sums.came_from[-1] = (parents[which], taken[which])
