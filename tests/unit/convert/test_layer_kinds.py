@@ -112,6 +112,7 @@ _EXAONE = {"sliding_window": 8, "num_hidden_layers": 30}
         ("gemma-embedding", {}, {"use_bidirectional_attention": False}, "use_bidirectional_attention"),
         ("exaone4", {"sliding_window": None, "num_hidden_layers": 30}, _EXAONE, "sliding_window"),
         ("exaone4", {"sliding_window": 8, "num_hidden_layers": 64}, _EXAONE, "sliding_window"),
+        ("exaone4", {}, {"sliding_window": None, "num_hidden_layers": 64}, "sliding_window"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_its_key(

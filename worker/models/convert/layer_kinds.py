@@ -30,7 +30,8 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "afmoe": {"mup_enabled": True},
     "gemma-embedding": {"use_bidirectional_attention": True},
 }
-# GGUF architecture -> the number of layers for which alone llama.cpp knows windows
+# GGUF architecture -> the number of layers with which llama.cpp has windows, and no rotation in the other layers; with
+# any other it has neither, whatever the file says
 _WINDOWED_DEPTH: Mapping[str, int] = {"exaone4": 64}
 _WHOLE_TEXT = "full_attention"
 
@@ -69,15 +70,19 @@ def check_assumptions(architecture: str, config: Mapping[str, Any]) -> None:
     for key, value in _BUILT_IN.get(architecture, {}).items():
         if key in config and config[key] != value:
             raise _refused(architecture, key, f"is {config[key]}; llama.cpp computes such models with {value}")
-    depth, kinds = _WINDOWED_DEPTH.get(architecture), _kinds(config)
-    windowed = config.get("sliding_window") is not None and any(kind != _WHOLE_TEXT for kind in kinds)
-    if depth is not None and windowed and len(kinds) != depth:
-        raise _refused(
-            architecture,
-            "sliding_window",
-            f"is set for {len(kinds)} layers; llama.cpp knows windows with {depth} alone",
-        )
+    _check_depth(architecture, config)
     _check_rotation(architecture, config)
+
+
+def _check_depth(architecture: str, config: Mapping[str, Any]) -> None:
+    depth, layers = _WINDOWED_DEPTH.get(architecture), config.get("num_hidden_layers")
+    if depth is None or "sliding_window" not in config or (config["sliding_window"] is not None) == (layers == depth):
+        return
+    raise _refused(
+        architecture, "sliding_window",
+        f"is {config['sliding_window']} with {layers} layers; llama.cpp has windows with {depth} layers and no other "
+        "number",
+    )  # fmt: skip
 
 
 def _check_rotation(architecture: str, config: Mapping[str, Any]) -> None:
