@@ -77,7 +77,7 @@ class Sensitivity:
         return any(entry.out_grad2 is not None for entry in self.entries.values())
 
     def matrix(self) -> ImatrixSums:
-        """The importance matrix in it: as llama-imatrix has it, without embedding and head."""
+        """The importance matrix in it: as llama-imatrix has it, without plain sums, embedding and head."""
         entries = {
             name: entry.inputs
             for name, entry in self.entries.items()
