@@ -34,6 +34,7 @@ from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.texts import chosen_text, shipped_parts
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
+from worker.models.gguf.metadata import get_value
 from worker.models.origin.trace import Trained, trace
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.deaths import deaths_before
@@ -124,7 +125,7 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             setting=context.setting("tokens"),
         )
         report = make_report(scores, opened, text.source, _reference(context))
-        architecture = str(opened[0].metadata.get("general.architecture", ""))
+        architecture = str(get_value(opened[0].metadata, "general.architecture", ""))
     origin = _origin(context, files, base, tokenizer)
     report = report.model_copy(update={"origin": origin, "architecture": architecture})
     context.report.log(

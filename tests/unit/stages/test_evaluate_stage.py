@@ -50,6 +50,7 @@ def test_every_file_is_measured_and_the_report_published(tiny: TinyRun, text: Pa
     again = sum(part.mean_kld.value * part.tokens for part in parts) / q4.tokens
     assert again == pytest.approx(q4.mean_kld.value)
     assert report.training_measurable
+    assert report.architecture == "llama"  # under which recommendations are told of it
     kept = [file.retention.value for file in report.files if file.retention is not None]
     assert 1.0 >= kept[0] > kept[1] > kept[2]
     assert "quality.json" in parse_checksums((tiny.output / "SHA256SUMS").read_text())

@@ -20,6 +20,7 @@ import torch
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.evaluate.arithmetic import Arithmetic, InputType, coarseness, input_type
 from worker.models.evaluate.inverse import BlockMap
+from worker.models.gguf.metadata import Metadata
 from worker.models.gguf.reader import GGUFFile, open_gguf
 from worker.models.gguf.tensors import TensorInfo
 from worker.models.gguf.types import GGMLType
@@ -149,7 +150,7 @@ class QuantizedFile:
         return 8 * sum(t.size_bytes for t in tensors) / sum(t.element_count for t in tensors)
 
     @property
-    def metadata(self) -> Mapping[str, object]:
+    def metadata(self) -> Metadata:
         """Metadata of the first shard."""
         return self._files[0].metadata
 
