@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from api_client.contract.job import StageName
 from api_client.contract.quality import QualityReport, StepState, StepWord
 from tests.harness import RecordingReporter, run_stages
-from tests.tiny import TEXT
+from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from tests.unit.stages.conftest import TinyRun
 from worker.models.gguf.reader import open_gguf
 
@@ -102,6 +102,14 @@ def test_an_undamaged_file_is_the_trained_model_at_every_step(chat: TinyRun, tmp
     )
     assert report.first_difference() is None
     assert not [line for level, line in reporter.lines if level == "warning"]
+
+
+def test_a_head_that_is_the_embedding_is_traced_too(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", tied=True)
+    run = TinyRun(base, tmp_path / "run", tiny_checkpoint(base, tmp_path / "run"), tmp_path / "out")
+    (tmp_path / "text.txt").write_text("\n".join(TEXT * 60))
+    states = {step.step: step.state for step in report_of(run, tmp_path)[0].origin}
+    assert [states[word] for word in (StepWord.MERGE, StepWord.CONVERSION, StepWord.LOGITS)] == [StepState.SAME] * 3
 
 
 @pytest.mark.parametrize("damage", [scale_b, leave_out_a_layer])

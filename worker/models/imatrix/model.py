@@ -176,6 +176,10 @@ class Skeleton:
             )
         return parameters
 
+    def stores(self, prefix: str) -> bool:
+        """Whether the checkpoint has weights under ``prefix``; a head that is the embedding has none of its own."""
+        return any(target.startswith(prefix) for target in self._sources)
+
     def put(self, values: Mapping[str, torch.Tensor]) -> None:
         """Put tensors in the place of parameters, by name; tied parameters follow."""
         for name, tensor in values.items():

@@ -75,7 +75,7 @@ class WeightWay:
         """The merged parameters of the embedding, of each layer, of the head and of what lies outside them."""
         doors = find_model_doors(self._skeleton)
         prefixes = dict.fromkeys((*doors.prefixes.values(), *(f"{name}." for name in doors.prefixes)))
-        for prefix in prefixes:
+        for prefix in filter(self._skeleton.stores, prefixes):
             own = {name: tensor.detach() for name, tensor in self._skeleton.load(prefix) if not tensor.is_meta}
             if own:
                 yield own
