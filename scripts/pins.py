@@ -47,7 +47,8 @@ def normal(name: str) -> str:
 
 def parse(text: str) -> list[Pin]:
     """Pins of a requirements file with one package to a logical line."""
-    pins, needed_by = [], ()
+    pins: list[Pin] = []
+    needed_by: tuple[str, ...] = ()
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith(NEEDED_BY):
             needed_by = tuple(line.removeprefix(NEEDED_BY).split(", "))
