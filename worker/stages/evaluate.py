@@ -36,13 +36,13 @@ from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
 from worker.models.gguf.metadata import get_value
 from worker.models.origin.trace import Trained, trace
-from worker.stages.context import LeaseLost, StageContext, StageResult
+from worker.stages.context import StageContext, StageResult
 from worker.stages.deaths import deaths_before
 from worker.stages.facts import without_paths
 from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.measurable import NEVER_HIDDEN, CannotRunError, running_model
 from worker.stages.questions import ask_all, questions_of_job, unmet
 from worker.stages.run_data import text_of_run
-from worker.stop import StopRequested
 from worker.storage.atomic import atomic_write_text
 
 QUICK_SHARE = 0.25
@@ -58,18 +58,6 @@ _BEGUN = "evaluation.begun"
 _DEATHS = 2
 """After so many deaths in the middle of it, an attempt measures nothing: one more would cost the job its files."""
 _DIED = f"{_DEATHS} attempts ended with their process, most likely for want of memory"
-_REASON_CHARACTERS = 500
-CANNOT_RUN = frozenset(
-    {
-        ErrorCode.UNSUPPORTED_ARCHITECTURE,
-        ErrorCode.BASE_MODEL_INVALID,  # by transformers' measure; what converted and loads in llama.cpp is whole
-        ErrorCode.BASE_MODEL_QUANTIZED,
-        ErrorCode.VOCABULARY_MISMATCH,
-        ErrorCode.TOKENIZER_UNSUPPORTED,
-        ErrorCode.WEIGHTS_NOT_FINITE,
-    }
-)
-"""What keeps a sound file from being measured here."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -92,16 +80,10 @@ def run(context: StageContext) -> StageResult:
 def _measured(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
     """The figures; where there can be none, the reason. A sound file is not lost to what cannot be measured."""
     try:
-        return _measure(context, files)
-    except PackagingError as error:
-        if error.code not in CANNOT_RUN:
-            raise
-        reason = error.message
-    except (OSError, StopRequested, LeaseLost):
-        raise
-    except Exception as error:  # transformers raises anything for a model that it cannot run in parts
-        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
-    return _unmeasured(context, files, reason)
+        with running_model():
+            return _measure(context, files)
+    except CannotRunError as error:
+        return _unmeasured(context, files, str(error))
 
 
 def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
@@ -159,7 +141,7 @@ def _origin(
             thorough=context.request.evaluation.level == "full",
             setting=context.setting(),
         )
-    except (OSError, StopRequested, LeaseLost):
+    except NEVER_HIDDEN:
         raise
     except Exception as error:  # as above; figures that are measured already are not lost to it
         context.report.log(f"{whole.name} cannot be traced back to the training: {error}", level="warning")

@@ -34,10 +34,9 @@ from worker.models.mixture.recipe import Recipe
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.models.sizes import machine_memory_bytes
-from worker.stages.context import LeaseLost, StageContext
-from worker.stages.evaluate import CANNOT_RUN
+from worker.stages.context import StageContext
 from worker.stages.inputs import job_overlay, job_tokenizer
-from worker.stop import StopRequested
+from worker.stages.measurable import CANNOT_RUN, CannotRunError, running_model
 from worker.storage.atomic import atomic_write_text
 
 _PRICES = "prices.json"
@@ -208,17 +207,11 @@ def _decided(context: StageContext, problem: FitProblem, subject: FitSubject | N
     if subject is None:
         return predicted_best(problem)
     try:
-        return decide(problem, subject, setting=context.setting("tokens"))
-    except PackagingError as error:
-        if error.code not in CANNOT_RUN:
-            raise
-        reason = error.message
-    except (OSError, StopRequested, LeaseLost):
-        raise
-    except Exception as error:  # transformers raises anything for a model that it cannot run in parts
-        reason = f"{type(error).__name__}: {error}"[:500]
-    _say_unmeasured(context, reason)
-    return predicted_best(problem)
+        with running_model():
+            return decide(problem, subject, setting=context.setting("tokens"))
+    except CannotRunError as error:
+        _say_unmeasured(context, str(error))
+        return predicted_best(problem)
 
 
 def _say_unmeasured(context: StageContext, reason: str) -> None:
