@@ -1,15 +1,17 @@
 """Convert: base model and overlay to one unquantized GGUF, tensor by tensor, no merged model anywhere.
 
 Reads the base model and ``overlay.safetensors``; writes the GGUF to scratch, of a vision or audio model the projector
-first. Where an attempt stopped or died, the next
-one goes on. Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabulary_mismatch``,
-``disk_space_insufficient``.
+first. Where an attempt stopped or died, the next one goes on. Raises ``unsupported_architecture``,
+``tokenizer_unsupported``, ``vocabulary_mismatch``, ``disk_space_insufficient``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
-from api_client.contract.outputs import PROJECTOR, UNQUANTIZED, OutputSpec
+from api_client.contract.outputs import PROJECTOR, UNQUANTIZED
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import ConvertResult, convert
 from worker.stages.context import StageContext, StageResult
@@ -19,12 +21,25 @@ from worker.stages.projector import projector_dtype
 
 def run(context: StageContext) -> StageResult:
     """Convert."""
-    projector = _projector(context) if context.prepared.has_projector else None
-    result = _converted(
-        context,
-        UNQUANTIZED,
+    job = partial(
+        convert,
+        context.prepared.base_dir,
+        overlay=job_overlay(context),
+        tokenizer=job_tokenizer(context),
+        setting=context.setting(),
+    )
+    own, files = Naming(job_metadata(context)), context.scratch
+    projector = None
+    if context.prepared.has_projector:
+        projector = job(
+            files / context.names.name(PROJECTOR),
+            gguf_dtype=projector_dtype(context.request),
+            naming=replace(own, part=ModelPart.PROJECTOR),
+        )
+    result = job(
+        files / context.names.name(UNQUANTIZED),
         gguf_dtype=context.request.gguf_dtype,
-        projector_left_out=projector.left_out if projector is not None else None,
+        naming=replace(own, projector_left_out=projector.left_out if projector is not None else None),
     )
     artifacts = [_artifact(context, result, ModelPart.MODEL)]
     artifacts += [_artifact(context, projector, ModelPart.PROJECTOR)] if projector is not None else []
@@ -36,29 +51,6 @@ def run(context: StageContext) -> StageResult:
             "converter": result.converter,
             "resumed_bytes": result.resumed_bytes,
         },
-    )
-
-
-def _projector(context: StageContext) -> ConvertResult:
-    return _converted(context, PROJECTOR, part=ModelPart.PROJECTOR, gguf_dtype=projector_dtype(context.request))
-
-
-def _converted(
-    context: StageContext,
-    spec: OutputSpec,
-    *,
-    gguf_dtype: str,
-    part: ModelPart = ModelPart.MODEL,
-    projector_left_out: tuple[str, ...] | None = None,
-) -> ConvertResult:
-    return convert(
-        context.prepared.base_dir,
-        context.scratch / context.names.name(spec),
-        overlay=job_overlay(context),
-        tokenizer=job_tokenizer(context),
-        gguf_dtype=gguf_dtype,
-        naming=Naming(job_metadata(context), part=part, projector_left_out=projector_left_out),
-        setting=context.setting(),
     )
 
 

@@ -24,32 +24,17 @@ from worker.models.mixture.policy import choose_mixture
 from worker.models.mixture.recipe import Recipe
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_overlay
+from worker.stages.inputs import job_overlay, keep_given
 from worker.stages.run_data import calibration_of_run
-from worker.storage.atomic import atomic_write_bytes
-
-GIVEN = "given"
-"""Directory for what the user gave; apart, so that it takes no name of the job's own files."""
 
 
 def run(context: StageContext) -> StageResult:
     """Compute or check the matrix."""
     given = context.prepared.imatrix.path
-    path = _kept(context, given) if given is not None else _taken_over(context) or _compute(context)
+    path = keep_given(context, given) if given is not None else _taken_over(context) or _compute(context)
     _validate(context, path)
     artifact = Artifact.of(path, ArtifactKind.IMATRIX, facts={"computed": given is None})
     return StageResult((artifact,), {"computed": given is None})
-
-
-def _kept(context: StageContext, given: Path) -> Path:
-    """A copy of the given file among the job's own, under its name, which quantized files say.
-
-    A job reads back only what lies in its own directories, and the user may do with theirs what they like.
-    """
-    path = context.scratch / GIVEN / given.name
-    path.parent.mkdir(exist_ok=True)
-    atomic_write_bytes(path, given.read_bytes())
-    return path
 
 
 def _taken_over(context: StageContext) -> Path | None:

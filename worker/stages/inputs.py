@@ -29,9 +29,13 @@ from worker.models.convert.metadata import ModelMetadata, describe
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.models.convert.upstream import check_architecture
 from worker.stages.context import StageContext
-from worker.stages.prepared import GivenMatrix, GivenText, Prepared
+from worker.stages.prepared import GivenMatrix, GivenText, Prepared, RunDataFiles
+from worker.storage.atomic import atomic_write_bytes
 from worker.storage.inputs import fetch, fetch_file
 from worker.storage.runs import open_run
+
+_GIVEN = "given"
+"""Directory for what the user gave; apart, so that it takes no name of the job's own files."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class JobInputs:
         """Name of the checkpoint, e.g. ``checkpoint-900``; names the exported adapter."""
         return self.names.checkpoint
 
-    def handed_over(self, imatrix: GivenMatrix, evaluation: GivenText, sensitivity: Path | None = None) -> Prepared:
+    def handed_over(
+        self, imatrix: GivenMatrix, evaluation: GivenText, sensitivity: Path | None, run_data: RunDataFiles
+    ) -> Prepared:
         """What later stages are told of them."""
         return Prepared(
             base_dir=self.base.directory,
@@ -82,6 +88,7 @@ class JobInputs:
             imatrix=imatrix,
             evaluation=evaluation,
             sensitivity=sensitivity,
+            run_data=run_data,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -163,28 +170,15 @@ def describe_job(
 
 def fetch_imatrix(context: StageContext) -> GivenMatrix:
     """Fetch the importance matrix or calibration text that the request names."""
-    named = {"path": context.request.imatrix.path, "calibration": context.request.imatrix.calibration}
-    return GivenMatrix(
-        **{
-            name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
-            for name, location in named.items()
-            if location is not None and context.options.quantize
-        }
-    )
+    if not context.options.quantize:
+        return GivenMatrix()
+    wanted = context.request.imatrix
+    return GivenMatrix(path=_fetched_file(context, wanted.path), calibration=_fetched_file(context, wanted.calibration))
 
 
 def fetch_sensitivity(context: StageContext) -> Path | None:
     """Fetch the sensitivity file that the request names."""
-    location = context.request.fit.sensitivity
-    if location is None:
-        return None
-    return fetch_file(
-        location,
-        context.settings,
-        report=context.report.progress,
-        missing=ErrorCode.SENSITIVITY_INVALID,
-        holder=context.scratch,
-    )
+    return _fetched_file(context, context.request.fit.sensitivity, missing=ErrorCode.SENSITIVITY_INVALID)
 
 
 def fetch_evaluation(context: StageContext) -> GivenText:
@@ -192,14 +186,22 @@ def fetch_evaluation(context: StageContext) -> GivenText:
     if StageName.EVALUATE not in context.plan:
         return GivenText()
     wanted = context.request.evaluation
-    named = {"text": wanted.text, "dataset": wanted.dataset, "questions_file": wanted.questions_file}
     return GivenText(
-        **{
-            name: fetch_file(location, context.settings, report=context.report.progress, holder=context.scratch)
-            for name, location in named.items()
-            if location is not None
-        }
+        text=_fetched_file(context, wanted.text),
+        dataset=_fetched_file(context, wanted.dataset),
+        questions_file=_fetched_file(context, wanted.questions_file),
     )
+
+
+def keep_given(context: StageContext, given: Path) -> Path:
+    """A copy of a given file among the job's own, under its name, which quantized files say.
+
+    A job reads back only what lies in its own directories, and the user may do with theirs what they like.
+    """
+    path = context.scratch / _GIVEN / given.name
+    path.parent.mkdir(exist_ok=True)
+    atomic_write_bytes(path, given.read_bytes())
+    return path
 
 
 def _base(context: StageContext, location: str, checkpoint: Path | None) -> tuple[Path, str | None]:
@@ -311,6 +313,17 @@ def _fetched(context: StageContext, location: str, kind: str) -> Path:
         report=context.report.progress,
         should_stop=context.report.should_stop,
         holder=context.scratch,
+    )
+
+
+def _fetched_file(
+    context: StageContext, location: str | None, *, missing: ErrorCode = ErrorCode.REQUEST_INVALID
+) -> Path | None:
+    """A file that the request names, on this machine; ``None`` where it names none."""
+    if location is None:
+        return None
+    return fetch_file(
+        location, context.settings, report=context.report.progress, missing=missing, holder=context.scratch
     )
 
 

@@ -70,9 +70,8 @@ def run(context: StageContext) -> StageResult:
     }
     evaluation = fetch_evaluation(context)
     _check_evaluation(evaluation)
-    prepared = inputs.handed_over(imatrix, evaluation, sensitivity)
-    prepared = prepared.model_copy(update={"run_data": look_for_run_data(context, inputs.checkpoint)})
-    return StageResult(facts=facts, prepared=prepared)
+    run_data = look_for_run_data(context, inputs.checkpoint)
+    return StageResult(facts=facts, prepared=inputs.handed_over(imatrix, evaluation, sensitivity, run_data))
 
 
 def _describe(context: StageContext, inputs: JobInputs) -> None:

@@ -19,9 +19,7 @@ from worker.models.imatrix.load import read_imatrix
 from worker.models.sensitivity.compute import CHUNK_TOKENS, compute_sensitivity
 from worker.models.sensitivity.gguf_form import read_sensitivity, write_sensitivity
 from worker.stages.context import StageContext, StageResult
-from worker.stages.imatrix import GIVEN
-from worker.stages.inputs import job_overlay
-from worker.storage.atomic import atomic_write_bytes
+from worker.stages.inputs import job_overlay, keep_given
 
 _WORK = "sensitivity"
 """Directory in scratch for the layers' inputs."""
@@ -36,10 +34,7 @@ def run(context: StageContext) -> StageResult:
 
 
 def _kept(context: StageContext, given: Path) -> Path:
-    """A copy of the given file among the job's own; a job reads back only what lies in its own directories."""
-    path = context.scratch / GIVEN / given.name
-    path.parent.mkdir(exist_ok=True)
-    atomic_write_bytes(path, given.read_bytes())
+    path = keep_given(context, given)
     found = read_sensitivity(path)
     context.report.log(f"{path.name}: sensitivities from {found.tokens} tokens of {found.dataset}")
     return path
