@@ -93,7 +93,7 @@ def save_merged(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     weights = MergedWeights(base, overlay)
-    entries = [entry for shard in weights.shards().values() for entry in shard.values()]
+    entries = [*weights.entries().values()]
     dtypes = {entry.name: _stored_dtype(base, overlay, entry.name) for entry in entries}
     shards = list(_shards(entries, dtypes, shard_bytes))
     names = _shard_names(len(shards))

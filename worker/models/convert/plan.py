@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -244,18 +245,19 @@ def streamed_class(
     model_class: type[Any],
     architecture: str,
     names: Collection[str],
-    shown: Callable[[str], str] | None = None,
+    shown: Callable[[str], str | None] | None = None,
 ) -> type[Any]:
     """Upstream's model class with the places where it meets a bad input made to say what is bad.
 
     A class that counts MTP layers by their tensors is told to leave them out where ``names``, those of all tensors,
-    has none: transformers does not save such layers, and upstream would give up. Tensors go by the name that ``shown``
-    gives, where it is given.
+    has none: transformers does not save such layers, and upstream would give up. Tensors go by the names
+    that ``shown`` gives, by default those that upstream means of a text model; one without a name is left out.
 
     Raises:
         PackagingError: ``unsupported_architecture``.
     """
     check_expressible(architecture, names)
+    renamed = shown or partial(meant_name, architecture)
 
     class Streamed(model_class):  # type: ignore[misc]
         model_arch = model_class.model_arch
@@ -273,7 +275,7 @@ def streamed_class(
 
         @classmethod
         def filter_tensors(cls, item: tuple[str, Any]) -> tuple[str, Any] | None:
-            name = meant_name(architecture, item[0]) if shown is None else shown(item[0])
+            name = renamed(item[0])
             kept: tuple[str, Any] | None = None if name is None else super().filter_tensors((name, item[1]))
             return kept
 

@@ -84,6 +84,10 @@ class MergedWeights:
             shards[max(shards)][name] = self._entry(name, source)
         return {file: dict(sorted(shards[file].items())) for file in sorted(shards)}
 
+    def entries(self) -> dict[str, WeightEntry]:
+        """Name -> tensor, over all shards."""
+        return {name: entry for shard in self.shards().values() for name, entry in shard.items()}
+
     def names(self) -> set[str]:
         """Names of all tensors of the merged model."""
         return {*self.base.tensors, *self._added}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.upstream import load_upstream
 from worker.models.convert.weights import MergedWeights
 from worker.models.imatrix.converter import open_converter
-from worker.models.imatrix.model import Skeleton
+from worker.models.imatrix.model import Skeleton, best_device
 from worker.models.imatrix.names import Converter
 from worker.setting import WorkSetting
 
@@ -38,8 +36,7 @@ class MergedModel:
             PackagingError: as :class:`~worker.models.imatrix.model.Skeleton`.
         """
         weights = MergedWeights(base, overlay)
-        tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
+        tensors = weights.entries()
         converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        skeleton = Skeleton(base.directory, tensors, device, weights.config_changes())
+        skeleton = Skeleton(base.directory, tensors, best_device(), weights.config_changes())
         return cls(weights, skeleton, converter)

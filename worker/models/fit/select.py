@@ -35,6 +35,12 @@ from worker.setting import ON_THIS_MACHINE, WorkSetting
 
 STOCK = "stock"
 """Name of the candidate that is no fit."""
+EMBEDDING, HEAD, LAYERS = "embedding", "head", "layers"
+"""Parts of a model whose predictions are corrected apart."""
+_HOPELESS = 1.2
+"""Predicted KLD over the best predicted one, above which a candidate is not worth a pass."""
+_PULL = 0.1
+"""Weight of the pull of each part's factor to the common one, beside a measurement's 1."""
 Types = Mapping[str, str]
 """GGUF name -> ggml type name."""
 Allocate = Callable[[Prices], Types | None]
@@ -109,7 +115,7 @@ def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) ->
         return
     if best is None:
         yield "fit", found
-        if any(name.startswith("IQ") for tensor in prices.tensors for name in tensor.kld_of):
+        if any(_is_iq(name) for tensor in prices.tensors for name in tensor.kld_of):
             yield from _named("without i-quants", allocate(restricted(prices, lambda _, name: not _is_iq(name))))
     for tensor in prices.tensors:
         part = part_of(tensor.name)
@@ -123,9 +129,6 @@ def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) ->
                     lambda name, each, t=tensor.name, n=neighbour: name != t or each == n,  # type: ignore[misc]
                 )
                 yield from _named(f"{part} {word}: {neighbour}", allocate(pinned))
-
-
-_HOPELESS = 1.2
 
 
 def promising(prices: Prices, found: Iterator[tuple[str, Types]]) -> dict[str, Types]:
@@ -206,9 +209,6 @@ def measure(
     ]
 
 
-EMBEDDING, HEAD, LAYERS = "embedding", "head", "layers"
-
-
 def part_of(name: str) -> str:
     """Part of the model that a tensor belongs to."""
     if name == OUTPUT_NAME:
@@ -242,9 +242,6 @@ def correction(prices: Prices, measured: Sequence[Measured]) -> dict[str, float]
         np.vstack([rows, pull]), np.concatenate([np.ones(len(rows)), np.full(len(parts), _PULL)]), rcond=None
     )[0]
     return {part: common * float(np.clip(value, 0.2, 5.0)) for part, value in zip(parts, solved, strict=True)}
-
-
-_PULL = 0.1
 
 
 def scaled(prices: Prices, factors: Mapping[str, float]) -> Prices:

@@ -32,7 +32,7 @@ from worker.models.convert.weights import MergedWeights
 from worker.models.imatrix.calibration import Calibration
 from worker.models.imatrix.converter import open_converter
 from worker.models.imatrix.lockstep import Door, Lockstep, find_doors
-from worker.models.imatrix.model import MODEL_ERRORS, WITHOUT_MATRIX, Skeleton
+from worker.models.imatrix.model import MODEL_ERRORS, WITHOUT_MATRIX, Skeleton, best_device
 from worker.models.imatrix.names import Converter, map_to_gguf
 from worker.models.imatrix.sums import ImatrixSums
 from worker.models.imatrix.tap import ActivationTap
@@ -100,9 +100,9 @@ def open_model(
     base: BaseModel, overlay: Overlay | None, chunks: CalibrationChunks, *, device: str, setting: WorkSetting
 ) -> OpenedModel:
     """The merged model without its weights, and the text in tokens; arguments and errors as :func:`compute_imatrix`."""
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    target = best_device() if device == "auto" else torch.device(device)
     weights = MergedWeights(base, overlay)
-    tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
+    tensors = weights.entries()
     converter = open_converter(load_upstream(setting.llama_cpp_dir), weights, setting.roots)
     skeleton = Skeleton(base.directory, tensors, target)
     length = min(chunks.tokens, _positions(skeleton.model.config) or chunks.tokens)

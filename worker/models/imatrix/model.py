@@ -62,6 +62,11 @@ class _OnSlice:
         return self._tensor.load()
 
 
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Skeleton:
     """A transformers model whose weights are loaded and freed by part.
 

@@ -18,7 +18,7 @@ from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel
 from worker.models.convert.weights import MergedWeights
 from worker.models.imatrix.compute import running_model
-from worker.models.imatrix.model import LazyTensor, Skeleton
+from worker.models.imatrix.model import LazyTensor, Skeleton, best_device
 from worker.stop import ShouldStop, StopRequested
 
 _SHARE = 0.5
@@ -53,9 +53,9 @@ def ask_reference(
         StopRequested: when asked to stop.
     """
     weights = MergedWeights(base, overlay)
-    tensors = {name: entry for shard in weights.shards().values() for name, entry in shard.items()}
+    tensors = weights.entries()
     _check_room(base, tensors)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     skeleton = Skeleton(base.directory, tensors, device, weights.config_changes())
     skeleton.load("")
     torch.manual_seed(_SEED)
