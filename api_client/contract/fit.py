@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchem
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function, str_schema, to_string_ser_schema
 
-from api_client.contract.byte_sizes import memory_bytes
+from api_client.contract.byte_sizes import memory_bytes, size_in_its_one_form
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import Location
 from api_client.contract.quant_types import ALIASES, QuantType
@@ -131,7 +131,7 @@ def _type_named(rest: str, text: str) -> QuantType:
 def _target_named(rest: str, text: str) -> str:
     if rest.lower() in TARGETS:
         return rest.lower()
-    size = _size_text(rest)
+    size = size_in_its_one_form(rest)
     if size is None:
         raise _invalid(text, f"there is no target {rest!r}", nearest(rest.lower(), TARGETS, 0.4))
     return size
@@ -144,19 +144,11 @@ def _size(rest: str, text: str) -> str:
         return f"{_plain(bits[1])}bpw"
     if _BYTES.fullmatch(rest.lower()) and int(rest.lower().removesuffix("b")):
         return f"{int(rest.lower().removesuffix('b'))}B"
-    size = _size_text(rest)
+    size = size_in_its_one_form(rest)
     if size is None:
         words = [f"fit:{name}" for name in ("like:Q4_K_M", "target:gpu-8g", "kld:0.02")]
         raise _invalid(text, f"{rest!r} is no size", nearest(text, words, 0.6))
     return size
-
-
-def _size_text(rest: str) -> str | None:
-    """A size in its one form, e.g. ``5.5GiB`` of ``5.50gib``."""
-    if memory_bytes(rest) is None:
-        return None
-    number, unit = re.fullmatch(r"([\d.]+)\s*([a-z]+)", rest.lower()).groups()  # type: ignore[union-attr]
-    return f"{_plain(number)}{unit[0].upper()}{'i' if 'i' in unit else ''}B"
 
 
 def _plain(number: str) -> str:
