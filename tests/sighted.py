@@ -5,8 +5,9 @@ Dimensions are the smallest that transformers, upstream's converter and llama.cp
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,183 +43,85 @@ _MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1000
 _PIXELS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "size": {"height": 56, "width": 56}}
 
 
-def _qwen2_vl() -> Any:
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    vision = _QWEN_VIT | {"embed_dim": TOWER, "hidden_size": HIDDEN, "mlp_ratio": 2}
-    config = Qwen2VLConfig(text_config=_TEXT | {"rope_parameters": _MROPE}, vision_config=vision, **_TOKENS)
-    return Qwen2VLForConditionalGeneration(config)
-
-
-def _qwen2_5_vl() -> Any:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    vision = _QWEN_VIT | {
-        "hidden_size": TOWER, "intermediate_size": 128, "out_hidden_size": HIDDEN, "fullatt_block_indexes": [1],
-        "window_size": 56,
-    }  # fmt: skip
-    config = Qwen2_5_VLConfig(text_config=_TEXT | {"rope_parameters": _MROPE}, vision_config=vision, **_TOKENS)
-    return Qwen2_5_VLForConditionalGeneration(config)
-
-
-def _qwen3_vl() -> Any:
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    vision = _QWEN_VIT | {
-        "hidden_size": TOWER, "intermediate_size": 128, "out_hidden_size": HIDDEN, "num_position_embeddings": 16,
-        "deepstack_visual_indexes": [0],
-    }  # fmt: skip
-    config = Qwen3VLConfig(text_config=_TEXT | {"rope_parameters": _MROPE}, vision_config=vision, **_TOKENS)
-    return Qwen3VLForConditionalGeneration(config)
-
-
-def _idefics3() -> Any:
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
-
-    config = Idefics3Config(
-        text_config=_TEXT | {"model_type": "llama", "architectures": ["VLlama3ForCausalLM"]},
-        vision_config=_VIT,
-        scale_factor=2,
-        image_token_id=5,
-    )
-    return Idefics3ForConditionalGeneration(config)
-
-
-def _smolvlm() -> Any:
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    config = SmolVLMConfig(
-        text_config=_TEXT | {"model_type": "llama", "architectures": ["VLlama3ForCausalLM"]},
-        vision_config=_VIT,
-        scale_factor=2,
-        image_token_id=5,
-    )
-    return SmolVLMForConditionalGeneration(config)
-
-
-def _gemma3() -> Any:
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    config = Gemma3Config(
-        text_config=_TEXT | {"query_pre_attn_scalar": 16, "vocab_size": VOCABULARY},
-        vision_config=_VIT,
-        mm_tokens_per_image=4,
-        image_token_index=5,
-    )
-    return Gemma3ForConditionalGeneration(config)
-
-
-def _llava() -> Any:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    config = LlavaConfig(
-        text_config=_TEXT | {"model_type": "llama"},
-        vision_config=_VIT | {"model_type": "pixtral", "head_dim": 16},
-        image_token_index=5,
-        vision_feature_layer=-1,
-    )
-    return LlavaForConditionalGeneration(config)
-
-
-def _mistral3() -> Any:
-    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
-
-    config = Mistral3Config(
-        text_config=_TEXT | {"model_type": "mistral"},
-        vision_config=_VIT | {"model_type": "pixtral", "head_dim": 16},
-        image_token_index=5,
-        spatial_merge_size=2,
-    )
-    return Mistral3ForConditionalGeneration(config)
-
-
-def _lfm2_vl() -> Any:
-    from transformers import Lfm2VlConfig, Lfm2VlForConditionalGeneration
-
-    text = _TEXT | {
-        "model_type": "lfm2",
-        "architectures": ["Lfm2ForCausalLM"],
-        "layer_types": ["conv", "full_attention"],
-        "block_ff_dim": 128,
-    }
-    vision = {
-        "model_type": "siglip2_vision_model", "patch_size": 16, "image_size": 64, "num_patches": 16,
-        "vision_use_head": False,
-    }  # fmt: skip
-    config = Lfm2VlConfig(
-        text_config=text, vision_config=_VIT | vision,
-        image_token_id=5, projector_hidden_size=64, downsample_factor=2,
-    )  # fmt: skip
-    return Lfm2VlForConditionalGeneration(config)
-
-
-def _glm4v() -> Any:
-    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
-
-    vision = _QWEN_VIT | {
-        "hidden_size": TOWER, "intermediate_size": 128, "out_hidden_size": HIDDEN, "image_size": 56,
-    }  # fmt: skip
-    config = Glm4vConfig(
-        text_config=_TEXT | {"rope_parameters": _MROPE | {"partial_rotary_factor": 1.0}},
-        vision_config=vision,
-        **_TOKENS,
-    )
-    return Glm4vForConditionalGeneration(config)
-
-
-def _qwen3_5() -> Any:
-    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
-
-    text = _TEXT | {
-        "rope_parameters": _MROPE | {"partial_rotary_factor": 1.0}, "num_hidden_layers": 4,
-        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-    }  # fmt: skip
-    vision = _QWEN_VIT | {
-        "hidden_size": TOWER, "intermediate_size": 128, "out_hidden_size": HIDDEN, "num_position_embeddings": 16,
-    }  # fmt: skip
-    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **_TOKENS))
-
-
-def _voxtral() -> Any:
-    from transformers import VoxtralConfig, VoxtralForConditionalGeneration
-
-    audio = {
-        "hidden_size": TOWER, "intermediate_size": 4 * TOWER, "num_hidden_layers": TOWER_LAYERS,
-        "num_attention_heads": 4, "num_mel_bins": 80, "max_source_positions": 1500, "vocab_size": VOCABULARY,
-    }  # fmt: skip
-    config = VoxtralConfig(text_config=_TEXT | {"model_type": "llama"}, audio_config=audio, audio_token_id=5)
-    return VoxtralForConditionalGeneration(config)
-
-
-def _qwen2_audio() -> Any:
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
-
-    audio = {
-        "d_model": TOWER, "encoder_ffn_dim": 128, "encoder_layers": TOWER_LAYERS, "encoder_attention_heads": 4,
-        "num_mel_bins": 128, "max_source_positions": 1500,
-    }  # fmt: skip
-    config = Qwen2AudioConfig(text_config=_TEXT | {"model_type": "qwen2"}, audio_config=audio, audio_token_index=5)
-    return Qwen2AudioForConditionalGeneration(config)
-
-
 _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
+_SIZED = {"hidden_size": TOWER, "intermediate_size": 128, "out_hidden_size": HIDDEN}
+_LLAMA_OF_SMOLVLM = _TEXT | {"model_type": "llama", "architectures": ["VLlama3ForCausalLM"]}
+_PIXTRAL = _VIT | {"model_type": "pixtral", "head_dim": 16}
+_WHISPER = {"max_source_positions": 1500}
+_SMOLVLM = {"text_config": _LLAMA_OF_SMOLVLM, "vision_config": _VIT, "scale_factor": 2, "image_token_id": 5}
+_QWEN_TEXT = _TEXT | {"rope_parameters": _MROPE}
+_WHOLLY_TURNED = _TEXT | {"rope_parameters": _MROPE | {"partial_rotary_factor": 1.0}}
 
-FAMILIES: Mapping[str, Callable[[], Any]] = {
-    "qwen2_vl": _qwen2_vl,
-    "qwen2_5_vl": _qwen2_5_vl,
-    "qwen3_vl": _qwen3_vl,
-    "qwen3_5": _qwen3_5,
-    "glm4v": _glm4v,
-    "idefics3": _idefics3,
-    "smolvlm": _smolvlm,
-    "gemma3": _gemma3,
-    "llava": _llava,
-    "mistral3": _mistral3,
-    "lfm2_vl": _lfm2_vl,
-    "voxtral": _voxtral,
-    "qwen2_audio": _qwen2_audio,
-}
-"""Family -> what makes a model of it."""
+FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "qwen2_vl": ("Qwen2VL", {
+        "text_config": _QWEN_TEXT,
+        "vision_config": _QWEN_VIT | {"embed_dim": TOWER, "hidden_size": HIDDEN, "mlp_ratio": 2},
+        **_TOKENS,
+    }),
+    "qwen2_5_vl": ("Qwen2_5_VL", {
+        "text_config": _QWEN_TEXT,
+        "vision_config": _QWEN_VIT | _SIZED | {"fullatt_block_indexes": [1], "window_size": 56},
+        **_TOKENS,
+    }),
+    "qwen3_vl": ("Qwen3VL", {
+        "text_config": _QWEN_TEXT,
+        "vision_config": _QWEN_VIT | _SIZED | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        **_TOKENS,
+    }),
+    "qwen3_5": ("Qwen3_5", {
+        "text_config": _WHOLLY_TURNED | {
+            "num_hidden_layers": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+            "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        },
+        "vision_config": _QWEN_VIT | _SIZED | {"num_position_embeddings": 16},
+        **_TOKENS,
+    }),
+    "glm4v": ("Glm4v", {
+        "text_config": _WHOLLY_TURNED, "vision_config": _QWEN_VIT | _SIZED | {"image_size": 56}, **_TOKENS,
+    }),
+    "idefics3": ("Idefics3", _SMOLVLM),
+    "smolvlm": ("SmolVLM", _SMOLVLM),
+    "gemma3": ("Gemma3", {
+        "text_config": _TEXT | {"query_pre_attn_scalar": 16, "vocab_size": VOCABULARY},
+        "vision_config": _VIT, "mm_tokens_per_image": 4, "image_token_index": 5,
+    }),
+    "llava": ("Llava", {
+        "text_config": _TEXT | {"model_type": "llama"}, "vision_config": _PIXTRAL,
+        "image_token_index": 5, "vision_feature_layer": -1,
+    }),
+    "mistral3": ("Mistral3", {
+        "text_config": _TEXT | {"model_type": "mistral"}, "vision_config": _PIXTRAL,
+        "image_token_index": 5, "spatial_merge_size": 2,
+    }),
+    "lfm2_vl": ("Lfm2Vl", {
+        "text_config": _TEXT | {
+            "model_type": "lfm2", "architectures": ["Lfm2ForCausalLM"], "layer_types": ["conv", "full_attention"],
+            "block_ff_dim": 128,
+        },
+        "vision_config": _VIT | {
+            "model_type": "siglip2_vision_model", "patch_size": 16, "image_size": 64, "num_patches": 16,
+            "vision_use_head": False,
+        },
+        "image_token_id": 5, "projector_hidden_size": 64, "downsample_factor": 2,
+    }),
+    "voxtral": ("Voxtral", {
+        "text_config": _TEXT | {"model_type": "llama"},
+        "audio_config": _WHISPER | {
+            "hidden_size": TOWER, "intermediate_size": 4 * TOWER, "num_hidden_layers": TOWER_LAYERS,
+            "num_attention_heads": 4, "num_mel_bins": 80, "vocab_size": VOCABULARY,
+        },
+        "audio_token_id": 5,
+    }),
+    "qwen2_audio": ("Qwen2Audio", {
+        "text_config": _TEXT | {"model_type": "qwen2"},
+        "audio_config": _WHISPER | {
+            "d_model": TOWER, "encoder_ffn_dim": 128, "encoder_layers": TOWER_LAYERS, "encoder_attention_heads": 4,
+            "num_mel_bins": 128,
+        },
+        "audio_token_index": 5,
+    }),
+}  # fmt: skip
+"""Family -> what transformers' classes of it begin with, and their config."""
 _SENTENCEPIECE = frozenset({"gemma3"})
 _TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 _TOKENS_OF: Mapping[str, tuple[str, ...]] = {
@@ -230,15 +133,15 @@ _TOKENS_OF: Mapping[str, tuple[str, ...]] = {
 
 
 def tiny_sighted(directory: Path, family: str, *, seed: int = 0) -> Path:
-    """Write a model of a family to a directory: ``save_pretrained``'s form, tokenizer and preprocessor config.
-
-    Weights are scaled up from their initial values, so that a picture moves the answer.
-    """
+    """Write a model of a family to a directory: ``save_pretrained``'s form, tokenizer and preprocessor config."""
     import torch
+    import transformers
 
     torch.manual_seed(seed)
     directory.mkdir(parents=True, exist_ok=True)
-    model = FAMILIES[family]().to(torch.bfloat16)
+    name, config = FAMILIES[family]
+    described = getattr(transformers, f"{name}Config")(**copy.deepcopy(dict(config)))  # which it changes as it reads
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(described).to(torch.bfloat16)
     model.save_pretrained(directory)
     (llama if family in _SENTENCEPIECE else gpt2)(directory)
     if family in _TOKENS_OF:

@@ -22,9 +22,28 @@ from api_client.ledger.address import connect
 from api_client.ledger.keys import Keys
 from tests.waiting import BOUND_S, eventually
 
-__all__ = ["BOUND_S", "FAST", "ROOT", "SHORT_LEASE", "Installation", "Worker", "eventually", "is_alive", "outcomes"]
+__all__ = [
+    "BOUND_S",
+    "FAST",
+    "REAL_STAGES",
+    "ROOT",
+    "SHORT_LEASE",
+    "Installation",
+    "Worker",
+    "eventually",
+    "is_alive",
+    "outcomes",
+]
 
 ROOT = Path(__file__).parents[2]
+
+REAL_STAGES: dict[str, Any] = {
+    "stage_registry": "worker.stages.registry:STAGES",
+    "preload": "worker.service.preload",
+    "lease_s": 30,
+    "heartbeat_s": 1,
+}
+"""Settings of a worker that does the work itself and not small stages, with leases to match."""
 
 FAST: dict[str, Any] = {
     "lease_s": 5.0,

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from api_client import ArtifactKind, ErrorCode, StageName
 from api_client.contract.quality import QualityReport
 from api_client.ledger.questions import Questions
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from worker.storage.checksums import parse_checksums
 
 PROMPT = "What is a checkpoint?"
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
-    "verify_load": False,
-}
+REAL = REAL_STAGES | {"verify_load": False}
 
 
 @pytest.fixture(scope="module")

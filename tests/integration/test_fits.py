@@ -11,20 +11,14 @@ import pytest
 from api_client import ArtifactKind, ErrorCode, Job, StageName
 from api_client.contract.quant_types import QuantType
 from api_client.contract.recipe import RecipeOptions, recipe_lines
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.recipe import Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.storage.checksums import parse_checksums, sha256_file
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
-    "verify_load": False,
-}
+REAL = REAL_STAGES | {"verify_load": False}
 
 
 @pytest.fixture(scope="module")

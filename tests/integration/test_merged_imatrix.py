@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from api_client import ArtifactKind, Job
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.storage.checksums import parse_checksums
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
-    "verify_load": False,
-}
+REAL = REAL_STAGES | {"verify_load": False}
 MATRIX = "merged_model.imatrix.gguf"
 
 

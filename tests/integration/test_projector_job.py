@@ -12,18 +12,12 @@ import pytest
 from api_client import Job
 from api_client.contract.artifacts import ModelPart
 from api_client.contract.job import JobState
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.sighted import tiny_sighted
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
 from worker.models.gguf.reader import open_gguf
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
-}
 PROJECTOR = "mmproj-merged_model.gguf"
 
 
@@ -67,7 +61,7 @@ def untuned(path: Path, part: ModelPart, base: Path) -> dict[str, bytes]:
 
 
 def test_each_file_of_the_pair_holds_what_was_trained_of_it(service: Installation, base: Path, tmp_path: Path) -> None:
-    service.start_worker(**REAL)
+    service.start_worker(**REAL_STAGES)
     tower = adapter(base, tmp_path / "tower" / "checkpoint-1", r".*visual.*\.(qkv|fc1|fc2)")
     text = adapter(base, tmp_path / "text" / "checkpoint-1", r".*language_model.*\.(q_proj|down_proj)")
     plain_text = untuned(tmp_path / "text.gguf", ModelPart.MODEL, base)
@@ -99,7 +93,7 @@ def test_a_projector_is_left_out_on_request_and_refused_where_there_is_none(
 ) -> None:
     from tests.tiny import tiny_base
 
-    service.start_worker(**REAL)
+    service.start_worker(**REAL_STAGES)
     alone = {"template": "quantize_base", "checkpoint": None, "quant_types": ["Q8_0"]}
     _, files = done(service, "off", base, projector="off", **alone)
     assert sorted(files) == ["seer-Q8_0.gguf", "seer.gguf"]

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AddedToken, AutoTokenizer
 
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.tiny import VOCABULARY, tiny_base
 from worker.models.gguf.reader import open_gguf
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
-}
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
@@ -41,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_kinds_scores_and_chat_survive_where_only_tokenizer_json_is_left(service: Installation, base: Path) -> None:
-    service.start_worker(**REAL)
+    service.start_worker(**REAL_STAGES)
     job = service.wait(service.submit("tokens", base_model=str(base), **PLAIN), 240)
     assert job.error is None
     with open_gguf(service.path("base-Q8_0.gguf", "tokens")) as file:
@@ -64,7 +57,7 @@ def test_spaces_that_llama_cpp_reads_are_told_and_no_reason_to_refuse(
     for name in ("tokenizer.json", "chat_template.jinja"):
         (older / name).write_bytes((base / name).read_bytes())
     (older / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": decoder}))
-    service.start_worker(**REAL)
+    service.start_worker(**REAL_STAGES)
     job = service.wait(service.submit("older", base_model=str(older), **PLAIN), 240)
     assert job.error is None
     told = [event for event in service.client.events(job.id) if "reads a space after control tokens" in event.message]

@@ -6,20 +6,15 @@ import contextlib
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from api_client import AttemptOutcome, Job, JobState, StageName
-from tests.integration.harness import Installation, Worker, eventually
+from tests.integration.harness import REAL_STAGES, Installation, Worker, eventually
 from tests.tiny import tiny_base, tiny_checkpoint
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "worker.service.preload",
-    "lease_s": 30,
-    "heartbeat_s": 1,
+REAL = REAL_STAGES | {
     "verify_load": False,
     "max_crashes": 50,  # Several of the killers below may hit one stage.
 }
