@@ -97,6 +97,18 @@ def _switches(draw: DrawFn) -> tuple[dict[str, Any], ResolvedOptions]:
     return plain, resolve_options(PackagingRequest(**plain), BUILTIN_TEMPLATES["merge"])
 
 
+def _bounds(*, retention: bool) -> SearchStrategy[dict[str, Any]]:
+    """Bounds of quality, which are fractions; only a merge has a training to keep."""
+    shares = st.floats(0, 1, exclude_min=True, allow_subnormal=False)
+    bounds = {"max_mean_kld": st.floats(0, 100, exclude_min=True, allow_subnormal=False)}
+    return st.fixed_dictionaries(
+        {"level": st.sampled_from(["quick", "full"])},
+        optional=bounds
+        | ({"min_retention": shares} if retention else {})
+        | {"on_fail": st.sampled_from(["fail", "warn"])},
+    )
+
+
 @st.composite
 def requests(draw: DrawFn) -> PackagingRequest:
     """A request that the service takes."""
@@ -111,6 +123,7 @@ def requests(draw: DrawFn) -> PackagingRequest:
     optional: dict[str, SearchStrategy[Any]] = {
         "model_name": _names(),
         "gguf_dtype": st.sampled_from(["auto", "f32", "f16", "bf16"]),
+        "projector": st.sampled_from(["auto", "off"] + (["f16", "q8_0"] if options.export_gguf else [])),
         "keep_unquantized": _FLAGS,
         "companions": _FLAGS,
         "split_max_size_bytes": st.integers(1_000_000, 10**15),
@@ -127,6 +140,7 @@ def requests(draw: DrawFn) -> PackagingRequest:
     optional |= {"imatrix": _imatrix(), "recipe": _recipes()} if options.quantize else {}
     optional |= {"fit": _fit_options()} if wants_fit(PackagingRequest(), options) else {}
     optional |= {"save_merged": _FLAGS} if options.merge_lora else {}
+    optional |= {"evaluation": _bounds(retention=options.merge_lora)} if options.export_gguf else {}
     rest = draw(st.fixed_dictionaries(needed, optional=optional))
     if rest.get("imatrix") == "off" and any(quant.startswith(("IQ", "fit:")) for quant in options.quant_types):
         del rest["imatrix"]

@@ -31,6 +31,8 @@ class _Controls(HTMLParser):
         if tag == "input" and name:
             kind = values.get("type") or "text"
             assert kind in (*_TICKED, *_TEXTS), kind
+            if kind == "number" and values.get("step") != "any":  # a browser refuses to send a fraction then
+                assert float(values.get("value") or 0).is_integer(), f"{name} takes whole numbers"
             if kind not in _TICKED:
                 self.sent.append((name, values.get("value") or ""))
             elif "checked" in values:

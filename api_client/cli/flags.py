@@ -153,6 +153,8 @@ def _type_and_default(row: RequestField) -> tuple[Any, Any]:
         return list[str] | None, None
     if row.kind is FieldKind.NUMBER:
         return int | None, None
+    if row.kind is FieldKind.FRACTION:
+        return float | None, None
     # A default that says something is shown in the help; no other is a text.
     default = value_at(_DEFAULTS, row.path)
     return (str, default) if isinstance(default, str) else (str | None, None)

@@ -27,10 +27,11 @@ from api_client.runs.checkpoints import checkpoint_kind, list_checkpoints, passe
 from api_client.runs.kinds import CheckpointKind
 from api_client.words.suggestions import did_you_mean, nearest
 
+_SET_KINDS: Final = (FieldKind.SWITCH, FieldKind.NUMBER, FieldKind.FRACTION, FieldKind.SIZE)
 _SETTABLE: Final = {
     row.path.rpartition(".")[2]: row
     for row in sorted(FIELDS, key=lambda row: not row.path.startswith(f"{SET_PATH}."))
-    if row.group is FieldGroup.HOW and row.kind in (FieldKind.SWITCH, FieldKind.NUMBER, FieldKind.SIZE)
+    if row.group is FieldGroup.HOW and row.kind in _SET_KINDS
 }
 """What ``--set`` takes, by name: the switches, and in any template every other option that is on, off or a number."""
 _DEFAULTS: Final = PackagingRequest()

@@ -500,7 +500,7 @@ FIELDS: Final = (
     ),
     _F(
         "evaluation.max_mean_kld",
-        _K.NUMBER,
+        _K.FRACTION,
         _HOW,
         _B("Largest mean KLD of a file, in nats a token.", "文件的平均 KLD 上限（nat/token）。"),
         Flag("--max-kld", metavar="NATS"),
@@ -509,7 +509,7 @@ FIELDS: Final = (
     ),
     _F(
         "evaluation.min_retention",
-        _K.NUMBER,
+        _K.FRACTION,
         _HOW,
         _B("Smallest share of the training that a file keeps, 0 to 1.", "文件至少保留的训练比例，0 到 1。"),
         Flag("--min-retention", metavar="SHARE"),

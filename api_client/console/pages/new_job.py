@@ -180,7 +180,7 @@ def _bounds(path: str) -> dict[str, int]:
     }
 
 
-_BOUNDS = {row.path: _bounds(row.path) for row in PLAIN.values() if row.kind is FieldKind.NUMBER}
+_BOUNDS = {row.path: _bounds(row.path) for row in PLAIN.values() if row.kind in (FieldKind.NUMBER, FieldKind.FRACTION)}
 
 
 def _rows(section: str) -> list[RequestField]:
