@@ -26,6 +26,7 @@ from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 from api_client.ledger import durability
 from api_client.ledger.address import find_redis_url, masked_url, no_writes
 from api_client.ledger.asking import QuestionKind, ask, no_worker
+from api_client.ledger.confirming import SubmitWait, find_submit_wait
 from api_client.ledger.controls import Controls
 from api_client.ledger.counts import Counts, read_counts
 from api_client.ledger.figures import read_figures
@@ -42,6 +43,8 @@ _READ_SETTINGS = (
     *("stop-writes-on-bgsave-error", "min-replicas-to-write"),
 )
 _PAGE_JOBS = 100
+_STORED_TIMES = 3
+"""How often a submit stores a job that a server, killed before it confirmed, came back without."""
 _ENTRY_ID = re.compile(r"\d{1,19}(-\d{1,19})?|\$")
 """An entry of a Redis stream; ``$`` is the newest one there is."""
 
@@ -54,16 +57,25 @@ class PackagingClient:
             ``TRAINPACK_REDIS_URL``, else the running embedded stack, else ``redis://127.0.0.1:6379/0``.
         key_prefix: First part of every Redis key, as the workers have it.
         timeout_s: Longest wait for Redis in one call. A Redis that answered before is tried again within it.
+        submit_wait: What a submit waits for before it returns: ``none``, ``disk`` (the server's append-only file),
+            ``replica`` (one of them). Not given: ``TRAINPACK_SUBMIT_WAIT``, else ``none``.
 
     Raises:
         PackagingError: every method raises ``redis_unreachable`` when Redis does not answer.
     """
 
-    def __init__(self, redis_url: str | None = None, *, key_prefix: str = "trainpack", timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        key_prefix: str = "trainpack",
+        timeout_s: float = 5.0,
+        submit_wait: SubmitWait | str | None = None,
+    ) -> None:
         self._url = find_redis_url(redis_url)
         self._keys = Keys(key_prefix)
         self._timeout_s = timeout_s
-        self._store = JobStore(self._url, self._keys, timeout_s)
+        self._store = JobStore(self._url, self._keys, timeout_s, find_submit_wait(submit_wait))
         self._controls = Controls(self._store, self._keys)
         self._sender = MessageSender(self._url, self._keys, timeout_s)
 
@@ -88,17 +100,25 @@ class PackagingClient:
 
         Raises:
             PackagingError: any code of class ``refuse`` that the rules of the contract give, ``idempotency_conflict``,
-                ``callbacks_off``.
+                ``callbacks_off``; where submits wait, ``submit_wait_unsupported`` with nothing stored, and
+                ``submit_unconfirmed`` with the job stored.
         """
         templates = self.templates() if request.template not in BUILTIN_TEMPLATES else BUILTIN_TEMPLATES
         resolved, options = resolve_request(request, templates)
         if resolved.callback_url is not None:
             self._store.check_callback(resolved.callback_url)
-        outcome = self._store.submit(resolved, options, request)
-        if isinstance(outcome, str):
-            return self._store.get(outcome)
-        self._sender.send(outcome)
-        return self._store.get(outcome.job_id)
+        for _ in range(_STORED_TIMES):
+            outcome = self._store.submit(resolved, options, request)
+            job_id = outcome if isinstance(outcome, str) else outcome.job_id
+            if not isinstance(outcome, str):
+                self._sender.send(outcome)
+            if self._store.confirm(job_id):
+                return self._store.get(job_id)
+        raise PackagingError(
+            ErrorCode.SUBMIT_UNCONFIRMED,
+            f"Redis lost the job {_STORED_TIMES} times before it was confirmed; the last was {job_id}",
+            fields={"job_id": job_id},
+        )
 
     def get(self, job_id: str) -> Job:
         """Read a job.

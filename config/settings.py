@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.ledger.confirming import SubmitWait
 from api_client.s3.settings import StorageSettings
 from api_client.words.suggestions import did_you_mean, nearest
 from config.roots import Roots
@@ -55,6 +56,9 @@ class Settings(BaseSettings):
     """First part of every Redis key; separates installations that share one Redis."""
     host_name: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the machine whose disk holds the scratch. Set it where a container's name changes with each start."""
+    submit_wait: SubmitWait = SubmitWait.NONE
+    """Of producers and the console: what a submit waits for before it returns. ``disk``: the server's append-only file;
+    ``replica``: one of them; ``none``: a crash of the server may lose jobs of the last seconds."""
     templates_file: Path | None = None
     """Site templates, TOML. Unset: the shipped file, which has none."""
     stage_registry: str = "worker.stages.registry:STAGES"

@@ -709,6 +709,26 @@ class ErrorCode(StrEnum):
         exit_code=ExitCode.NOT_REACHABLE,
         http_status=503,
     )
+    SUBMIT_WAIT_UNSUPPORTED = ErrorRow(
+        "submit_wait_unsupported",
+        _E,
+        "Submitting is to wait until Redis has the job on its disk or on a replica, and this server cannot say so.",
+        "Disk: set appendonly to yes and appendfsync to everysec or always. Replica: let one follow. Or set "
+        "TRAINPACK_SUBMIT_WAIT to none, and jobs of the last seconds may be lost with the server.",
+        "提交须等到 Redis 把作业写入磁盘或副本后才返回，而该服务器无法确认。",
+        "磁盘：把 appendonly 设为 yes，appendfsync 设为 everysec 或 always；副本：添加一个副本。也可把 "
+        "TRAINPACK_SUBMIT_WAIT 设为 none，此时服务器崩溃可能丢失最近几秒的作业。",
+        exit_code=ExitCode.NOT_REACHABLE,
+    )
+    SUBMIT_UNCONFIRMED = ErrorRow(
+        "submit_unconfirmed",
+        _T,
+        "The job is stored, but Redis did not confirm in time that its disk or a replica has it.",
+        "Submit again with the same idempotency key, which makes one job at most; see why Redis or its disk is slow.",
+        "作业已存入 Redis，但未能及时确认磁盘或副本已有该作业。",
+        "用相同的幂等键再次提交（最多只会有一个作业）；并检查 Redis 或其磁盘为何缓慢。",
+        exit_code=ExitCode.NOT_REACHABLE,
+    )
     REDIS_DENIED = ErrorRow(
         "redis_denied",
         _R,

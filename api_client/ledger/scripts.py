@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from api_client.ledger.text_redis import TextRedis
+from api_client.ledger.text_redis import RedisPipe, TextRedis
 
 
 class Script:
@@ -30,6 +30,12 @@ class Script:
 
         What UTF-8 cannot say (a lone surrogate, from a file name that is no UTF-8) arrives as ``?``.
         """
-        text = json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace")
-        answer: list[Any] = self._script(args=[self._prefix, text])
+        answer: list[Any] = self._script(args=self._texts(arguments))
         return answer
+
+    def into(self, pipe: RedisPipe, **arguments: Any) -> None:
+        """Put a call into a pipeline, which answers it in its place."""
+        self._script(args=self._texts(arguments), client=pipe)
+
+    def _texts(self, arguments: dict[str, Any]) -> list[Any]:
+        return [self._prefix, json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace")]

@@ -29,6 +29,7 @@ from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.templates import Template
 from api_client.ledger.address import connect, denied, unreachable
+from api_client.ledger.confirming import Confirming, SubmitWait
 from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import StageMessage
@@ -62,7 +63,7 @@ class JobStore:
         PackagingError: every method raises ``redis_unreachable`` when Redis does not answer within the time-out.
     """
 
-    def __init__(self, redis_url: str, keys: Keys, timeout_s: float) -> None:
+    def __init__(self, redis_url: str, keys: Keys, timeout_s: float, submit_wait: SubmitWait = SubmitWait.NONE) -> None:
         self._url = redis_url
         self._keys = keys
         self._timeout_s = timeout_s
@@ -72,6 +73,7 @@ class JobStore:
         self._submit, self._cancel, self._replay = (
             Script(self.redis, keys.prefix, "api_client.ledger.lua", name) for name in ("submit", "cancel", "replay")
         )
+        self._confirming = Confirming(self.redis, keys, url=redis_url, wait=submit_wait, timeout_s=timeout_s)
 
     def call(self, action: Callable[[], T]) -> T:
         """Run ``action``, again after a lost connection or while nothing can be written, within the time-out.
@@ -108,8 +110,10 @@ class JobStore:
             The first stage's message, or the id of the job that the same key made before.
 
         Raises:
-            PackagingError: ``idempotency_conflict``, ``callbacks_off``, ``request_invalid`` where it is too long.
+            PackagingError: ``idempotency_conflict``, ``callbacks_off``, ``request_invalid`` where it is too long;
+                ``submit_wait_unsupported`` before anything is stored.
         """
+        self.call(self._confirming.check)
         # What is not set is left out, so that a worker without a new field can run what does not use it.
         text = request.model_dump_json(exclude_unset=True)
         if len(text.encode()) > REQUEST_BYTES:
@@ -142,6 +146,14 @@ class JobStore:
                     f"idempotency key {request.idempotency_key!r} belongs to job {rest[0]}, which has another request",
                     fields={"idempotency_key": request.idempotency_key, "job_id": rest[0]},
                 )
+
+    def confirm(self, job_id: str) -> bool:
+        """Wait for what submits wait for; ``False`` where the server has lost the job meanwhile.
+
+        Raises:
+            PackagingError: ``submit_unconfirmed``.
+        """
+        return self._confirming.confirm(job_id, self.call)
 
     def check_callback(self, url: str) -> None:
         """Refuse an address that the workers are not allowed to deliver to, as far as it can be told by itself.

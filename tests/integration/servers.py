@@ -61,6 +61,7 @@ class Server:
     options: tuple[str, ...] = PERSISTENCE["aof"]
     port: int = field(default_factory=lambda: choose_ports({"server": 0})["server"])
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     def url(self, user: str = "trainpack", password: str = PASSWORD) -> str:
         """Address for a user of the ACL file."""
@@ -78,7 +79,8 @@ class Server:
         acl = self.directory / "users.acl"
         command += ["--aclfile", str(acl)] if acl.exists() else []
         with (self.directory / "server.log").open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            environment = os.environ | self.environment
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         eventually(lambda: "Ready to accept connections" in self.log, "the server is ready")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
