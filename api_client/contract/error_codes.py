@@ -183,6 +183,14 @@ class ErrorCode(StrEnum):
         "同一量化类型出现了两次。",
         "每种量化类型只写一次。",
     )
+    QUANT_TYPE_UNFIT = ErrorRow(
+        "quant_type_unfit",
+        _R,
+        "The blocks of the quant type do not divide the model's rows, and llama.cpp has no type to fall back to.",
+        "Choose another quant type; most have shorter blocks to fall back to.",
+        "该量化类型的块长不能整除模型的行长，且 llama.cpp 没有可替代的类型。",
+        "选择其他量化类型，多数类型可退回到更短的块。",
+    )
     TENSOR_TYPE_UNKNOWN = ErrorRow(
         "tensor_type_unknown",
         _R,

@@ -40,6 +40,11 @@ class QuantType(StrEnum):
     IQ2_XXS = "IQ2_XXS"
     IQ1_M = "IQ1_M"
     IQ1_S = "IQ1_S"
+    MXFP4_MOE = "MXFP4_MOE"
+    TQ2_0 = "TQ2_0"
+    TQ1_0 = "TQ1_0"
+    Q2_0 = "Q2_0"
+    Q1_0 = "Q1_0"
     F32 = "F32"
     F16 = "F16"
     BF16 = "BF16"
@@ -53,7 +58,7 @@ class QuantTypeInfo(NamedTuple):
     """One row of the table."""
 
     family: str
-    """``K``, ``legacy``, ``IQ`` or ``float``."""
+    """``K``, ``legacy``, ``IQ``, ``trained`` (for weights trained on the type's own values) or ``float``."""
     file_type: int
     bits_per_weight: float
     needs_imatrix: bool
@@ -115,6 +120,56 @@ QUANT_TYPES: dict[QuantType, QuantTypeInfo] = {
     ),
     _Q.IQ1_M: _I("IQ", 31, 2.15, True, False, 9, "1-bit, medium; needs an imatrix", "智能 1-bit 中等，需要重要性矩阵"),
     _Q.IQ1_S: _I("IQ", 24, 2.00, True, False, 8, "1-bit, small; needs an imatrix", "智能 1-bit 小型，需要重要性矩阵"),
+    _Q.MXFP4_MOE: _I(
+        "trained",
+        38,
+        8.50,
+        False,
+        False,
+        33,
+        "Experts in MXFP4, the rest in Q8_0; for models trained so, as gpt-oss",
+        "专家权重用 MXFP4，其余用 Q8_0，适合以此训练的模型（如 gpt-oss）",
+    ),
+    _Q.TQ2_0: _I(
+        "trained",
+        37,
+        2.52,
+        False,
+        False,
+        4,
+        "Ternary, faster than TQ1_0; for models trained on three values, as BitNet",
+        "三值，比 TQ1_0 快，仅适合三值训练的模型（如 BitNet）",
+    ),
+    _Q.TQ1_0: _I(
+        "trained",
+        36,
+        2.19,
+        False,
+        False,
+        3,
+        "Ternary, smallest; for models trained on three values, as BitNet",
+        "三值，最小，仅适合三值训练的模型（如 BitNet）",
+    ),
+    _Q.Q2_0: _I(
+        "trained",
+        41,
+        2.68,
+        False,
+        False,
+        2,
+        "Ternary, blocks of 64; for models trained on three values",
+        "三值，每块 64 个权重，仅适合三值训练的模型",
+    ),
+    _Q.Q1_0: _I(
+        "trained",
+        40,
+        1.48,
+        False,
+        False,
+        1,
+        "Signs alone, blocks of 128; for models trained on two values",
+        "只存符号，每块 128 个权重，仅适合二值训练的模型",
+    ),
     _Q.F32: _I("float", 0, 32.0, False, False, 77, "32-bit float", "32-bit 浮点（原始精度）"),
     _Q.F16: _I("float", 1, 16.0, False, False, 79, "16-bit float", "16-bit 浮点"),
     _Q.BF16: _I("float", 32, 16.0, False, False, 78, "bfloat16", "BFloat16 格式"),

@@ -194,7 +194,7 @@ FIELDS: Final = (
         Control("quant_types", "", _B("Quantization types", "量化类型")),
         codes=(
             *(_C.QUANT_TYPES_NEED_QUANTIZE, _C.QUANT_TYPES_EMPTY, _C.QUANT_TYPE_UNKNOWN, _C.QUANT_TYPE_DUPLICATE),
-            *(_C.IMATRIX_REQUIRED, _C.FIT_INVALID, _C.FIT_IMPOSSIBLE),
+            *(_C.QUANT_TYPE_UNFIT, _C.IMATRIX_REQUIRED, _C.FIT_INVALID, _C.FIT_IMPOSSIBLE),
         ),
     ),
     _F(

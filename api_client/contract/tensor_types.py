@@ -16,7 +16,7 @@ class TensorTypeInfo(NamedTuple):
     """One row of the table."""
 
     family: str
-    """``k``, ``iq``, ``legacy`` or ``float``."""
+    """``k``, ``iq``, ``legacy``, ``trained`` (for weights trained on the type's own values) or ``float``."""
     bits_per_weight: float
     needs_imatrix: bool = False
     """Whether llama.cpp refuses to make it without an importance matrix, but for embeddings and head."""
@@ -44,6 +44,11 @@ TENSOR_TYPES: Final[dict[str, TensorTypeInfo]] = {
     "Q4_1": _I("legacy", 5.0),
     "Q5_0": _I("legacy", 5.5),
     "Q5_1": _I("legacy", 6.0),
+    "MXFP4": _I("trained", 4.25),
+    "Q2_0": _I("trained", 2.25),
+    "TQ2_0": _I("trained", 2.0625),
+    "TQ1_0": _I("trained", 1.6875),
+    "Q1_0": _I("trained", 1.125),
     "F16": _I("float", 16.0),
     "BF16": _I("float", 16.0),
     "F32": _I("float", 32.0),
@@ -51,7 +56,8 @@ TENSOR_TYPES: Final[dict[str, TensorTypeInfo]] = {
 """By ggml's name. Q8_0 goes with the K-quants, as it is what they end in above six bits."""
 
 ALL: Final = "all"
-FAMILIES: Final = ("k", "iq", "legacy", "float")
+FAMILIES: Final = ("k", "iq", "legacy", "trained", "float")
+_ONLY_NAMED: Final = ("trained", "float")
 
 
 def tensor_type(text: str) -> str:
@@ -75,7 +81,7 @@ def tensor_type(text: str) -> str:
 def type_set(text: str) -> tuple[str, ...]:
     """The types that ``k``, ``k+iq``, ``all`` or ``Q4_K,Q5_K,IQ4_XS`` names, those of fewer bits first.
 
-    ``all`` is every quantized type; floats are only taken where they are named.
+    ``all`` is every quantized type for ordinary weights; the others and floats are only taken where they are named.
 
     Raises:
         PackagingError: ``tensor_type_unknown``.
@@ -84,7 +90,7 @@ def type_set(text: str) -> tuple[str, ...]:
     for part in text.replace("+", ",").split(","):
         word = part.strip().lower()
         if word == ALL:
-            chosen |= {name for name, info in TENSOR_TYPES.items() if info.family != "float"}
+            chosen |= {name for name, info in TENSOR_TYPES.items() if info.family not in _ONLY_NAMED}
         elif word in FAMILIES:
             chosen |= {name for name, info in TENSOR_TYPES.items() if info.family == word}
         else:

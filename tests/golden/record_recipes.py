@@ -51,6 +51,7 @@ CASES = [
     RecipeCase("tied", "Q4_K_M", True, {"pure": True}),
     RecipeCase("dense", "Q4_K_M", True, {"tensor_types": _LINES}),
     RecipeCase("dense", "Q3_K_M", False, {"tensor_types": ["ffn_down=f16", "blk.1=bf16", "attn_v=f32"]}),
+    RecipeCase("dense", "Q4_K_M", True, {"tensor_types": ["up=mxfp4", "gate=q1_0", "down=tq1_0", "q=tq2_0", "k=q2_0"]}),
     RecipeCase("dense", "Q2_K", True, {"tensor_types": ["ffn_up=iq2_xxs", "token_embd=q3_k"]}),
     RecipeCase("dense", "Q4_K_S", False, {"output_tensor_type": "q8_0", "token_embedding_type": "q5_0"}),
     RecipeCase("dense", "Q4_K_S", False, {"leave_output_tensor": True, "token_embedding_type": "bf16"}),

@@ -102,6 +102,43 @@ def test_the_bucket_has_the_checksums_of_the_job_alone_and_the_directory_those_o
     assert far.stdout.split() == [b"merged_model.gguf:", b"OK", b"quality.json:", b"OK"]
 
 
+def test_types_for_weights_trained_on_their_values_are_made_and_load(client: PackagingClient, tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", hidden_size=256, intermediate_size=256, head_dim=64)
+    made = {"TQ1_0": 14, "TQ2_0": 14, "Q2_0": 14, "Q1_0": 15, "MXFP4_MOE": 16}
+    job = finished(
+        client,
+        PackagingRequest(
+            template="quantize_base",
+            base_model=base,
+            output_dir=tmp_path / "package",
+            model_name="tern",
+            quant_types=list(made),
+            evaluation="off",
+            upload=False,
+        ),
+    )
+    assert job.error is None  # verify has loaded each of them in llama.cpp
+    for name, count in made.items():
+        with open_gguf(tmp_path / "package" / f"tern-{name}.gguf") as file:
+            types = [tensor.type.name for tensor in file.tensors]
+        assert types.count("Q8_0" if name == "MXFP4_MOE" else name) == count  # Q8_0 where there are no experts
+
+
+def test_a_type_whose_blocks_divide_no_row_fails_the_job_in_prepare(
+    client: PackagingClient, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, _ = run
+    request = PackagingRequest(
+        template="quantize_base", base_model=base, output_dir=tmp_path / "package", quant_types=["Q4_0", "Q1_0"]
+    )
+    job = finished(client, request)
+    assert job.state is JobState.FAILED
+    assert job.error
+    assert job.error["code"] == ErrorCode.QUANT_TYPE_UNFIT.value
+    assert job.stage(StageName.PREPARE).state is StageState.FAILED
+    assert "rows of 64, no multiple of the 128" in job.error["message"]
+
+
 def test_events_tell_the_story_with_the_known_kinds(
     client: PackagingClient, run: tuple[Path, Path], tmp_path: Path
 ) -> None:

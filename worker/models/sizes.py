@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
@@ -14,8 +14,9 @@ from config.roots import NOWHERE_ELSE, Roots
 from worker.models.gguf.metadata import Metadata
 from worker.setting import WorkSetting
 
-_TYPES = {matrix: [q for q, info in QUANT_TYPES.items() if info.needs_imatrix is matrix] for matrix in (False, True)}
-"""Types by whether they are made with an importance matrix, which changes their mixture; the others may be, too."""
+if TYPE_CHECKING:
+    from worker.models.gguf.tensors import TensorSpec
+    from worker.models.mixture.sizes import PredictedSize
 
 
 def machine_memory_bytes() -> int:
@@ -26,7 +27,7 @@ def machine_memory_bytes() -> int:
 def predict_file_sizes(
     path: Path, allowed_roots: Roots = NOWHERE_ELSE
 ) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    """Metadata as plain values, and the size in bytes of the file of every quant type.
+    """Metadata as plain values, and the size in bytes of the file of every quant type whose blocks fit the model.
 
     Args:
         path: Base model directory, or an unquantized GGUF file (its first shard where it is split).
@@ -43,17 +44,26 @@ def predict_file_sizes(
 
 
 def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    from worker.models.mixture.sizes import predict_sizes
     from worker.models.quantize.source import open_source
 
     with open_source(path) as file:
         metadata = plain_values(file.metadata)
-        sizes = {
-            quant: size.file_bytes
-            for matrix, quants in _TYPES.items()
-            for quant, size in predict_sizes(file.tensors, quants, metadata=file.metadata, has_imatrix=matrix).items()
-        }
-    return metadata, sizes
+        sizes = _predicted(file.tensors, metadata=file.metadata)
+    return metadata, {quant: size.file_bytes for quant, size in sizes.items()}
+
+
+def _predicted(tensors: Sequence[TensorSpec], **of_model: Any) -> dict[QuantType, PredictedSize]:
+    """By type, as :func:`~worker.models.mixture.sizes.predict_sizes`; without types that fit no row."""
+    from worker.models.mixture.sizes import predict_sizes
+
+    sizes: dict[QuantType, PredictedSize] = {}
+    for quant, info in QUANT_TYPES.items():
+        try:
+            sizes |= predict_sizes(tensors, [quant], has_imatrix=info.needs_imatrix, **of_model)
+        except PackagingError as error:
+            if error.code is not ErrorCode.QUANT_TYPE_UNFIT:
+                raise
+    return sizes
 
 
 def plain_values(metadata: Metadata) -> dict[str, Any]:
@@ -70,7 +80,6 @@ def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any]
     from worker.models.gguf.tensors import TensorSpec
     from worker.models.gguf.types import GGMLType
     from worker.models.mixture.model import facts_from_values
-    from worker.models.mixture.sizes import predict_sizes
 
     base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
     with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
@@ -78,8 +87,5 @@ def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any]
         _, plan = plan_conversion(base, naming=Naming(describe(path)), setting=setting)
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
     facts = facts_from_values(plan.metadata)
-    return plan.metadata, {
-        quant: size.data_bytes + len(plan.header)
-        for matrix, quants in _TYPES.items()
-        for quant, size in predict_sizes(tensors, quants, model=facts, has_imatrix=matrix).items()
-    }
+    sizes = _predicted(tensors, model=facts)
+    return plan.metadata, {quant: size.data_bytes + len(plan.header) for quant, size in sizes.items()}

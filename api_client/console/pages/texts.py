@@ -258,6 +258,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "family.K": ("K-quants (recommended)", "K-Quant 系列（推荐）"),
     "family.legacy": ("Standard", "标准量化系列"),
     "family.IQ": ("IQ", "IQ 系列（智能量化）"),
+    "family.trained": ("For models trained on such values", "需以该格式训练的模型"),
     "family.float": ("Full precision", "全精度格式"),
     "sizes_of": ("Sizes are those of {model}.", "大小按 {model} 预测。"),
     "sizes_first": ("Sizes appear when the base model's path is known.", "填写基础模型路径后显示预测大小。"),

@@ -101,7 +101,8 @@ def test_only_transient_errors_are_retried(code: ErrorCode, retryable: bool) -> 
 FILE_TYPES = (
     "F32 0, F16 1, Q4_0 2, Q4_1 3, Q8_0 7, Q5_0 8, Q5_1 9, Q2_K 10, Q3_K_S 11, Q3_K_M 12, Q3_K_L 13, Q4_K_S 14, "
     "Q4_K_M 15, Q5_K_S 16, Q5_K_M 17, Q6_K 18, IQ2_XXS 19, IQ2_XS 20, Q2_K_S 21, IQ3_XS 22, IQ3_XXS 23, IQ1_S 24, "
-    "IQ4_NL 25, IQ3_S 26, IQ3_M 27, IQ2_S 28, IQ2_M 29, IQ4_XS 30, IQ1_M 31, BF16 32"
+    "IQ4_NL 25, IQ3_S 26, IQ3_M 27, IQ2_S 28, IQ2_M 29, IQ4_XS 30, IQ1_M 31, BF16 32, "
+    "TQ1_0 36, TQ2_0 37, MXFP4_MOE 38, Q1_0 40, Q2_0 41"
 )
 
 
@@ -116,9 +117,17 @@ def test_every_quant_type_is_described_in_both_languages_within_sane_bits() -> N
         assert info.description_en
         assert not HAN.search(info.description_en)
         assert HAN.search(info.description_zh)
-        assert 1.5 < info.bits_per_weight <= 32
+        assert 1.4 < info.bits_per_weight <= 32
         assert info.family == (
-            "IQ" if quant.startswith("IQ") else "K" if "_K" in quant else "legacy" if quant[0] == "Q" else "float"
+            "trained"
+            if quant in ("MXFP4_MOE", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0")
+            else "IQ"
+            if quant.startswith("IQ")
+            else "K"
+            if "_K" in quant
+            else "legacy"
+            if quant[0] == "Q"
+            else "float"
         )
         assert ("imatrix" in info.description_en) == info.needs_imatrix
 

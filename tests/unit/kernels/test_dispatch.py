@@ -38,7 +38,7 @@ DOUBLES: Any = np.ones(256)
         (lambda: quantize_rows(GGMLType.Q4_K, ROWS, out_for(144), DOUBLES), "float64"),
         (lambda: quantize_rows(GGMLType.Q8_K, ROWS, out_for(292)), "no kernel for Q8_K"),
         (lambda: dequantize_rows(GGMLType.Q4_K, out_for(145)), "145 bytes"),
-        (lambda: dequantize_rows(GGMLType.MXFP4, out_for(17)), "no kernel for MXFP4"),
+        (lambda: dequantize_rows(GGMLType.NVFP4, out_for(36)), "no kernel for NVFP4"),
         (lambda: widen_rows(GGMLType.Q8_0, out_for(34)), "Q8_0 is not a float type"),
         (lambda: first_non_finite(ROWS[:, ::2]), "contiguous"),
         (lambda: kernel_kind(GGMLType.I8, weighted=False), "no kernel for I8"),

@@ -15,6 +15,7 @@ from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.sizes import predict_sizes
 from worker.models.quantize.engine import quantize_file
+from worker.models.sizes import predict_file_sizes
 from worker.setting import WorkSetting
 
 RECORDED = json.loads(RECORD.read_text())
@@ -58,7 +59,8 @@ def test_one_pass_makes_the_files_of_llama_quantize(folder: Path, name: str, mat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folder: Path, name: str) -> None:
-    refused = [kind for kind, entry in recorded(name, False).items() if entry is None]
+    with_matrix = recorded(name, True)
+    refused = [kind for kind, entry in recorded(name, False).items() if entry is None and with_matrix[kind]]
     assert QuantType.IQ1_S in refused
     for kind in refused:
         assert QUANT_TYPES[kind].needs_imatrix
@@ -70,14 +72,31 @@ def test_types_that_need_a_matrix_are_refused_where_llama_quantize_refuses(folde
     assert not list(folder.glob("*.partial"))
 
 
+def test_a_type_without_one_to_fall_back_to_is_refused_where_llama_quantize_gives_up(folder: Path) -> None:
+    unfit = [(name, kind) for name in MODELS for kind, entry in recorded(name, True).items() if entry is None]
+    assert unfit == [("tied", QuantType.Q1_0)]
+    with pytest.raises(PackagingError) as caught:
+        quantize(folder, "tied", False, [QuantType.Q8_0, QuantType.Q1_0])
+    assert caught.value.code is ErrorCode.QUANT_TYPE_UNFIT
+    assert caught.value.fields == {
+        "quant_type": "Q1_0",
+        "tensor": "blk.0.attn_k.weight",
+        "type": "Q1_0",
+        "row_length": 288,
+    }
+    assert set(QuantType) - set(predict_file_sizes(folder / "tied.gguf")[1]) == {QuantType.Q1_0}
+    assert not list(folder.glob("*.partial"))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_predicted_sizes_are_the_recorded_ones(folder: Path, name: str) -> None:
+    kinds = [kind for kind, entry in recorded(name, True).items() if entry]
     with open_gguf(folder / f"{name}.gguf") as source:
-        predicted = predict_sizes(source.tensors, QuantType, metadata=source.metadata)
+        predicted = predict_sizes(source.tensors, kinds, metadata=source.metadata)
         stamp = load_imatrix(folder / f"{name}.imatrix.gguf").stamp
-        with_matrix = predict_sizes(source.tensors, QuantType, metadata=source.metadata, stamp=stamp)
-        bare = predict_sizes(source.tensors, QuantType, model=None, metadata=source.metadata, has_imatrix=True)
-    for kind in QuantType:
+        with_matrix = predict_sizes(source.tensors, kinds, metadata=source.metadata, stamp=stamp)
+        bare = predict_sizes(source.tensors, kinds, model=None, metadata=source.metadata, has_imatrix=True)
+    for kind in kinds:
         plain, weighted = RECORDED[name][kind.value]
         assert weighted[0] == with_matrix[kind].file_bytes
         assert bare[kind].data_bytes == with_matrix[kind].data_bytes

@@ -35,7 +35,8 @@ def quantize_rows(
         ggml_type: Target: one of :data:`QUANTIZED_TYPES` or :data:`FLOAT_TYPES`.
         rows: ``float32 (n_rows, row_length)``, C-contiguous, finite.
         out: ``uint8 (n_rows, row_bytes)``, C-contiguous; every byte is written.
-        weights: Importance of each column, ``float32 (row_length,)``, or None. Ignored by Q8_0 and the float types.
+        weights: Importance of each column, ``float32 (row_length,)``, or None. Ignored by the float types and those
+            of ``kinds.WEIGHTS_IGNORED``.
 
     Raises:
         PackagingError: ``internal_error`` for arrays or types that do not fit together; ``imatrix_required`` for a

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.gguf.types import GGMLType
-from worker.models.kernels import iq1, iq2, iq3, iq4, k_affine, k_symmetric, legacy
+from worker.models.kernels import few_levels, iq1, iq2, iq3, iq4, k_affine, k_symmetric, legacy, mxfp4
 from worker.models.kernels.grids import GRID_TYPES, search_table
+from worker.models.kernels.kinds import WEIGHTS_IGNORED
 from worker.models.kernels.machine import Block, Machine
 
 Body = Callable[[Machine, Block], None]
@@ -39,7 +40,6 @@ _BODIES: dict[GGMLType, tuple[Body | None, Body]] = {
     _T.Q4_1: (legacy.quantize_q4_1, legacy.quantize_q4_1_weighted),
     _T.Q5_0: (legacy.quantize_q5_0, legacy.quantize_q5_0_weighted),
     _T.Q5_1: (legacy.quantize_q5_1, legacy.quantize_q5_1_weighted),
-    _T.Q8_0: (legacy.quantize_q8_0, legacy.quantize_q8_0),
     _T.Q2_K: (k_affine.quantize_q2_k, k_affine.quantize_q2_k_weighted),
     _T.Q3_K: (k_symmetric.quantize_q3_k, k_symmetric.quantize_q3_k_weighted),
     _T.Q4_K: (k_affine.quantize_q4_k, k_affine.quantize_q4_k_weighted),
@@ -54,6 +54,12 @@ _BODIES: dict[GGMLType, tuple[Body | None, Body]] = {
     _T.IQ2_S: (iq2.quantize_iq2_s, iq2.quantize_iq2_s_weighted),
     _T.IQ1_S: (None, iq1.quantize_iq1_s),
     _T.IQ1_M: (iq1.quantize_iq1_m, iq1.quantize_iq1_m_weighted),
+    _T.Q8_0: (legacy.quantize_q8_0, legacy.quantize_q8_0),
+    _T.MXFP4: (mxfp4.quantize_mxfp4, mxfp4.quantize_mxfp4),
+    _T.TQ1_0: (few_levels.quantize_tq1_0, few_levels.quantize_tq1_0),
+    _T.TQ2_0: (few_levels.quantize_tq2_0, few_levels.quantize_tq2_0),
+    _T.Q2_0: (few_levels.quantize_q2_0, few_levels.quantize_q2_0),
+    _T.Q1_0: (few_levels.quantize_q1_0, few_levels.quantize_q1_0),
 }
 """Without and with weights; None where ggml has no form without."""
 _ROW_MEAN = frozenset({_T.Q4_0, _T.Q4_1, _T.Q5_0, _T.Q5_1})
@@ -64,7 +70,7 @@ _TABLES: dict[GGMLType, Callable[[], NDArray[np.int32]]] = {
 
 
 def _kernel(ggml_type: GGMLType, body: Body, *, weighted: bool) -> Kernel:
-    weighted = weighted and ggml_type is not _T.Q8_0
+    weighted = weighted and ggml_type not in WEIGHTS_IGNORED
     name = f"{ggml_type.name.lower()}{'_weighted' if weighted else ''}"
     row_mean = weighted and ggml_type in _ROW_MEAN
     return Kernel(name, body, ggml_type.block_length, ggml_type.block_bytes, weighted, row_mean, _TABLES.get(ggml_type))

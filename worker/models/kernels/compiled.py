@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from worker.models.gguf.types import GGMLType
 from worker.models.kernels import floats, reference
 from worker.models.kernels.reference_iq1_m import quantize_iq1_m
+from worker.models.kernels.reference_q2_0 import quantize_q2_0
 from worker.models.kernels.self_check import DIGESTS, digest_of
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def quantize_by_reference(
     """Quantize without a compiled kernel; arguments as in :func:`worker.models.kernels.quantize_rows`, unchecked."""
     if ggml_type is GGMLType.IQ1_M:
         quantize_iq1_m(rows, out, weights)
+    elif ggml_type is GGMLType.Q2_0:
+        quantize_q2_0(rows, out)
     else:
         reference.quantize(ggml_type, rows, out, weights)
 

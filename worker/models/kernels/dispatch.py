@@ -12,6 +12,7 @@ from worker.models.gguf.types import GGMLType, row_bytes
 from worker.models.kernels import floats, on_gpu, reference
 from worker.models.kernels.compiled import CONVERSIONS, conversion, kernel_of, quantize_by_reference
 from worker.models.kernels.kinds import FLOAT_TYPES, QUANTIZED_TYPES, WEIGHTS_REQUIRED, KernelKind
+from worker.models.kernels.reference_q2_0 import dequantize_q2_0
 
 
 def quantize(
@@ -49,7 +50,10 @@ def dequantize(ggml_type: GGMLType, data: NDArray[np.uint8], out: NDArray[np.flo
         return widen(ggml_type, data, out)
     target = _decode_target(ggml_type, data, out)
     if target.size:
-        reference.dequantize(ggml_type, data, target)
+        if ggml_type is GGMLType.Q2_0:
+            dequantize_q2_0(data, target)
+        else:
+            reference.dequantize(ggml_type, data, target)
     return target
 
 

@@ -12,7 +12,7 @@ from worker.models.kernels.fit_scale import Elements, fit_symmetric, largest_mag
 from worker.models.kernels.lanes import Array, Float, Index, Int, select
 from worker.models.kernels.machine import Block, Machine
 from worker.models.kernels.packing import put_block_nibbles, word
-from worker.models.kernels.rounding import half_bits, sign_extended
+from worker.models.kernels.rounding import half_bits, round_half_away, sign_extended
 
 LENGTH = 32
 
@@ -25,7 +25,7 @@ def quantize_q8_0(m: Machine, block: Block) -> None:
     block.out.put(0, half_bits(step), 2)
 
     def put_word(k: Index) -> None:
-        levels = [_round_half_away(x[k * 4 + i] * inverse) & 255 for i in range(4)]
+        levels = [round_half_away(x[k * 4 + i] * inverse) & 255 for i in range(4)]
         block.out.put(k * 4 + 2, word(levels), 4)
 
     m.fold(8, put_word)
@@ -74,12 +74,6 @@ def quantize_q5_1_weighted(m: Machine, block: Block) -> None:
 def _step(step: Float) -> tuple[Float, Float]:
     """A scale and its inverse, which is 0 for 0."""
     return step, select(step != 0, 1.0 / step, 0.0)
-
-
-def _round_half_away(value: Float) -> Int:
-    """``roundf``: the largest number below one half, added before the cut, carries exact halves over and no more."""
-    half = ((value.bits() & -0x80000000) | 0x3EFFFFFF).as_float()
-    return (value + half).truncated()
 
 
 def _from_extreme(m: Machine, block: Block, top: int) -> None:

@@ -4,7 +4,8 @@
 hands it a single row: what has no importance weights is computed block by block and goes in as one long row, the rest
 row by row. The wrapper releases the GIL while it works.
 
-IQ1_M is the one type where ``libgguf`` 0.2.2 and ggml (llama.cpp b11434) differ; ``iq1`` has that one right.
+IQ1_M is the one type where ``libgguf`` 0.2.2 and ggml (llama.cpp b11434) differ, and Q2_0 the one that it does not
+know; ``reference_iq1_m`` and ``reference_q2_0`` have these.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def quantize(
     """Quantize rows with ``libgguf``.
 
     Args:
-        ggml_type: Any type of :data:`worker.models.kernels.QUANTIZED_TYPES` but IQ1_M.
+        ggml_type: Any type of :data:`worker.models.kernels.QUANTIZED_TYPES` but IQ1_M and Q2_0.
         rows: ``float32 (n_rows, row_length)``, C-contiguous.
         out: ``uint8 (n_rows, row_bytes)``, C-contiguous; filled.
         weights: ``float32 (row_length,)`` or None.

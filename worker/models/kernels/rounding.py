@@ -14,6 +14,12 @@ def nearest_int(value: Float) -> Int:
     return ((value + 12582912.0).bits() & 0x007FFFFF) - 0x00400000
 
 
+def round_half_away(value: Float) -> Int:
+    """``roundf``: the largest number below one half, added before the cut, carries exact halves over and no more."""
+    half = ((value.bits() & -0x80000000) | 0x3EFFFFFF).as_float()
+    return (value + half).truncated()
+
+
 def nearest_level(value: Float, low: int, high: int) -> Float:
     """``nearest_int`` limited to ``low .. high``, as a float."""
     bits = (value + 12582912.0).bits() & 0x007FFFFF

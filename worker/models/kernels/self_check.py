@@ -52,6 +52,11 @@ DIGESTS = {
     "iq1_s_weighted": "44b274b094508446",
     "iq1_m": "2d6878e2b9f19a39",
     "iq1_m_weighted": "aa9b27cab45db0fb",
+    "mxfp4": "fe33287062d5ba70",
+    "tq1_0": "c605c150854230a1",
+    "tq2_0": "d90e3557516204f4",
+    "q2_0": "a82de7c69f0a6ed9",
+    "q1_0": "bb1ec2de30824846",
 }
 """First 16 hexadecimal digits of the SHA-256 of a kernel's output, by the kernel's name."""
 

@@ -29,6 +29,7 @@ from worker.models.mixture.names import (
 )
 from worker.models.mixture.recipe import PLAIN, Recipe
 from worker.models.mixture.tables import (
+    BY_EXPERTS,
     DEFAULT_TYPE,
     MORE_BITS_IN_70B,
     NARROWER_BLOCK,
@@ -38,6 +39,7 @@ from worker.models.mixture.tables import (
     RULES,
     SMALLEST,
     TOKEN_EMBEDDING_TYPE,
+    WITHOUT_NARROWER,
     TensorPosition,
 )
 
@@ -93,7 +95,8 @@ def choose_mixture(
 
     Raises:
         PackagingError: ``gguf_invalid`` if a model with experts has a feed-forward tensor whose name bears no layer
-            number below the number of layers (llama.cpp refuses it too).
+            number below the number of layers, ``quant_type_unfit`` for a type whose blocks do not divide a row and that
+            has none to fall back to (llama.cpp refuses both too).
     """
     order = sorted(range(len(tensors)), key=lambda index: processing_key(tensors[index].name))
     categories = Counter(category_of(tensor.name) for tensor in tensors)
@@ -165,6 +168,8 @@ class _Decision:
         category = category_of(tensor.name)
         if category is Category.OUTPUT or (self.tied and category is Category.TOKEN_EMBEDDING):
             return self._output_type(tensor, default)
+        if self.quant_type in BY_EXPERTS:
+            return self._by_experts(tensor, category)
         if category is Category.TOKEN_EMBEDDING:
             return TOKEN_EMBEDDING_TYPE.get(self.quant_type, default)
         place = self._place(tensor.name, category)
@@ -177,11 +182,19 @@ class _Decision:
     def _output_type(self, tensor: TensorSpec, default: GGMLType) -> GGMLType:
         if self.recipe.output_tensor_type is not None:
             return self.recipe.output_tensor_type
+        if self.quant_type in BY_EXPERTS:
+            return BY_EXPERTS[self.quant_type][1]
         if self.model.architecture == "falcon" or tensor.row_length % default.block_length:
             return GGMLType.Q8_0
         if default is GGMLType.Q8_0:
             return default
         return OUTPUT_TYPE.get(self.quant_type, GGMLType.Q6_K)
+
+    def _by_experts(self, tensor: TensorSpec, category: Category) -> GGMLType:
+        """Other weights of three dimensions, which only BailingMoE 3 has, are no experts'."""
+        experts, others = BY_EXPERTS[self.quant_type]
+        stacked = len(normal_shape(tensor.shape)) > 2 and tensor.shape[2] > 1
+        return experts if stacked and (self.model.architecture != "bailingmoe3" or category in _FFN) else others
 
     def _value_type(self, chosen: GGMLType) -> GGMLType:
         """More bits for value projections where they are a small part of the model."""
@@ -212,6 +225,18 @@ class _Decision:
     def _fit(self, tensor: TensorSpec, chosen: GGMLType) -> GGMLType:
         """A type whose blocks divide the row."""
         self.fallback_count += tensor.row_length % chosen.block_length != 0
+        if chosen in WITHOUT_NARROWER and tensor.row_length % chosen.block_length:
+            raise PackagingError(
+                ErrorCode.QUANT_TYPE_UNFIT,
+                f"tensor {tensor.name!r} has rows of {tensor.row_length}, no multiple of the {chosen.block_length} that"
+                f" a block of {chosen.name} holds, and llama.cpp has no type to fall back to",
+                fields={
+                    "quant_type": self.quant_type.value,
+                    "tensor": tensor.name,
+                    "type": chosen.name,
+                    "row_length": tensor.row_length,
+                },
+            )
         return fitting_type(chosen, tensor.row_length)
 
     def _needs_imatrix(self, name: str, chosen: GGMLType) -> bool:

@@ -144,8 +144,16 @@ DEFAULT_TYPE: dict[QuantType, GGMLType] = {
     _Q.IQ2_M: _T.IQ2_S,
     _Q.IQ1_S: _T.IQ1_S,
     _Q.IQ1_M: _T.IQ1_M,
+    _Q.MXFP4_MOE: _T.MXFP4,
+    _Q.TQ1_0: _T.TQ1_0,
+    _Q.TQ2_0: _T.TQ2_0,
+    _Q.Q2_0: _T.Q2_0,
+    _Q.Q1_0: _T.Q1_0,
 }
 """Type of a tensor that no rule speaks of."""
+
+BY_EXPERTS: dict[QuantType, tuple[GGMLType, GGMLType]] = {_Q.MXFP4_MOE: (_T.MXFP4, _T.Q8_0)}
+"""Quant types that know no rules: type of experts' weights (tensors of three dimensions), and type of all else."""
 
 SMALLEST: frozenset[QuantType] = frozenset({_Q.IQ1_S, _Q.IQ1_M, _Q.IQ2_XXS, _Q.IQ2_XS, _Q.IQ2_S, _Q.IQ2_M})
 """Quant types with rules of their own: they count tensors, never layers, and skip what all others get in the end."""
@@ -156,6 +164,7 @@ OUTPUT_TYPE: dict[QuantType, GGMLType] = dict.fromkeys((*sorted(SMALLEST), _Q.IQ
 TOKEN_EMBEDDING_TYPE: dict[QuantType, GGMLType] = {
     **dict.fromkeys((_Q.IQ1_S, _Q.IQ1_M, _Q.IQ2_XXS, _Q.IQ2_XS), _T.Q2_K),
     **dict.fromkeys((_Q.IQ2_S, _Q.IQ2_M, _Q.IQ3_XXS), _T.IQ3_S),
+    **dict.fromkeys((_Q.TQ1_0, _Q.TQ2_0, _Q.Q2_0), _T.Q4_K),
 }
 """Type of an embedding beside an output tensor, where it is not the default type."""
 
@@ -234,13 +243,15 @@ MORE_BITS_IN_70B: dict[GGMLType, GGMLType] = {_T.Q3_K: _T.Q5_K, _T.Q4_K: _T.Q5_K
 
 NARROWER_BLOCK: dict[GGMLType, GGMLType] = {
     **dict.fromkeys((_T.IQ1_S, _T.IQ1_M, _T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S, _T.IQ3_XXS, _T.IQ3_S, _T.IQ4_XS), _T.IQ4_NL),
-    _T.Q2_K: _T.Q4_0,
-    _T.Q3_K: _T.Q4_0,
+    **dict.fromkeys((_T.Q2_0, _T.Q2_K, _T.Q3_K, _T.TQ1_0, _T.TQ2_0), _T.Q4_0),
     _T.Q4_K: _T.Q5_0,
     _T.Q5_K: _T.Q5_1,
     _T.Q6_K: _T.Q8_0,
 }
-"""Type with blocks of 32 for a row that is not a multiple of 256; F16 if 32 does not divide it either."""
+"""Type with blocks of 32 for a row that its own blocks do not divide; F16 if 32 does not divide it either."""
+
+WITHOUT_NARROWER = frozenset({_T.Q1_0})
+"""Types of longer blocks that llama-quantize gives up on where they do not divide a row."""
 
 NEEDS_IMATRIX = frozenset({_T.IQ1_S, _T.IQ1_M, _T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S, _T.IQ3_XXS})
 """Types that llama.cpp refuses to make without an importance matrix, embeddings and the output tensor apart."""
