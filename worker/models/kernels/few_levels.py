@@ -19,9 +19,10 @@ class _Scaled:
 
     def __init__(self, m: Machine, block: Block, length: int) -> None:
         x = block.x
-        largest = m.fold(length, lambda i, high: select(high < abs(x[i]), abs(x[i]), high), m.f32(0), unroll=4)
-        self.scale: Float = largest
-        self._x, self._inverse = x, select(largest != 0, 1.0 / largest, 0.0)
+        largest: Float = m.fold(length, lambda i, high: select(high < abs(x[i]), abs(x[i]), high), m.f32(0), unroll=4)
+        self.scale = largest
+        self._x = x
+        self._inverse: Float = select(largest != 0, 1.0 / largest, 0.0)
 
     def __getitem__(self, position: Index) -> Float:
         return self._x[position] * self._inverse
