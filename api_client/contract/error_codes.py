@@ -486,9 +486,9 @@ class ErrorCode(StrEnum):
         "projector_invalid",
         _R,
         "The projector for pictures or sound cannot be made, or does not fit the text model.",
-        "Complete the model directory, or set projector to off to package the text model alone.",
+        "Complete the model directory, or set `projector` to `off` to package the text model alone.",
         "无法生成处理图像或声音的投影文件，或该文件与文本模型不匹配。",
-        "补全模型目录，或将 projector 设为 off，只打包文本模型。",
+        "补全模型目录，或将 `projector` 设为 `off`，只打包文本模型。",
     )
     UNSUPPORTED_ARCHITECTURE = ErrorRow(
         "unsupported_architecture",

@@ -54,6 +54,8 @@ class SizesAnswer(_Answer):
     """Memory of the machine that answered, for the target ``cpu``."""
     measured: tuple[MeasuredType, ...] = ()
     """Figures of earlier reports of models of its architecture, the newest first."""
+    projector_bytes: int | None = None
+    """Bytes of the projector for pictures or sound; ``None`` where it has none, or an older worker answered."""
 
     def judge(self, target: str, context: int) -> Recommendation:
         """Every type at a place to run."""

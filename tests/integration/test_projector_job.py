@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -102,4 +103,21 @@ def test_a_projector_is_left_out_on_request_and_refused_where_there_is_none(
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error["code"] == "projector_invalid"
-    assert "set projector to off" in job.error["remedy"]
+    assert "set `projector` to `off`" in job.error["remedy"]
+
+
+def test_what_was_saved_without_its_processor_is_packaged_as_text_and_the_log_says_so(
+    service: Installation, base: Path, tmp_path: Path
+) -> None:
+    service.start_worker(**REAL_STAGES)
+    bare = shutil.copytree(base, tmp_path / "bare")
+    (bare / "preprocessor_config.json").unlink()
+    alone = {"template": "quantize_base", "checkpoint": None, "quant_types": ["Q8_0"]}
+    job, files = done(service, "bare", bare, **alone)
+    assert sorted(files) == ["bare-Q8_0.gguf", "bare.gguf"]
+    notes = [event.message for event in service.client.events(job.id) if event.level == "warning"]
+    assert [note for note in notes if note.startswith("Only the text model is packaged: the directory has neither")]
+    job = service.wait(service.submit("named", base_model=str(bare), projector="f16", **alone), 60)
+    assert job.error is not None
+    assert job.error["code"] == "projector_invalid"
+    assert "image_mean is missing" in job.error["message"]

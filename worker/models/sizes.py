@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from config.roots import NOWHERE_ELSE, Roots
@@ -41,6 +42,33 @@ def predict_file_sizes(
     if path.is_file():
         return _from_gguf(path)
     raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{path} does not exist", fields={"path": str(path)})
+
+
+def predict_projector_bytes(directory: Path, allowed_roots: Roots = NOWHERE_ELSE) -> int | None:
+    """Bytes of the projector that a job makes of a model by itself; ``None`` where it makes none, or cannot.
+
+    Args:
+        directory: Base model directory; for a file there is none.
+        allowed_roots: Where symlinks inside the directory may lead.
+    """
+    from worker.models.checkpoint import open_base_model
+    from worker.models.convert.metadata import Naming, describe
+    from worker.models.convert.pipeline import plan_conversion
+    from worker.models.convert.projector import senses_of
+
+    if not directory.is_dir():
+        return None
+    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+        setting = WorkSetting(roots=allowed_roots, scratch_dir=Path(scratch))
+        try:
+            base = open_base_model(directory, allowed_roots=allowed_roots, allow_quantized=True)
+            if not senses_of(base.config).has_projector:
+                return None
+            naming = Naming(describe(directory), part=ModelPart.PROJECTOR)
+            _, plan = plan_conversion(base, naming=naming, setting=setting)
+        except PackagingError:
+            return None  # prepare says why
+    return plan.size_bytes if plan.tensors else None
 
 
 def _from_gguf(path: Path) -> tuple[Mapping[str, Any], dict[QuantType, int]]:

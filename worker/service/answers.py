@@ -88,11 +88,13 @@ def _checkpoints(run: str, start: AnswerStart) -> RunAnswer:
 
 
 def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
-    from worker.models.sizes import machine_memory_bytes, predict_file_sizes
+    from worker.models.sizes import machine_memory_bytes, predict_file_sizes, predict_projector_bytes
 
     if model.startswith("s3://"):
         with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-            metadata, sizes = predict_file_sizes(outline(open_run(model, start.settings), Path(scratch)), NOWHERE_ELSE)
+            path = outline(open_run(model, start.settings), Path(scratch))
+            metadata, sizes = predict_file_sizes(path, NOWHERE_ELSE)
+            projector_bytes = predict_projector_bytes(path, NOWHERE_ELSE)
     elif is_remote(model):
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
@@ -105,8 +107,15 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
         path = _model_path(roots.resolve(model), start.settings)
         model = str(path)
         metadata, sizes = predict_file_sizes(path, roots)
-    memory_bytes = machine_memory_bytes()
-    return SizesAnswer(host=start.host, model=model, shape=shape_of(metadata), sizes=sizes, memory_bytes=memory_bytes)
+        projector_bytes = predict_projector_bytes(path, roots)
+    return SizesAnswer(
+        host=start.host,
+        model=model,
+        shape=shape_of(metadata),
+        sizes=sizes,
+        memory_bytes=machine_memory_bytes(),
+        projector_bytes=projector_bytes,
+    )
 
 
 def _space(path: str, start: AnswerStart) -> SpaceAnswer:

@@ -6,13 +6,15 @@ is made where the model has one, and why not is said.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.request import PackagingRequest
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import plan_conversion
 from worker.models.convert.plan import ConversionPlan
-from worker.models.convert.projector import no_projector, senses_of
+from worker.models.convert.projector import PREPARATION, no_projector, says_how_to_prepare, senses_of
 from worker.stages.context import StageContext
 from worker.stages.inputs import JobInputs, describe_inputs
 
@@ -32,7 +34,8 @@ def plan_projector(context: StageContext, inputs: JobInputs) -> ConversionPlan |
 
     Raises:
         PackagingError: ``projector_invalid`` where it is asked for and cannot be made, and where the weights of an
-            encoder that ``config.json`` describes are not all there.
+            encoder that ``config.json`` describes are not all there. A directory that does not say how pictures are
+            prepared, as one that training saved without its processor, has none but for that.
     """
     request, converter = context.request, context.settings.llama_cpp_dir
     if request.projector == "off" or not context.options.export_gguf:
@@ -56,6 +59,10 @@ def plan_projector(context: StageContext, inputs: JobInputs) -> ConversionPlan |
     except PackagingError as error:
         if error.code not in _UNSOUND:
             raise
+        if not request.names_projector and not says_how_to_prepare(_places(inputs)):
+            fact = f"the directory has neither {' nor '.join(PREPARATION)}, which a projector is made by"
+            context.report.log(f"Only the text model is packaged: {fact} ({error.message})", level="warning")
+            return None
         raise PackagingError(ErrorCode.PROJECTOR_INVALID, error.message, fields=dict(error.fields)) from error
     if plan.tensors:
         return plan
@@ -64,6 +71,12 @@ def plan_projector(context: StageContext, inputs: JobInputs) -> ConversionPlan |
         raise PackagingError(ErrorCode.PROJECTOR_INVALID, fact, fields={"encoders": list(senses.announced)})
     context.report.log(f"Only the text model is packaged: {fact}", level="warning")
     return None
+
+
+def _places(inputs: JobInputs) -> list[Path]:
+    """Where the preparation of pictures and sound may be said."""
+    places = (inputs.checkpoint, inputs.tokenizer.directory, inputs.base.directory)
+    return [place for place in places if place is not None]
 
 
 def projector_dtype(request: PackagingRequest) -> str:

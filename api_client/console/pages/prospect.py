@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from api_client.contract.job import Job, StageName
 from api_client.contract.outputs import (
     ADAPTER,
     MERGED_DIRECTORY,
+    PROJECTOR,
     QUANTIZED,
     RECORDS,
     UNQUANTIZED,
@@ -127,6 +128,8 @@ def foresee(
     options = _options(switches, types)
     request = _sketch(form, base_model, options)
     inputs = InputNames.of(request, options, chosen_name(PurePosixPath(form.checkpoint).name, answers))
+    if request.projector == "auto" and answers.sizes and answers.sizes.projector_bytes is not None:
+        inputs = replace(inputs, has_projector=True)
     planned = [output for output in planned_outputs(request, options, inputs) if output.kind not in RECORDS]
     rows = [(output, _row(output, request, options, answers)) for output in planned]
     files = [row for _, row in rows]
@@ -146,6 +149,8 @@ def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOpti
         auto = request.gguf_dtype == "auto" or output.spec is MERGED_DIRECTORY
         dtype = _SIXTEEN_BIT if auto else QuantType(request.gguf_dtype.upper())
         return FileRow(output.name, sizes.get(dtype), exact and not auto)
+    if output.spec is PROJECTOR and answers.sizes and not request.names_projector and request.gguf_dtype == "auto":
+        return FileRow(output.name, answers.sizes.projector_bytes, exact)
     if output.spec is ADAPTER:
         name = InputNames.of(request, options, None).checkpoint or ""
         checkpoint = answers.run.listing.find(chosen_name(name, answers)) if answers.run else None

@@ -20,14 +20,16 @@ from transformers import AutoModelForImageTextToText
 from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.sighted import FAMILIES, tiny_sighted
+from tests.tiny import tiny_base
 from tests.unit.convert.convert_samples import read_gguf
 from worker.models.adapters import Overlay, build_overlay, normalise_for_export, open_adapter
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.lora import export_lora
-from worker.models.convert.metadata import Naming
+from worker.models.convert.metadata import Naming, describe
 from worker.models.convert.pipeline import convert, plan_conversion
 from worker.models.convert.projector import no_projector, senses_of
 from worker.models.convert.upstream import load_upstream
+from worker.models.sizes import predict_projector_bytes
 from worker.models.verify.ask import Question
 from worker.models.verify.senses import prove_projector
 
@@ -190,6 +192,14 @@ def test_pair_says_the_same_of_itself(sighted: Callable[[str], Path], tmp_path: 
     assert [projector.get(key) for key in keys] == [text.get(key) for key in keys]
     assert projector["general.type"] == "mmproj"
     assert text["general.name"] == "M"
+
+
+def test_size_is_known_before_anything_is_made(sighted: Callable[[str], Path], tmp_path: Path) -> None:
+    model = sighted("qwen2_vl")
+    convert(model, tmp_path / "mmproj.gguf", naming=Naming(describe(model), part=ModelPart.PROJECTOR))
+    assert predict_projector_bytes(model) == (tmp_path / "mmproj.gguf").stat().st_size
+    assert predict_projector_bytes(tiny_base(tmp_path / "blind")) is None
+    assert predict_projector_bytes(tmp_path / "mmproj.gguf") is None
 
 
 def test_encoder_with_fewer_layers_than_announced_is_refused(sighted: Callable[[str], Path], tmp_path: Path) -> None:

@@ -155,6 +155,16 @@ def test_files_and_room() -> None:
     assert (adapter.name, adapter.size_bytes) == ("c-2-lora.gguf", 7)
 
 
+def test_a_model_that_sees_comes_with_its_projector() -> None:
+    sizes = SIZES.model_copy(update={"projector_bytes": 300})
+    found, switches = PathAnswers(sizes=sizes), NewJobForm().chosen_switches(DEFAULT)
+    for form, size in ((NewJobForm(), 300), (filled(projector="f16"), None), (filled(projector="off"), 0)):
+        files = {file.name: file.size_bytes for file in foresee(form, "/b", switches, ("Q4_K_M",), found).files}
+        assert files.get("mmproj-merged_model.gguf", 0) == size
+    blind = foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers(sizes=SIZES))
+    assert not [file.name for file in blind.files if file.name.startswith("mmproj-")]
+
+
 def test_types_in_groups_with_sizes() -> None:
     groups = type_groups(("Q8_0",), PathAnswers(sizes=SIZES), Language.ZH)
     rows = [row for group in groups.values() for row in group]

@@ -22,6 +22,8 @@ _ENCODER_CONFIGS = (
     "sound_config", "speech_config", "speaker_encoder_config", "thinker_config", "vision_tower_config",
 )  # fmt: skip
 """Keys of ``config.json`` under which upstream's projector classes look for an encoder's dimensions."""
+PREPARATION = ("preprocessor_config.json", "processor_config.json")
+"""Files that say how an encoder's input is made: its size, mean and spread."""
 _ENCODERS = {
     "clip.vision.block_count": re.compile(r"v\.blk\.(\d+)\."),
     "clip.audio.block_count": re.compile(r"a\.blk\.(\d+)\."),
@@ -72,6 +74,11 @@ def no_projector(senses: Senses, config: Mapping[str, Any], llama_cpp_dir: Path 
     return PackagingError(
         ErrorCode.PROJECTOR_INVALID, fact, fields={"field": "projector", "encoders": list(senses.announced)}
     )
+
+
+def says_how_to_prepare(places: Iterable[Path]) -> bool:
+    """Whether one of these directories says how pictures and sound are prepared for the encoder."""
+    return any((place / name).is_file() for place in places for name in PREPARATION)
 
 
 def names_for(model_class: type[Any], names: Collection[str]) -> Callable[[str], str]:
