@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Cost:
         return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s, max(self.peak_bytes, other.peak_bytes))
 
 
-def run(command: Sequence[str], **environment: str) -> Cost:
-    """Run to the end and account for it.
+def run(command: Sequence[str], *, said: Path | None = None, **environment: str) -> Cost:
+    """Run to the end and account for it; ``said`` gets everything that it printed.
 
     Raises:
         RuntimeError: the command failed; its last lines are the message.
@@ -37,6 +38,8 @@ def run(command: Sequence[str], **environment: str) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}:\n{output[-3000:]}")
+    if said is not None:
+        said.write_text(output)
     return Cost(os.times().elapsed - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
