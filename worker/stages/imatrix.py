@@ -14,7 +14,6 @@ from api_client.contract.outputs import MATRIX
 from api_client.contract.quant_types import QuantType
 from worker.models.checkpoint import open_base_model
 from worker.models.gguf.reader import open_gguf
-from worker.models.imatrix.calibration import load_calibration
 from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix
@@ -25,7 +24,7 @@ from worker.models.mixture.recipe import Recipe
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay, keep_given
-from worker.stages.run_data import calibration_of_run
+from worker.stages.run_data import calibration_text
 
 
 def run(context: StageContext) -> StageResult:
@@ -50,14 +49,7 @@ def _taken_over(context: StageContext) -> Path | None:
 
 def _compute(context: StageContext) -> Path:
     prepared = context.prepared
-    given = prepared.imatrix.calibration
-    own = calibration_of_run(context) if given is None else None
-    text = own or load_calibration(given)
-    if given is None and own is None:
-        context.report.log(
-            "The calibration text shipped with trainpack is used; text like your own data gives better files",
-            level="warning",
-        )
+    text = calibration_text(context)
     computed = compute_imatrix(
         open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots),
         job_overlay(context),

@@ -1,11 +1,12 @@
-"""The run's own data in a job: found by prepare, measured on by evaluate, calibrated with by imatrix.
+"""The run's own data in a job: found by prepare, measured on by evaluate, calibrated with by imatrix and sensitivity.
 
-No sample is used for both. The data is used where the request names neither a text nor data. What cannot be used is
-said and passed over: nobody asked.
+No sample is used for both, also where the request names the data to measure on. The data is used where the request
+names neither a text nor data. What cannot be used is said and passed over: nobody asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import StageName
 from api_client.contract.locations import is_remote
 from worker.models.checkpoint import open_base_model
-from worker.models.evaluate.datasets import Sample
+from worker.models.evaluate.datasets import Sample, read_samples
 from worker.models.evaluate.texts import EvaluationText, data_set
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.imatrix.calibration import Calibration, load_calibration
@@ -34,7 +35,8 @@ def look_for_run_data(context: StageContext, checkpoint: Path | None) -> RunData
     """What the trainer's notes beside the checkpoint name, where the job has a use for it."""
     wanted, matrix = context.request.evaluation, context.request.imatrix
     measures = StageName.EVALUATE in context.plan and wanted.text is None and wanted.dataset is None
-    calibrates = StageName.IMATRIX in context.plan and matrix.path is None and matrix.calibration is None
+    computes = (StageName.IMATRIX in context.plan and matrix.path is None) or StageName.SENSITIVITY in context.plan
+    calibrates = computes and matrix.calibration is None
     if checkpoint is None or not (measures or calibrates):
         return RunDataFiles()
     fetched = is_remote(context.request.checkpoint or "")
@@ -69,7 +71,22 @@ def text_of_run(context: StageContext, tokenizer: Any) -> EvaluationText | None:
     return EvaluationText(text.sequences, text.source.model_copy(update=source))
 
 
-def calibration_of_run(context: StageContext) -> Calibration | None:
+def calibration_text(context: StageContext) -> Calibration:
+    """The text that a matrix or sensitivities are computed from: the request's, else the run's own data, else ours."""
+    given = context.prepared.imatrix.calibration
+    if given is not None:
+        return load_calibration(given)
+    own = _calibration_of_run(context)
+    if own is not None:
+        return own
+    context.report.log(
+        "The calibration text shipped with trainpack is used; text like your own data gives better files",
+        level="warning",
+    )
+    return load_calibration(None)
+
+
+def _calibration_of_run(context: StageContext) -> Calibration | None:
     """The run's data as calibration text, through the packaged template; ``None`` where there is none to use."""
     data = context.prepared.run_data
     if data.path is None:
@@ -77,7 +94,7 @@ def calibration_of_run(context: StageContext) -> Calibration | None:
     base = open_base_model(context.prepared.base_dir, allowed_roots=context.settings.allowed_roots)
     tokenizer = load_tokenizer(job_tokenizer(context), base.config)
     try:
-        samples = share_out(data.path, data.held_out).calibration
+        samples = _not_measured(context, data.path, data.held_out)
     except PackagingError as error:
         context.report.log(f"The run's own data is not calibrated with: {error.message}", level="warning")
         return None
@@ -91,11 +108,31 @@ def calibration_of_run(context: StageContext) -> Calibration | None:
         texts.append(text)
         length += len(text)
     if not texts:
+        context.report.log(f"No sample of {data.path.name} is left to calibrate with", level="warning")
         return None
     own = "\n".join(texts)
     if length >= _LEAST_SHARE * len(shipped.text):
         return Calibration(data.path.name, own, special_tokens=True)
     return Calibration(f"{data.path.name} and {shipped.name}", f"{own}\n{shipped.text}", special_tokens=True)
+
+
+def _not_measured(context: StageContext, path: Path, held_out: Path | None) -> Sequence[Sample]:
+    """The samples of the run that no file of this job is measured on.
+
+    Data that the request names to measure on is kept out whole: who names it wants all of it measured on.
+    """
+    named = context.prepared.evaluation.dataset
+    if named is None or StageName.EVALUATE not in context.plan:
+        return share_out(path, held_out).calibration
+    trained = read_samples(path).samples
+    measured = {digest_of(sample) for sample in read_samples(named).samples}
+    left = [sample for sample in trained if digest_of(sample) not in measured]
+    if len(left) < len(trained):
+        context.report.log(
+            f"{len(trained) - len(left)} of {len(trained)} samples of {path.name} are also in {named.name}, which is"
+            " measured on, and are not calibrated with"
+        )
+    return left
 
 
 def _rendered(sample: Sample, tokenizer: Any) -> str:
