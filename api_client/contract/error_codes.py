@@ -477,9 +477,9 @@ class ErrorCode(StrEnum):
     VOCABULARY_MISMATCH = ErrorRow(
         "vocabulary_mismatch",
         _R,
-        "The tokenizer has more tokens than the embedding has rows.",
+        "The tokenizer has more tokens than the embedding has rows, or two compared models have other vocabularies.",
         "Save the model after resize_token_embeddings, or use the tokenizer it was trained with.",
-        "分词器的词表大于嵌入矩阵的行数。",
+        "分词器的词表大于嵌入矩阵的行数，或相互比较的两个模型词表不同。",
         "在 resize_token_embeddings 之后重新保存模型，或使用训练时的分词器。",
     )
     PROJECTOR_INVALID = ErrorRow(

@@ -25,13 +25,14 @@ from api_client.contract.quality import (
     QualityLine,
     QualityReport,
     StepState,
+    StepWord,
 )
 from api_client.contract.request import EvaluationOptions
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.sequences import TokenSequence
-from worker.models.evaluate.texts import chosen_text, shipped_parts
+from worker.models.evaluate.texts import CONTEXT_TOKENS, chosen_text, shipped_parts
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
 from worker.models.gguf.metadata import get_value
@@ -51,6 +52,10 @@ QUICK_SECONDS = 60.0
 """What it may take in any case."""
 QUICK_TOKENS = 8192
 """More than that it does not take, however quick the model is: the error of a mean falls with the root of it alone."""
+_REMEDY_OF_ORIGIN = (
+    "Replay from prepare, which reads the inputs again; where it says the same, the adapter on disk was changed or"
+    " trainpack is at fault: please report it. evaluation.on_fail = warn publishes the file all the same."
+)
 _CUT_CHARACTERS = 400
 """Of each part of the shipped text, to see that llama.cpp cuts it as training did."""
 _SCORES = "evaluation.npz"
@@ -94,7 +99,7 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
     own = text_of_run(context, tokenizer) if given.text is None and given.dataset is None else None
     text = own or chosen_text(tokenizer, given.text, given.dataset)
     with ExitStack() as stack:
-        opened = [QuantizedFile(a.name, [Path(a.path)], a.quant_type) for a in files]
+        opened = [QuantizedFile(a.name, [Path(a.path)], a.quant_type, sha256=a.sha256) for a in files]
         for file in opened:
             stack.callback(file.close)
         scores = evaluate_files(
@@ -102,8 +107,7 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
             job_overlay(context),
             opened,
             _taken(context, text.sequences),
-            Budget(_seconds(context)),
-            kept=context.scratch / _SCORES,
+            Budget(_seconds(context), context.scratch / _SCORES),
             setting=context.setting("tokens"),
         )
         report = make_report(scores, opened, text.source, _reference(context))
@@ -116,6 +120,10 @@ def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
         parts=dict(report.scored),
         left_out=text.source.left_out,
     )
+    if text.source.shortened:
+        context.report.log(
+            f"{text.source.shortened} samples are longer than {CONTEXT_TOKENS} tokens; their beginnings were run"
+        )
     if text.source.left_out:
         context.report.log(
             f"{text.source.left_out} samples were left out: {text.source.left_out_reason}", level="warning"
@@ -224,11 +232,34 @@ def _judge(context: StageContext, report: QualityReport, files: Sequence[Artifac
         (message, {"file": name, "figure": "answer", "question": question})
         for name, question, message in unmet(report.questions, files)
     ]
+    faults += _another_model(report, files)
     for message, facts in faults:
         if wanted.on_fail == "fail":
             lines = [QualityLine.of(each).model_dump(exclude_none=True) for each in report.files]
-            raise PackagingError(ErrorCode.QUALITY_BELOW_THRESHOLD, message, fields=facts | {LINES_FIELD: lines})
+            raise PackagingError(
+                ErrorCode.QUALITY_BELOW_THRESHOLD,
+                message,
+                remedy=_REMEDY_OF_ORIGIN if facts.get("figure") == "origin" else None,
+                fields=facts | {LINES_FIELD: lines},
+            )
         context.report.log(message, level="warning")
+
+
+def _another_model(report: QualityReport, files: Sequence[Artifact]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The unquantized file, where it predicts otherwise than base and adapter do in transformers and PEFT.
+
+    Asked for or not: a file of another model is of no use at any size, and every other file was made of it. The
+    prediction decides, with room for rounding, and not the bits of a weight; the first step that differs is named. A
+    template or a token that differs is a warning: transformers itself reads some tokenizers in two ways.
+    """
+    steps = {step.step: step for step in report.origin}
+    logits, first = steps.get(StepWord.LOGITS), report.first_difference()
+    if logits is None or logits.state is not StepState.DIFFERS or first is None:
+        return
+    whole = next(file for file in files if file.kind is ArtifactKind.GGUF)
+    fault = "" if first is logits else f"; it differs first at {first.step}: {first.fact}"
+    message = f"{whole.name} does not predict as the model that was trained: {logits.fact}{fault}"
+    yield message, {"file": whole.name, "figure": "origin", "step": first.step}
 
 
 def _faults(

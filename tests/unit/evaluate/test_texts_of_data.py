@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from tests.tiny import TEXT, tiny_base
 from worker.models.checkpoint import open_base_model
@@ -48,6 +49,18 @@ def test_a_sample_longer_than_the_context_ends_there_and_one_that_the_template_r
     assert "no tools here" in str(text.source.left_out_reason)
 
 
+def test_where_the_template_refuses_every_sample_its_reason_is_the_error(base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = TEMPLATE
+    data = tmp_path / "data.jsonl"
+    data.write_text(chat(TEXT[2], role="tool") + chat(TEXT[3], role="tool"))
+    with pytest.raises(PackagingError) as caught:
+        data_set(data, tokenizer)
+    assert caught.value.code is ErrorCode.CALIBRATION_TOO_SHORT
+    assert "data.jsonl: no sample can be run; the chat template fails: " in caught.value.message
+    assert caught.value.fields["left_out"] == 2
+
+
 def test_a_stop_between_two_rounds_loses_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.models.evaluate.run.ROUND_TOKENS", 1024)
     convert(base, tmp_path / "m.gguf", gguf_dtype="f32", setting=WorkSetting(scratch_dir=tmp_path,
@@ -65,7 +78,7 @@ def test_a_stop_between_two_rounds_loses_nothing(base: Path, tmp_path: Path, mon
         )
         with_file = QuantizedFile("m", [tmp_path / "m.gguf"])
         return evaluate_files(
-            open_base_model(base), None, [with_file], text.sequences, Budget(None), kept=kept, setting=setting
+            open_base_model(base), None, [with_file], text.sequences, Budget(None, kept), setting=setting
         )
 
     whole = judge(None, None)

@@ -173,6 +173,38 @@ def test_the_run_s_own_data_is_found_measured_on_and_calibrated_with(tiny: TinyR
     assert str(data) not in (tiny.output / "manifest.json").read_text()
 
 
+def test_named_data_is_kept_out_of_what_is_computed_from_the_run_s(tiny: TinyRun, tmp_path: Path) -> None:
+    data, named = tmp_path / "train.jsonl", tmp_path / "named.jsonl"
+    lines = [
+        json.dumps({"prompt": f"{n} {TEXT[0]}", "completion": f"{word} " * 60}) + "\n"
+        for n, word in enumerate(["lost", "files"] * 30)
+    ]
+    data.write_text("".join(lines))
+    named.write_text("".join(lines[0::2]))  # every sample that says "lost"
+    (tiny.run / "args.json").write_text(json.dumps({"dataset": [str(data)]}))
+    reporter = RecordingReporter()
+    request = tiny.request(quant_types=["fit:like:Q8_0"], imatrix={"chunks": 2}, evaluation={"dataset": str(named)})
+    done = run_stages(request, tmp_path / "scratch", until=StageName.PREPARE)
+    texts = {}
+    for stage in (StageName.IMATRIX, StageName.SENSITIVITY):
+        done = run_stages(request, tmp_path / "scratch", until=stage, done=done, reporter=reporter)
+        (made,) = done[stage].artifacts
+        texts[stage] = Path(made.path).read_bytes()
+    assert all(b"train.jsonl and trainpack-calibration" in content for content in texts.values())
+    said = [line for _, line in reporter.lines]
+    told = "30 of 60 samples of train.jsonl are also in named.jsonl, which is measured on, and are not calibrated with"
+    assert said.count(told) == 2, said
+    assert sum(line.startswith("Sensitivities from") and "train.jsonl" in line for line in said) == 1
+
+    named.write_text("".join(lines))
+    alone = RecordingReporter()
+    again = tiny.request(quant_types=["IQ2_S"], imatrix={"chunks": 2}, evaluation={"dataset": str(named)})
+    run_stages(again, tmp_path / "again", until=StageName.IMATRIX, reporter=alone)
+    warned = [line for level, line in alone.lines if level == "warning"]
+    assert "No sample of train.jsonl is left to calibrate with" in warned
+    assert any("calibration text shipped" in line for line in warned)
+
+
 def test_a_damaged_weight_is_seen(tiny: TinyRun, text: Path, tmp_path: Path) -> None:
     """One layer's projection halved on its way: what verify lets pass, since the file loads and answers."""
     request = tiny.request(template="merge", evaluation={"text": text, "max_mean_kld": 0.001}, gguf_dtype="f32")

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import StageName
 from api_client.contract.quality import QualityReport, StepState, StepWord
 from tests.harness import RecordingReporter, run_stages
@@ -20,6 +21,17 @@ TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
+
+
+TOOLS_TEMPLATE = (
+    "{{ bos_token }}{% if tools %}[tools]{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n"
+    "call them as <tool_call>{% endif %}" + TEMPLATE.removeprefix("{{ bos_token }}")
+)
+
+
+def wrong_tools(model: Path) -> None:
+    """Other words where tools are listed, and nowhere else."""
+    replaced(model, b"call them as <tool_call>", b"call them as <tool_used>")
 
 
 def scale_b(checkpoint: Path) -> None:
@@ -74,12 +86,14 @@ def report_of(
     *,
     before_merge: Callable[[Path], None] | None = None,
     after_convert: Callable[[Path], None] | None = None,
+    on_fail: str = "fail",
 ) -> tuple[QualityReport, RecordingReporter]:
     """Run the stages with a damage on the way.
 
     The adapter is damaged for the merge alone: what lies in the checkpoint afterwards is what was trained.
     """  # fmt: skip
-    request = run.request(template="merge", evaluation={"text": tmp_path / "text.txt"})
+    wanted = {"text": tmp_path / "text.txt", "on_fail": on_fail}
+    request = run.request(template="merge", evaluation=wanted, overwrite=True)
     scratch, reporter = tmp_path / "scratch", RecordingReporter()
     done = run_stages(request, scratch, until=StageName.PREPARE)
     if before_merge is not None:
@@ -114,7 +128,18 @@ def test_a_head_that_is_the_embedding_is_traced_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [scale_b, leave_out_a_layer])
 def test_what_the_merge_lost_is_named(chat: TinyRun, tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    report, reporter = report_of(chat, tmp_path, before_merge=damage)
+    sound, _ = report_of(chat, tmp_path)
+    whole = chat.output / "merged_model.gguf"
+    published = whole.read_bytes()
+    with pytest.raises(PackagingError) as caught:
+        report_of(chat, tmp_path, before_merge=damage)
+    assert caught.value.code is ErrorCode.QUALITY_BELOW_THRESHOLD
+    assert (caught.value.fields["figure"], caught.value.fields["step"]) == ("origin", StepWord.MERGE)
+    assert "does not predict as the model that was trained" in caught.value.message
+    assert "Replay from prepare" in str(caught.value.failure.remedy)
+    assert whole.read_bytes() == published, "nothing is published"
+
+    report, reporter = report_of(chat, tmp_path, before_merge=damage, on_fail="warn")
     first = report.first_difference()
     assert first is not None
     assert first.step is StepWord.MERGE
@@ -125,6 +150,9 @@ def test_what_the_merge_lost_is_named(chat: TinyRun, tmp_path: Path, damage: Cal
     assert states[StepWord.CONVERSION] is StepState.SAME, "the fault was there before"
     assert states[StepWord.LOGITS] is StepState.DIFFERS
     assert any("differs from the training at merge" in line for _, line in reporter.lines)
+    assert sound.training is not None
+    assert report.training is not None
+    assert report.training.mean_kld.value < 0.9 * sound.training.mean_kld.value, "measured anew: the file is another"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +172,22 @@ def test_what_the_file_says_otherwise_is_named(
         for each in report.origin
         if each.step in (StepWord.MERGE, StepWord.CONVERSION, StepWord.TOKENIZER, StepWord.LOGITS)
     )
+
+
+def test_a_template_with_tools_is_compared_token_by_token(chat: TinyRun, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(chat.base)
+    tokenizer.chat_template = TOOLS_TEMPLATE
+    tokenizer.save_pretrained(chat.base)
+    steps = {step.step: step for step in report_of(chat, tmp_path)[0].origin}
+    assert steps[StepWord.TEMPLATE].state is StepState.SAME, steps
+    assert "a system message, tools, no generation prompt" in steps[StepWord.TEMPLATE].fact
+    assert steps[StepWord.TOKENIZER].state is StepState.SAME
+    assert " of 5 prompts " in steps[StepWord.TOKENIZER].fact
+
+    report, reporter = report_of(chat, tmp_path, after_convert=wrong_tools)
+    first = report.first_difference()
+    assert first is not None
+    assert first.step is StepWord.TEMPLATE
+    assert first.fact.startswith("tools: character "), first.fact
+    assert "used>" in first.fact
+    assert any("differs from the training at template: tools" in line for _, line in reporter.lines)

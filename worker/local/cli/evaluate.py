@@ -31,6 +31,8 @@ EVALUATE_EXAMPLES = """[bold]Examples[/bold]
   trainpack evaluate package/merged_model-*.gguf --reference /models/base --checkpoint run/checkpoint-900
 
   trainpack evaluate their-Q4_K_M.gguf ours-Q4_K_M.gguf --reference /models/base --text notes.txt
+
+  trainpack evaluate their-tune-Q4_K_M.gguf --reference their-tune-F16.gguf --base /models/base --dataset chats.jsonl
 """
 
 
@@ -41,11 +43,19 @@ def evaluate(
         list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files, or first shards of split ones.")
     ],
     reference: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--reference", "--base", help="Directory of the model; of its base with --checkpoint.", metavar="DIR"
+            "--reference",
+            help="What the files are compared with: the model's directory, or a GGUF file with --base.",
+            metavar="DIR|FILE.gguf",
         ),
-    ],
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base", help="Directory of the base model that was tuned; gives the training kept.", metavar="DIR"
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", "-c", help="The adapter that was merged.", metavar="DIR")
     ] = None,
@@ -80,7 +90,7 @@ def evaluate(
         from worker.models.kernels import use_cache
     use_cache(load_settings().kernels_dir)
     compared = Compared(
-        _absolute(reference),
+        *_model_and_file(reference, base),
         checkpoint=_absolute(checkpoint) if checkpoint is not None else None,
         text=_absolute(text) if text is not None else None,
         dataset=_absolute(dataset) if dataset is not None else None,
@@ -149,6 +159,24 @@ def _overall(file: FileQuality, told: Callable[[Any], str]) -> str:
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
+
+
+def _model_and_file(reference: Path | None, base: Path | None) -> tuple[Path, Path | None]:
+    """The model's directory, and the file that is the reference in its place."""
+    whole = reference or base
+    if whole is None:
+        raise PackagingError(ErrorCode.REQUEST_INVALID, "--reference is missing: what the files are compared with")
+    if reference is None or base is None:
+        if whole.suffix == ".gguf":
+            message = f"{whole.name} is a file: give the directory of its base model with --base, too"
+            raise PackagingError(ErrorCode.REQUEST_INVALID, message)
+        return _absolute(whole), None
+    if reference.suffix == ".gguf":
+        return _absolute(base), _absolute(reference)
+    if _absolute(reference) != _absolute(base):
+        message = "--base goes with a --reference that is a GGUF file; for an adapter give --base and --checkpoint"
+        raise PackagingError(ErrorCode.REQUEST_INVALID, message)
+    return _absolute(base), None
 
 
 @contextmanager

@@ -83,6 +83,16 @@ class BlockMap:
             matrix = into[span.name].view(span.rows, span.shape[-1])
             _write(matrix, rows - span.first, columns, values.to(matrix.dtype))
 
+    def same_as(self, name: str) -> str | None:
+        """The parameter that a GGUF tensor is as it stands, row by row; ``None`` where it is moved or part of one."""
+        rows, columns = self.targets[name].rows, self.targets[name].columns
+        for span in self.spans:
+            if rows.shape != (span.rows, 1) or int(rows[0, 0]) != span.first:
+                continue
+            in_order = torch.equal(rows[:, 0], torch.arange(span.first, span.first + span.rows))
+            return span.name if in_order and _counts_up(columns, span.shape[-1]) else None
+        return None
+
     def parameters_of(self, name: str) -> list[str]:
         """Names of the parameters that a GGUF tensor holds values of."""
         rows = self.targets[name].rows

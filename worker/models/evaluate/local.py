@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from api_client.contract.quality import QualityReport
+from api_client.contract.quality import REFERENCE, QualityReport
 from config.roots import Roots
 from worker.models.adapters.adapter import open_adapter
 from worker.models.adapters.build import build_overlay
@@ -33,7 +33,9 @@ class Compared:
     """What the files are compared with, and over what.
 
     Attributes:
-        model: The model's directory; the base model where ``checkpoint`` is given.
+        model: The model's directory; the base model's where ``checkpoint`` or ``file`` is given.
+        file: A GGUF file whose matrices are the reference in place of the model's, whole or the first shard; its
+            norms and other vectors are taken to be the model's.
         checkpoint: An adapter's directory.
         text: A text file.
         dataset: A data set file; the shipped text where neither is given.
@@ -41,6 +43,7 @@ class Compared:
     """
 
     model: Path
+    file: Path | None = None
     checkpoint: Path | None = None
     text: Path | None = None
     dataset: Path | None = None
@@ -71,9 +74,13 @@ def evaluate_local(
         for file in files:
             stack.callback(file.close)
         setting = WorkSetting(roots=anywhere, report=report, should_stop=should_stop)
-        scores = evaluate_files(base, overlay, files, text.sequences, budget, setting=setting)
+        reference = None
+        if compared.file is not None:
+            reference = QuantizedFile(REFERENCE, shards_of(compared.file), arithmetic=Arithmetic.EXACT)
+            stack.callback(reference.close)
+        scores = evaluate_files(base, overlay, files, text.sequences, budget, reference=reference, setting=setting)
         name = compared.model.name + (f" with {compared.checkpoint.name}" if compared.checkpoint is not None else "")
-        return make_report(scores, files, text.source, name)
+        return make_report(scores, files, text.source, compared.file.name if compared.file is not None else name)
 
 
 def shards_of(path: Path) -> list[Path]:

@@ -35,6 +35,9 @@ BASE = "base"
 """Name of the base model without its adapter among the scores."""
 BATCH_TOKENS = 2048
 FIRST_ROUND_TOKENS = 1024
+"""At most; of large models and many files as many as take :data:`_FIRST_ROUND_FLOP`, and one sequence at least."""
+_FIRST_ROUND_FLOP = 3e12
+"""About half a minute of two cores: the first round must not take all the time that there is."""
 ROUND_TOKENS = 16384
 """Tokens of a round of ``full``; between rounds nothing is lost when it is stopped."""
 
@@ -62,15 +65,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be run.
+    """How much may be run, and in which parts.
 
     Attributes:
         seconds: Time for everything but the first round; None for all sequences.
-        first_tokens: Tokens of the first round, which tells how long one takes.
+        kept: File that finished rounds are kept in, from which the next attempt goes on; none where not given.
+        first_tokens: Tokens of the first round, which tells how long one takes; by the models' size where None.
     """
 
     seconds: float | None
-    first_tokens: int = FIRST_ROUND_TOKENS
+    kept: Path | None = None
+    first_tokens: int | None = None
 
 
 def evaluate_files(
@@ -80,7 +85,7 @@ def evaluate_files(
     sequences: Sequence[TokenSequence],
     budget: Budget,
     *,
-    kept: Path | None = None,
+    reference: QuantizedFile | None = None,
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> Scores:
     """Run reference, base and files over the sequences and score every token.
@@ -90,8 +95,9 @@ def evaluate_files(
         overlay: The adapter's updates, or None where the base model itself was packaged.
         files: The files, open.
         sequences: What to run, most important first; :func:`worker.models.evaluate.sequences.spread` mixes parts.
-        budget: How many of them.
-        kept: File that finished rounds are kept in; none where not given.
+        budget: How many of them, and where finished rounds are kept.
+        reference: A file that everything is compared with in place of the merged model, named
+            :data:`~api_client.contract.quality.REFERENCE`; base and overlay are then the base among the scores.
         setting: Is told tokens, and asked between the steps.
 
     Raises:
@@ -101,11 +107,12 @@ def evaluate_files(
     """
     if not sequences:
         raise PackagingError(ErrorCode.CALIBRATION_TOO_SHORT, "the evaluation text holds not one whole sequence")
-    runner = _Runner.open(base, overlay, files, setting)
-    rounds = _Rounds.take_up(kept, _identity(base, overlay, files, sequences), runner.names())
+    runner = _Runner.open(base, overlay, files, reference, setting)
+    compared = files if reference is None else [reference, *files]
+    rounds = _Rounds.take_up(budget.kept, _identity(base, overlay, compared, sequences), runner.names())
     total = sum(len(sequence.ids) for sequence in sequences)
     while rounds.sequences < len(sequences):
-        chosen = rounds.next(sequences, budget)
+        chosen = rounds.next(sequences, budget, runner.first_tokens())
         if not chosen:
             break
         before = rounds.tokens
@@ -114,7 +121,7 @@ def evaluate_files(
         told = partial(_tell, setting.report, before, size, total)
         scores = runner.run(chosen, told, setting.should_stop)
         rounds.add(chosen, scores, time.monotonic() - started, runner.refused())
-        rounds.keep(kept)
+        rounds.keep(budget.kept)
     return rounds.result()
 
 
@@ -137,16 +144,24 @@ class _Runner:
         base: BaseModel,
         overlay: Overlay | None,
         files: Sequence[QuantizedFile],
+        reference: QuantizedFile | None,
         setting: WorkSetting,
     ) -> _Runner:
         merged = MergedModel.open(base, overlay, setting)
         skeleton = merged.skeleton
-        variants: list[Variant] = [Reference()]
+        variants: list[Variant] = [reference or Reference()]
         if overlay is not None:
             variants.append(BaseWeights(BASE, base_tensors(base, merged.weights)))
+        elif reference is not None:
+            variants.append(Reference(BASE))
         variants += files
         side_by_side = SideBySide(skeleton, merged.converter, variants)
         return cls(side_by_side, files, type(skeleton.model).__name__, skeleton.embedding_rows)
+
+    def first_tokens(self) -> int:
+        """Tokens of a first round that takes about half a minute."""
+        weights = sum(parameter.numel() for parameter in self._side_by_side.skeleton.model.parameters())
+        return min(FIRST_ROUND_TOKENS, int(_FIRST_ROUND_FLOP / (2 * weights * len(self.names()))))
 
     def names(self) -> list[str]:
         """Names of the models, the reference first."""
@@ -176,6 +191,9 @@ class _Runner:
                 f"the model itself gives NaN or infinite values after {layer}, so nothing can be compared with it",
                 fields={"layer": layer},
             )
+        whole = self._side_by_side.variants[0]
+        if isinstance(whole, QuantizedFile):
+            whole.check_complete()
         return scores
 
     def refused(self) -> dict[str, str]:
@@ -225,10 +243,10 @@ class _Rounds:
         rounds.refused = dict(state["refused"])
         return rounds
 
-    def next(self, sequences: Sequence[TokenSequence], budget: Budget) -> list[TokenSequence]:
+    def next(self, sequences: Sequence[TokenSequence], budget: Budget, first_tokens: int) -> list[TokenSequence]:
         """The sequences of the next round; empty where the time is used up."""
         if self.sequences == 0:
-            limit: float = budget.first_tokens
+            limit: float = first_tokens if budget.first_tokens is None else budget.first_tokens
         elif budget.seconds is None:
             limit = ROUND_TOKENS
         else:
@@ -298,7 +316,7 @@ class _Rounds:
 def _identity(
     base: BaseModel, overlay: Overlay | None, files: Sequence[QuantizedFile], sequences: Sequence[TokenSequence]
 ) -> str:
-    """Digest of what the scores depend on; files are told by name, size and header."""
+    """Digest of what the scores depend on; files are told by their fingerprints."""
     digest = hashlib.sha256()
     digest.update(str(base.directory).encode())
     digest.update(repr(sorted(overlay.names()) if overlay is not None else None).encode())

@@ -3,10 +3,11 @@
 All variants share one skeleton. Every (variant, batch) pair runs the model's own ``forward`` in a thread of its own and
 stops at the embedding, at each layer and at the head (:mod:`worker.models.imatrix.lockstep`). At each of these doors
 the reference's weights are read once, and each variant's take their place while its batches pass. At the head the
-batches go one after the other, so that of the logits only one batch of the reference and one of another variant exist.
+batches go one after the other, so that of the logits only one batch of the reference and one of another variant exist;
+a variant's head is decoded anew for each batch, which is little beside multiplying with it.
 
-Memory: the weights outside the doors, two variants' weights of one layer, the head of every variant, hidden states of
-all batches for every variant, and the logits of two batches. Nothing is written to disk.
+Memory: the weights outside the doors, two variants' weights of one layer or of the head, hidden states of all batches
+for every variant, and the logits of two batches. Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -61,7 +62,6 @@ class SideBySide:
     variants: Sequence[Variant]
     _maps: dict[str, BlockMap] = field(default_factory=dict)
     _outside: list[_Placed] = field(default_factory=list)
-    _heads: list[_Placed] = field(default_factory=list)
     _own: tuple[str, dict[str, torch.Tensor]] = ("", {})
 
     def __post_init__(self) -> None:
@@ -206,18 +206,12 @@ class SideBySide:
 
     def _enter(self, door: Door, variant: int) -> None:
         self.skeleton.put(self._outside[variant].values)
-        if door is not self._places.head:
-            placed = self._placed(variant, door.name, self._reference_weights(door))
-        else:
-            if not self._heads:
-                self._heads = self._of_all(door.name, self._reference_weights(door))
-            placed = self._heads[variant]
+        placed = self._placed(variant, door.name, self._reference_weights(door))
         self.skeleton.put(placed.values)
         self._rounding.use([*self._outside[variant].rounded(), *placed.rounded()])
 
     def _leave(self, door: Door, _group: Sequence[int]) -> None:
-        if door is not self._places.head:
-            self.skeleton.free(self._places.prefixes[door.name])
+        self.skeleton.free(self._places.prefixes[door.name])
 
     def _reference_weights(self, door: Door) -> dict[str, torch.Tensor]:
         """The reference's parameters of a door; read once for all variants that pass."""

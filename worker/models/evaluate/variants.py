@@ -27,6 +27,7 @@ from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.model import LazyTensor, Skeleton
 from worker.models.kernels import FLOAT_TYPES, dequantize_rows, widen_rows
 
+_OF_TOKENS = ("token_embd.weight", "output.weight")
 _SLAB_VALUES = 1 << 24
 """Values decoded at a time: 64 MiB as float32."""
 
@@ -108,6 +109,7 @@ class QuantizedFile:
         paths: Iterable[Path],
         quant_type: str | None = None,
         arithmetic: Arithmetic = Arithmetic.LLAMA_CPP,
+        sha256: str = "",
     ) -> None:
         """Open the file.
 
@@ -116,6 +118,7 @@ class QuantizedFile:
             paths: Its shards in order; one where it is not split.
             quant_type: What it is called, for the report.
             arithmetic: How products with its weights are computed.
+            sha256: Of its content, where it is known: tells it from another whose header is the same.
 
         Raises:
             PackagingError: ``gguf_invalid``.
@@ -123,6 +126,7 @@ class QuantizedFile:
         self.name = name
         self.quant_type = quant_type
         self.arithmetic = arithmetic
+        self._sha256 = sha256
         self._files = [open_gguf(path) for path in paths]
         self._tensors: dict[str, tuple[GGUFFile, TensorInfo]] = {
             tensor.name: (file, tensor) for file in self._files for tensor in file.tensors
@@ -135,8 +139,9 @@ class QuantizedFile:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this file from others: name, size and digest of each shard's header."""
-        return f"{self.name} {self.arithmetic} {[(file.size_bytes, file.header_sha256) for file in self._files]}"
+        """Tells this file from others: name, size and digest of each shard's header, and of the content if known."""
+        headers = [(file.size_bytes, file.header_sha256) for file in self._files]
+        return f"{self.name} {self.arithmetic} {headers} {self._sha256}"
 
     @property
     def size_bytes(self) -> int:
@@ -158,11 +163,16 @@ class QuantizedFile:
         """The place's matrices as the file holds them."""
         changed: dict[str, torch.Tensor] = {}
         for gguf_name in place.block.targets.keys() & self._tensors.keys():
+            self._left.discard(gguf_name)
+            same = place.block.same_as(gguf_name)
+            if same is not None:  # without a copy of a head, which may be larger than all layers' matrices together
+                own = place.own[same]
+                changed[same] = self.decoded(gguf_name, place.block).reshape(own.shape).to(own)
+                continue
             for name in place.block.parameters_of(gguf_name):
                 if name not in changed:
                     changed[name] = place.own[name].detach().clone(memory_format=torch.contiguous_format)
             place.block.place(gguf_name, self.decoded(gguf_name, place.block), changed)
-            self._left.discard(gguf_name)
         return changed
 
     def tensor(self, gguf_name: str) -> TensorInfo:
@@ -221,10 +231,18 @@ class QuantizedFile:
         """Values of a tensor, float32 ``(rows, columns)``.
 
         Raises:
-            PackagingError: ``gguf_invalid`` where it has not the model's shape.
+            PackagingError: ``vocabulary_mismatch`` where it has a row for each of another number of tokens,
+                ``gguf_invalid`` where it has not the model's shape otherwise.
         """
         file, tensor = self._tensors[gguf_name]
         expected = block.targets[gguf_name].shape
+        if gguf_name in _OF_TOKENS and tensor.row_length == expected[1] and tensor.row_count != expected[0]:
+            raise PackagingError(
+                ErrorCode.VOCABULARY_MISMATCH,
+                f"{self.name} has {tensor.row_count} tokens, the model that it is compared with {expected[0]}",
+                remedy="Compare a file with the model it was made from, or with one of the same tokenizer.",
+                fields={"file": self.name, "tensor": gguf_name},
+            )
         if (tensor.row_count, tensor.row_length) != expected:
             raise PackagingError(
                 ErrorCode.GGUF_INVALID,

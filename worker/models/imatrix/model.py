@@ -193,11 +193,13 @@ class Skeleton:
         self.model.tie_weights(recompute_mapping=False)
 
     def free(self, prefix: str) -> None:
-        """Drop the weights under ``prefix``; buffers stay."""
+        """Drop the weights under ``prefix``, also where a tied parameter holds them; buffers stay."""
         for name, parameter in self._parameters(prefix, ()):
             owner, _, leaf = name.rpartition(".")
             empty = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
             setattr(self.model.get_submodule(owner), leaf, empty)
+        if any(name.startswith(prefix) for name in self.model.all_tied_weights_keys.values()):
+            self.model.tie_weights(recompute_mapping=False)
 
     def _parameters(self, prefix: str, without: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
