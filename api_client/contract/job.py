@@ -21,6 +21,7 @@ from api_client.contract.errors import Failure, failure_of
 from api_client.contract.quality import LINES_FIELD, REPORT_FACT, QualityLine, QualityReport
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
+from api_client.contract.size_curve import CURVE_FACT, SizeCurve
 from api_client.contract.stages import StageName
 from api_client.contract.waiting import WaitingFor
 
@@ -263,6 +264,12 @@ class Job(_Record):
         """How good the files are, as ``evaluate`` recorded it; ``None`` before it has run."""
         facts = next((stage.facts for stage in self.stages if stage.name is StageName.EVALUATE), {})
         return QualityReport.read(facts.get(REPORT_FACT))
+
+    @property
+    def curve(self) -> SizeCurve | None:
+        """Size against predicted KLD for its model; ``None`` where it has no fit, or none yet."""
+        facts = next((stage.facts for stage in self.stages if stage.name is StageName.QUANTIZE), {})
+        return SizeCurve.read(facts.get(CURVE_FACT))
 
     @computed_field  # type: ignore[prop-decorator]  # as above
     @property

@@ -171,6 +171,7 @@ PHRASES: dict[str, tuple[str, str]] = {
         "Stopped. What is done is kept; the same command goes on from there.",
         "已停止。已完成的部分会保留，重新执行同一命令即可继续。",
     ),
+    "measured_before": ("measured before", "此前实测"),
     "fit_kld": ("KLD as a fit", "fit 的 KLD"),
     "predicted_kld": ("predicted KLD", "预测 KLD"),
     "recipe_head": (

@@ -2,9 +2,10 @@
 
 For every quant type: its stock mixture with an importance matrix, and the fits of at most the same bytes, chosen by
 prices and by measurement. Files are written by the quantize engine and judged twice, on texts that neither calibration
-nor choice has seen: by the lockstep evaluation, and by ``llama-perplexity --kl-divergence``. A peer in the same harness
-(``matrix``) weighs squared errors of outputs by the importance matrix, relative to the outputs, without gradients: what
-a model that cannot be run backward gets.
+nor choice has seen: by the lockstep evaluation, and by ``llama-perplexity --kl-divergence``. Two peers in the same
+harness choose without gradients: ``matrix`` weighs squared errors of outputs by the importance matrix, relative to the
+outputs, which is what a model that cannot be run backward gets; ``15550`` is the rule of llama.cpp's pull request of
+that number (:mod:`tests.bench.fit_peer`).
 
 What was computed is kept in ``--work``, so that a run that was stopped goes on. Prints a Markdown table.
 """
@@ -32,16 +33,17 @@ from api_client.contract.recipe import TensorRule, exact_pattern
 from api_client.contract.tensor_types import type_set
 from config.roots import Roots
 from tests.bench import reference
+from tests.bench.fit_peer import allocate_by_errors, fronts, kept_errors
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.pipeline import convert
 from worker.models.convert.tokenizer import find_tokenizer
 from worker.models.evaluate.sequences import TokenSequence
 from worker.models.evaluate.texts import shipped_text, text_file
 from worker.models.evaluate.tokenizer import load_tokenizer
-from worker.models.fit.allocate import Market, allocate
+from worker.models.fit.allocate import Market, allocate, type_in
 from worker.models.fit.prices import Prices
 from worker.models.fit.pricing import price_tensors
-from worker.models.fit.select import STOCK, FitSubject, Measured, Types, measure, predicted, restricted, select
+from worker.models.fit.select import STOCK, FitSubject, Measured, Types, measure, predicted, select
 from worker.models.gguf.reader import open_gguf
 from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.calibration import load_calibration
@@ -49,6 +51,7 @@ from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix, read_imatrix
 from worker.models.mixture.model import model_facts
+from worker.models.mixture.names import OUTPUT_NAME
 from worker.models.mixture.policy import choose_mixture
 from worker.models.mixture.recipe import Made, Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
@@ -58,6 +61,8 @@ from worker.models.sensitivity.sums import Sensitivity, TensorSensitivity
 from worker.setting import WorkSetting
 
 QUANT_TYPES = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
+RULE = "15550"
+"""Name of the mixtures that the pull request's rule chooses."""
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("LICENSE", "worker/models/kernels/packing.py", "README.zh-CN.md", "docs/faults.md")
 """Law, a program, Chinese, documentation: no part of the calibration or the evaluation text."""
@@ -100,6 +105,7 @@ class Bench:
         self.sensitivity = read_sensitivity(self._kept("sensitivity.gguf", self._sensitivity))
         self.prices = self._priced("prices.json", self.sensitivity)
         self.peer = self._priced("peer.json", forward_only(self.sensitivity))
+        self.row_errors = kept_errors(self.work / "rows.json", self.source, self.prices, self.matrix)
         with open_gguf(self.source) as file:
             self.facts, self.tensors = model_facts(file.metadata), list(file.tensors)
         tokenizer = load_tokenizer(
@@ -160,8 +166,7 @@ class Bench:
         """Stock, the peer's mixture, the fit by prices and the fit by measurement; and all that was measured."""
         stock = self.stock(quant_type)
         limit = self.size(stock)
-        kinds = set(type_set(allowed))
-        prices, peer = (restricted(each, lambda _, kind: kind in kinds) for each in (self.prices, self.peer))
+        prices, peer = usable(self.prices, allowed), usable(self.peer, allowed)
         path = self.work / f"chosen-{quant_type}-{allowed}.json"
         if path.is_file():
             kept = json.loads(path.read_text())
@@ -188,15 +193,25 @@ class Bench:
         path.write_text(json.dumps({"mixtures": {name: dict(types) for name, types in mixtures.items()}}))
         return mixtures, list(found.measured)
 
+    def by_row_errors(self, quant_type: QuantType, allowed: str) -> Types:
+        """The mixture of the pull request's rule within the stock mixture's bytes."""
+        tied = all(tensor.name != OUTPUT_NAME for tensor in self.prices.tensors)
+        tensors = fronts(usable(self.prices, allowed), self.row_errors)
+        return allocate_by_errors(tensors, self.size(self.stock(quant_type)), tied=tied)
+
     def judged(self, quant_type: QuantType, mixtures: Mapping[str, Types]) -> list[Measured]:
         """Figures on the held-out text; kept."""
-        path = self.work / f"judged-{quant_type}-{len(mixtures)}.json"
-        if not path.is_file():
-            found = measure(self.prices, mixtures, self.judge, setting=SETTING)
-            path.write_text(json.dumps([[each.name, each.divergence.model_dump(mode="json")] for each in found]))
+        path = self.work / f"judged-{quant_type}.json"
+        kept = json.loads(path.read_text()) if path.is_file() else []
+        known = [types for _, types, _ in kept]
+        missing = {name: types for name, types in mixtures.items() if dict(types) not in known}
+        if missing:
+            found = measure(self.prices, missing, self.judge, setting=SETTING)
+            kept += [[each.name, dict(each.types), each.divergence.model_dump(mode="json")] for each in found]
+            path.write_text(json.dumps(kept))
         return [
-            Measured(name, mixtures[name], predicted(self.prices, mixtures[name]), Divergence.model_validate(figures))
-            for name, figures in json.loads(path.read_text())
+            Measured(name, types, predicted(self.prices, types), Divergence.model_validate(figures))
+            for name, types, figures in kept
         ]
 
     def by_llama_cpp(self, quant_type: QuantType, name: str, types: Types) -> dict[str, float]:
@@ -250,6 +265,12 @@ class Bench:
         return figures
 
 
+def usable(prices: Prices, allowed: str) -> Prices:
+    """Prices of the allowed types, and of what llama-quantize falls back to where they do not divide a row."""
+    kinds = type_set(allowed)
+    return Prices(tuple(tensor.only({type_in(kind, tensor) for kind in kinds}) for tensor in prices.tensors))
+
+
 def forward_only(sensitivity: Sensitivity) -> Sensitivity:
     """What the importance matrix says by itself: no gradients, nothing of embedding and head."""
     matrix = sensitivity.matrix().entries
@@ -266,19 +287,43 @@ def first(sequences: Any, tokens: int) -> list[TokenSequence]:
     return taken
 
 
+def quickly(bench: Bench, quant_type: QuantType, allowed: tuple[str, ...]) -> Iterator[list[str]]:
+    """Rows of one quant type: mixtures by prices and by the peer's rule, judged by ``llama-perplexity`` alone."""
+    limit = bench.size(bench.stock(quant_type))
+    mixtures = {STOCK: bench.stock(quant_type)}
+    for kinds in allowed:
+        fitted = bench.allocation(usable(bench.prices, kinds), limit)
+        assert fitted is not None
+        mixtures |= {f"prices {kinds}": fitted, f"{RULE} {kinds}": bench.by_row_errors(quant_type, kinds)}
+    figures = {name: bench.by_llama_cpp(quant_type, name, types) for name, types in mixtures.items()}
+    for name, types in mixtures.items():
+        theirs = figures[name]
+        yield [
+            quant_type.value,
+            name,
+            f"{bench.size(types) / 1e6:.2f}",
+            f"{predicted(bench.prices, types):.4f}",
+            *["-"] * 3,
+            f"{theirs['kld']:.4f} ({100 * (theirs['kld'] / figures[STOCK]['kld'] - 1):+.0f} %)",
+            f"{theirs['kld_999']:.3f}",
+            f"{theirs['top']:.1f}",
+        ]
+
+
 def compare(bench: Bench, quant_type: QuantType, allowed: tuple[str, ...]) -> Iterator[list[str]]:
     """Rows of one quant type."""
     mixtures: dict[str, Types] = {}
     for kinds in allowed:
         found, _ = bench.choose(quant_type, kinds)
         mixtures |= {name if name == STOCK else f"{name} {kinds}": types for name, types in found.items()}
-    judged = {each.name: each for each in bench.judged(quant_type, mixtures)}
-    stock = judged[STOCK].kld
+        mixtures[f"{RULE} {kinds}"] = bench.by_row_errors(quant_type, kinds)
+    judged = bench.judged(quant_type, mixtures)
+    stock = next(each for each in judged if dict(each.types) == dict(mixtures[STOCK])).kld
     theirs_stock = np.nan
     for name, types in mixtures.items():
-        mine = next(each for each in judged.values() if dict(each.types) == dict(types))
+        mine = next(each for each in judged if dict(each.types) == dict(types))
         theirs: Mapping[str, float] = {}
-        if bench.tools is not None and name.split()[0] in (STOCK, "chosen"):
+        if bench.tools is not None and name.split()[0] in (STOCK, "chosen", RULE):
             theirs = bench.by_llama_cpp(quant_type, name, types)
             theirs_stock = theirs["kld"] if name == STOCK else theirs_stock
         yield [
@@ -310,6 +355,7 @@ def main() -> None:
     parser.add_argument("--judged-tokens", type=int, default=4096, help="tokens of held-out text")
     parser.add_argument("--chunks", type=int, help="chunks of calibration text for the sensitivities")
     parser.add_argument("--matrix-chunks", type=int, help="chunks of it for the importance matrix (default: all)")
+    parser.add_argument("--quick", action="store_true", help="mixtures by prices, judged by llama-perplexity alone")
     arguments = parser.parse_args()
     tools = arguments.tools or (found.parent if (found := reference.tool("llama-perplexity")) else None)
     bench = Bench(
@@ -325,7 +371,7 @@ def main() -> None:
         bench.perplexity(bench.source, base=True)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for quant_type in map(QuantType, arguments.quant_types):
-        for row in compare(bench, quant_type, tuple(arguments.types)):
+        for row in (quickly if arguments.quick else compare)(bench, quant_type, tuple(arguments.types)):
             print(f"| {' | '.join(row)} |", flush=True)
 
 

@@ -80,10 +80,31 @@ def test_fits_keep_their_bounds_beside_other_types_and_recipes_make_them_again(
     kinds = [artifact.kind for artifact in job.outputs]
     assert kinds.count(ArtifactKind.RECIPE) == 4
     assert ArtifactKind.SENSITIVITY in kinds
+    curve = job.curve
+    assert curve is not None
+    points = {point.name: point for point in curve.stock}
+    assert points["Q4_K_M"].size_bytes == stock
+    assert points["Q4_K_M"].fit_kld == pytest.approx(facts["merged_model-FIT-Q4_K_M.gguf"]["predicted_kld"], rel=0.5)
+    assert curve.fit[0].kld > curve.fit[-1].kld
     # there is room for all of the model in both: made once, linked, said
     assert files["FIT-16.00bpw"].samefile(files["FIT-cpu"])
     said = [event.message for event in service.client.events(job.id) if "made once, linked" in event.message]
     assert len(said) == 1
+
+
+def test_where_nothing_beats_the_stock_mixture_it_is_what_is_written(
+    service: Installation, wanted: dict[str, Any]
+) -> None:
+    service.start_worker(**REAL)
+    fit = {"types": "q8_0"}
+    job = service.wait(service.submit("stock", quant_types=["fit:like:Q8_0", "Q8_0"], fit=fit, **wanted), 300)
+    directory = published(job)
+    (facts,) = fit_facts(directory).values()
+    assert facts["origin"] == "Q8_0"
+    assert facts["measured"]["mean_kld"]["value"] >= 0
+    assert (directory / "merged_model-FIT-Q8_0.gguf").samefile(directory / "merged_model-Q8_0.gguf")
+    said = [event.message for event in service.client.events(job.id)]
+    assert any("the stock mixture of Q8_0; none was better" in message for message in said)
 
 
 def test_what_cannot_be_is_refused_before_any_work(service: Installation, wanted: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from api_client.contract.quant_types import QuantType
 from worker.models.checkpoint import open_base_model
 from worker.models.evaluate.texts import chosen_text
 from worker.models.evaluate.tokenizer import load_tokenizer
+from worker.models.fit.curve import priced_curve
 from worker.models.fit.decide import FitDecision, decide, predicted_best
 from worker.models.fit.prices import Prices
 from worker.models.fit.pricing import price_tensors
@@ -115,6 +116,12 @@ def decide_fits(context: StageContext, source: Artifact, fits: Sequence[FitType]
         found[fit] = JobFit(fit, problem, decision)
         _tell(context, found[fit])
     return found
+
+
+def curve_of(context: StageContext, fits: Mapping[FitType, JobFit]) -> dict[str, Any]:
+    """Size against predicted KLD for the model of these fits, by the prices that they were decided by, as JSON."""
+    problem = next(iter(fits.values())).problem
+    return priced_curve(problem.space, problem.prices, context.request.fit.context).model_dump(mode="json")
 
 
 def write_recipe(path: Path, found: JobFit) -> Artifact:

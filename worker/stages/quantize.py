@@ -19,13 +19,14 @@ from typing import Any
 from api_client.contract.fit import AnyQuantType, FitType, fits_of
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
 from api_client.contract.outputs import QUANTIZED, RECIPE
+from api_client.contract.size_curve import CURVE_FACT
 from worker.models.imatrix.load import load_imatrix
 from worker.models.kernels import use_cache
 from worker.models.mixture.recipe import PLAIN, Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.models.quantize.result import TypeOutcome
 from worker.stages.context import StageContext, StageResult
-from worker.stages.fitting import JobFit, decide_fits, same_files, write_recipe
+from worker.stages.fitting import JobFit, curve_of, decide_fits, same_files, write_recipe
 from worker.storage.atomic import atomic_write_text, place_file
 
 RECORD = "quantized.json"
@@ -39,18 +40,24 @@ def run(context: StageContext) -> StageResult:
     if fits_of(context.options.quant_types):
         made_from["sensitivity"] = "+".join(a.sha256 for a in context.artifacts(ArtifactKind.SENSITIVITY))
     record = _Record(context.scratch / RECORD, made_from)
-    finished = _made_before(context, made_from) | record.finished()
+    same_inputs = context.previous.facts.get("made_from") == made_from
+    # the supervisor has checked the digests of what is left from before a replay
+    before = {artifact.name: artifact for artifact in context.previous.artifacts} if same_inputs else {}
+    finished = before | record.finished()
     wanted = {name: quant for source in sources for quant, name in _names(context, source).items()}
     for name in finished:
         context.report.log(f"{name} is already made")
     missing = [name for name in wanted if name not in finished]
     use_cache(context.settings.kernel_cache_dir)
+    curve = context.previous.facts.get(CURVE_FACT) if same_inputs else None
     for source in sources:
-        _quantize(context, source, matrix if source.part is ModelPart.MODEL else None, finished, record)
-    facts = {
+        fits = _quantize(context, source, matrix if source.part is ModelPart.MODEL else None, finished, record)
+        curve = curve_of(context, fits) if fits else curve
+    facts: dict[str, Any] = {
         "made": [wanted[name].value for name in missing],
         "taken_over": [quant.value for name, quant in wanted.items() if name not in missing],
         "made_from": made_from,
+        **({CURVE_FACT: curve} if curve is not None else {}),
     }
     recipes = [name for source in sources for name in _recipe_names(context, source).values()]
     return StageResult(tuple(finished[name] for name in (*wanted, *recipes)), facts)
@@ -58,8 +65,8 @@ def run(context: StageContext) -> StageResult:
 
 def _quantize(
     context: StageContext, source: Artifact, matrix: Artifact | None, finished: dict[str, Artifact], record: _Record
-) -> None:
-    """Make what is missing of one source, and add it to what is finished."""
+) -> Mapping[FitType, JobFit]:
+    """Make what is missing of one source, and add it to what is finished; the fits that were decided for it."""
     names, recipe_names = _names(context, source), _recipe_names(context, source)
     missing = {
         quant: context.scratch / name
@@ -67,7 +74,7 @@ def _quantize(
         if name not in finished or recipe_names.get(quant, name) not in finished
     }
     if not missing:
-        return
+        return {}
     fits = decide_fits(context, source, fits_of(tuple(missing)))
     for fit, found in fits.items():
         finished[recipe_names[fit]] = write_recipe(context.scratch / recipe_names[fit], found)
@@ -92,6 +99,7 @@ def _quantize(
     record.write(finished)
     for error in result.failed.values():
         raise error
+    return fits
 
 
 def _names(context: StageContext, source: Artifact) -> dict[AnyQuantType, str]:
@@ -109,13 +117,6 @@ def _recipe_names(context: StageContext, source: Artifact) -> dict[AnyQuantType,
 
 def _name(context: StageContext, source: Artifact, quant: AnyQuantType) -> str:
     return replace(context.names, model=Path(source.name).stem).name(QUANTIZED, quant)
-
-
-def _made_before(context: StageContext, made_from: Mapping[str, str | None]) -> dict[str, Artifact]:
-    """Files of these inputs that are left from before a replay; the supervisor has checked their digests."""
-    if context.previous.facts.get("made_from") != made_from:
-        return {}
-    return {artifact.name: artifact for artifact in context.previous.artifacts}
 
 
 class _Record:

@@ -26,6 +26,7 @@ from api_client.console.pages.job_view import (
 from api_client.console.pages.jobs import Reader
 from api_client.console.pages.language import page_language
 from api_client.console.pages.quality_chart import chart_of
+from api_client.console.pages.size_chart import size_chart
 from api_client.console.pages.view import render, utc_offset_minutes
 from api_client.console.roles import Role
 from api_client.contract.errors import PackagingError
@@ -46,11 +47,13 @@ def job_page(
     client: Client,
     _: Reader,
     job_id: JobId,
+    *,
     kind: Annotated[list[str] | None, Query()] = None,
     part: str = "",
+    at: Annotated[int | None, Query(ge=0, le=1000)] = None,
 ) -> Response:
     """Everything about a job. The script keeps it up to date from the part ``status`` and from the event stream."""
-    return _page(request, client, job_id, kind, with_log=part != "status")
+    return _page(request, client, job_id, kind, with_log=part != "status", at=at)
 
 
 @router.get("/{job_id}/outputs/{name}")
@@ -89,6 +92,7 @@ def _page(
     refused: PackagingError | None = None,
     *,
     with_log: bool = True,
+    at: int | None = None,
 ) -> Response:
     job, language = client.get(job_id), page_language(request)
     groups = frozenset(kinds or (*(kind.value for kind in LOG_KINDS), OTHER_KINDS))
@@ -108,6 +112,7 @@ def _page(
         "scored": ", ".join(f"{one_line(part)} {count}" for part, count in report.scored.items()) if report else "",
         "sizes": {file.name: file for file in report.files} if report else {},
         "drawn": chart_of(report, job.request.evaluation.max_mean_kld) if report else None,
+        "curve": size_chart(job, at),
         "refused": refused.told(language) if refused else None,
         "waiting": job.waiting_for.told(language) if job.waiting_for else None,
         "entries": entries[-SHOWN_ENTRIES:],

@@ -24,9 +24,11 @@ from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, times_of, type_groups
+from api_client.console.pages.size_chart import with_fit
 from api_client.console.pages.view import render
 from api_client.contract.errors import ErrorClass, ErrorCode, PackagingError
 from api_client.contract.field_types import FieldKind, RequestField
+from api_client.contract.fit import FitType
 from api_client.contract.job import Job
 from api_client.contract.recommend import TARGETS
 from api_client.contract.request import PackagingRequest
@@ -48,10 +50,16 @@ Sent = Annotated[FormData, Depends(_sent)]
 
 
 @router.get("/new")
-def new_job_page(request: Request, client: Client, questions: AskWorkers, _: Submitter, like: str = "") -> Response:
-    """The form. A form without a name gets one, so that its address always names the same form."""
+def new_job_page(
+    request: Request, client: Client, questions: AskWorkers, _: Submitter, like: str = "", fit: str = ""
+) -> Response:
+    """The form. A form without a name gets one, so that its address always names the same form.
+
+    ``like`` fills it in from a job; ``fit`` asks for that fit of its model in place of the job's types.
+    """
     if like:
-        request_then = client.get(like).request
+        job = client.get(like)
+        request_then = with_fit(job, FitType(fit)) if fit else job.request
         template = client.templates().get(request_then.template)
         return RedirectResponse(NewJobForm.of_request(request_then, template).named().address(), 303)
     form = NewJobForm.read(request.query_params)

@@ -7,7 +7,7 @@ foot. The same figures stand in the table beside the picture, so nothing is told
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -78,7 +78,7 @@ def chart_of(report: QualityReport, max_mean_kld: float | None) -> QualityChart 
     points = [_point(file, at_x(file.size_bytes), at_y(_kld(file)), max_mean_kld) for file in files]
     bound = Tick(at_y(max_mean_kld), f"{max_mean_kld:g}") if max_mean_kld is not None else None
     return QualityChart(
-        points=tuple(_apart(points)),
+        points=tuple(labels_apart(points)),
         sizes=[Tick(at_x(most * part / 4), format_size(most * part / 4)) for part in range(5)],
         divergences=[Tick(at_y(10.0**power), f"{10.0**power:g}") for power in range(low, high + 1)],
         bound=bound,
@@ -100,7 +100,7 @@ def _point(file: FileQuality, x: float, y: float, bound: float | None) -> Qualit
     return QualityPoint(file.name, file.quant_type or file.name, round(x, 1), round(y, 1), round(y + 4, 1), left, below)
 
 
-def _apart(points: Sequence[QualityPoint]) -> Iterator[QualityPoint]:
+def labels_apart(points: Iterable[QualityPoint]) -> Iterator[QualityPoint]:
     """The points, from the lowest up, with labels that do not lie on each other."""
     placed: list[QualityPoint] = []
     for point in sorted(points, key=lambda point: -point.y):

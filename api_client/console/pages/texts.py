@@ -100,6 +100,21 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "quality_reference": ("trained model", "训练后的模型"),
     "quality_found": ("found", "包含"),
     "quality_missed": ("not found", "未包含"),
+    "curve_head": ("Size against quality", "大小与质量"),
+    "curve_chart": (
+        "Stock types as points, fits as a line, by size and predicted mean KLD, a logarithmic scale; the tables below"
+        " have the same figures",
+        "按大小与预测平均 KLD（对数刻度）：标准类型为点，fit 为线；下表为相同数据",
+    ),
+    "curve_key": (
+        "Points: stock types. Line: fits. Crosses: measured files of this job. Dashed: memory of a place to run.",
+        "点：标准类型；线：fit；叉：本作业实测的文件；虚线：运行设备的内存上限。",
+    ),
+    "curve_slider": ("A fit along the line", "沿曲线选择 fit"),
+    "curve_show": ("Show", "显示"),
+    "curve_again": ("New job with this fit", "用此 fit 新建作业"),
+    "curve_rows": ("The same as a table", "数据表"),
+    "measured": ("measured KLD", "实测 KLD"),
     "log": ("Log", "日志"),
     "log_of": ("Log of job {id}", "作业 {id} 的日志"),
     "show_kinds": ("Show", "显示"),

@@ -64,6 +64,18 @@ def test_predicted_sizes_are_those_of_the_files_that_quantize_makes(models: tupl
     assert sizes == {name: predicted[name] for name in names}
 
 
+def test_a_recipe_with_the_models_directory_is_chosen_by_measurement(models: tuple[Path, Path]) -> None:
+    base, gguf = models
+    code, found = trainpack("recipe", gguf, "--model", base, "-q", "fit:like:Q4_K_M")
+    assert code == 0, found
+    assert found["measured_kld"]["value"] > 0
+    assert found["predicted_kld"] > 0
+    _, sizes = trainpack("recommend", gguf)
+    (stock,) = [one["file_bytes"] for one in sizes["choices"] if one["quant_type"] == "Q4_K_M"]
+    assert found["size_bytes"] <= stock
+    assert any(line.startswith("blk.0.ffn_down.weight=") for line in found["recipe"])
+
+
 def test_what_is_told_of_shards_is_true_of_them(models: tuple[Path, Path], tmp_path: Path) -> None:
     _, gguf = models
     code, made = trainpack("quantize", gguf, "-q", "F32", "-o", tmp_path, "--split-max-size", "1M")

@@ -18,6 +18,7 @@ from api_client.contract.quality import (
     QualityReport,
     TextSource,
 )
+from api_client.contract.size_curve import CURVE_FACT, CurvePoint, FitPoint, SizeCurve
 from tests.integration.console.running import RunningConsole
 from tests.integration.harness import Installation
 from tests.integration.pages.conftest import BOUND_MS, Windows
@@ -110,3 +111,40 @@ def test_files_are_points_and_rows_and_answers_stand_side_by_side(
     section = chinese.get_by_role("region", name="质量")
     expect(section.locator("svg text.bound")).to_have_text("上限 0.1")
     expect(section.get_by_text("训练后的模型")).to_be_visible()
+
+
+CURVE = SizeCurve(
+    stock=tuple(
+        CurvePoint(name=name, size_bytes=size * 10**6, kld=kld, fit_kld=0.6 * kld)
+        for name, (size, kld) in TYPES.items()
+    ),
+    fit=tuple(FitPoint(size_bytes=size * 10**6, kld=120 / size**2) for size in range(50, 160, 5)),
+    targets={"mobile": 100 * 10**6, "gpu-8g": 7 * 10**9},
+)
+
+
+def test_the_curve_is_a_picture_a_table_and_a_slider_without_scripts(
+    idle: RunningConsole, windows: Windows, service: Installation
+) -> None:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=BOUND_MS)
+    job = service.submit(quant_types=["fit:like:Q4_K_M"])
+    facts = json.dumps({CURVE_FACT: CURVE.model_dump(mode="json")})
+    service.redis.hset(service.keys.stages(job.id), mapping={"quantize:state": "succeeded", "quantize:facts": facts})
+    page = windows.open(idle.url, java_script_enabled=False)
+    page.goto(f"/jobs/{job.id}")
+    section = page.get_by_role("region", name="Size against quality")
+    expect(section.get_by_role("img", name="Stock types as points, fits as a line")).to_be_visible()
+    expect(section.locator("svg .stock")).to_have_count(len(TYPES))
+    expect(section.locator("svg text.limit")).to_have_text(["mobile"])
+    expect(section.get_by_role("row", name="Q4_K_M")).to_contain_text("0.04120")
+    section.get_by_label("A fit along the line").fill("2")
+    section.get_by_role("button", name="Show").click()
+    expect(section.locator("output")).to_contain_text("60.0 MB")
+    expect(section.locator("output")).to_contain_text("mobile")
+    section.get_by_role("link", name="New job with this fit").click()
+    expect(page.get_by_label("Fits", exact=True)).to_have_value("fit:60000000B")
+    chinese = windows.open(idle.url, locale="zh-CN")
+    chinese.goto(f"/jobs/{job.id}?at=0")
+    expect(chinese.get_by_role("region", name="大小与质量").locator("output")).to_contain_text("预测 KLD")

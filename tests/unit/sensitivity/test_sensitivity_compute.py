@@ -41,6 +41,14 @@ EXPERTS: dict[str, object] = {
 ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("llama", {"tie_word_embeddings": False}),
     "gemma2: tied, scaled embedding, capped logits": ("gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 16}),
+    "gemma3: its conversion reads the tokenizer": (
+        "gemma3_text",
+        {
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
+        },
+    ),
     "phi3: fused projections": ("phi3", {}),
     "qwen3_moe: experts in one tensor": ("qwen3_moe", EXPERTS),
     "gpt2: transposed projections": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}),

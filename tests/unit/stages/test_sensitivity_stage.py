@@ -10,7 +10,9 @@ import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import ArtifactKind, StageName
-from tests.harness import run_stages
+from api_client.contract.request import PackagingRequest
+from tests.harness import RecordingReporter, run_stages
+from tests.unit.imatrix import imatrix_models
 from tests.unit.stages.conftest import TinyRun
 from worker.models.imatrix.load import read_imatrix
 from worker.models.sensitivity.gguf_form import read_sensitivity
@@ -60,3 +62,37 @@ def test_a_file_that_holds_none_is_refused_before_the_conversion(tiny: TinyRun, 
     with pytest.raises(PackagingError) as refused:
         run_stages(request, tmp_path / "scratch", until=StageName.PREPARE)
     assert refused.value.code is ErrorCode.SENSITIVITY_INVALID
+
+
+def test_a_model_that_cannot_be_run_backward_is_fitted_by_the_importance_matrix(tmp_path: Path) -> None:
+    base = imatrix_models.save_model("t5-encoder-decoder", tmp_path / "base")
+    text = tmp_path / "text.txt"
+    text.write_text(imatrix_models.TEXT * 4)
+    request = PackagingRequest(
+        base_model=base,
+        template="quantize_base",
+        output_dir=tmp_path / "out",
+        quant_types=["fit:like:Q5_0"],
+        fit={"types": "Q4_0,Q5_0,Q8_0"},
+        imatrix={"calibration": str(text), "chunks": 1},
+        evaluation="off",
+    )
+    told = RecordingReporter()
+    results = run_stages(request, tmp_path / "scratch", until=StageName.QUANTIZE, reporter=told)
+    (made,) = results[StageName.SENSITIVITY].artifacts
+    assert not read_sensitivity(Path(made.path)).has_gradients
+    warned = [message for level, message in told.lines if level == "warning"]
+    assert any("cannot be run backward; errors are weighed by the importance matrix alone" in line for line in warned)
+    assert any("chosen by prediction alone" in line for line in warned)
+    file = next(each for each in results[StageName.QUANTIZE].artifacts if each.kind is ArtifactKind.QUANTIZED)
+    assert file.size_bytes <= file.facts["fit"]["limit_bytes"]
+    assert file.facts["fit"]["measured"] is None
+
+
+def test_a_text_of_a_few_words_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Hardly a word.")
+    request = tiny.request(quant_types=["fit:8bpw"], imatrix={"calibration": str(text)})
+    with pytest.raises(PackagingError) as refused:
+        run_stages(request, tmp_path / "scratch", until=StageName.SENSITIVITY)
+    assert refused.value.code is ErrorCode.CALIBRATION_TOO_SHORT

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -31,14 +31,12 @@ from api_client.contract.recommend import (
     recommend,
     shape_of,
 )
+from api_client.contract.size_curve import SizeCurve
 from api_client.contract.tensor_types import type_set
 from api_client.runs.kinds import CheckpointKind
 from api_client.runs.pick import pick
 from api_client.words.figures import format_measured
 from api_client.words.formatting import format_size
-
-if TYPE_CHECKING:
-    from worker.models.fit.curve import SizeCurve
 
 _SERVICE_TIMEOUT_S = 2.0
 
@@ -97,14 +95,14 @@ def recommend_types(
     found = recommend(shape, sizes, place, context, _measured(shape.architecture))
     drawn = _curve(output, path, sensitivity, fit_types, context) if sensitivity is not None else None
     if output.as_json:
-        extra = {} if drawn is None else {"curve": _curve_document(drawn)}
+        extra = {} if drawn is None else {"curve": drawn.model_dump(mode="json")}
         output.document(
             {"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json"), **extra}
         )
     else:
         output.show(*_view(output, found, shape.context_length))
         if drawn is not None:
-            output.show(*_curve_view(output, drawn))
+            output.show(*_curve_view(output, drawn, found))
     return DONE
 
 
@@ -129,33 +127,27 @@ def _curve(output: Output, path: Path, sensitivity: Path, fit_types: str, contex
         return size_curve(path, sensitivity.expanduser().absolute(), allowed, context)
 
 
-def _curve_document(drawn: SizeCurve) -> dict[str, Any]:
-    return {
-        "stock": [point._asdict() for point in drawn.stock],
-        "fit": [{"size_bytes": point.size_bytes, "kld": point.kld} for point in drawn.line],
-        "targets": drawn.targets,
-    }
-
-
-def _curve_view(output: Output, drawn: SizeCurve) -> Iterator[RenderableType]:
+def _curve_view(output: Output, drawn: SizeCurve, found: Recommendation) -> Iterator[RenderableType]:
     """Stock types beside fits of their bytes; then what fits of other sizes come to, and which places hold them."""
     stock = sorted(drawn.stock, key=lambda point: point.size_bytes)
+    measured = {choice.quant_type.value: choice.measured for choice in found.choices if choice.measured}
+    told = [format_measured(output.language, measured[point.name]) if point.name in measured else "" for point in stock]
     yield fit_table(
         [
             Column(output.text("quant_type"), [point.name for point in stock], ALWAYS),
             Column(output.text("size"), [format_size(point.size_bytes) for point in stock], 8, right=True),
             Column(output.text("predicted_kld"), [f"{point.kld:.5f}" for point in stock], 7, right=True),
             Column(output.text("fit_kld"), [_kld(point.fit_kld) for point in stock], 6, right=True),
+            *([Column(output.text("measured_before"), told, 5)] if any(told) else []),
         ],
         output.results.width,
     )
-    line = drawn.line[:: max(1, len(drawn.line) // 12)]
-    held = [", ".join(name for name, room in drawn.targets.items() if point.size_bytes <= room) for point in line]
+    line = drawn.fit[:: max(1, len(drawn.fit) // 12)]
     yield fit_table(
         [
             Column("fit", [format_size(point.size_bytes) for point in line], ALWAYS, right=True),
             Column(output.text("predicted_kld"), [f"{point.kld:.5f}" for point in line], 7, right=True),
-            Column(output.text("fits"), held, 6),
+            Column(output.text("fits"), [", ".join(drawn.holding(point.size_bytes)) for point in line], 6),
         ],
         output.results.width,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +28,21 @@ if TYPE_CHECKING:
 def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Roots = NOWHERE_ELSE) -> Converter:
     """The converter for a model, shown a staged directory as for a conversion; reads no weights.
 
+    The directory stays as long as the converter: some, such as Gemma 3's, read the tokenizer when they map a tensor.
     Extra prediction layers are left out (``no_mtp``): transformers does not run them.
 
     Raises:
         PackagingError: ``unsupported_architecture``, ``base_model_invalid``.
     """
+    scratch = tempfile.mkdtemp(prefix="convert-")
     with (
-        tempfile.TemporaryDirectory(prefix="convert-") as scratch,
+        contextlib.ExitStack() as unfinished,
         locked_down(),
         torch.no_grad(),
         shown_weights(upstream, weights),
         upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"),
     ):
+        unfinished.callback(shutil.rmtree, scratch, ignore_errors=True)
         staged = stage(
             Path(scratch),
             weights,
@@ -52,4 +58,6 @@ def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Ro
         mapping_class: Any = type(model_class.__name__, (streamed,), own)
         file_type = upstream.gguf.LlamaFileType.ALL_F32
         converter: Converter = mapping_class(staged, file_type, staged / UNUSED_OUTPUT)
+        unfinished.pop_all()
+        weakref.finalize(converter, shutil.rmtree, scratch, ignore_errors=True)
     return converter
