@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.job import StageName
 from tests.harness import RecordingReporter, run_stages
 from tests.unit.stages.conftest import TinyRun
 from worker.stages.context import StageResult
@@ -55,20 +56,21 @@ def test_sensitivities_go_on_with_the_layer_at_which_they_were_stopped(tiny: Tin
 
 
 def test_fits_that_were_decided_before_a_stop_are_not_decided_again(tiny: TinyRun, tmp_path: Path) -> None:
-    before = run_stages(wanted(tiny), tmp_path / "a", until=StageName.SENSITIVITY)
-    whole = RecordingReporter()
-    made = run_stages(wanted(tiny), tmp_path / "a", until=StageName.QUANTIZE, reporter=whole, done=before)
-    other = run_stages(wanted(tiny), tmp_path / "b", until=StageName.SENSITIVITY)
+    before = run_stages(wanted(tiny), tmp_path, until=StageName.SENSITIVITY)
     stopping = Interrupting(line=f"{FITS[0]}: ")
     with pytest.raises(StopRequested):
-        run_stages(wanted(tiny), tmp_path / "b", until=StageName.QUANTIZE, reporter=stopping, done=other)
+        run_stages(wanted(tiny), tmp_path, until=StageName.QUANTIZE, reporter=stopping, done=before)
+    kept = json.loads((tmp_path / "fits.json").read_text())["fits"]
+    assert list(kept) == FITS[:1]
     again = RecordingReporter()
-    resumed = run_stages(wanted(tiny), tmp_path / "b", until=StageName.QUANTIZE, reporter=again, done=other)
-    assert digests(resumed, StageName.QUANTIZE) == digests(made, StageName.QUANTIZE)
-    priced = [message for _, message in whole.lines if "tensors priced" in message]
-    assert len(priced) == 1
+    resumed = run_stages(wanted(tiny), tmp_path, until=StageName.QUANTIZE, reporter=again, done=before)
+    assert len([message for _, message in stopping.lines if "tensors priced" in message]) == 1
     assert not [message for _, message in again.lines if "tensors priced" in message]
-    measured = [[step for step in told.steps if step[2] == "tokens"] for told in (whole, again)]
-    assert 0 < len(measured[1]) < len(measured[0])
-    kinds = [artifact.kind for artifact in resumed[StageName.QUANTIZE].artifacts]
-    assert kinds.count(ArtifactKind.RECIPE) == 2
+    one, other = ([step for step in told.steps if step[2] == "tokens"] for told in (stopping, again))
+    assert 0 < len(other) < 1.5 * len(one)  # those of the second fit alone
+    files = {file.quant_type: file for file in resumed[StageName.QUANTIZE].artifacts if "fit" in file.facts}
+    assert files.keys() == set(FITS)
+    assert files[FITS[0]].facts["fit"]["candidates"] == [
+        {"name": each["name"], "predicted_kld": each["predicted"], "kld": each["divergence"]["mean_kld"]}
+        for each in kept[FITS[0]]["measured"]
+    ]

@@ -137,7 +137,7 @@ def allocate_to_kld(market: Market, limit_kld: float) -> Allocation | None:
     return None if chosen is None else market.taken(chosen.picks, optimal=chosen.is_optimal)
 
 
-def curve(market: Market, points: int = 48) -> tuple[Allocation, ...]:
+def curve(market: Market, points: int = 24) -> tuple[Allocation, ...]:
     """Mixtures from the smallest to the largest, at even steps of bytes; each is the best of its size."""
     least = sum(min(bundle.size_bytes for bundle in bundles) for bundles in market.bundles)
     most = sum(max(bundle.size_bytes for bundle in bundles) for bundles in market.bundles)

@@ -107,6 +107,8 @@ class TwoWay:
         last = max(len(visits) for visits in self._visits) - 2
         if first is None:
             self._keep_state(last + 1)
+        else:  # what was taken over counts as done
+            tell(total - first * len(self._batches) * _BACKWARD_STEPS - self._done_steps)
         for number in range(last if first is None else first - 1, -1, -1):
             for _ in self._back(number, head):
                 tell(_BACKWARD_STEPS)
