@@ -72,7 +72,7 @@ def test_a_recipe_with_the_models_directory_is_chosen_by_measurement(models: tup
     assert found["predicted_kld"] > 0
     _, sizes = trainpack("recommend", gguf)
     (stock,) = [one["file_bytes"] for one in sizes["choices"] if one["quant_type"] == "Q4_K_M"]
-    assert found["size_bytes"] <= stock
+    assert found["size_bytes"] <= stock + 1024  # its header names the matrix that it is made with
     assert any(line.startswith("blk.0.ffn_down.weight=") for line in found["recipe"])
 
 
