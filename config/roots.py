@@ -55,12 +55,30 @@ class Roots:
             raise self._refusal(broken, path, f"cannot be resolved: {error}") from error
         if relative:
             raise self._refusal(ErrorCode.PATH_NOT_ALLOWED, path, "is not an absolute path")
-        if not self.bound or any(real.is_relative_to(root.resolve()) for root in self.directories):
+        if self._hold(real):
             return real
-        verb = "write" if for_writing else "read"
-        way = "leads" if any(given.is_relative_to(root) for root in self.directories) else "is"
+        raise self._outside(path, "write" if for_writing else "read")
+
+    def check_real(self, real: Path, path: str | Path) -> None:
+        """Refuse what lies elsewhere: for what is open, whose place the system has told.
+
+        Args:
+            real: Where it lies; no link in it is followed.
+            path: How it was named.
+
+        Raises:
+            PackagingError: ``path_not_allowed``.
+        """
+        if not self._hold(real):
+            raise self._outside(path, "write")
+
+    def _hold(self, real: Path) -> bool:
+        return not self.bound or any(real.is_relative_to(root.resolve()) for root in self.directories)
+
+    def _outside(self, path: str | Path, verb: str) -> PackagingError:
+        way = "leads" if any(Path(path).is_relative_to(root) for root in self.directories) else "is"
         reason = f"{way} outside the directories this worker may {verb} ({self})"
-        raise self._refusal(ErrorCode.PATH_NOT_ALLOWED, path, reason)
+        return self._refusal(ErrorCode.PATH_NOT_ALLOWED, path, reason)
 
     def allow(self, path: str | Path) -> bool:
         """Whether :meth:`resolve` takes a path."""

@@ -208,6 +208,12 @@ class Settings(BaseSettings):
         """Where compiled kernels are kept."""
         return self.kernel_cache_dir or self.home / "kernels"
 
+    @property
+    def may_write(self) -> Roots:
+        """Where anything of a job may be written: where jobs may, and the worker's own directories."""
+        own = [self.home] if self.scratch_dir is None else [self.home, self.scratch_dir]
+        return self.allowed_roots.also(*own)
+
     def storage(self) -> StorageSettings:
         """The storage part."""
         return StorageSettings(

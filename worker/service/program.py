@@ -44,6 +44,7 @@ from worker.service.supervisor.forkserver import fork_context, start_forkserver
 from worker.service.supervisor.heart import Heart
 from worker.service.supervisor.supervisor import Equipment, Identity, Supervisor
 from worker.service.warm_up import start_warm_up
+from worker.storage.held import bind_writing
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -120,6 +121,7 @@ class Service:
             PackagingError: ``redis_unreachable`` before anything was started.
         """
         self._check_redis()
+        bind_writing(self._settings.may_write)
         settings, identity = self._settings, self._identity
         _log.info(
             LogEvent.WORKER_STARTING,
@@ -155,7 +157,7 @@ class Service:
                 seal=self._seal,
             ),
         )
-        app = create_app(settings, supervisor)
+        app = create_app(settings, supervisor, self._observer)
         threads: tuple[ServicePart, ...] = (
             self._heart,
             self._reaper,

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from worker.storage.held import hold, plain_opener
+
 
 @contextmanager
 def deaths_before(mark: Path) -> Iterator[int]:
@@ -18,7 +20,7 @@ def deaths_before(mark: Path) -> Iterator[int]:
         How many attempts before this one died in it. Whatever ends this one in an orderly way ends the count.
     """
     deaths = mark.stat().st_size if mark.is_file() else 0
-    with mark.open("ab") as file:
+    with hold(mark.parent) as held, open(held.here / mark.name, "ab", opener=plain_opener) as file:
         file.write(b".")
     try:
         yield deaths

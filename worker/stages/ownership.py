@@ -7,8 +7,10 @@ manifest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,23 @@ from api_client.contract.outputs import CHECKSUMS, MANIFEST, QUALITY, name_aside
 from api_client.digest import sha256_file
 from worker.stages.context import StageContext
 from worker.storage.checksums import parse_checksums, read_checksums
+from worker.storage.held import read_plain
 
 
-def check_free(context: StageContext, target: Path, name: str) -> None:
+def check_free(context: StageContext, target: Path, name: str, final: Path | None = None) -> None:
     """Refuse to replace a file that is not the job's own.
+
+    Args:
+        context: The stage's.
+        target: The output directory.
+        name: The file's name in it.
+        final: The file, where its directory is held open.
 
     Raises:
         PackagingError: ``output_exists``.
     """
-    final = target / name
-    if not final.exists() or context.request.overwrite or _is_own(context, target, name):
+    final = target / name if final is None else final
+    if not final.exists() or context.request.overwrite or _is_own(context, target, name, final):
         return
     if reporter_of(target, name) is not None:  # publish keeps it aside
         return
@@ -41,8 +50,9 @@ def check_records_free(context: StageContext, target: Path) -> None:
         PackagingError: ``output_exists``.
     """
     for name in (MANIFEST.recipe, CHECKSUMS.recipe):
-        if (target / name).exists() and not (target / name).is_file():
-            raise _exists(target / name, "is not a file", None)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG((target / name).lstat().st_mode):  # what is read is written on, so no link may lead out
+                raise _exists(target / name, "is not a file", None)
     if (target / MANIFEST.recipe).exists() and owner_of(target) is None and not context.request.overwrite:
         raise _exists(target / MANIFEST.recipe, "is not a job's manifest", None)
 
@@ -65,9 +75,9 @@ def reporter_of(directory: Path, name: str) -> str | None:
     return None
 
 
-def _is_own(context: StageContext, target: Path, name: str) -> bool:
+def _is_own(context: StageContext, target: Path, name: str, final: Path) -> bool:
     made = context.scratch / name
-    if made.exists() and made.samefile(target / name):
+    if made.exists() and made.samefile(final):
         return True
     digest = _recorded(target, context.job_id).get(name)
     return digest is not None and parse_checksums(read_checksums(target / CHECKSUMS.recipe)).get(name, digest) == digest
@@ -97,7 +107,7 @@ def _job_id(manifest: Mapping[str, Any]) -> str | None:
 
 def _read(manifest: Path) -> dict[str, Any]:
     try:
-        content = json.loads(manifest.read_bytes())
+        content = json.loads(read_plain(manifest))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

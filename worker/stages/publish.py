@@ -3,7 +3,8 @@
 Reads the artifacts of all stages. What may fail for long comes first, so that a failed or cancelled job leaves nothing
 in the output directory. A file gets its final name by a hard link (a copy where the file system has none), so the
 scratch copy stays until the job has succeeded and a replay finds its inputs. Safe to repeat: what is already there,
-with the same size and sha256, stays. Jobs that share an output directory publish one after the other.
+with the same size and sha256, stays. Jobs that share an output directory publish one after the other. The directory is
+opened once, and all is done through the open one, so that a link put in its place leads nothing astray.
 Raises ``output_exists``, ``upload_failed``, ``storage_denied``.
 """
 
@@ -22,8 +23,9 @@ from worker.stages.manifest import checksum_lines, digests, manifest, manifest_t
 from worker.stages.ownership import check_free, check_records_free, owner_of, reporter_of
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
 from worker.storage.checksums import format_checksums
+from worker.storage.held import HeldDirectory
 from worker.storage.locks import DirectoryLock
-from worker.storage.paths import check_bucket, ensure_output_dir
+from worker.storage.paths import check_bucket, open_output_dir
 from worker.storage.s3 import S3Storage
 
 
@@ -43,18 +45,18 @@ def run(context: StageContext) -> StageResult:
     if target is None:
         files += _write_records(context, files, None, uploads)
     else:
-        target = ensure_output_dir(target, context.settings.allowed_roots)
-        lock = DirectoryLock(target)
-        if not lock.try_acquire():
-            context.report.log(f"Waiting for another job to publish into {target}")
-            context.report.waits_to_publish(str(target))
-            lock.acquire(context.report.should_stop)
-            context.report.waits_to_publish("")
-        with lock:
-            check_records_free(context, target)
-            files = _place_all(context, files, target, meter)
-            context.report.confirm()
-            files += _write_records(context, files, target, uploads)
+        with open_output_dir(target, context.settings.allowed_roots) as directory, directory.told():
+            lock = DirectoryLock(directory.here)
+            if not lock.try_acquire():
+                context.report.log(f"Waiting for another job to publish into {directory.path}")
+                context.report.waits_to_publish(str(directory.path))
+                lock.acquire(context.report.should_stop)
+                context.report.waits_to_publish("")
+            with lock:
+                check_records_free(context, directory.here)
+                files = _place_all(context, files, directory, meter)
+                context.report.confirm()
+                files += _write_records(context, files, directory, uploads)
     context.report.log(f"Published {len(files)} files", output_dir=context.request.output_dir)
     return StageResult(tuple(files))
 
@@ -113,7 +115,9 @@ class _Meter:
         return report
 
 
-def _place_all(context: StageContext, files: Sequence[Artifact], target: Path, meter: _Meter) -> list[Artifact]:
+def _place_all(
+    context: StageContext, files: Sequence[Artifact], target: HeldDirectory, meter: _Meter
+) -> list[Artifact]:
     """Give the files their final names; where that fails, those that are new go again."""
     new: list[Path] = []
     try:
@@ -126,17 +130,18 @@ def _place_all(context: StageContext, files: Sequence[Artifact], target: Path, m
         raise
 
 
-def _place(context: StageContext, artifact: Artifact, target: Path, meter: _Meter, new: list[Path]) -> Artifact:
-    final = target / artifact.name
+def _place(
+    context: StageContext, artifact: Artifact, target: HeldDirectory, meter: _Meter, new: list[Path]
+) -> Artifact:
+    final = target.file(artifact.name)
     progress = meter.file(artifact)
     if not artifact.is_whole(final):
-        check_free(context, target, artifact.name)
-        _keep_older_report(context, target, artifact.name)
-        final.parent.mkdir(exist_ok=True)
+        check_free(context, target.here, artifact.name, final)
+        _keep_older_report(context, target.here, artifact.name)
         new += [] if final.exists() else [final]
         place_file(Path(artifact.path), final, report=progress, should_stop=context.report.should_stop)
     progress(artifact.size_bytes)
-    return artifact.model_copy(update={"path": str(final)})
+    return artifact.model_copy(update={"path": str(target.path / artifact.name)})
 
 
 class _Uploads:
@@ -164,7 +169,7 @@ class _Uploads:
 
 
 def _write_records(
-    context: StageContext, files: Sequence[Artifact], target: Path | None, uploads: _Uploads | None
+    context: StageContext, files: Sequence[Artifact], target: HeldDirectory | None, uploads: _Uploads | None
 ) -> list[Artifact]:
     """Write checksums and, last of all, the manifest; records of another job are kept, not lost.
 
@@ -173,14 +178,14 @@ def _write_records(
     sums = _record(context, CHECKSUMS, format_checksums(digests(files)))
     record = _record(context, MANIFEST, manifest_text(manifest(context, files)))
     if target is not None:
-        text = checksum_lines(target, files)
-        atomic_write_bytes(target / CHECKSUMS.recipe, text.encode("utf-8", "surrogateescape"))
-        sums = sums if uploads is not None else Artifact.of(target / CHECKSUMS.recipe, CHECKSUMS.kind)
+        text = checksum_lines(target.here, files)
+        atomic_write_bytes(target.here / CHECKSUMS.recipe, text.encode("utf-8", "surrogateescape"))
+        sums = sums if uploads is not None else Artifact.of(target.here / CHECKSUMS.recipe, CHECKSUMS.kind)
     records = [sums, record] if uploads is None else [uploads.send(sums), uploads.send(record)]
     if target is not None:
-        _keep_older_manifest(context, target)
-        atomic_write_text(target / MANIFEST.recipe, Path(record.path).read_text("utf-8"))
-        records = [each.model_copy(update={"path": str(target / each.name)}) for each in records]
+        _keep_older_manifest(context, target.here)
+        atomic_write_text(target.here / MANIFEST.recipe, Path(record.path).read_text("utf-8"))
+        records = [each.model_copy(update={"path": str(target.path / each.name)}) for each in records]
     return records
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from api_client.digest import CHUNK_BYTES
 from api_client.disk import is_full, no_space, write_errors
 from worker.stop import ShouldStop, StopRequested
+from worker.storage.held import HeldDirectory, check_place, hold
 from worker.storage.partial import PartialFile
 from worker.storage.temporaries import fsync_directory, remove_stale_temporaries, temporary_name
 
@@ -89,33 +90,50 @@ def place_file(
         should_stop: Asked before each chunk of a copy.
 
     Raises:
-        PackagingError: as :class:`AtomicFile`.
+        PackagingError: as :class:`AtomicFile`; ``path_not_allowed`` also where ``source`` lies elsewhere.
         StopRequested: asked to stop; nothing is left behind.
     """
+    with write_errors(final):
+        held = hold(final.parent)
+    with held, held.told():
+        size_bytes = _place(source, held, final.name, report, should_stop)
+    if report is not None and size_bytes is not None:
+        report(size_bytes)
+
+
+def _place(
+    source: Path,
+    held: HeldDirectory,
+    name: str,
+    report: Callable[[int], None] | None,
+    should_stop: ShouldStop | None,
+) -> int | None:
+    """Link ``source`` into an open directory, and say its size; or copy it, and say nothing."""
+    final = held.here / name
     remove_stale_temporaries(final)
     link = temporary_name(final)
-    try:
-        os.link(source.resolve(strict=True), link)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and not source.exists():
-            raise
-        _copy(source, final, report, should_stop)
-        return
-    try:
-        with source.open("rb") as file, write_errors(final):
-            os.fsync(file.fileno())
-            link.replace(final)
-            fsync_directory(final.parent)
-    finally:
-        link.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing, by POSIX
-    if report is not None:
-        report(final.stat().st_size)
+    with source.open("rb") as file:
+        check_place(file.fileno(), source)
+        try:
+            # By its descriptor, so that what is linked is what was opened, whatever the name means by now.
+            os.link(f"/proc/self/fd/{file.fileno()}", link.name, dst_dir_fd=held.descriptor, follow_symlinks=True)
+        except OSError:
+            _copy(file, final, report, should_stop)
+            return None
+        try:
+            with write_errors(final):
+                os.fsync(file.fileno())
+                link.replace(final)
+                fsync_directory(held.here)
+        finally:
+            link.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing, by POSIX
+        return os.fstat(file.fileno()).st_size
 
 
-def _copy(source: Path, final: Path, report: Callable[[int], None] | None, should_stop: ShouldStop | None) -> None:
+def _copy(source: BinaryIO, final: Path, report: Callable[[int], None] | None, should_stop: ShouldStop | None) -> None:
     done = 0
-    with AtomicFile(final) as target, source.open("rb", buffering=0) as file:
-        while data := file.read(CHUNK_BYTES):
+    with AtomicFile(final) as target:
+        while data := source.read(CHUNK_BYTES):
             if should_stop is not None and should_stop():
                 raise StopRequested
             target.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from api_client import digest
 from worker.stop import ShouldStop, StopRequested
+from worker.storage.held import read_plain
 
 _SUM = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-f]{64}) [ *](?P<name>[^\r]+)")
 """A line; ``*`` stands before the name of a file that was read as binary, which makes no difference here."""
@@ -62,11 +64,13 @@ def format_checksums(sums: Mapping[str, str]) -> str:
 
 
 def read_checksums(path: Path) -> str:
-    """Content of a ``SHA256SUMS``, empty where there is none; to be encoded with ``surrogateescape`` again."""
+    """Content of a ``SHA256SUMS``, empty where there is no such file; to be encoded with ``surrogateescape`` again."""
     try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return ""
+        return read_plain(path).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return ""
+        raise
 
 
 def parse_checksums(text: str) -> dict[str, str]:

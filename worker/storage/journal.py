@@ -9,13 +9,17 @@ last line, a lost page after a power failure or a foreign partial file cost work
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from worker.storage.held import plain_opener
+
 JOURNAL_FORM = 2
 """Raised whenever the form of journals changes; one of another form is worthless."""
 
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 Entry = Mapping[str, Any]
 
 
@@ -30,7 +34,8 @@ class Journal:
     def load(self) -> list[Entry]:
         """What an earlier attempt noted; empty where there is no journal of this fingerprint."""
         try:
-            lines = self.path.read_text("ascii").splitlines()
+            with open(self.path, encoding="ascii", opener=plain_opener) as file:
+                lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError):
             return []
         entries = _parsed(lines)
@@ -42,7 +47,7 @@ class Journal:
         Raises:
             OSError: it cannot be written.
         """
-        self._file = self.path.open("w", encoding="ascii")
+        self._file = os.fdopen(plain_opener(str(self.path), _FLAGS), "w", encoding="ascii")
         for entry in (self._head, *entries):
             self.add(entry)
 

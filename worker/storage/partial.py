@@ -5,6 +5,8 @@ Life: :meth:`PartialFile.open`, any number of :meth:`~PartialFile.write`, then o
 its journal ``NAME.journal``, and its lock tells a second attempt that the first is still alive: that one then works on
 a private file ``.NAME.XXXXXXXX.tmp``, without journal, as every writer does that will not come back to it.
 
+It works by an open directory: whatever becomes of names on the way there, nothing is written elsewhere.
+
 What the system refuses while the file is written becomes the project's error here, for every writer.
 """
 
@@ -15,13 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from api_client.disk import write_errors
+from worker.storage.held import HeldDirectory, hold
 from worker.storage.journal import Entry, Journal
 from worker.storage.locks import is_still, try_lock
 from worker.storage.reserve import reserve
 from worker.storage.temporaries import fsync_directory, remove_stale_temporaries, temporary_name
 
 _WRITE_BYTES = 1 << 20  # for larger writes Linux looks for large free pieces of memory: three times as slow, measured
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class PartialFile:
@@ -34,14 +37,17 @@ class PartialFile:
         durable: Whether :meth:`finish` waits until the bytes are on the disk.
 
     Raises:
-        PackagingError: ``disk_space_insufficient``, ``output_dir_not_writable``.
+        PackagingError: ``disk_space_insufficient``, ``output_dir_not_writable``; ``path_not_allowed`` where this
+            process may not write there.
     """
 
     def __init__(self, final: Path, *, fingerprint: str | None = None, mode: int = 0o666, durable: bool = True) -> None:
         self.final = final
         self.path = final.with_name(f"{final.name}.partial")
         self.descriptor = -1
-        self._journal = Journal(final.with_name(f"{final.name}.journal"), fingerprint) if fingerprint else None
+        self._fingerprint = fingerprint
+        self._journal: Journal | None = None
+        self._held: HeldDirectory | None = None
         self._mode = mode
         self._durable = durable
         self._size_bytes: int | None = None
@@ -53,11 +59,15 @@ class PartialFile:
             What an earlier attempt noted, to be checked against the bytes; empty where there is nothing to take up.
         """
         with write_errors(self.final):
-            if self._journal is not None and self._take_up():
-                return self._journal.load()
-            self._journal = None
-            remove_stale_temporaries(self.final)
-            self.path = temporary_name(self.final)
+            self._held = hold(self.final.parent)
+            final = self._held.here / self.final.name
+            if self._fingerprint:
+                self.path = final.with_name(f"{final.name}.partial")
+                if self._take_up():
+                    self._journal = Journal(final.with_name(f"{final.name}.journal"), self._fingerprint)
+                    return self._journal.load()
+            remove_stale_temporaries(final)
+            self.path = temporary_name(final)
             self.descriptor = os.open(self.path, _FLAGS | os.O_EXCL, self._mode)
             try_lock(self.descriptor)
             return []
@@ -105,9 +115,9 @@ class PartialFile:
         if self._durable:
             self.sync()
         with write_errors(self.final, self._size_bytes):
-            self.path.replace(self.final)
+            self.path.replace(self.path.with_name(self.final.name))
             if self._durable:
-                fsync_directory(self.final.parent)
+                fsync_directory(self.path.parent)
             if self._journal is not None:
                 self._journal.remove()
         self._close()
@@ -152,3 +162,7 @@ class PartialFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+        if self._held is not None:
+            self.path = self.final.with_name(self.path.name)
+            self._held.close()
+            self._held = None

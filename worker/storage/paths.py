@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import existing, failed_write, free_bytes
 from api_client.words.formatting import format_size
 from config.roots import Roots
+from worker.storage.held import HeldDirectory, hold_made
 
 
 def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None, *, for_writing: bool = False) -> None:
@@ -38,17 +39,20 @@ def ensure_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     Raises:
         PackagingError: ``path_not_allowed``, ``output_dir_not_writable``, ``disk_space_insufficient``.
     """
-    real = allowed_roots.resolve(path, for_writing=True)
-    _create(real)
-    return allowed_roots.resolve(real, for_writing=True)
+    with open_output_dir(path, allowed_roots) as held:
+        return held.path
+
+
+def open_output_dir(path: str | Path, allowed_roots: Roots) -> HeldDirectory:
+    """As :func:`ensure_output_dir`, and hold it open: what becomes of its name since makes no difference."""
+    return _tried(path, allowed_roots)
 
 
 def check_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     """As :func:`ensure_output_dir`, but leaves no trace: directories made for the trial are removed again."""
-    real = allowed_roots.resolve(path, for_writing=True)
-    for made in reversed(_create(real)):
-        made.rmdir()
-    return real
+    with _tried(path, allowed_roots) as held:
+        held.undo()
+        return held.path
 
 
 def check_disk_space(needs: Mapping[Path, int], *, reserve_bytes: int = 0) -> None:
@@ -82,21 +86,19 @@ def disk_full(paths: Iterable[Path], needed_bytes: int, free: int, reserve_bytes
     )
 
 
-def _create(directory: Path) -> list[Path]:
-    """Make ``directory`` with its parents and try to write there; the directories made, outermost first."""
-    missing = [place for place in (directory, *directory.parents) if not place.exists()]
-    made: list[Path] = []
+def _tried(path: str | Path, allowed_roots: Roots) -> HeldDirectory:
+    """The directory, made with its parents where missing, and written into for a trial."""
+    real = allowed_roots.resolve(path, for_writing=True)
     try:
-        for place in reversed(missing):
-            place.mkdir(exist_ok=True)
-            made.append(place)
-        if not directory.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
-        probe = directory / f".trainpack-{secrets.token_hex(8)}.tmp"
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        held = hold_made(real, allowed_roots)
     except OSError as error:
-        for place in reversed(made):
-            place.rmdir()
-        raise failed_write(directory, error) from error
-    return made
+        raise failed_write(real, error) from error
+    try:
+        probe = f".trainpack-{secrets.token_hex(8)}.tmp"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.descriptor))
+        os.unlink(probe, dir_fd=held.descriptor)
+    except OSError as error:
+        held.undo()
+        held.close()
+        raise failed_write(real, error) from error
+    return held

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from worker.models.evaluate.variants import BaseWeights, QuantizedFile, Referenc
 from worker.models.imatrix.compute import running_model
 from worker.setting import ON_THIS_MACHINE, Report, WorkProgress, WorkSetting
 from worker.stop import ShouldStop
+from worker.storage.atomic import AtomicFile
 
 BASE = "base"
 """Name of the base model without its adapter among the scores."""
@@ -298,12 +298,8 @@ class _Rounds:
                 f"kld{index}": joined.kld,
                 f"top{index}": joined.same_top,
             }
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with AtomicFile(path) as file:
             np.savez(file, allow_pickle=False, state=np.array(json.dumps(state)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
 
     def result(self) -> Scores:
         """All rounds together."""

@@ -6,7 +6,6 @@ then each tensor's data with padding, the last one's included. Reading is in :mo
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from worker.models.gguf.metadata import Metadata, encode_string, get_value
 from worker.models.gguf.reader import ALIGNMENT_KEY, MAGIC
 from worker.models.gguf.tensors import DEFAULT_ALIGNMENT, TensorInfo, TensorSpec, align_up, place_tensors
+from worker.storage.atomic import AtomicFile
 
 WRITTEN_VERSION = 3
 
@@ -54,24 +54,15 @@ def write_gguf(
 
     Raises:
         ValueError: If an array's size is not its tensor's.
-        OSError: If writing fails; nothing is left behind then.
+        PackagingError: As :class:`~worker.storage.atomic.AtomicFile`; nothing is left behind then.
     """
     pairs = list(tensors)
     alignment = header_alignment(metadata)
     placed = place_tensors((spec for spec, _ in pairs), alignment)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(encode_header(metadata, placed))
-            for spec, data in pairs:
-                if data.nbytes != spec.size_bytes:
-                    raise ValueError(f"{spec.name}: {data.nbytes} bytes given, {spec.size_bytes} expected")
-                file.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
-                file.write(b"\0" * (align_up(data.nbytes, alignment) - data.nbytes))
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with AtomicFile(path, durable=durable) as file:
+        file.write(encode_header(metadata, placed))
+        for spec, data in pairs:
+            if data.nbytes != spec.size_bytes:
+                raise ValueError(f"{spec.name}: {data.nbytes} bytes given, {spec.size_bytes} expected")
+            file.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+            file.write(b"\0" * (align_up(data.nbytes, alignment) - data.nbytes))

@@ -18,13 +18,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from api_client.contract.byte_bounds import DETAIL_BYTES, FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import is_full, no_space
+from config.roots import Roots
 from worker.service.supervisor.channel import Channel
 from worker.service.supervisor.forkserver import leave_forkserver
 from worker.service.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
@@ -33,6 +34,7 @@ from worker.service.supervisor.usage import Usage
 from worker.stages.context import LeaseLost, StageContext, StageInput, StageResult
 from worker.stages.handover import checked_result
 from worker.stop import StopRequested
+from worker.storage.held import bind_writing
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.2
@@ -50,6 +52,8 @@ class StageStart:
     environment: Mapping[str, str]
     """Variables to set before the stage runs, such as the GPU of its slot."""
     log_level: str = "info"
+    may_write: Roots = field(default_factory=Roots.anywhere)
+    """Where its files may lie."""
 
 
 class ChannelReporter:
@@ -118,6 +122,7 @@ def main(connection: socket.socket, output: socket.socket, start: StageStart) ->
     stand_alone(output)
     channel = Channel(connection)
     os.environ.update(start.environment)
+    bind_writing(start.may_write)
     send_records(channel.send, start.log_level)
     reporter = ChannelReporter(channel)
     kind, answer = _answer(start, reporter)

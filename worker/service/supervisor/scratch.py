@@ -7,26 +7,31 @@ succeeded or was cancelled, and some time after it failed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+from api_client.contract.errors import PackagingError
 from api_client.contract.request import PackagingRequest, is_remote
 from api_client.disk import failed_write
 from config.roots import Roots
 from config.settings import Settings
 from worker.service.supervisor.scratch_lock import LOCK_FILE
+from worker.storage.held import HeldDirectory, hold, hold_made, plain_opener, read_plain
 from worker.storage.temporaries import remove_stale_temporaries
 
 CREATED_FILE = ".created"
 """Names the topmost directory that was made for the scratch directory to lie in."""
 
 _END_WAIT_S = 5.0
+_LOCK_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def scratch_path(settings: Settings, job_id: str, request: PackagingRequest) -> Path:
@@ -60,19 +65,22 @@ def make_scratch(path: Path, allowed_roots: Roots) -> None:
     allowed_roots.resolve(path.parent, for_writing=True)
     try:
         try:
-            _create(path)
+            _create(path, allowed_roots)
         except FileNotFoundError:
-            _create(path)  # The directory of the ended job was removed just in between.
+            _create(path, allowed_roots)  # The directory of the ended job was removed just in between.
     except OSError as error:
         raise failed_write(path, error) from error
 
 
-def _create(path: Path) -> None:
-    missing = [parent for parent in path.parents if not parent.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    (path / LOCK_FILE).touch()
-    if missing:
-        (path / CREATED_FILE).write_text(str(missing[-1]), "utf-8")
+def _create(path: Path, allowed_roots: Roots) -> None:
+    if path.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "is a link")
+    with hold_made(path, allowed_roots) as held:
+        os.close(os.open(LOCK_FILE, _LOCK_FLAGS, 0o644, dir_fd=held.descriptor))
+        made_from = held.made_from
+        if made_from is not None and made_from != held.path:
+            with open(held.here / CREATED_FILE, "w", encoding="utf-8", opener=plain_opener) as file:
+                file.write(str(made_from))
 
 
 def end_predecessor(path: Path) -> int | None:
@@ -115,31 +123,39 @@ def _holds(pid: int, lock: Path) -> bool:
 
 def remove_scratch(path: Path) -> None:
     """Remove a job's scratch directory with everything in it, and empty directories that were made for it."""
-    try:
-        topmost = Path((path / CREATED_FILE).read_text("utf-8"))
-    except OSError:
-        topmost = None
-    with contextlib.suppress(OSError):
-        for entry in path.iterdir():
-            if entry.name != LOCK_FILE:
-                _remove(entry)
-        (path / LOCK_FILE).unlink(missing_ok=True)  # The last: who gets it finds nothing that is still to go.
-        path.rmdir()
-    for parent in path.parents if topmost else ():
+    topmost = None
+    with contextlib.suppress(OSError, PackagingError):
+        parent = hold(path.parent)
+        with parent, _entered(parent, path.name) as held:
+            with contextlib.suppress(OSError):
+                topmost = Path(read_plain(held.here / CREATED_FILE).decode("utf-8"))
+            for entry in held.here.iterdir():
+                if entry.name != LOCK_FILE:
+                    _remove(entry.name, held)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(LOCK_FILE, dir_fd=held.descriptor)  # The last: who gets it finds nothing that is to go.
+            os.rmdir(path.name, dir_fd=parent.descriptor)
+    for above in path.parents if topmost else ():
         try:
-            parent.rmdir()
-        except OSError:
+            with hold(above.parent) as outer:
+                os.rmdir(above.name, dir_fd=outer.descriptor)
+        except (OSError, PackagingError):
             return
-        if parent == topmost:
+        if above == topmost:
             return
 
 
-def _remove(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            entry.unlink()
+def _entered(parent: HeldDirectory, name: str) -> HeldDirectory:
+    """A directory in an open one, which is no link."""
+    return HeldDirectory(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.descriptor))
+
+
+def _remove(name: str, held: HeldDirectory) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(name, dir_fd=held.descriptor).st_mode):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=held.descriptor)
+        else:
+            os.unlink(name, dir_fd=held.descriptor)
 
 
 def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
@@ -149,5 +165,6 @@ def sweep_output(output_dir: str | None, names: Iterable[str]) -> None:
     """
     if output_dir is None or is_remote(output_dir):
         return
-    for name in names:
-        remove_stale_temporaries(Path(output_dir) / name, age_s=0)
+    with contextlib.suppress(OSError, PackagingError), hold(Path(output_dir)) as held:
+        for name in names:
+            remove_stale_temporaries(held.here / name, age_s=0)

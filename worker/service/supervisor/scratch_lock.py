@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.storage.held import hold
 from worker.storage.locks import is_still, try_lock
 
 LOCK_FILE = ".lock"
@@ -21,6 +22,7 @@ LOCK_WAIT_S = 30.0
 """How long an attempt waits for whoever works in its directory."""
 
 _PAUSE_S = 0.05
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def acquire(scratch: Path, wait_s: float = 0, keep_going: Callable[[], bool] = lambda: True) -> int | None:
@@ -36,11 +38,13 @@ def acquire(scratch: Path, wait_s: float = 0, keep_going: Callable[[], bool] = l
 
     Raises:
         FileNotFoundError: there is no such directory.
+        PackagingError: ``path_not_allowed``: it is no place any more where this process may write.
     """
     path = scratch / LOCK_FILE
     deadline = time.monotonic() + wait_s
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with hold(scratch) as held:
+            descriptor = os.open(LOCK_FILE, _FLAGS, 0o644, dir_fd=held.descriptor)
         if try_lock(descriptor):
             if is_still(path, descriptor):
                 return descriptor

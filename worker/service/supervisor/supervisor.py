@@ -275,6 +275,7 @@ class Supervisor:
                 registry=self._settings.stage_registry,
                 environment={"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {},
                 log_level=self._settings.log_level,
+                may_write=self._settings.may_write,
             )
             try:
                 process = StageProcess(self._context, start, name=f"stage-{lease.stage.value}")
