@@ -19,16 +19,62 @@ local function split(m)
 end
 local function ms(number) return string.format('%.0f', number) end
 
-local function job_get(id, field) return redis.call('HGET', job_key(id), field) or '' end
-local function job_set(id, ...) redis.call('HSET', job_key(id), ...) end
-local function read(id, stage, field) return redis.call('HGET', stages_key(id), stage .. ':' .. field) or '' end
+-- For scripts that go through many jobs: one whose record cannot be read, or is of another type, stops no other.
+-- What `action` answers, or nothing. Where the server takes no writes, the script ends as any other does.
+local NO_WRITES = {'OOM', 'READONLY', 'MISCONF', 'NOREPLICAS'}
+local function alone(action, ...)
+  local good, answer = pcall(action, ...)
+  if good then return answer end
+  local text = type(answer) == 'table' and answer.err or tostring(answer)
+  for _, word in ipairs(NO_WRITES) do
+    if string.find(text, word, 1, true) then error(answer, 0) end
+  end
+  return nil
+end
+
+-- While a script runs nobody else writes: a field is asked for once, and fields that belong together at once.
+local seen = {}
+local function fields_of(name)
+  seen[name] = seen[name] or {}
+  return seen[name]
+end
+local function ask(name, wanted)
+  local known, missing = fields_of(name), {}
+  for _, field in ipairs(wanted) do
+    if known[field] == nil then missing[#missing + 1] = field end
+  end
+  if #missing == 0 then return end
+  for i, value in ipairs(redis.call('HMGET', name, unpack(missing))) do known[missing[i]] = value or '' end
+end
+local function get(name, field)
+  local known = fields_of(name)
+  if known[field] == nil then known[field] = redis.call('HGET', name, field) or '' end
+  return known[field]
+end
+local function put(name, ...)
+  redis.call('HSET', name, ...)
+  local known, given = fields_of(name), {...}
+  for i = 1, #given, 2 do known[given[i]] = type(given[i + 1]) == 'string' and given[i + 1] or nil end
+end
+
+local function job_get(id, field) return get(job_key(id), field) end
+local function job_set(id, ...) put(job_key(id), ...) end
+local function read(id, stage, field) return get(stages_key(id), stage .. ':' .. field) end
 local function write(id, stage, values)
   local pairs_of = {}
   for field, value in pairs(values) do
     pairs_of[#pairs_of + 1] = stage .. ':' .. field
     pairs_of[#pairs_of + 1] = value
   end
-  redis.call('HSET', stages_key(id), unpack(pairs_of))
+  put(stages_key(id), unpack(pairs_of))
+end
+-- Fields of stages that will all be read.
+local function ask_stages(id, stages, fields)
+  local wanted = {}
+  for _, stage in ipairs(stages) do
+    for _, field in ipairs(fields) do wanted[#wanted + 1] = stage .. ':' .. field end
+  end
+  ask(stages_key(id), wanted)
 end
 local function queued(id, stage) return job_get(id, 'state') ~= '' and read(id, stage, 'state') == 'queued' end
 local function number(id, stage, field) return tonumber(read(id, stage, field)) or 0 end
@@ -37,14 +83,19 @@ local function labels_of(id)
   local labels = job_get(id, 'labels')
   return labels ~= '' and cjson.decode(labels) or {} -- of a job that has vanished nothing is known
 end
-local function config(name, default) return tonumber(redis.call('HGET', key('config'), name)) or default end
+local function config(name, default)
+  ask(key('config'), {'events_max', 'events_bytes', 'job_ttl_ms', 'callbacks'})
+  return tonumber(get(key('config'), name)) or default
+end
 
 local function finished(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 
 -- A job's log is bounded by its entries and by their bytes (as Redis estimates them); the oldest half gives way.
-local function log_entry(id, text)
+local function log_entries(id, texts)
   local log = events_key(id)
-  redis.call('XADD', log, 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+  for _, text in ipairs(texts) do
+    redis.call('XADD', log, 'MAXLEN', '~', config('events_max', 10000), '*', 'event', text)
+  end
   if (redis.call('MEMORY', 'USAGE', log) or 0) > config('events_bytes', 4194304) then
     redis.call('XTRIM', log, 'MAXLEN', math.floor(redis.call('XLEN', log) / 2))
   end
@@ -59,7 +110,7 @@ end
 -- One entry of the job's log. `e`: message, and optionally kind, level, stage, attempt, fields.
 local function event(id, e)
   e.time, e.job_id, e.kind = now, id, e.kind or 'Job'
-  log_entry(id, cjson.encode(e))
+  log_entries(id, {cjson.encode(e)})
 end
 
 local function template_index(state, template) return key('jobs:state:' .. state .. ':' .. template) end
@@ -104,6 +155,8 @@ end
 local function due_key(id, stage) return key('due:' .. read(id, stage, 'queue')) end
 
 local function dequeue(id, stage)
+  ask_stages(id, {stage}, {'state', 'held', 'queue', 'pinned'})
+  if read(id, stage, 'state') ~= 'queued' and read(id, stage, 'held') == '' then return end -- in no queue
   local m, pinned = member(id, stage), read(id, stage, 'pinned')
   unhold(id, stage)
   redis.call('ZREM', due_key(id, stage), m)
@@ -134,6 +187,8 @@ end
 
 -- What a message for a queued stage must say: stage, attempt, queue, priority.
 local function message_for(id, stage)
+  ask_stages(id, {stage}, {'attempt', 'queue'})
+  ask(job_key(id), {'priority', 'schema_version'})
   return {id, stage, tostring(number(id, stage, 'attempt') + 1), read(id, stage, 'queue'), job_get(id, 'priority'),
     tostring(tonumber(job_get(id, 'schema_version')) or 1)}
 end
@@ -191,6 +246,7 @@ local function note_attempt_end(id, stage, outcome, failure)
 end
 
 local function first_open_stage(id)
+  ask_stages(id, plan_of(id), {'state'})
   for _, stage in ipairs(plan_of(id)) do
     if read(id, stage, 'state') ~= 'succeeded' then return stage end
   end
@@ -216,6 +272,7 @@ end
 
 -- The job ends: no stage stays queued, and its keys get an end of their own.
 local function finish(id, state, failure, level, text)
+  ask_stages(id, plan_of(id), {'state', 'held'})
   for _, stage in ipairs(plan_of(id)) do dequeue(id, stage) end
   set_job_state(id, state)
   job_set(id, 'finished_at', ms(now), 'error', failure)
@@ -229,6 +286,7 @@ local function finish(id, state, failure, level, text)
 end
 
 local function cancel_job(id)
+  ask_stages(id, plan_of(id), {'state', 'held'})
   for _, stage in ipairs(plan_of(id)) do
     if read(id, stage, 'state') ~= 'succeeded' then
       dequeue(id, stage)

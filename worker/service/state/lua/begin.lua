@@ -3,6 +3,8 @@
 -- Arguments: job_id, stage, attempt, token, worker, host, pin (host's scratch is its own), lease_ms, limits,
 --   schema_version. Answers {begun, previous_host, check} | {ignored, reason} | {capped} | {paused}.
 local id, stage = a.job_id, a.stage
+ask(job_key(id), {'state', 'schema_version', 'labels', 'plan', 'host', 'hosts', 'check_artifacts', 'started_at'})
+ask_stages(id, {stage}, {'state', 'token', 'attempt', 'not_before', 'queue', 'pinned', 'held', 'started_at'})
 local state = job_get(id, 'state')
 if state == '' then return {'ignored', 'the job is gone'} end
 local version = tonumber(job_get(id, 'schema_version')) or 1
@@ -74,8 +76,8 @@ for _, pair in ipairs(open) do redis.call('SADD', key('running:' .. pair), m) en
 redis.call('ZADD', key('leases'), now + a.lease_ms, m)
 local previous, check = job_get(id, 'host'), job_get(id, 'check_artifacts')
 visit(id, a.host)
-if a.pin then job_set(id, 'host', a.host) end
-job_set(id, 'check_artifacts', '0')
+if a.pin and previous ~= a.host then job_set(id, 'host', a.host) end
+if check ~= '0' then job_set(id, 'check_artifacts', '0') end
 if job_get(id, 'started_at') == '' then job_set(id, 'started_at', ms(now)) end
 set_job_state(id, 'running')
 local values = {state = 'running', attempt = tostring(a.attempt), token = a.token, worker = a.worker, progress = '', error = '',

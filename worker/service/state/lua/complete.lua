@@ -1,6 +1,7 @@
 -- A stage succeeded: records its result and queues the next one, or ends the job.
 -- Arguments: job_id, stage, token, artifacts, facts, seal (of worker/service/state/seal.py), message. Answers {next, message} | {finished, state} | {lost}.
 local id, stage = a.job_id, a.stage
+ask(job_key(id), {'plan', 'labels', 'cancel_requested', 'state', 'host'})
 if read(id, stage, 'token') ~= a.token then
   if read(id, stage, 'last_token') ~= a.token or read(id, stage, 'state') ~= 'succeeded' then return {'lost'} end
   -- The answer to the first call was lost; say it again.
