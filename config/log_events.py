@@ -36,6 +36,8 @@ class LogEvent(StrEnum):
     """reason: a late, doubled or held back wake-up"""
     MESSAGE_UNREADABLE = "message_unreadable"
     """reason: no wake-up at all"""
+    KEY_FOREIGN = "key_foreign"
+    """key, type, expected: a key of the service's of another type than it has; it was removed"""
     JOB_NEWER = "job_newer"
     """schema_version: a newer version stored the job; it is left to a newer worker, which is woken later"""
     ATTEMPT_STARTED = "attempt_started"

@@ -156,6 +156,13 @@ RESCUES = Metric(
 MESSAGES_RESENT = Metric(
     "trainpack_messages_resent_total", _COUNTER, _WORKER, (), "Queued stages whose message was gone and was sent again."
 )
+MESSAGES_DROPPED = Metric(
+    "trainpack_messages_dropped_total",
+    _COUNTER,
+    _WORKER,
+    (),
+    "Entries of queues that were no messages and were dropped. Nothing of worth is lost; somebody else writes there.",
+)
 CALLBACKS = Metric(
     "trainpack_callbacks_total",
     _COUNTER,

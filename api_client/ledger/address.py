@@ -99,6 +99,7 @@ def connect(url: str, timeout_s: float) -> TextRedis:
     """
     options: dict[str, Any] = {
         "decode_responses": True,
+        "encoding_errors": "replace",  # one value of no encoding must not end the reading of all others
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "health_check_interval": 30,

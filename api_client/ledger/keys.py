@@ -50,10 +50,61 @@ must live on one node: Redis Cluster does not work (nor does Celery's broker on 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from api_client.contract.job import StageName
 from api_client.contract.stage_names import stage_named
+
+KEY_TYPES = {
+    "{ID}:job": "hash",
+    "{ID}:stages": "hash",
+    "{ID}:attempts": "list",
+    "{ID}:events": "stream",
+    "jobs": "zset",
+    "jobs:state:STATE": "zset",
+    "jobs:state:STATE:NAME": "set",
+    "jobs:templates": "set",
+    "jobs:label:K=V": "zset",
+    "idempotency:KEY": "string",
+    "expiry": "zset",
+    "sent": "zset",
+    "wake": "zset",
+    "due:QUEUE": "zset",
+    "leases": "zset",
+    "pinned:HOST": "set",
+    "running:K=V": "set",
+    "waiting:K=V": "zset",
+    "held:REASON": "zset",
+    "limits": "hash",
+    "paused": "hash",
+    "audit": "stream",
+    "workers": "zset",
+    "worker:NAME": "hash",
+    "hosts": "zset",
+    "scratch:HOST": "hash",
+    "templates": "hash",
+    "figures:ARCH": "list",
+    "callbacks": "zset",
+    "config": "hash",
+    "clock": "string",
+    "reaper": "string",
+    "questions": "list",
+    "question:QID": "string",
+    "answer:QID": "stream",
+}
+"""Redis type of every key of the map above, in its order; capitals stand for what varies."""
+
+_PLACES = {"STATE": "[^:]+", "ID": "[^{}]+"}
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """Matches the keys of one row; a state has no colon, which tells its index from those by template."""
+    parts = re.split("([A-Z]+)", name)
+    return re.compile("".join(_PLACES.get(part, ".+") if part.isupper() else re.escape(part) for part in parts))
+
+
+_PATTERNS = {_pattern(name): kind for name, kind in KEY_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -121,6 +172,11 @@ class Keys:
     def named(self, name: str) -> str:
         """One of the fixed keys: ``jobs``, ``expiry``, ``sent``, ``wake``, ``leases``, ``hosts``, ``questions``, ..."""
         return f"{self.prefix}:{name}"
+
+    def type_of(self, key: str) -> str | None:
+        """Redis type that a key of this prefix has; ``None`` where the map knows no such key."""
+        name = key.removeprefix(f"{self.prefix}:")
+        return next((kind for pattern, kind in _PATTERNS.items() if pattern.fullmatch(name)), None)
 
     @property
     def broker_prefix(self) -> str:

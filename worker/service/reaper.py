@@ -24,7 +24,8 @@ from api_client.ledger.outage import is_away
 from api_client.ledger.text_redis import TextRedis
 from config.log_events import LogEvent
 from config.settings import Settings
-from worker.service.loop import Loop
+from worker.service.foreign_keys import ForeignKeys, is_wrong_type
+from worker.service.loop import Loop, note_trouble
 from worker.service.metrics.observer import Observer
 from worker.service.state import decisions
 from worker.service.state.decisions import RetryPolicy
@@ -115,12 +116,13 @@ class Reaper:
         self._sender = sender
         self._observer = observer
         self._policy = RetryPolicy.of_stages(settings)
+        self._foreign = ForeignKeys(redis, self._keys)
         self._cleaner = Cleaner(settings, redis, transitions)
         tick_s = self._tick_s = min(_LONGEST_TICK_S, settings.lease_s / _TICKS_PER_LEASE, settings.reap_s)
         longest_gap_s = settings.lease_s / 2 + 2 * self._tick_s
         self._leases, self._hosts = StandStill(longest_gap_s), StandStill(longest_gap_s)
         self._swept_at = float("-inf")
-        self._loop = Loop("reaper", self.tick, tick_s, LogEvent.REAPER_FAILED)
+        self._loop = Loop("reaper", self._round, tick_s, LogEvent.REAPER_FAILED)
 
     def start(self) -> None:
         """Start watching."""
@@ -135,15 +137,22 @@ class Reaper:
         except RedisError as error:
             _log.debug(LogEvent.CLEANING_FAILED, error=str(error))
 
+    def _round(self) -> None:
+        try:
+            self.tick()
+        except RedisError as error:
+            if is_wrong_type(error):
+                self._foreign.look_everywhere()
+            raise
+
     def tick(self) -> None:
-        """One round."""
+        """One round. What Redis refuses of one step does not keep the others from being done."""
         leads = self._leads()  # First: where Redis takes no writes, holders cannot renew, and nothing seen counts.
         still_s = self._leases.look(time.monotonic(), leases := self._transitions.running())
         silent_s = self._hosts.look(time.monotonic(), hosts := self._transitions.hosts())
         if leads:
-            self._look_at_the_clock()
-        for message in self._transitions.due():
-            self._sender.send(message)
+            self._alone(self._look_at_the_clock, "clock")
+        self._alone(self._send_due, "wake")
         if leads and still_s:
             now_s = self._server_time_s()
             for member, age_s in still_s.items():
@@ -151,10 +160,16 @@ class Reaper:
                     self._alone(functools.partial(self._rescue, member, leases[member]), member)
         if time.monotonic() - self._swept_at >= self._settings.reap_s:
             self._swept_at = time.monotonic()
-            self._clean_scratch()
+            self._alone(self._clean_scratch, "scratch")
             if leads:
-                self._sweep()
-                self._strand(silent_s, hosts)
+                self._alone(self._foreign.look, "keys")
+                for step, name in ((self._resend, "sent"), (self._forget_silent, "workers"), (self._expire, "expiry")):
+                    self._alone(step, name)
+                self._alone(functools.partial(self._strand, silent_s, hosts), "hosts")
+
+    def _send_due(self) -> None:
+        for message in self._transitions.due():
+            self._sender.send(message)
 
     def _leads(self) -> bool:
         """Whether this worker is the one that reaps now."""
@@ -186,13 +201,17 @@ class Reaper:
         if settled.message is not None:
             self._sender.send(settled.message)
 
-    def _sweep(self) -> None:
+    def _resend(self) -> None:
         for message in self._lost(self._transitions.overdue(self._settings.requeue_after_s)):
             _log.warning(LogEvent.MESSAGE_RESENT, **attempt_fields(message))
             self._observer.resent()
             self._sender.send(message)
+
+    def _forget_silent(self) -> None:
         silent_ms = int((self._server_time_s() - self._settings.lease_s) * 1000)
         self._redis.zremrangebyscore(self._keys.named("workers"), "-inf", silent_ms)
+
+    def _expire(self) -> None:
         expired = self._transitions.expire()
         if expired:
             _log.info(LogEvent.JOBS_EXPIRED, count=len(expired))
@@ -240,6 +259,10 @@ class Reaper:
         try:
             action()
         except Exception as error:
-            if isinstance(error, RedisError) and is_away(error):
-                raise
+            if isinstance(error, RedisError):
+                if is_away(error):
+                    raise
+                note_trouble(_log, error)
+            if is_wrong_type(error):
+                self._foreign.look_everywhere()
             _log.exception(LogEvent.REAPER_FAILED, what=what)

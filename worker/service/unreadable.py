@@ -7,7 +7,8 @@ A wake-up may be lost: the plan in Redis knows what is due, and a reaper sends i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import structlog
 from celery.worker.control import Panel
@@ -24,12 +25,14 @@ class _Dropping:
     """A channel's reading, of which one entry cannot end the worker."""
 
     dropped = 0
+    count: ClassVar[Callable[[], None]]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]
         except _FOREIGN as error:
             _Dropping.dropped += 1
+            _Dropping.count()
             _log.warning(LogEvent.MESSAGE_UNREADABLE, reason=repr(error)[:300], dropped=_Dropping.dropped)
             return True
 
@@ -63,7 +66,8 @@ def obey_nobody() -> None:
         Panel.data.pop(name, None)
 
 
-def drop_unreadable() -> None:
-    """Have this process's brokers drop what is no message. Before the first connection."""
+def drop_unreadable(count: Callable[[], None]) -> None:
+    """Have this process's brokers drop what is no message, and ``count`` it. Before the first connection."""
+    _Dropping.count = staticmethod(count)
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import pytest
 from celery import Celery
 
 from api_client.ledger.address import broker_address
 from api_client.ledger.messages import QUEUE_HEAVY, QUEUE_IO, queue_keys, transport_options
 from tests.integration.harness import Installation, eventually
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 ENTRIES = (
@@ -18,14 +21,17 @@ ENTRIES = (
 
 
 def test_entries_that_are_no_messages_end_no_worker(service: Installation) -> None:
-    worker = service.start_worker()
+    port = free_port()
+    worker = service.start_worker(metrics_port=port)
     keys = [name for queue in (QUEUE_HEAVY, QUEUE_IO) for name in queue_keys(service.keys, queue)[:2]]
     for key in keys:
         service.redis.lpush(key, *ENTRIES, b"\xff\xfe")
     eventually(lambda: not service.redis.exists(*keys), "all are taken")
     service.assert_settled(service.wait(service.submit()))
     assert worker.process.poll() is None
-    assert worker.lines.count('"message_unreadable"') >= len(ENTRIES)
+    assert (dropped := worker.lines.count('"message_unreadable"')) >= len(ENTRIES)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        assert f"trainpack_messages_dropped_total {float(dropped)}" in answer.read().decode()
 
 
 def test_a_broadcast_shutdown_ends_no_worker(service: Installation) -> None:

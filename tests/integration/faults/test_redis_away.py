@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from redis.exceptions import RedisError
 
 from api_client import AttemptOutcome, PackagingClient, PackagingError, StageName
 from tests.integration.faults.conftest import OwnServer
@@ -170,3 +173,17 @@ def test_a_server_that_evicts_is_reported(own_server: OwnServer, own_service: In
     worker = own_service.start_worker()
     assert "maxmemory-policy is allkeys-lru" in worker.lines
     assert own_service.client.ping().eviction_policy == "allkeys-lru"
+
+
+def test_connections_that_are_cut_again_and_again_end_no_worker(own_service: Installation) -> None:
+    service = own_service
+    workers = [service.start_worker(), service.start_worker()]
+    jobs = [service.submit(f"cut-{number}") for number in range(6)]
+    for _ in range(12):
+        time.sleep(0.3)
+        with contextlib.suppress(RedisError):  # its own connection may be among them
+            service.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            service.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    for number, job in enumerate(jobs):
+        service.assert_settled(service.wait(job), f"cut-{number}")
+    assert [worker.process.poll() for worker in workers] == [None, None]

@@ -6,11 +6,11 @@ drawn by a seed, which the failing test names.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,15 @@ from redis.exceptions import RedisError
 
 from api_client import Job, PackagingError
 from api_client.contract.job_ids import new_job_id
+from api_client.ledger.keys import KEY_TYPES
 from tests.integration.harness import Installation, eventually
+from tests.integration.record_fuzz import OpenedFiles, RecordFuzz
 
 pytestmark = pytest.mark.integration
-SEED, COPIES = 20261129, 40
-_IN_OPEN, _IN_NONBLOCK = 0x20, 0o4000
+SEED, COPIES, ROUNDS = 20261129, 40, 2
 SECRET = b"what no job may read"
 TEXTS = ("", "x" * 100_000, "9" * 40, "-1", "null", "[]", "{}", "[" * 2000, "../../x", "\0", "é", '{"a": 1}', '["a"]')
 WALLED = ("nonce", "labels", "template")  # what only scripts and clients look at
-
-
-class OpenedFiles:
-    """Whether any file of a directory was opened, by whatever process (inotify)."""
-
-    def __init__(self, directory: Path) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = self._libc.inotify_init1(_IN_NONBLOCK)
-        assert self._libc.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_OPEN) >= 0
-
-    def any(self) -> bool:
-        try:
-            return bool(os.read(self._descriptor, 4096))
-        except BlockingIOError:
-            return False
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 @pytest.fixture
@@ -151,3 +134,18 @@ def test_no_forged_record_leads_outside_or_ends_a_worker(walled: tuple[Installat
     assert (secret / "secret.gguf").stat().st_nlink == 1
     assert not (service.directory / "x-Q4_K_M.gguf").exists()
     assert finished(service, "after").state == "succeeded"
+
+
+def test_no_key_of_the_map_ends_a_worker_whatever_it_holds(walled: tuple[Installation, Path, OpenedFiles]) -> None:
+    service, secret, opened = walled
+    worker = service.start_worker()
+    fuzz = RecordFuzz(service, finished(service, "out"), secret, SEED)
+    for done in fuzz.run(ROUNDS):
+        time.sleep(0.05)
+        assert worker.process.poll() is None, f"{done}; seed {SEED}: {worker.lines[-3000:]}"
+    assert set(fuzz.counts) == set(KEY_TYPES)
+    assert fuzz.goes_on(60), f"seed {SEED}: {worker.lines[-3000:]}"
+    assert worker.process.poll() is None, worker.lines[-3000:]
+    assert not opened.any(), f"a file of another directory was opened; seed {SEED}"
+    assert [path.name for path in secret.iterdir()] == ["secret.gguf"]
+    assert (secret / "secret.gguf").stat().st_nlink == 1

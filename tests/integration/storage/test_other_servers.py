@@ -15,7 +15,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import SecretStr
@@ -80,23 +80,54 @@ def test_wrong_bytes_are_found_whatever_the_server_says(
     assert caught.value.code is ErrorCode.UPLOAD_FAILED
 
 
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
-    """A moto server, where one is installed (``TRAINPACK_MOTO_SERVER`` names it)."""
-    program = os.environ.get("TRAINPACK_MOTO_SERVER") or shutil.which("moto_server")
+class S3Server(NamedTuple):
+    """How a server of a package is started.
+
+    Attributes:
+        program: Its name; ``NAME_SERVER`` may say where it lies.
+        arguments: With ``PORT`` and ``DIRECTORY`` for what varies.
+        ready: What it says then.
+        access_key: Of the credentials that it takes.
+        secret_key: Of them.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    ready: str
+    access_key: str
+    secret_key: str
+
+
+SERVERS = {
+    "moto": S3Server("moto_server", ("-H", "127.0.0.1", "-p", "PORT"), "Running on", "a", "aaaaaaaa"),
+    "s3rver": S3Server(
+        "s3rver", ("-d", "DIRECTORY", "-a", "127.0.0.1", "-p", "PORT"), "listening on", "S3RVER", "S3RVER"
+    ),
+}
+"""Besides SeaweedFS, over which all other tests of the storage run."""
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
+    """One of the servers, where it is installed."""
+    chosen = SERVERS[request.param]
+    program = os.environ.get(f"{request.param.upper()}_SERVER") or shutil.which(chosen.program)
     if program is None:
-        pytest.skip("moto_server is not installed here")
-    port = choose_ports({"moto": 0})["moto"]
-    log = tmp_path_factory.mktemp("moto") / "moto.log"
+        pytest.skip(f"{chosen.program} is not installed here")
+    port = choose_ports({"s3": 0})["s3"]
+    directory = tmp_path_factory.mktemp(request.param)
+    log = directory / "log"
+    given = {"PORT": str(port), "DIRECTORY": str(directory)}
     with log.open("wb") as output:
-        process = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output)
+        command = [program, *(given.get(argument, argument) for argument in chosen.arguments)]
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        eventually(lambda: "Running on" in log.read_text(errors="replace"), "moto is ready")
+        eventually(lambda: chosen.ready in log.read_text(errors="replace"), f"{chosen.program} is ready")
         settings = StorageSettings(
             endpoint_url=f"http://127.0.0.1:{port}",
             region="us-east-1",
-            access_key=SecretStr("a"),
-            secret_key=SecretStr("aaaaaaaa"),
+            access_key=SecretStr(chosen.access_key),
+            secret_key=SecretStr(chosen.secret_key),
             bucket="models",
             prefix="",
             part_size_bytes=PART,
@@ -111,18 +142,22 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, PART, PART + 1, 2 * PART + 12345])
-def test_moto_takes_and_gives_back_every_file(moto: StorageSettings, tmp_path: Path, size_bytes: int) -> None:
-    storage = S3Storage(moto, retry=QUICK)
+def test_other_servers_take_and_give_back_every_file(server: StorageSettings, tmp_path: Path, size_bytes: int) -> None:
+    storage = S3Storage(server, retry=QUICK)
     source, target = tmp_path / "a.gguf", tmp_path / "back.gguf"
     source.write_bytes(noise(size_bytes))
     location = S3Location("models", f"test-{uuid.uuid4().hex}")
     storage.upload_file(source, location.child("a.gguf"))
+    storage.upload_file(source, location.child("a.gguf"))
+    assert [info.size_bytes for info in storage.list_objects(location)] == [size_bytes]
     storage.download_file(location.child("a.gguf"), target)
     assert target.read_bytes() == source.read_bytes()
+    storage.delete(location.child("a.gguf"))
+    assert storage.find(location.child("a.gguf")) is None
 
 
-def test_what_others_uploaded_in_parts_to_moto_can_be_fetched(moto: StorageSettings, tmp_path: Path) -> None:
-    client, key = make_client(moto), f"foreign-{uuid.uuid4().hex}/a.gguf"
+def test_what_others_uploaded_in_parts_to_other_servers_can_be_fetched(server: StorageSettings, tmp_path: Path) -> None:
+    client, key = make_client(server), f"foreign-{uuid.uuid4().hex}/a.gguf"
     address: Any = {"Bucket": "models", "Key": key}
     upload = client.create_multipart_upload(**address, ChecksumAlgorithm="SHA256")["UploadId"]
     parts: list[Any] = []
@@ -133,5 +168,5 @@ def test_what_others_uploaded_in_parts_to_moto_can_be_fetched(moto: StorageSetti
         ]
         parts.append({"PartNumber": number, "ETag": tag, "ChecksumSHA256": digest})
     client.complete_multipart_upload(**address, UploadId=upload, MultipartUpload={"Parts": parts})
-    S3Storage(moto, retry=QUICK).download_file(S3Location("models", key), tmp_path / "a.gguf")
+    S3Storage(server, retry=QUICK).download_file(S3Location("models", key), tmp_path / "a.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == DATA

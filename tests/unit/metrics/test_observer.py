@@ -99,6 +99,7 @@ def test_counters_are_there_before_they_count(observer: Observer) -> None:
         ("jobs_finished_total", {"state": "failed"}),
         ("callbacks_total", {"outcome": "given_up"}),
         ("messages_resent_total", {}),
+        ("messages_dropped_total", {}),
     ):
         assert value(observer, name, **labels) == 0
 

@@ -104,6 +104,10 @@ class Observer:
         """A lost message was sent again."""
         self.series.add(names.MESSAGES_RESENT)
 
+    def dropped(self) -> None:
+        """An entry of a queue was no message."""
+        self.series.add(names.MESSAGES_DROPPED)
+
     def called_back(self, outcome: str) -> None:
         """A callback was tried: ``delivered``, ``retried`` or ``given_up``."""
         self.series.add(names.CALLBACKS, outcome=outcome)

@@ -3,10 +3,13 @@
 local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('wake'), '-inf', now, 'BYSCORE', 'LIMIT', 0, a.limit)) do
   local id, stage = split(m)
+  alone(function()
+    if id and queued(id, stage) then
+      local message = message_for(id, stage)
+      redis.call('ZADD', key('sent'), now, m)
+      found[#found + 1] = message
+    end
+  end)
   redis.call('ZREM', key('wake'), m)
-  if id and queued(id, stage) then
-    redis.call('ZADD', key('sent'), now, m)
-    found[#found + 1] = message_for(id, stage)
-  end
 end
 return found

@@ -3,11 +3,11 @@
 local found = {}
 for _, m in ipairs(redis.call('ZRANGE', key('sent'), '-inf', now - a.age_ms, 'BYSCORE', 'LIMIT', 0, a.limit)) do
   local id, stage = split(m)
-  if id and queued(id, stage) then
-    redis.call('ZADD', key('sent'), now, m)
+  local sent = alone(function()
+    if not (id and queued(id, stage)) then return false end
     found[#found + 1] = message_for(id, stage)
-  else
-    redis.call('ZREM', key('sent'), m)
-  end
+    return true
+  end)
+  if sent then redis.call('ZADD', key('sent'), now, m) else redis.call('ZREM', key('sent'), m) end
 end
 return found

@@ -5,12 +5,13 @@ redis.call('ZREM', key('hosts'), a.host)
 local found = {}
 for _, m in ipairs(redis.call('SMEMBERS', key('pinned:' .. a.host))) do
   local id, stage = split(m)
-  if id and queued(id, stage) then
+  alone(function()
+    if not (id and queued(id, stage)) then return end
     event(id, {level = 'warning', stage = stage, message = 'Host ' .. a.host .. ' is gone; the stage moves on'})
     local delay = math.max(0, (tonumber(read(id, stage, 'not_before')) or 0) - now)
     enqueue(id, stage, delay)
     if delay == 0 then found[#found + 1] = message_for(id, stage) end
-  end
+  end)
 end
 redis.call('DEL', key('pinned:' .. a.host))
 -- Messages that nobody takes any more; names as those of api_client/ledger/messages.py.
