@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from tests.tiny import tiny_tokenizer
 from tests.unit.convert.conftest import Run
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.upstream import (
@@ -25,6 +26,7 @@ from worker.models.convert.upstream import (
     supported_architectures,
     upstream_version,
 )
+from worker.models.convert.upstream_errors import upstream_errors
 from worker.setting import WorkSetting
 
 
@@ -173,6 +175,26 @@ def test_missing_package_is_named(error: ImportError | ModuleNotFoundError, pack
     assert made.code is ErrorCode.DEPENDENCY_MISSING
     assert made.fields == {"package": package}
     assert (package or "something else") in made.message
+
+
+def test_setting_that_upstream_asks_for_is_the_remedy(tmp_path: Path) -> None:
+    """DeepSeek V3.2's class looks at the tokenizer first; what it asks for is what makes it go on."""
+    tiny_tokenizer(tmp_path)
+    model: Any = object.__new__(load_upstream().model_class("DeepseekV32ForCausalLM"))
+    model.dir_model = tmp_path
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": False}))
+    with (
+        pytest.raises(PackagingError) as caught,
+        upstream_errors(ErrorCode.TOKENIZER_UNSUPPORTED, "reading the tokenizer"),
+    ):
+        model.set_vocab()
+    assert caught.value.code is ErrorCode.TOKENIZER_UNSUPPORTED
+    assert "add_bos_token is not true in tokenizer_config.json" in caught.value.message
+    assert caught.value.remedy.startswith("Set add_bos_token to true in tokenizer_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"add_bos_token": True}))
+    with pytest.raises(AttributeError, match="DeepseekV32Model"):
+        model.set_vocab()  # past the question, where a model made of nothing ends
 
 
 def test_tekken_alone_is_refused_by_the_package_that_reads_it(run_of: Callable[[str], Run], tmp_path: Path) -> None:

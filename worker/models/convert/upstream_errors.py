@@ -21,6 +21,8 @@ _INPUT_FAULTS = (
     ArithmeticError, struct.error, StrictDataclassError,
 )  # fmt: skip
 
+_WANTED = re.compile(r"Change value of (\w+) to (\w+) in (\S+) file")
+
 
 @contextmanager
 def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = False) -> Iterator[None]:
@@ -56,7 +58,8 @@ def upstream_errors(code: ErrorCode, doing: str, *, tokenizer_not_found: bool = 
     except KeyError as error:
         raise PackagingError(code, f"{doing}: {error.args[0] if error.args else 'a key'} is missing") from error
     except _INPUT_FAULTS as error:
-        raise _lacking_writer(error, doing) or PackagingError(code, f"{doing}: {_reason(error)}") from error
+        known = _lacking_writer(error, doing) or _wanted_setting(error, code, doing)
+        raise known or PackagingError(code, f"{doing}: {_reason(error)}") from error
     except Exception as error:
         if type(error) is not Exception:
             raise
@@ -72,6 +75,20 @@ def _lacking_writer(error: Exception, doing: str) -> PackagingError | None:
         ErrorCode.UNSUPPORTED_ARCHITECTURE,
         f"{doing}: the converter is newer than its own writer, which has no {error.name}",
         fields={"missing": error.name},
+    )
+
+
+def _wanted_setting(error: Exception, code: ErrorCode, doing: str) -> PackagingError | None:
+    """Upstream asks DeepSeek V3.2's owner to change a setting; what it asks for is the remedy."""
+    wanted = _WANTED.search(str(error)) if isinstance(error, AssertionError) else None
+    if wanted is None:
+        return None
+    key, value, file = wanted.groups()
+    return PackagingError(
+        code,
+        f"{doing}: {key} is not {value} in {file}, which the converter asks for",
+        remedy=f"Set {key} to {value} in {file}, or copy the file from the model's makers.",
+        fields={"file": file, "key": key},
     )
 
 
