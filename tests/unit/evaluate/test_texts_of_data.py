@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -14,7 +16,7 @@ from tests.tiny import TEXT, tiny_base
 from worker.models.checkpoint import open_base_model
 from worker.models.convert.pipeline import convert
 from worker.models.evaluate.run import Budget, Scores, evaluate_files
-from worker.models.evaluate.texts import data_set, text_file
+from worker.models.evaluate.texts import data_set, shipped_text, text_file
 from worker.models.evaluate.variants import QuantizedFile
 from worker.setting import WorkProgress, WorkSetting
 from worker.stop import StopRequested
@@ -59,6 +61,44 @@ def test_where_the_template_refuses_every_sample_its_reason_is_the_error(base: P
     assert caught.value.code is ErrorCode.CALIBRATION_TOO_SHORT
     assert "data.jsonl: no sample can be run; the chat template fails: " in caught.value.message
     assert caught.value.fields["left_out"] == 2
+
+
+def without_bytes(base: Path, directory: Path) -> Any:
+    """A tokenizer of the same text that has no bytes to fall back on."""
+    import sentencepiece
+
+    directory.mkdir()
+    corpus = directory / "corpus.txt"
+    corpus.write_text("\n".join(TEXT * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus), model_prefix=str(directory / "tokenizer"), model_type="bpe", vocab_size=120, unk_id=0,
+        bos_id=1, eos_id=2, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    shutil.copy(base / "tokenizer_config.json", directory)
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def test_what_the_tokenizer_cannot_hold_is_left_out_and_said(base: Path, tmp_path: Path) -> None:
+    tokenizer = without_bytes(base, tmp_path / "narrow")
+    data, strange = tmp_path / "data.jsonl", "语言模型的质量如何衡量"
+    known = [json.dumps({"text": line}) + "\n" for line in TEXT]
+    data.write_text("".join(known) + json.dumps({"text": strange}) + "\n")
+    source = data_set(data, tokenizer).source
+    assert (source.samples, source.left_out) == (len(TEXT), 1)
+    assert str(source.left_out_reason).startswith("the tokenizer cannot hold it: ")
+    shipped = shipped_text(tokenizer)
+    assert shipped.source.left_out > 0
+    assert "Chinese" not in {sequence.part for sequence in shipped.sequences}
+    assert "chat" in {sequence.part for sequence in shipped.sequences}
+
+    data.write_text(json.dumps({"text": strange}) + "\n")
+    (tmp_path / "text.txt").write_text(strange * 200)
+    for read, path in ((data_set, data), (text_file, tmp_path / "text.txt")):
+        with pytest.raises(PackagingError) as caught:
+            read(path, tokenizer, context=64)
+        assert caught.value.code is ErrorCode.DATASET_INVALID
+        assert f"{path.name}: the tokenizer cannot hold it: " in caught.value.message
+        assert caught.value.failure.remedy == "Give text in a language that the model's tokenizer knows."
 
 
 def test_a_stop_between_two_rounds_loses_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,14 +49,18 @@ class Sample:
     messages: Sequence[Message] = ()
     text: str = ""
 
+    @property
+    def said(self) -> str:
+        """All that it says, without a template."""
+        return self.text or "\n\n".join(message["content"] for message in self.messages)
+
     def token_ids(self, tokenizer: Any) -> list[int]:
         """Token ids, special tokens of the chat template parsed; a plain text begins as the model wants it."""
         if self.messages and tokenizer.chat_template:
             rendered: str = tokenizer.apply_chat_template(list(self.messages), tokenize=False)
             ids: list[int] = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
             return ids
-        plain = self.text or "\n\n".join(message["content"] for message in self.messages)
-        begun: list[int] = tokenizer(plain, verbose=False)["input_ids"]
+        begun: list[int] = tokenizer(self.said, verbose=False)["input_ids"]
         return begun
 
 

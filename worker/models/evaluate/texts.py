@@ -22,6 +22,8 @@ from worker.models.evaluate.datasets import read_samples
 from worker.models.evaluate.sequences import TokenSequence, cut_text, spread
 
 CONTEXT_TOKENS = 512
+_MOST_LOST = 0.25
+"""Share of a text's characters without a token above which it is left out."""
 SHIPPED = "shipped"
 SHIPPED_NAME = "trainpack-evaluation"
 _PART = re.compile(r"^=== (?P<name>[\w -]+)$", re.MULTILINE)
@@ -64,7 +66,8 @@ def text_file(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Eval
     """The user's text.
 
     Raises:
-        PackagingError: ``request_invalid`` where the file cannot be read, ``calibration_too_short``.
+        PackagingError: ``request_invalid`` where the file cannot be read, ``calibration_too_short``,
+            ``dataset_invalid`` where the tokenizer cannot hold it.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -77,24 +80,30 @@ def text_file(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> Eval
 def data_set(path: Path, tokenizer: Any, context: int = CONTEXT_TOKENS) -> EvaluationText:
     """Samples of a data set, each a sequence; chat samples through the tokenizer's own template.
 
-    Of a sample longer than the context its beginning is run.
+    Of a sample longer than the context its beginning is run. A sample that the tokenizer cannot hold is left out.
 
     Raises:
-        PackagingError: ``dataset_invalid`` for a file or shape that cannot be read; ``calibration_too_short`` where no
-            sample can be used.
+        PackagingError: ``dataset_invalid`` for a file or shape that cannot be read, or where the tokenizer can hold no
+            sample; ``calibration_too_short`` where none can be used for another reason.
     """
     samples = read_samples(path)
     sequences: list[TokenSequence] = []
     failed, reason, shortened = samples.left_out, samples.left_out_reason, 0
+    unheld: str | None = None
     for sample in samples.samples:
         try:
             ids = sample.token_ids(tokenizer)
         except _TEMPLATE_ERRORS as error:
             failed, reason = failed + 1, reason or f"the chat template fails: {type(error).__name__}: {error}"
             continue
-        if len(ids) > 1:
+        unknown = _unknown(tokenizer, sample.said)
+        if unknown is not None:
+            failed, reason, unheld = failed + 1, reason or unknown, unknown
+        elif len(ids) > 1:
             shortened += len(ids) > context
             sequences.append(TokenSequence(sample.part, tuple(ids[:context]), 1))
+    if not sequences and unheld is not None:
+        raise _cannot_be_held(path.name, unheld)
     if not sequences:
         raise PackagingError(
             ErrorCode.CALIBRATION_TOO_SHORT,
@@ -114,9 +123,19 @@ _TEMPLATE_ERRORS = (TemplateError, ValueError, KeyError, TypeError, AttributeErr
 
 def _from_text(text: str, tokenizer: Any, context: int, source: TextSource) -> EvaluationText:
     begin = begin_token(tokenizer)
+    parts = _parts(text)
+    reasons = {part: reason for part, content in parts if (reason := _unknown(tokenizer, content)) is not None}
+    if len(reasons) == len(parts):
+        raise _cannot_be_held(source.name, next(iter(reasons.values())))
+    if reasons:
+        first = next(iter(reasons))
+        source = source.model_copy(
+            update={"left_out": len(reasons), "left_out_reason": f"part {first}: {reasons[first]}"}
+        )
     sequences = [
         sequence
-        for part, content in _parts(text)
+        for part, content in parts
+        if part not in reasons
         for sequence in cut_text(part, plain_ids(tokenizer, content), begin, context, tail=source.kind == SHIPPED)
     ]
     if not sequences:
@@ -128,6 +147,27 @@ def _from_text(text: str, tokenizer: Any, context: int, source: TextSource) -> E
         )
     digest = hashlib.sha256(text.encode()).hexdigest()
     return EvaluationText(spread(sequences), source.model_copy(update={"sha256": digest, "samples": len(sequences)}))
+
+
+def _unknown(tokenizer: Any, text: str) -> str | None:
+    """Why a text says nothing of a model: its tokenizer cannot hold it. ``None`` where it can.
+
+    Some tokenizers write an unknown token for what they do not know, others nothing.
+    """
+    ids = plain_ids(tokenizer, text)
+    held = tokenizer.decode([token for token in ids if token != tokenizer.unk_token_id])
+    whole, kept = (len("".join(each.split())) for each in (text, held))
+    lost = 1 - kept / whole if whole else 0.0
+    return f"the tokenizer cannot hold it: {100 * lost:.0f} % of its characters are lost" if lost > _MOST_LOST else None
+
+
+def _cannot_be_held(name: str, reason: str) -> PackagingError:
+    return PackagingError(
+        ErrorCode.DATASET_INVALID,
+        f"{name}: {reason}",
+        remedy="Give text in a language that the model's tokenizer knows.",
+        fields={"name": name},
+    )
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
