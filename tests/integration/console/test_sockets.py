@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
-import random
-import re
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -155,86 +152,3 @@ def test_lines_of_one_kind_are_few_and_say_how_many_were_left_out() -> None:
     assert written[-1].endswith("accept failed: why (4990 more like it were left out)")
     other = logging.LogRecord("asyncio", logging.ERROR, "", 0, "another kind", (), None)
     assert limit.filter(other)
-
-
-FUZZ_SEED, FUZZ_REQUESTS = 20261130, 150
-REQUESTS = (
-    b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    b"GET /api/v1/jobs?limit=5&label=a%3Db HTTP/1.1\r\nHost: 127.0.0.1\r\n" + OPERATOR + b"\r\n",
-    b"POST /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 13\r\n"
-    + OPERATOR
-    + b'\r\n{"upload": 1}',
-    b"POST /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n"
-    + OPERATOR
-    + b"\r\n2\r\n{}\r\n0\r\n\r\n",
-    b"GET /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: session=x\r\nAccept-Language: zh;q=0.9\r\n\r\n",
-)
-PIECES = (
-    b"\0",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b" ",
-    b":",
-    b"\xff\xfe",
-    b"%00",
-    b"%2e%2e/",
-    b"..\\",
-    b"\t",
-    b"A" * 5000,
-    b"9" * 400,
-    b"-1",
-    b"Content-Length: 5\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Expect: 100-continue\r\n",
-    b"Upgrade: websocket\r\n",
-    b"Host: other\r\n",
-    b"Range: bytes=0-,0-,0-\r\n",
-    b"HTTP/0.9",
-    b"HTTP/3.7",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"ffffffffffffffff\r\n",
-    b"[" * 3000,
-    b'{"a":' * 2000,
-    "\u202e\U0001f600".encode(),
-    b"\xed\xa0\x80",
-)
-
-
-def mutated(draw: random.Random) -> bytes:
-    """A request that somebody's broken or hostile client sends."""
-    data = draw.choice(REQUESTS)
-    for _ in range(draw.randint(1, 4)):
-        at, kind = draw.randrange(len(data) + 1), draw.randrange(5)
-        if kind == 0:
-            data = data[:at] + draw.choice(PIECES) + data[at:]
-        elif kind == 1:
-            data = data[:at]
-        elif kind == 2:
-            data = data[:at] + bytes([draw.randrange(256)]) + data[at + 1 :]
-        elif kind == 3:
-            data = data[:at] + data[at + draw.randint(1, 20) :]
-        else:
-            data += draw.choice(REQUESTS)
-    return data
-
-
-def test_whatever_bytes_come_it_answers_with_no_error_of_its_own(small: RunningConsole) -> None:
-    draw, statuses = random.Random(FUZZ_SEED), Counter[str]()
-    for number in range(FUZZ_REQUESTS):
-        data = mutated(draw)
-        with contextlib.suppress(ConnectionError), connected(small) as opened:
-            opened.sendall(data)
-            opened.shutdown(socket.SHUT_WR)
-            answer = b""
-            with contextlib.suppress(ConnectionError):
-                while part := opened.recv(65536):
-                    answer += part
-            found = re.findall(rb"(?:^|\r\n)HTTP/1\.[01] (\d{3}) ", answer[:200])
-            statuses[found[0].decode() if found else "closed"] += 1
-            assert not [status for status in found if status.startswith(b"5")], (FUZZ_SEED, number, data, answer[:500])
-    print(f"\nseed {FUZZ_SEED}: {dict(statuses)}")
-    with connected(small, REQUESTS[0]) as opened:
-        assert b"200" in alive(opened)
-    assert statuses["200"] > 0
-    assert statuses["400"] > 0
