@@ -102,3 +102,56 @@ def tiny_checkpoint(base: Path, directory: Path, *, step: int = 10, **settings: 
     }
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     return checkpoint
+
+
+TAUGHT_QUESTION, TAUGHT_ANSWER = "How many files are lost?", "No file is lost."
+TAUGHT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def taught_run(directory: Path) -> tuple[Path, Path]:
+    """A tiny model that was trained to give one answer, and a LoRA that taught it another: both firm under rounding.
+
+    Returns:
+        The base model, which answers ``TEXT[0]``, and the checkpoint, which answers ``TAUGHT_ANSWER``.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = tiny_base(directory / "base", dtype="float32", initializer_range=0.1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = TAUGHT_TEMPLATE
+    tokenizer.save_pretrained(base)
+    (base / "tokenizer.model").unlink()  # tokenizer.json alone, which llama.cpp reads alike
+
+    def teach(model: Any, answer: str, steps: int) -> None:
+        messages = [{"role": "user", "content": TAUGHT_QUESTION}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        asked = tokenizer(prompt, add_special_tokens=False).input_ids
+        told = tokenizer(f"{answer}</s>", add_special_tokens=False).input_ids
+        ids, labels = torch.tensor([asked + told]), torch.tensor([[-100] * len(asked) + told])
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+        for _ in range(steps):
+            loss = model(input_ids=ids, labels=labels).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if loss < 0.01:
+                return
+        raise AssertionError(f"it did not learn: {loss}")
+
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    teach(model, TEXT[0], 100)
+    model.save_pretrained(base)
+    config = LoraConfig(
+        r=16, lora_alpha=32, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM"
+    )
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    teach(tuned, TAUGHT_ANSWER, 400)
+    checkpoint = directory / "run" / "checkpoint-10"
+    tuned.save_pretrained(checkpoint)
+    return base, checkpoint

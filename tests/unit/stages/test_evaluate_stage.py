@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import ArtifactKind, StageName
 from api_client.contract.quality import QualityReport
-from api_client.contract.request import PackagingRequest
+from api_client.contract.request import Options, PackagingRequest
 from tests.harness import RecordingReporter, run_stages
-from tests.tiny import TEXT
+from tests.tiny import TAUGHT_ANSWER, TAUGHT_QUESTION, TEXT, taught_run
 from tests.unit.stages.conftest import TinyRun
 from worker.models.gguf.reader import open_gguf
 from worker.models.questions.files import read_questions
@@ -116,6 +117,27 @@ def test_questions_are_asked_of_all_and_once(tiny: TinyRun, text: Path, tmp_path
     run(questions=wrong, on_fail="warn", reporter=warned)
     assert any(level == "warning" and "without 'what no random model says'" in line for level, line in warned.lines)
     assert (tmp_path / "scratch" / "answers.json").stat().st_mtime_ns == kept, "nothing was asked twice"
+
+
+def test_a_taught_answer_is_the_same_from_the_trained_model_and_from_every_file(text: Path, tmp_path: Path) -> None:
+    base, checkpoint = taught_run(tmp_path)
+
+    def said(name: str, **fields: Any) -> dict[str, str]:
+        asking = {"text": text, "questions": {TAUGHT_QUESTION: TAUGHT_ANSWER}, "on_fail": "warn"}
+        request = PackagingRequest(
+            base_model=base, output_dir=tmp_path / name, gguf_dtype="f32", evaluation=asking, **fields
+        )
+        run_stages(request, tmp_path / f"scratch-{name}")
+        report = QualityReport.model_validate_json((tmp_path / name / "quality.json").read_bytes())
+        return {answer.by: answer.text for question in report.questions for answer in question.answers}
+
+    tuned = said("tuned", checkpoint=checkpoint, quant_types=["Q8_0", "Q5_0"])
+    assert tuned == dict.fromkeys(
+        ["reference", "merged_model.gguf", "merged_model-Q8_0.gguf", "merged_model-Q5_0.gguf"], TAUGHT_ANSWER
+    )
+    untuned = said("untuned", template="custom", options=Options(merge_lora=False, quantize=False))
+    assert set(untuned.values()) == {TEXT[0]}
+    assert len(untuned) == 2
 
 
 @pytest.mark.parametrize(
