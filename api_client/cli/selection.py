@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from api_client.cli.arguments import parse_code, parse_since, parse_state
+from api_client.cli.arguments import (
+    CodeOption,
+    LabelOption,
+    SearchOption,
+    SinceOption,
+    StateOption,
+    parse_code,
+    parse_since,
+    parse_state,
+)
+from api_client.cli.command import FlagGroup
 from api_client.cli.requests import parse_labels
 from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -24,24 +34,6 @@ class JobChoice:
     search: str = ""
     code: ErrorCode | None = None
 
-    @classmethod
-    def of(
-        cls,
-        state: str | None = None,
-        label: Sequence[str] | None = None,
-        since: str | None = None,
-        search: str | None = None,
-        code: str | None = None,
-    ) -> JobChoice:
-        """From the flags.
-
-        Raises:
-            PackagingError: ``request_invalid`` for one that cannot be read.
-        """
-        labels = tuple(parse_labels(label or ()).items())
-        when = parse_since(since) if since else None
-        return cls(parse_state(state), labels, when, (search or "").casefold(), parse_code(code))
-
     def jobs(self, client: PackagingClient, limit: int, cursor: str | None = None) -> list[Job]:
         """The newest jobs that match, newest first, at most so many."""
         if not self.search and self.code is None:
@@ -55,6 +47,37 @@ class JobChoice:
         if self.code is not None and (failure is None or failure.code != self.code):
             return False
         return not self.search or any(self.search in text.casefold() for text in _texts(job))
+
+
+@dataclass(frozen=True)
+class JobChoiceFlags(FlagGroup):
+    """What jobs must be like, as typed."""
+
+    state: StateOption = None
+    label: LabelOption = None
+    since: SinceOption = None
+    search: SearchOption = None
+
+    def choice(self) -> JobChoice:
+        """What they say.
+
+        Raises:
+            PackagingError: ``request_invalid`` for one that cannot be read.
+        """
+        labels = tuple(parse_labels(self.label or ()).items())
+        since = parse_since(self.since) if self.since else None
+        return JobChoice(parse_state(self.state), labels, since, (self.search or "").casefold())
+
+
+@dataclass(frozen=True)
+class EndedChoiceFlags(JobChoiceFlags):
+    """The same, with what a job failed of."""
+
+    code: CodeOption = None
+
+    def choice(self) -> JobChoice:
+        """As :meth:`JobChoiceFlags.choice`."""
+        return replace(super().choice(), code=parse_code(self.code))
 
 
 def _texts(job: Job) -> Iterator[str]:

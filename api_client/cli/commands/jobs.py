@@ -9,21 +9,13 @@ from typing import Annotated
 
 import typer
 
-from api_client.cli.arguments import (
-    CodeOption,
-    LabelOption,
-    SearchOption,
-    SinceOption,
-    StateOption,
-    complete_job,
-    parse_stage,
-)
+from api_client.cli.arguments import complete_job, parse_stage
 from api_client.cli.command import add_command
 from api_client.cli.failures import DONE
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline, job_view
 from api_client.cli.render.lists import jobs_table, service_view
-from api_client.cli.selection import JobChoice, chosen
+from api_client.cli.selection import EndedChoiceFlags, JobChoiceFlags, chosen
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Job, JobState, StageName
@@ -88,11 +80,7 @@ def _service(output: Output) -> int:
 def list_jobs(
     output: Output,
     *,
-    state: StateOption = None,
-    label: LabelOption = None,
-    since: SinceOption = None,
-    search: SearchOption = None,
-    code: CodeOption = None,
+    wanted: EndedChoiceFlags,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=1000, metavar="N")] = 20,
     cursor: Annotated[
         str | None,
@@ -100,9 +88,8 @@ def list_jobs(
     ] = None,
 ) -> int:
     """List jobs, newest first."""
-    wanted = JobChoice.of(state, label, since, search, code)
     with open_client() as client:
-        jobs = wanted.jobs(client, limit, cursor)
+        jobs = wanted.choice().jobs(client, limit, cursor)
     if output.as_json:
         output.document({"jobs": jobs, "cursor": jobs[-1].id if len(jobs) == limit else None})
     elif jobs:
@@ -116,19 +103,16 @@ def cancel(
     output: Output,
     *,
     job_ids: JobIds = None,
-    state: StateOption = None,
-    label: LabelOption = None,
-    since: SinceOption = None,
-    search: SearchOption = None,
+    wanted: JobChoiceFlags,
     dry_run: DryRun = False,
 ) -> int:
     """Cancel jobs, by name or by what they are like.
 
     A queued one ends at once, a running one within seconds; nothing half-written stays.
     """
-    wanted = JobChoice.of(state, label, since, search)
+    choice = wanted.choice()
     with open_client() as client:
-        ids = chosen(client, job_ids, wanted, MOST_JOBS)
+        ids = chosen(client, job_ids, choice, MOST_JOBS)
         if dry_run:
             return _show(output, [job for job in map(client.get, ids) if not job.finished], alone=False)
         jobs = _each(ids, client.cancel, gone=() if job_ids else (ErrorCode.JOB_FINISHED, ErrorCode.JOB_NOT_FOUND))
@@ -151,11 +135,7 @@ def replay(
     failed: Annotated[
         bool, typer.Option("--failed", metavar="", help="Replay the failed jobs of the last 24 hours, or --since.")
     ] = False,
-    state: StateOption = None,
-    label: LabelOption = None,
-    since: SinceOption = None,
-    search: SearchOption = None,
-    code: CodeOption = None,
+    wanted: EndedChoiceFlags,
     dry_run: DryRun = False,
 ) -> int:
     """Run ended jobs again, without redoing what succeeded.
@@ -163,12 +143,12 @@ def replay(
     Jobs by name, or by what they are like; by default from the first stage that did not succeed.
     """
     stage = parse_stage(from_stage)
-    wanted = JobChoice.of(state, label, since, search, code)
+    choice = wanted.choice()
     if failed:
-        since_when = wanted.since or datetime.now(UTC) - DEFAULT_REPLAY_SPAN
-        wanted = replace(wanted, state=JobState.FAILED, since=since_when)
+        since = choice.since or datetime.now(UTC) - DEFAULT_REPLAY_SPAN
+        choice = replace(choice, state=JobState.FAILED, since=since)
     with open_client() as client:
-        ids = chosen(client, job_ids, wanted, MOST_JOBS)
+        ids = chosen(client, job_ids, choice, MOST_JOBS)
         if dry_run:
             return _show(output, [job for job in map(client.get, ids) if job.finished], alone=False)
         raced = () if job_ids else (ErrorCode.JOB_RUNNING, ErrorCode.JOB_NOT_FOUND, ErrorCode.JOB_NEWER)

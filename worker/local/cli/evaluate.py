@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from api_client.cli.command import FlagGroup
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED
 from api_client.cli.output import Output
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from api_client.contract.quality import FileQuality, QualityReport
+    from worker.models.evaluate.local import Compared
     from worker.setting import WorkProgress
 
 EVALUATE_EXAMPLES = """[bold]Examples[/bold]
@@ -36,12 +39,10 @@ EVALUATE_EXAMPLES = """[bold]Examples[/bold]
 """
 
 
-def evaluate(
-    output: Output,
-    *,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files, or first shards of split ones.")
-    ],
+@dataclass(frozen=True)
+class ComparedFlags(FlagGroup):
+    """What files are compared with, and on what."""
+
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -49,53 +50,72 @@ def evaluate(
             help="What the files are compared with: the model's directory, or a GGUF file with --base.",
             metavar="DIR|FILE.gguf",
         ),
-    ] = None,
+    ] = None
     base: Annotated[
         Path | None,
         typer.Option(
             "--base", help="Directory of the base model that was tuned; gives the training kept.", metavar="DIR"
         ),
-    ] = None,
+    ] = None
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", "-c", help="The adapter that was merged.", metavar="DIR")
-    ] = None,
-    text: Annotated[Path | None, typer.Option("--text", help="Text to measure on.", metavar="FILE")] = None,
+    ] = None
+    text: Annotated[Path | None, typer.Option("--text", help="Text to measure on.", metavar="FILE")] = None
     dataset: Annotated[
         Path | None,
         typer.Option("--dataset", help="Training or evaluation data to measure on: JSONL, JSON.", metavar="FILE"),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Time to spend, about.", min=1, max=1e6, metavar="S")
-    ] = 120.0,
-    full: Annotated[bool, typer.Option("--full", metavar="", help="Measure on all of the text.")] = False,
+    ] = None
     weights_only: Annotated[
         bool,
         typer.Option(
             "--weights-only", metavar="", help="Compute in float32, without the rounding of inputs that llama.cpp does."
         ),
-    ] = False,
+    ] = False
+
+    def compared(self) -> Compared:
+        """The same for the engine.
+
+        Raises:
+            PackagingError: ``request_invalid`` for two texts.
+        """
+        from worker.models.evaluate.arithmetic import Arithmetic
+        from worker.models.evaluate.local import Compared
+
+        if self.text is not None and self.dataset is not None:
+            raise PackagingError(ErrorCode.REQUEST_INVALID, "--text and --dataset exclude each other")
+        return Compared(
+            *_model_and_file(self.reference, self.base),
+            checkpoint=_absolute(self.checkpoint) if self.checkpoint is not None else None,
+            text=_absolute(self.text) if self.text is not None else None,
+            dataset=_absolute(self.dataset) if self.dataset is not None else None,
+            arithmetic=Arithmetic.EXACT if self.weights_only else Arithmetic.LLAMA_CPP,
+        )
+
+
+def evaluate(
+    output: Output,
+    *,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files, or first shards of split ones.")
+    ],
+    against: ComparedFlags,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Time to spend, about.", min=1, max=1e6, metavar="S")
+    ] = 120.0,
+    full: Annotated[bool, typer.Option("--full", metavar="", help="Measure on all of the text.")] = False,
 ) -> int:
     """Measure how far GGUF files are from the model they were made from.
 
     Mean Kullback-Leibler divergence with its error, the tail of it, how often the most probable token is the same;
     with an adapter also how much of the training each file keeps. Nothing is written.
     """
-    if text is not None and dataset is not None:
-        raise PackagingError(ErrorCode.REQUEST_INVALID, "--text and --dataset exclude each other")
     with needs_extra("worker"):
         from config.settings import load_settings
-        from worker.models.evaluate.arithmetic import Arithmetic
-        from worker.models.evaluate.local import Compared, evaluate_local
+        from worker.models.evaluate.local import evaluate_local
         from worker.models.evaluate.run import Budget
         from worker.models.kernels import use_cache
     use_cache(load_settings().kernels_dir)
-    compared = Compared(
-        *_model_and_file(reference, base),
-        checkpoint=_absolute(checkpoint) if checkpoint is not None else None,
-        text=_absolute(text) if text is not None else None,
-        dataset=_absolute(dataset) if dataset is not None else None,
-        arithmetic=Arithmetic.EXACT if weights_only else Arithmetic.LLAMA_CPP,
-    )
+    compared = against.compared()
     with stop_on_signals() as should_stop, _bar(output) as report:
         try:
             quality = evaluate_local(

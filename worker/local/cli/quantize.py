@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from api_client.cli.command import FlagGroup
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
 from api_client.cli.flags import MixtureFlags, complete_quant_type
@@ -27,19 +29,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from api_client.contract.fit import AnyQuantType
+    from worker.models.quantize.imatrix_data import ImatrixData
     from worker.models.quantize.local import LocalResult
     from worker.setting import WorkProgress
 
-ModelOption = Annotated[
-    Path | None,
-    typer.Option("--model", help="Directory of the model, to compute and measure a fit with.", metavar="DIR"),
-]
-ImatrixOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--imatrix", help="Importance matrix, GGUF or legacy form; several are merged into one.", metavar="FILE"
-    ),
-]
 _UNITS = {"M": 10**6, "G": 10**9}
 
 QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
@@ -50,6 +43,49 @@ QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
 
   trainpack quantize merged_model.gguf -q fit:5.5GiB --sensitivity merged_model.sensitivity.gguf --output /out
 """
+
+
+@dataclass(frozen=True)
+class FitFlags(FlagGroup):
+    """What a fit is decided from, beside a sensitivity file."""
+
+    imatrix: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--imatrix", help="Importance matrix, GGUF or legacy form; several are merged into one.", metavar="FILE"
+        ),
+    ] = None
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Directory of the model, to compute and measure a fit with.", metavar="DIR"),
+    ] = None
+
+    def matrix(self) -> ImatrixData | None:
+        """The one matrix, of all that were given.
+
+        Raises:
+            PackagingError: as ``load_merged``.
+        """
+        from worker.models.imatrix.merge import load_merged
+
+        return load_merged([path.expanduser().absolute() for path in self.imatrix]) if self.imatrix else None
+
+
+@dataclass(frozen=True)
+class WritingFlags(FlagGroup):
+    """How files are written."""
+
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", metavar="", help="Take a file that is quantized already.")
+    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace files that are there.")] = False
+    split_max_size: Annotated[
+        str | None,
+        typer.Option("--split-max-size", help="Split larger files, e.g. 500M or 2G (decimal).", metavar="SIZE"),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads; all cores by default.", min=1, max=1024, metavar="N")
+    ] = None
 
 
 def quantize(
@@ -67,19 +103,8 @@ def quantize(
         ),
     ],
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
-    imatrix: ImatrixOption = None,
-    allow_requantize: Annotated[
-        bool, typer.Option("--allow-requantize", metavar="", help="Take a file that is quantized already.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace files that are there.")] = False,
-    split_max_size: Annotated[
-        str | None,
-        typer.Option("--split-max-size", help="Split larger files, e.g. 500M or 2G (decimal).", metavar="SIZE"),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Threads; all cores by default.", min=1, max=1024, metavar="N")
-    ] = None,
-    model: ModelOption = None,
+    fitting: FitFlags,
+    writing: WritingFlags,
     flags: MixtureFlags,
 ) -> int:
     """Quantize a GGUF file on this machine, to all types in one pass.
@@ -91,20 +116,21 @@ def quantize(
     with needs_extra("worker"):
         from config.settings import load_settings
         from worker.local.fits import decide_kept, write_recipes
-        from worker.models.imatrix.merge import load_merged
         from worker.models.kernels import use_cache
         from worker.models.mixture.recipe import Recipe, Recipes
         from worker.models.quantize.local import LocalOptions, parse_quant_types, quantize_local
         from worker.setting import WorkSetting
-    split_max_bytes = size_bytes(split_max_size) if split_max_size is not None else None
+    split_max_bytes = size_bytes(writing.split_max_size) if writing.split_max_size is not None else None
     use_cache(load_settings().kernels_dir)
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
-    matrix = load_merged([path.expanduser().absolute() for path in imatrix]) if imatrix else None
+    matrix = fitting.matrix()
     request = build_request(flags)
     fits = fits_of(tuple(parse_quant_types(names)))
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
-        setting = WorkSetting(threads=threads, report=report, should_stop=should_stop)
-        decided = decide_kept(source, fits, request, model=model, imatrix=matrix, setting=setting) if fits else None
+        setting = WorkSetting(threads=writing.threads, report=report, should_stop=should_stop)
+        decided = (
+            decide_kept(source, fits, request, model=fitting.model, imatrix=matrix, setting=setting) if fits else None
+        )
         made = {fit: decision.mixture.made for fit, (_, decision) in decided.fits.items()} if decided else {}
         matrix = decided.imatrix if decided else matrix
         recipes = Recipes(Recipe.of(request.recipe), made)
@@ -112,7 +138,7 @@ def quantize(
             source.expanduser().absolute(),
             names,
             output_dir.expanduser().absolute(),
-            options=LocalOptions(matrix, allow_requantize, overwrite, split_max_bytes, recipes),
+            options=LocalOptions(matrix, writing.allow_requantize, writing.overwrite, split_max_bytes, recipes),
             setting=setting,
         )
         if decided is not None:

@@ -16,7 +16,7 @@ from api_client.cli.output import Output
 from api_client.cli.requests import build_request
 from api_client.contract.fit import FitType
 from api_client.words.formatting import format_size
-from worker.local.cli.quantize import ImatrixOption, ModelOption
+from worker.local.cli.quantize import FitFlags
 from worker.local.cli.signals import stop_on_signals
 from worker.stop import StopRequested
 
@@ -36,8 +36,7 @@ def recipe(
     fit: Annotated[
         str, typer.Option("--quant-type", "-q", help="A fit, e.g. fit:5.5GiB or fit:like:Q4_K_M.", metavar="FIT")
     ],
-    imatrix: ImatrixOption = None,
-    model: ModelOption = None,
+    fitting: FitFlags,
     flags: MixtureFlags,
 ) -> int:
     """Print the recipe of a fit, for llama-quantize's --tensor-type-file; no model is written.
@@ -47,17 +46,15 @@ def recipe(
     with needs_extra("worker"):
         from config.settings import load_settings
         from worker.local.fits import decide_kept, decision_document
-        from worker.models.imatrix.merge import load_merged
         from worker.models.kernels import use_cache
         from worker.setting import WorkSetting
     use_cache(load_settings().kernels_dir)
     request, asked = build_request(flags), FitType(fit)
-    matrix = load_merged([path.expanduser().absolute() for path in imatrix]) if imatrix else None
+    matrix = fitting.matrix()
     with stop_on_signals() as should_stop, contextlib.suppress(StopRequested):
         setting = WorkSetting(should_stop=should_stop)
-        problem, decision = decide_kept(source, [asked], request, model=model, imatrix=matrix, setting=setting).fits[
-            asked
-        ]
+        decided = decide_kept(source, [asked], request, model=fitting.model, imatrix=matrix, setting=setting)
+        problem, decision = decided.fits[asked]
         if output.as_json:
             output.document(decision_document(asked, problem, decision))
         else:
