@@ -51,7 +51,7 @@ def _template(source: str, name: str, table: Any) -> Template:
 def _reason(error: ValidationError) -> str:
     """The first complaint; a misspelt key before the one that is missing because of it."""
     errors = error.errors(include_url=False)
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    first = next((problem for problem in errors if problem["type"] == "extra_forbidden"), errors[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         suggestion = nearest(where, Template.model_fields, 0.5)

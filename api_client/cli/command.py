@@ -44,10 +44,11 @@ def add_command(
     """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     request, kind = next(
-        ((each.name, each.annotation) for each in own if _is_flags(each.annotation)), ("", RequestFlags)
+        ((parameter.name, parameter.annotation) for parameter in own if _is_flags(parameter.annotation)),
+        ("", RequestFlags),
     )
     flags = flag_parameters(kind) if request else []
-    groups = {each.name: each.annotation for each in own if _is_group(each.annotation)}
+    groups = {parameter.name: parameter.annotation for parameter in own if _is_group(parameter.annotation)}
     grouped = {name: _group_parameters(group) for name, group in groups.items()}
 
     def command(typer_context: typer.Context, **values: Any) -> int:

@@ -20,14 +20,14 @@ def hidden_module(error: ImportError) -> PackagingError | None:
     """
     name = (error.name or "").partition(".")[0]
     spec = importlib.util.find_spec(name) if name in OWN_PACKAGES else None
-    found = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec is not None else None
-    if found is None or Path(found).resolve().is_relative_to(_ROOT / name):
+    place = (spec.origin or next(iter(spec.submodule_search_locations or ()), None)) if spec is not None else None
+    if place is None or Path(place).resolve().is_relative_to(_ROOT / name):
         return None
     return PackagingError(
         ErrorCode.DEPENDENCY_MISSING,
-        f"{found} hides trainpack's own module {name!r}: it comes first on the import path",
-        remedy=f"Take {Path(found).parent} off PYTHONPATH for this command, or rename the file.",
-        fields={"module": name, "path": found},
+        f"{place} hides trainpack's own module {name!r}: it comes first on the import path",
+        remedy=f"Take {Path(place).parent} off PYTHONPATH for this command, or rename the file.",
+        fields={"module": name, "path": place},
     )
 
 

@@ -44,7 +44,7 @@ def complete_checkpoint(incomplete: str) -> Iterator[str]:
     with contextlib.suppress(OSError):
         place = Path(above or ("/" if slash else ".")).expanduser()
         names += sorted(entry.name for entry in place.iterdir() if entry.is_dir())
-    yield from (name for name in (f"{above}{slash}{one}" for one in names) if name.startswith(incomplete))
+    yield from (name for name in (f"{above}{slash}{entry}" for entry in names) if name.startswith(incomplete))
 
 
 _COMPLETIONS: Final[dict[str, Callable[..., Any]]] = {

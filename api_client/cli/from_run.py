@@ -175,16 +175,16 @@ def _uses_adapter(request: PackagingRequest) -> bool:
 def named_base(picked: Picked, output: Output) -> str | None:
     """The base model that the adapter or its run names: the first that is here, else the first."""
     inside = picked.location.removeprefix(picked.run).strip("/")
-    found = first_usable(named_base_models(open_run(picked.run), inside))
-    if found is None:
+    base = first_usable(named_base_models(open_run(picked.run), inside))
+    if base is None:
         return None
-    output.say(output.text("base_taken", base=found.location, file=found.file))
-    return found.location
+    output.say(output.text("base_taken", base=base.location, file=base.file))
+    return base.location
 
 
 def _told(picked: Picked, output: Output) -> str:
     """Which one it is and why, in a line."""
-    count = sum(one.usable for one in picked.listing.checkpoints)
+    count = sum(checkpoint.usable for checkpoint in picked.listing.checkpoints)
     chosen = picked.listing.find(picked.name)
     metric = picked.listing.metric
     score = chosen.scores.get(metric) if chosen is not None and metric is not None else None
@@ -212,4 +212,6 @@ def taken(request: PackagingRequest, directory: str) -> list[str]:
         return []
     options = resolve_options(request, find_template(request.template))
     planned = planned_outputs(request, options, InputNames.of(request, options))
-    return [one.name for one in planned if one.kind not in _SHARED and (Path(directory) / one.name).exists()]
+    return [
+        output.name for output in planned if output.kind not in _SHARED and (Path(directory) / output.name).exists()
+    ]

@@ -76,7 +76,7 @@ class Outlook:
                 Column(output.text("stage"), [stage_name(output.language, stage) for stage in self.plan], ALWAYS),
                 Column(
                     output.text("foreseen"),
-                    ["?" if one is None else format_duration(one) for one in seconds],
+                    ["?" if duration is None else format_duration(duration) for duration in seconds],
                     ALWAYS,
                     right=True,
                 ),

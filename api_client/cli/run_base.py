@@ -23,11 +23,11 @@ def fill_base_model(request: PackagingRequest, output: Output) -> PackagingReque
     """
     if request.base_model is not None or request.task is not None:
         return request
-    found = first_usable(named_by_run(request))
-    if found is None:
+    base = first_usable(named_by_run(request))
+    if base is None:
         return request
-    output.say(output.text("base_taken", base=found.location, file=found.file))
-    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": found.location})
+    output.say(output.text("base_taken", base=base.location, file=base.file))
+    return PackagingRequest(**request.model_dump(exclude_unset=True) | {"base_model": base.location})
 
 
 def named_by_run(filled: PackagingRequest) -> Iterator[NamedBase]:

@@ -39,8 +39,8 @@ class JobChoice:
         if not self.search and self.code is None:
             return client.list(self.state, dict(self.labels), self.since, limit, cursor)
         state = JobState.FAILED if self.code is not None and self.state is None else self.state
-        found = client.iterate(state, dict(self.labels), self.since, cursor)
-        return [*itertools.islice((job for job in found if self._takes(job)), limit)]
+        newest_first = client.iterate(state, dict(self.labels), self.since, cursor)
+        return [*itertools.islice((job for job in newest_first if self._takes(job)), limit)]
 
     def _takes(self, job: Job) -> bool:
         failure = job.failure
@@ -105,5 +105,5 @@ def chosen(client: PackagingClient, ids: Sequence[str] | None, wanted: JobChoice
             remedy="Jobs are named by id, by a part of it, or as last.",
         )
     if ids:
-        return [*dict.fromkeys(client.find(one) for one in ids)]
+        return [*dict.fromkeys(client.find(given) for given in ids)]
     return [job.id for job in wanted.jobs(client, limit)]

@@ -42,8 +42,8 @@ def cut_fields(fields: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     text = json.dumps(fields, default=str, ensure_ascii=False)
     if len(text) <= max_bytes and len(text.encode("utf-8", "replace")) <= max_bytes:
         return fields
-    found: dict[str, Any] = _Cutter(max_bytes).value(fields, 0)
-    return found
+    cut: dict[str, Any] = _Cutter(max_bytes).value(fields, 0)
+    return cut
 
 
 class _Cutter:
@@ -65,22 +65,22 @@ class _Cutter:
         return self._text(str(value))
 
     def _items(self, items: dict[Any, Any], depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         for number, (key, value) in enumerate(items.items()):
             if self._left <= 0 or depth > _NESTING:
-                return found | {"cut": f"{len(items) - number} more"}
+                return kept | {"cut": f"{len(items) - number} more"}
             name = cut(str(key), _SHORT_CHARACTERS)
             self._left -= len(name)
-            found[name] = self.value(value, depth + 1)
-        return found
+            kept[name] = self.value(value, depth + 1)
+        return kept
 
     def _list(self, values: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
-        found: list[Any] = []
+        kept: list[Any] = []
         for number, value in enumerate(values):
             if self._left <= 0 or depth > _NESTING:
-                return [*found, f"[{len(values) - number} more]"]
-            found.append(self.value(value, depth + 1))
-        return found
+                return [*kept, f"[{len(values) - number} more]"]
+            kept.append(self.value(value, depth + 1))
+        return kept
 
     def _text(self, text: str) -> str:
         kept = cut(text, max(64, min(_TEXT_BYTES, self._left)))

@@ -46,11 +46,11 @@ def check_callback_url(url: str) -> str:
 
 def is_public(address: str) -> bool:
     """Whether an address is one of the open internet, also behind the forms in which IPv6 wraps IPv4."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    inner = _wrapped(found) if isinstance(found, IPv6Address) else None
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    inner = _wrapped(ip) if isinstance(ip, IPv6Address) else None
     if inner is not None:
         return is_public(str(inner))
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def _wrapped(address: IPv6Address) -> IPv4Address | None:
@@ -96,10 +96,10 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, *, tolerance_s:
         body: As received, before any parsing.
         tolerance_s: Age (or clock difference) above which a signature counts for nothing, against replays.
     """
-    found = {name.lower(): value for name, value in headers.items()}
+    given = {name.lower(): value for name, value in headers.items()}
     try:
-        timestamp = int(found[TIMESTAMP_HEADER.lower()])
-        signature = found[SIGNATURE_HEADER.lower()]
+        timestamp = int(given[TIMESTAMP_HEADER.lower()])
+        signature = given[SIGNATURE_HEADER.lower()]
     except (KeyError, ValueError):
         return False
     genuine = hmac.compare_digest(sign(secret, timestamp, body).encode(), signature.encode())

@@ -46,7 +46,7 @@ class WorkerInfo(BaseModel):
     def attempts(self) -> tuple[RunningAttempt, ...]:
         """What it runs, taken apart; what is missing is empty."""
         parts = ((*name.split(":", 2), "", "") for name in self.running)
-        return tuple(RunningAttempt(*each[:3]) for each in parts)
+        return tuple(RunningAttempt(*part[:3]) for part in parts)
 
 
 class QueueInfo(BaseModel):
@@ -127,9 +127,9 @@ class HealthInfo(BaseModel):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What an operator should change."""
-        found = []
+        lines = []
         if self.eviction_policy not in ("noeviction", ""):
-            found.append(
+            lines.append(
                 f"maxmemory-policy is {self.eviction_policy}: a full Redis would drop jobs; set it to noeviction"
             )
-        return (*found, *self.durability)
+        return (*lines, *self.durability)

@@ -76,7 +76,7 @@ def forecast(work: Workload, finished: Iterable[Job], host: str | None) -> Forec
         finished: Jobs, newest first; those that did not succeed say nothing.
         host: Only what this host ran counts; None: whoever ran it.
     """
-    past = [one for job in finished if (one := _past(job, host)) is not None][:MOST_JOBS]
+    past = [past_job for job in finished if (past_job := _past(job, host)) is not None][:MOST_JOBS]
     return Forecast(_seconds(work, past), len(past), _off_by(past))
 
 
@@ -94,15 +94,15 @@ def _past(job: Job, host: str | None) -> _Past | None:
 
 def workload_of(job: Job) -> Workload:
     """The workload of a job that has run."""
-    files = [one for stage in job.stages for one in stage.artifacts if stage.name is not StageName.PUBLISH]
-    model = sum(one.size_bytes for one in files if one.kind is ArtifactKind.GGUF and one.shard_of is None)
-    made = sum(one.size_bytes for one in files if one.kind.is_model and one.shard_of is None)
-    types = tuple(one.quant_type for one in files if one.kind is ArtifactKind.QUANTIZED and one.quant_type)
+    files = [artifact for stage in job.stages for artifact in stage.artifacts if stage.name is not StageName.PUBLISH]
+    model = sum(file.size_bytes for file in files if file.kind is ArtifactKind.GGUF and file.shard_of is None)
+    made = sum(file.size_bytes for file in files if file.kind.is_model and file.shard_of is None)
+    types = tuple(file.quant_type for file in files if file.kind is ArtifactKind.QUANTIZED and file.quant_type)
     return Workload(job.plan, model, made, tuple(dict.fromkeys(types)))
 
 
 def _made_by(stage: Stage) -> Attempt | None:
-    return next((one for one in reversed(stage.attempts) if one.outcome is AttemptOutcome.SUCCEEDED), None)
+    return next((attempt for attempt in reversed(stage.attempts) if attempt.outcome is AttemptOutcome.SUCCEEDED), None)
 
 
 def _is_of(attempt: Attempt, host: str) -> bool:
@@ -111,12 +111,16 @@ def _is_of(attempt: Attempt, host: str) -> bool:
 
 
 def _seconds(work: Workload, past: Sequence[_Past]) -> dict[StageName, float]:
-    found: dict[StageName, float] = {}
+    seconds: dict[StageName, float] = {}
     for stage in work.plan:
-        samples = [(_handled(stage, one.work, past), one.seconds[stage]) for one in past if stage in one.seconds]
+        samples = [
+            (_handled(stage, past_job.work, past), past_job.seconds[stage])
+            for past_job in past
+            if stage in past_job.seconds
+        ]
         if samples:
-            found[stage] = _fitted(samples, _handled(stage, work, past))
-    return found
+            seconds[stage] = _fitted(samples, _handled(stage, work, past))
+    return seconds
 
 
 def _handled(stage: StageName, work: Workload, past: Sequence[_Past]) -> float:
@@ -133,14 +137,14 @@ def _handled(stage: StageName, work: Workload, past: Sequence[_Past]) -> float:
 def _weight(quant: str, past: Sequence[_Past]) -> float:
     """Seconds a byte for one type: the median over jobs that made it, each job's time shared among its types."""
     rates = [
-        one.seconds[StageName.QUANTIZE] / one.work.model_bytes / len(one.work.quant_types)
-        for one in past
-        if one.work.model_bytes and quant in one.work.quant_types and StageName.QUANTIZE in one.seconds
+        past_job.seconds[StageName.QUANTIZE] / past_job.work.model_bytes / len(past_job.work.quant_types)
+        for past_job in past
+        if past_job.work.model_bytes and quant in past_job.work.quant_types and StageName.QUANTIZE in past_job.seconds
     ]
     others = [
-        one.seconds[StageName.QUANTIZE] / one.work.model_bytes / len(one.work.quant_types)
-        for one in past
-        if one.work.model_bytes and one.work.quant_types and StageName.QUANTIZE in one.seconds
+        past_job.seconds[StageName.QUANTIZE] / past_job.work.model_bytes / len(past_job.work.quant_types)
+        for past_job in past
+        if past_job.work.model_bytes and past_job.work.quant_types and StageName.QUANTIZE in past_job.seconds
     ]
     return median(rates or others or [1.0])
 
@@ -166,8 +170,8 @@ def _fitted(samples: Sequence[tuple[float, float]], size: float) -> float:
 def _off_by(past: Sequence[_Past]) -> float | None:
     """How far off forecasts of the newest jobs would have been, each made from the jobs before it."""
     errors = []
-    for index, one in enumerate(past[:_TESTED]):
-        told, took = _seconds(one.work, past[index + 1 :]), sum(one.seconds.values())
-        if len(told) == len(one.seconds) and took > 0:
+    for index, past_job in enumerate(past[:_TESTED]):
+        told, took = _seconds(past_job.work, past[index + 1 :]), sum(past_job.seconds.values())
+        if len(told) == len(past_job.seconds) and took > 0:
             errors.append(abs(sum(told.values()) - took) / took)
     return median(errors) if len(errors) >= 3 else None

@@ -36,15 +36,17 @@ def questions_of(listed: Sequence[object]) -> dict[str, object]:
     Raises:
         ValueError: one is neither, or has a key more.
     """
-    found: dict[str, object] = {}
-    for number, one in enumerate(listed, 1):
-        if isinstance(one, str):
-            found[one] = ""
-        elif isinstance(one, Mapping) and isinstance(one.get("prompt"), str) and set(one) <= {"prompt", "expected"}:
-            found[one["prompt"]] = one.get("expected") or ""
+    by_text: dict[str, object] = {}
+    for number, entry in enumerate(listed, 1):
+        if isinstance(entry, str):
+            by_text[entry] = ""
+        elif (
+            isinstance(entry, Mapping) and isinstance(entry.get("prompt"), str) and set(entry) <= {"prompt", "expected"}
+        ):
+            by_text[entry["prompt"]] = entry.get("expected") or ""
         else:
             raise ValueError(f"question {number} is neither a text nor a prompt with what is expected")
-    return found
+    return by_text
 
 
 class _Record(BaseModel):

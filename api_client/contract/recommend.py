@@ -188,7 +188,7 @@ def recommend(
                 memory_bytes=size + cache + buffers,
                 fits=quant_type in fitting,
                 quality=QUALITY[quant_type],
-                measured=next((one for one in measured if one.stands_for(quant_type, size)), None),
+                measured=next((figures for figures in measured if figures.stands_for(quant_type, size)), None),
                 needs_imatrix=QUANT_TYPES[quant_type].needs_imatrix,
                 recommended=quant_type in marked,
             )

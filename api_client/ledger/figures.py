@@ -57,14 +57,14 @@ def read_figures(redis: TextRedis, keys: Keys, architecture: str) -> tuple[Measu
     """
     if _ARCHITECTURE.fullmatch(architecture) is None:
         return ()
-    found: list[MeasuredType] = []
+    files: list[MeasuredType] = []
     for text in redis.lrange(keys.figures(architecture), 0, KEPT - 1):
         if len(text) <= _ENTRY_BYTES:
             try:
-                found += _Entry.model_validate_json(text).files
+                files += _Entry.model_validate_json(text).files
             except ValidationError:  # of another version, or nobody's
                 continue
-    return tuple(found)
+    return tuple(files)
 
 
 def _measured(report: QualityReport) -> Iterable[MeasuredType]:

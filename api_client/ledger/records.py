@@ -184,11 +184,11 @@ def fold_attempts(entries: Sequence[str]) -> dict[StageName, list[Attempt]]:
         if "error" in record:
             record["error"] = load(record["error"])
         merged.setdefault((record["stage"], int(record["number"])), {}).update(record)
-    found: dict[StageName, list[Attempt]] = {}
+    attempts: dict[StageName, list[Attempt]] = {}
     for (stage, _), record in sorted(merged.items(), key=lambda item: item[0][1]):
         if "started_at" in record and stage in _STAGES:
-            found.setdefault(StageName(stage), []).append(_attempt(record))
-    return found
+            attempts.setdefault(StageName(stage), []).append(_attempt(record))
+    return attempts
 
 
 def _attempt(record: dict[str, Any]) -> Attempt:

@@ -80,10 +80,10 @@ def _queued(job: Job, record: JobRecord, stage: Stage, held: WaitingFor | None, 
     known = [worker.schema_version for worker in fleet.workers]
     if known and max(known) < job.schema_version:
         return WaitingFor(reason=WaitReason.NEWER_WORKER, since=since, what=str(job.schema_version))
-    found = fleet.why_idle(record.of_stage(stage.name, "queue"))
-    if found is None:
+    idle = fleet.why_idle(record.of_stage(stage.name, "queue"))
+    if idle is None:
         return None
-    reason, what = found
+    reason, what = idle
     if reason is WaitReason.PAUSED and what in fleet.pauses:
         since = max(filter(None, (since, fleet.pauses[what].at)))
     return WaitingFor(reason=reason, since=since, what=what[:_SHOWN])
@@ -91,7 +91,7 @@ def _queued(job: Job, record: JobRecord, stage: Stage, held: WaitingFor | None, 
 
 def _held(stage: Stage, record: JobRecord) -> WaitingFor | None:
     """What a script wrote; of anything else nothing is said."""
-    reason = next((one for one in HELD if one == record.of_stage(stage.name, "held")), None)
+    reason = next((known for known in HELD if known == record.of_stage(stage.name, "held")), None)
     if reason is None:
         return None
     limit = record.of_stage(stage.name, "held_limit")

@@ -61,8 +61,8 @@ def first_usable(named: Iterable[NamedBase]) -> NamedBase | None:
 
     One that is not here is reported as missing, or looked for by a worker on another machine.
     """
-    usable = [NamedBase(place, one.file) for one in named if (place := base_location(one.location)) is not None]
-    here = (one for one in usable if is_remote(one.location) or Path(one.location).is_dir())
+    usable = [NamedBase(place, base.file) for base in named if (place := base_location(base.location)) is not None]
+    here = (base for base in usable if is_remote(base.location) or Path(base.location).is_dir())
     return next(here, usable[0] if usable else None)
 
 
@@ -87,7 +87,7 @@ def likely_base(missing: str, run: RunFiles | None, checkpoint: str, may_read: C
         if meant is not None and meant.is_dir() and may_read(str(meant)):
             return str(meant)
     named = named_base_models(run, checkpoint) if run is not None else ()
-    paths = (one.location for one in named if one.location.startswith("/"))
+    paths = (base.location for base in named if base.location.startswith("/"))
     return next((path for path in paths if may_read(path) and (Path(path) / "config.json").is_file()), None)
 
 
@@ -107,8 +107,8 @@ def _values(run: RunFiles, file: str) -> dict[str, Any]:
     try:
         text = run.read(file, 0, _MOST_BYTES)
         if file.endswith(".json"):
-            found = json.loads(text)
-            return found if isinstance(found, dict) else {}
+            values = json.loads(text)
+            return values if isinstance(values, dict) else {}
         lines = text.decode("utf-8", "replace").splitlines()
     except (OSError, ValueError, RecursionError, PackagingError):
         return {}

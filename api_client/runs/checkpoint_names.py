@@ -19,5 +19,5 @@ def is_checkpoint_name(name: str) -> bool:
 
 def step_of(name: str) -> int | None:
     """The step that a name says, or the epoch where it says no step; checkpoints of a run come in its order."""
-    found = _NUMBER.fullmatch(name)
-    return int(found[1]) if found else None
+    match = _NUMBER.fullmatch(name)
+    return int(match[1]) if match else None

@@ -91,7 +91,7 @@ class CheckpointList(BaseModel):
 
     def find(self, name: str) -> Checkpoint | None:
         """Look one up by name."""
-        return next((one for one in self.checkpoints if one.name == name), None)
+        return next((checkpoint for checkpoint in self.checkpoints if checkpoint.name == name), None)
 
 
 def list_checkpoints(run_dir: str | Path | RunFiles) -> CheckpointList:
@@ -111,9 +111,11 @@ def list_checkpoints(run_dir: str | Path | RunFiles) -> CheckpointList:
     if not groups:
         return _without_checkpoints(run, files)
     states = {name: _state(run, f"{name}/", group) for name, group in groups.items()}
-    found = sorted((_checkpoint(run, name, group, states[name]) for name, group in groups.items()), key=_age)
+    checkpoints = sorted((_checkpoint(run, name, group, states[name]) for name, group in groups.items()), key=_age)
     newest = _newest_state([_state(run, "", files), *states.values()])
-    return _summary(run, tuple(_with_scores(one, states[one.name], newest) for one in found), newest)
+    return _summary(
+        run, tuple(_with_scores(checkpoint, states[checkpoint.name], newest) for checkpoint in checkpoints), newest
+    )
 
 
 def resolve_checkpoint(reference: str, run_dir: str | Path | None) -> Path:
@@ -163,7 +165,7 @@ def empty_error(listing: CheckpointList) -> PackagingError | None:
 def _empty_remedy(listing: CheckpointList) -> str | None:
     if listing.runs:
         return f"Give one of the runs; the newest is {listing.directory}/{listing.runs[0]}."
-    known = next((one.remedy for one in reversed(listing.checkpoints) if one.remedy), None)
+    known = next((checkpoint.remedy for checkpoint in reversed(listing.checkpoints) if checkpoint.remedy), None)
     return known or (_EMPTY_REMEDIES.get(listing.empty_reason) if listing.empty_reason else None)
 
 
@@ -182,27 +184,27 @@ def choose_checkpoint(listing: CheckpointList, reference: str) -> Checkpoint:
             ErrorCode.CHECKPOINT_NOT_FOUND,
             f"no best checkpoint is known in {listing.directory}: no evaluation scores decide it",
             remedy=f"Use latest, or name one: {_names(listing.checkpoints)}.",
-            fields={"directory": listing.directory, "known": [one.name for one in listing.checkpoints]},
+            fields={"directory": listing.directory, "known": [checkpoint.name for checkpoint in listing.checkpoints]},
         )
-    found = listing.find(name)
-    if found is None:
+    checkpoint = listing.find(name)
+    if checkpoint is None:
         raise _no_such(listing, name)
-    if not found.usable:
+    if not checkpoint.usable:
         raise PackagingError(
             ErrorCode.CHECKPOINT_NOT_FOUND,
-            f"{found.path} cannot be packaged: {found.problem}",
-            remedy=found.remedy
-            or f"Use another one: {_names(one for one in listing.checkpoints if one.usable) or 'there is none'}.",
-            fields={"checkpoint": found.name, "problem": found.problem},
+            f"{checkpoint.path} cannot be packaged: {checkpoint.problem}",
+            remedy=checkpoint.remedy
+            or f"Use another one: {_names(other for other in listing.checkpoints if other.usable) or 'there is none'}.",
+            fields={"checkpoint": checkpoint.name, "problem": checkpoint.problem},
         )
-    return found
+    return checkpoint
 
 
 def passed_over(listing: CheckpointList, name: str) -> tuple[Checkpoint, ...]:
     """The checkpoints newer than ``name`` that cannot be packaged: what ``latest`` would have meant without them."""
-    found = listing.find(name)
-    later = listing.checkpoints[listing.checkpoints.index(found) + 1 :] if found is not None else ()
-    return tuple(one for one in later if not one.usable)
+    chosen = listing.find(name)
+    later = listing.checkpoints[listing.checkpoints.index(chosen) + 1 :] if chosen is not None else ()
+    return tuple(checkpoint for checkpoint in later if not checkpoint.usable)
 
 
 def checkpoint_kind(directory: Path) -> CheckpointKind:
@@ -239,7 +241,7 @@ def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: T
         time=max(file.time for file in files.values()),
         kind=kind,
         size_bytes=sum(file.size_bytes for file in files.values()),
-        weights_bytes=sum(files[one].size_bytes for one in weights),
+        weights_bytes=sum(files[weight_file].size_bytes for weight_file in weights),
         problem=problem,
         remedy=shards.remedy if shards is not None and shards.what == problem else None,
     )
@@ -257,7 +259,7 @@ def _state(run: RunFiles, prefix: str, files: Mapping[str, RunFile]) -> TrainerS
 
 def _newest_state(states: Iterable[TrainerState | None]) -> TrainerState | None:
     # the first of equals wins: the run's own state, written at the end, over that of the last checkpoint
-    return max((one for one in states if one is not None), key=lambda one: one.step or 0, default=None)
+    return max((state for state in states if state is not None), key=lambda state: state.step or 0, default=None)
 
 
 def _with_scores(checkpoint: Checkpoint, own: TrainerState | None, newest: TrainerState | None) -> Checkpoint:
@@ -268,15 +270,19 @@ def _with_scores(checkpoint: Checkpoint, own: TrainerState | None, newest: Train
     return checkpoint.model_copy(update={"scores": later | first})
 
 
-def _summary(run: RunFiles, found: tuple[Checkpoint, ...], newest: TrainerState | None) -> CheckpointList:
-    usable = [one for one in found if one.usable]
-    metric = deciding_metric(newest, (one.scores for one in usable))
+def _summary(run: RunFiles, checkpoints: tuple[Checkpoint, ...], newest: TrainerState | None) -> CheckpointList:
+    usable = [checkpoint for checkpoint in checkpoints if checkpoint.usable]
+    metric = deciding_metric(newest, (checkpoint.scores for checkpoint in usable))
     best, recorded = _best(usable, newest, metric)
     stopped = newest.step if newest is not None and newest.stopped_early else None
-    before = [one for one in usable if stopped is not None and one.step is not None and one.step < stopped]
+    before = [
+        checkpoint
+        for checkpoint in usable
+        if stopped is not None and checkpoint.step is not None and checkpoint.step < stopped
+    ]
     listing = CheckpointList(
         directory=run.location,
-        checkpoints=found,
+        checkpoints=checkpoints,
         latest=usable[-1].name if usable else None,
         best=best,
         metric=metric.name if metric else None,
@@ -287,8 +293,8 @@ def _summary(run: RunFiles, found: tuple[Checkpoint, ...], newest: TrainerState 
     )
     if usable:
         return listing
-    reasons = "; ".join(f"{one.name}: {one.problem}" for one in found[-_SHOWN_NAMES:])
-    explanation = f"{run.location} has {len(found)} checkpoint(s), none of which can be packaged ({reasons})"
+    reasons = "; ".join(f"{checkpoint.name}: {checkpoint.problem}" for checkpoint in checkpoints[-_SHOWN_NAMES:])
+    explanation = f"{run.location} has {len(checkpoints)} checkpoint(s), none of which can be packaged ({reasons})"
     return listing.model_copy(update={"empty_reason": EmptyReason.ALL_INCOMPLETE, "explanation": explanation})
 
 
@@ -296,12 +302,14 @@ def _best(
     usable: list[Checkpoint], newest: TrainerState | None, metric: DecidingMetric | None
 ) -> tuple[str | None, bool]:
     if newest is not None:
-        for one in usable:
-            if one.name == newest.best_name or (one.step is not None and one.step == newest.best_step):
-                return one.name, True
+        for checkpoint in usable:
+            if checkpoint.name == newest.best_name or (
+                checkpoint.step is not None and checkpoint.step == newest.best_step
+            ):
+                return checkpoint.name, True
     if metric is None:
         return None, False
-    scored = [(value, one) for one in usable if (value := one.scores.get(metric.name)) is not None]
+    scored = [(value, checkpoint) for checkpoint in usable if (value := checkpoint.scores.get(metric.name)) is not None]
     if not scored:
         return None, False
     sign = 1 if metric.greater_is_better else -1
@@ -357,14 +365,14 @@ def _first(names: tuple[str, ...]) -> str:
 
 
 def _names(checkpoints: Iterable[Checkpoint]) -> str:
-    names = [one.name for one in checkpoints]
+    names = [checkpoint.name for checkpoint in checkpoints]
     return ", ".join(
         ([f"... {len(names) - _SHOWN_NAMES} more"] if len(names) > _SHOWN_NAMES else []) + names[-_SHOWN_NAMES:]
     )
 
 
 def _no_such(listing: CheckpointList, name: str) -> PackagingError:
-    known = [one.name for one in listing.checkpoints]
+    known = [checkpoint.name for checkpoint in listing.checkpoints]
     close = _nearest(listing, name)
     return PackagingError(
         ErrorCode.CHECKPOINT_NOT_FOUND,
@@ -377,10 +385,10 @@ def _no_such(listing: CheckpointList, name: str) -> PackagingError:
 def _nearest(listing: CheckpointList, name: str) -> str | None:
     """The name that was meant: for a number the one with the nearest step, else the one spelt most alike."""
     number = re.fullmatch(r"(?:checkpoint-)?(\d{1,12})", name)
-    stepped = [one for one in listing.checkpoints if one.step is not None]
+    stepped = [checkpoint for checkpoint in listing.checkpoints if checkpoint.step is not None]
     if number and stepped:
-        return min(stepped, key=lambda one: abs((one.step or 0) - int(number[1]))).name
-    return nearest(name, [one.name for one in listing.checkpoints])
+        return min(stepped, key=lambda checkpoint: abs((checkpoint.step or 0) - int(number[1]))).name
+    return nearest(name, [checkpoint.name for checkpoint in listing.checkpoints])
 
 
 def _not_found(path: Path) -> NoReturn:
@@ -388,7 +396,7 @@ def _not_found(path: Path) -> NoReturn:
         listing = list_checkpoints(path.parent)
         if listing.checkpoints:
             raise _no_such(listing, path.name)
-    missing = next((one for one in reversed((path, *path.parents)) if not one.is_dir()), path)
+    missing = next((directory for directory in reversed((path, *path.parents)) if not directory.is_dir()), path)
     hint = "" if missing == path else f": {missing} is missing"
     raise PackagingError(
         ErrorCode.CHECKPOINT_NOT_FOUND,
@@ -408,7 +416,7 @@ def _refuse_run(path: Path) -> None:
             ErrorCode.CHECKPOINT_NOT_FOUND,
             f"{path} is a run, not a checkpoint; it has {_names(listing.checkpoints)}",
             remedy=f"Give {path}/latest, {path}/best or one of the names.",
-            fields={"directory": str(path), "known": [one.name for one in listing.checkpoints]},
+            fields={"directory": str(path), "known": [checkpoint.name for checkpoint in listing.checkpoints]},
         )
     files = LocalRunFiles(path).files() or {}
     shards, below = shards_of(LocalRunFiles(path), "", files), _runs_below(files)

@@ -108,7 +108,7 @@ def _cut(place: str, open_run: OpenRun, reference: str | None) -> tuple[str, str
 
 
 def _of_run(run: str, listing: CheckpointList, reference: str | None) -> Picked:
-    usable = [one for one in listing.checkpoints if one.usable]
+    usable = [checkpoint for checkpoint in listing.checkpoints if checkpoint.usable]
     if reference is not None:
         why = Why(reference) if reference in CHECKPOINT_WORDS else Why.NAMED
     elif len(usable) == 1:

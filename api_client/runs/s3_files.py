@@ -45,13 +45,13 @@ class S3RunFiles:
             PackagingError: ``storage_unreachable``, ``storage_denied``, ``settings_invalid``, ``dependency_missing``.
         """
         start = len(self._prefix.key) + 1 if self._prefix.key else 0
-        found = {
+        files = {
             listed["Key"][start:]: RunFile(listed["Size"], listed["LastModified"])
             for listed in list_objects(self._client, self._settings, self._prefix)
         }
-        inside = {"/".join(PurePosixPath(name).parts[:2]) + "/": file for name, file in found.items() if _is_deep(name)}
+        inside = {"/".join(PurePosixPath(name).parts[:2]) + "/": file for name, file in files.items() if _is_deep(name)}
         directories = {name: RunFile(0, file.time) for name, file in inside.items()}
-        return directories | {name: file for name, file in found.items() if _is_of_interest(name)} or None
+        return directories | {name: file for name, file in files.items() if _is_of_interest(name)} or None
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """A part of an object.

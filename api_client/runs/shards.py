@@ -38,9 +38,9 @@ def shards_among(names: Iterable[str], where: str) -> Shards | None:
     """
     plain = sorted(name.rstrip("/") for name in names)
     for pattern, describe in ((_DEEPSPEED, _deepspeed), (_FSDP, _fsdp)):
-        found = next((name for name in plain if pattern.fullmatch(name)), None)
-        if found is not None:
-            return describe(found, where)
+        first = next((name for name in plain if pattern.fullmatch(name)), None)
+        if first is not None:
+            return describe(first, where)
     return None
 
 

@@ -94,6 +94,6 @@ def _tensor_bytes(path: Path, size_bytes: int) -> int | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            return sum(one.file_size for one in archive.infolist() if "/data/" in one.filename)
+            return sum(member.file_size for member in archive.infolist() if "/data/" in member.filename)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return None

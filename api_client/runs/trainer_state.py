@@ -80,13 +80,15 @@ def deciding_metric(state: TrainerState | None, scores: Iterable[Scores]) -> Dec
         scores: Scores of all checkpoints.
     """
     all_scores = list(scores)
-    names = sorted({name for one in all_scores for name, value in one.items() if value is not None})
+    names = sorted({name for scores in all_scores for name, value in scores.items() if value is not None})
     if state is not None and state.best_metric is not None and state.best_step is not None:
         recorded = state.scores.get(state.best_step, {})
         matching = sorted(name for name, value in recorded.items() if value == state.best_metric)
         if matching:
             name = "eval_loss" if "eval_loss" in matching else matching[0]
-            values = [value for one in (*all_scores, *state.scores.values()) if (value := one.get(name)) is not None]
+            values = [
+                value for scores in (*all_scores, *state.scores.values()) if (value := scores.get(name)) is not None
+            ]
             return DecidingMetric(name, _greater_is_better(name, state.best_metric, values))
     losses = [name for name in names if "loss" in name]
     if "eval_loss" in names or losses:
@@ -103,24 +105,24 @@ def _greater_is_better(name: str, best: float, values: list[float]) -> bool:
 
 
 def _scores_by_step(history: Any) -> Mapping[int, Scores]:
-    found: dict[int, dict[str, float | None]] = {}
+    by_step: dict[int, dict[str, float | None]] = {}
     for entry in history if isinstance(history, list) else ():
         step = _integer(entry.get("step")) if isinstance(entry, dict) else None
         if step is None:
             continue
         for name, value in entry.items():
             if name.startswith("eval_") and not _NOT_A_SCORE.search(name) and _is_number(value):
-                found.setdefault(step, {})[name] = _number(value)
-    return found
+                by_step.setdefault(step, {})[name] = _number(value)
+    return by_step
 
 
 def _stopped_early(callbacks: Any) -> bool:
     saved = callbacks.get("EarlyStoppingCallback") if isinstance(callbacks, dict) else None
-    for one in saved if isinstance(saved, list) else [saved]:
-        if not isinstance(one, dict) or not isinstance(one.get("args"), dict):
+    for callback in saved if isinstance(saved, list) else [saved]:
+        if not isinstance(callback, dict) or not isinstance(callback.get("args"), dict):
             continue
-        attributes = one.get("attributes")
-        patience = _integer(one["args"].get("early_stopping_patience"))
+        attributes = callback.get("attributes")
+        patience = _integer(callback["args"].get("early_stopping_patience"))
         waited = _integer(attributes.get("early_stopping_patience_counter")) if isinstance(attributes, dict) else None
         if patience is not None and waited is not None and waited >= patience > 0:
             return True

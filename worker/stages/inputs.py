@@ -285,11 +285,11 @@ def _chosen(context: StageContext, run: str, reference: str) -> Path:
 
 
 def _say_passed_over(context: StageContext, listing: CheckpointList, name: str) -> None:
-    for one in passed_over(listing, name):
+    for passed in passed_over(listing, name):
         context.report.log(
-            f"{one.name} is newer than {name}, but cannot be packaged: {one.problem}",
+            f"{passed.name} is newer than {name}, but cannot be packaged: {passed.problem}",
             level="warning",
-            checkpoint=one.path,
+            checkpoint=passed.path,
         )
 
 

@@ -29,13 +29,13 @@ _PACKAGES = (
 
 def package_versions(names: Iterable[str] = _PACKAGES) -> dict[str, str | None]:
     """Installed version of each package; ``None`` where it is not installed."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def manifest(context: StageContext, files: Iterable[Artifact]) -> dict[str, Any]:

@@ -142,18 +142,18 @@ def _check_evaluation(given: GivenText) -> None:
 
 def _fingerprints(inputs: JobInputs) -> dict[str, Any]:
     """What the manifest says of the inputs: names, sizes and digests, no path of this machine."""
-    found: dict[str, Any] = {"base_model": {"name": inputs.base_name, **_model_fingerprint(inputs.base)}}
+    fingerprints: dict[str, Any] = {"base_model": {"name": inputs.base_name, **_model_fingerprint(inputs.base)}}
     if inputs.adapter is not None:
         weights = sorted({entry.file for entry in inputs.adapter.tensors.values()})
-        found["adapter"] = {
+        fingerprints["adapter"] = {
             "name": inputs.checkpoint_name,
             "base_model": Path(inputs.adapter.base_name).name,
             "files": {path.name: {"size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in weights},
         }
-    found["tokenizer"] = {
+    fingerprints["tokenizer"] = {
         "files": {name: {"sha256": sha256_file(path)} for name, path in sorted(inputs.tokenizer.files.items())}
     }
-    return found
+    return fingerprints
 
 
 def _model_fingerprint(base: BaseModel) -> dict[str, Any]:

@@ -76,15 +76,15 @@ def _quantize(
     if not missing:
         return {}
     fits = decide_fits(context, source, fits_of(tuple(missing)))
-    for fit, found in fits.items():
-        finished[recipe_names[fit]] = write_recipe(context.scratch / recipe_names[fit], found)
+    for fit, job_fit in fits.items():
+        finished[recipe_names[fit]] = write_recipe(context.scratch / recipe_names[fit], job_fit)
     asked = Recipe.of(context.request.recipe) if source.part is ModelPart.MODEL else PLAIN
     same = same_files(missing, fits)
     result = quantize_file(
         Path(source.path),
         {quant: path for quant, path in missing.items() if quant not in same},
         imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
-        recipes=Recipes(asked, {fit: found.decision.mixture.made for fit, found in fits.items()}),
+        recipes=Recipes(asked, {fit: job_fit.decision.mixture.made for fit, job_fit in fits.items()}),
         setting=context.setting("weights"),
     )
     for quant, outcome in result.outcomes.items():

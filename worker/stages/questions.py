@@ -120,8 +120,8 @@ def _asked(context: StageContext, file: Artifact, tokenizer: Any, prompts: Seque
 
 
 def _answer(by: str, text: str, expected: str) -> Answer:
-    found = expected.casefold() in text.casefold() if expected else None
-    return Answer(by=by, text=text, expected_found=found)
+    as_expected = expected.casefold() in text.casefold() if expected else None
+    return Answer(by=by, text=text, expected_found=as_expected)
 
 
 class _Kept:

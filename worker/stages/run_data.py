@@ -41,15 +41,15 @@ def look_for_run_data(context: StageContext, checkpoint: Path | None) -> RunData
         return RunDataFiles()
     fetched = is_remote(context.request.checkpoint or "")
     directories = [checkpoint] if fetched else [checkpoint, checkpoint.parent]
-    found = find_run_data(directories, context.settings.allowed_roots)
-    for reason in found.passed_over:
+    run_data = find_run_data(directories, context.settings.allowed_roots)
+    for reason in run_data.passed_over:
         context.report.log(f"Data of the run is passed over: {reason}", level="warning")
-    if found.path is not None:
-        held_out = f", held out: {found.held_out.name}" if found.held_out is not None else ""
+    if run_data.path is not None:
+        held_out = f", held out: {run_data.held_out.name}" if run_data.held_out is not None else ""
         context.report.log(
-            f"The run's own data, by {found.named_by}: {found.path.name}{held_out}", data=str(found.path)
+            f"The run's own data, by {run_data.named_by}: {run_data.path.name}{held_out}", data=str(run_data.path)
         )
-    return RunDataFiles(path=found.path, held_out=found.held_out)
+    return RunDataFiles(path=run_data.path, held_out=run_data.held_out)
 
 
 def text_of_run(context: StageContext, tokenizer: Any) -> EvaluationText | None:

@@ -35,8 +35,8 @@ def run(context: StageContext) -> StageResult:
 
 def _kept(context: StageContext, given: Path) -> Path:
     path = keep_given(context, given)
-    found = read_sensitivity(path)
-    context.report.log(f"{path.name}: sensitivities from {found.tokens} tokens of {found.dataset}")
+    kept = read_sensitivity(path)
+    context.report.log(f"{path.name}: sensitivities from {kept.tokens} tokens of {kept.dataset}")
     return path
 
 

@@ -73,7 +73,7 @@ def _print_token(output: Output, role: str) -> int:
     """A table for ``tokens.toml``; the secret is nowhere else."""
     from api_client.console.roles import Role
 
-    chosen = parse_one_of(role, [one.value for one in Role], "role")
+    chosen = parse_one_of(role, [known.value for known in Role], "role")
     name, secret = f"{chosen}-{secrets.token_hex(2)}", secrets.token_urlsafe(32)
     if output.as_json:
         output.document({"name": name, "secret": secret, "role": chosen})

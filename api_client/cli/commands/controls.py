@@ -55,11 +55,11 @@ def limits(
     with open_client() as client:
         if label is not None and limit is not None:
             client.set_limit(label, _limit(limit))
-        found, changes = client.limits(), client.changes(_CHANGES)
+        limits_now, changes = client.limits(), client.changes(_CHANGES)
     if output.as_json:
-        output.document({"limits": found, "changes": changes})
+        output.document({"limits": limits_now, "changes": changes})
         return DONE
-    output.show(limits_table(output, found, output.results.width))
+    output.show(limits_table(output, limits_now, output.results.width))
     if changes:
         output.show("", changes_table(output, changes, output.results.width))
     return DONE
@@ -97,11 +97,11 @@ def _set(output: Output, place: str | None, *, pause: bool) -> int:
     with open_client() as client:
         if place is not None:
             (client.pause if pause else client.resume)(place)
-        found = client.pauses()
+        pauses = client.pauses()
     if output.as_json:
-        output.document({"paused": found})
-    elif found:
-        output.show(pauses_table(output, found, output.results.width))
+        output.document({"paused": pauses})
+    elif pauses:
+        output.show(pauses_table(output, pauses, output.results.width))
     else:
         output.say(output.text("nothing_paused"))
     return DONE

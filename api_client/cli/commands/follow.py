@@ -69,7 +69,7 @@ def watch(
             remedy="See `trainpack watch --help`.",
         )
     with open_client() as client:
-        named = [client.find(one) for one in job_ids or ()]
+        named = [client.find(given) for given in job_ids or ()]
         ids = list(dict.fromkeys(named or chosen_jobs(client, wanted, labels, when)))
         if not ids:
             output.say(output.text("all_done" if wanted is None else "no_jobs"))
@@ -146,7 +146,7 @@ def chosen_jobs(
 ) -> list[str]:
     """Ids of the newest jobs that match, oldest first; of those queued or running where no state is given."""
     states = (JobState.RUNNING, JobState.QUEUED) if state is None else (state,)
-    jobs = [job for one in states for job in client.list(one, labels, since, CHOSEN_LIMIT)]
+    jobs = [job for state in states for job in client.list(state, labels, since, CHOSEN_LIMIT)]
     return [job.id for job in sorted(jobs, key=lambda job: job.created_at)]
 
 

@@ -45,7 +45,7 @@ def outputs(
             output.document({"job_id": job.id, "state": job.state, "outputs": job.outputs, "quality": job.quality})
         elif job.outputs:
             output.show(outputs_table(output, job, output.results.width, places=False))
-            output.show_whole(*(Text(one.url) for one in job.outputs if one.url))
+            output.show_whole(*(Text(artifact.url) for artifact in job.outputs if artifact.url))
         else:
             output.say(output.text("no_outputs", state=job.state.value))
         return DONE
@@ -53,6 +53,6 @@ def outputs(
     if output.as_json:
         output.document({"job_id": job.id, "files": fetched})
     else:
-        for one in fetched:
-            output.show(f"{one.path}  {output.text(one.how)}")
+        for artifact in fetched:
+            output.show(f"{artifact.path}  {output.text(artifact.how)}")
     return DONE

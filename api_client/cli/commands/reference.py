@@ -55,14 +55,14 @@ def templates(output: Output) -> int:
 
     The built-in ones, and this site's own where the service can be reached. Only custom leaves its switches free.
     """
-    found = dict(BUILTIN_TEMPLATES)
+    known = dict(BUILTIN_TEMPLATES)
     try:
         with open_client(timeout_s=_SITE_TIMEOUT_S) as client:
-            found = client.templates()
+            known = client.templates()
     except PackagingError as error:
         if error.code is not ErrorCode.REDIS_UNREACHABLE:
             raise
-    ordered = [*BUILTIN_TEMPLATES.values(), *(t for name, t in found.items() if name not in BUILTIN_TEMPLATES)]
+    ordered = [*BUILTIN_TEMPLATES.values(), *(t for name, t in known.items() if name not in BUILTIN_TEMPLATES)]
     if output.as_json:
         output.document({"templates": ordered})
     else:

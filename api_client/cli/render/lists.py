@@ -116,32 +116,50 @@ def quant_types_table(output: Output, types: Sequence[QuantType], width: int) ->
 
 def checkpoints_view(output: Output, listing: CheckpointList, width: int) -> Iterator[RenderableType]:
     """A run's checkpoints, which of them the words mean, or why there is none."""
-    found = listing.checkpoints
-    if found:
+    checkpoints = listing.checkpoints
+    if checkpoints:
         metrics = sorted(
-            {name for one in found for name in one.scores}, key=lambda name: (name != listing.metric, name)
+            {name for checkpoint in checkpoints for name in checkpoint.scores},
+            key=lambda name: (name != listing.metric, name),
         )
         words = {listing.latest: [output.text("latest")]}
         words.setdefault(listing.best, []).append(output.text("best"))
         words.setdefault(listing.before_early_stopping, []).append(output.text("before_stop"))
         yield fit_table(
             [
-                Column(output.text("checkpoint"), [one.name for one in found], ALWAYS),
-                Column(output.text("kind"), [state_text(output.language, one.kind.value) for one in found], 7),
-                Column(output.text("weights"), [format_size(one.weights_bytes) for one in found], 5, right=True),
-                Column(output.text("size"), [format_size(one.size_bytes) for one in found], 2, right=True),
-                Column(output.text("saved"), [format_time(one.time) for one in found], 3),
+                Column(output.text("checkpoint"), [checkpoint.name for checkpoint in checkpoints], ALWAYS),
+                Column(
+                    output.text("kind"),
+                    [state_text(output.language, checkpoint.kind.value) for checkpoint in checkpoints],
+                    7,
+                ),
+                Column(
+                    output.text("weights"),
+                    [format_size(checkpoint.weights_bytes) for checkpoint in checkpoints],
+                    5,
+                    right=True,
+                ),
+                Column(
+                    output.text("size"),
+                    [format_size(checkpoint.size_bytes) for checkpoint in checkpoints],
+                    2,
+                    right=True,
+                ),
+                Column(output.text("saved"), [format_time(checkpoint.time) for checkpoint in checkpoints], 3),
                 *(
                     Column(
                         name,
-                        [format_score(one.scores[name]) if name in one.scores else "" for one in found],
+                        [
+                            format_score(checkpoint.scores[name]) if name in checkpoint.scores else ""
+                            for checkpoint in checkpoints
+                        ],
                         6 if name == listing.metric else 4,
                         right=True,
                     )
                     for name in metrics[:MAX_SCORE_COLUMNS]
                 ),
-                Column("", [", ".join(words.get(one.name, [])) for one in found], 8),
-                Column("", [one.problem or "" for one in found], 8),
+                Column("", [", ".join(words.get(checkpoint.name, [])) for checkpoint in checkpoints], 8),
+                Column("", [checkpoint.problem or "" for checkpoint in checkpoints], 8),
             ],
             width,
         )
@@ -160,17 +178,17 @@ def limits_table(output: Output, limits: Sequence[LabelLimit], width: int) -> Re
     """Caps by label: how many at once, where that was set, how many wait for a place."""
     if not limits:
         return Text(output.text("no_limits"))
-    places = [output.text("set_here" if each.set_here else "set_by_workers") for each in limits]
+    places = [output.text("set_here" if limit.set_here else "set_by_workers") for limit in limits]
     return fit_table(
         [
-            Column(output.text("labels"), [one_line(each.name) for each in limits], ALWAYS),
+            Column(output.text("labels"), [one_line(limit.name) for limit in limits], ALWAYS),
             Column(
                 output.text("at_once"),
-                ["-" if each.limit is None else str(each.limit) for each in limits],
+                ["-" if limit.limit is None else str(limit.limit) for limit in limits],
                 ALWAYS,
                 right=True,
             ),
-            Column(output.text("jobs_waiting"), [str(each.waiting) for each in limits], 6, right=True),
+            Column(output.text("jobs_waiting"), [str(limit.waiting) for limit in limits], 6, right=True),
             Column("", places, 4),
         ],
         width,
@@ -181,9 +199,9 @@ def changes_table(output: Output, changes: Sequence[Change], width: int, now: da
     """Who changed what, newest first."""
     return fit_table(
         [
-            Column(output.text("age"), [format_age(each.at, now) for each in changes], ALWAYS, right=True),
-            Column(output.text("who"), [one_line(each.by) for each in changes], 6),
-            Column("", [f"{each.action} {each.name} {each.value}".rstrip() for each in changes], ALWAYS),
+            Column(output.text("age"), [format_age(change.at, now) for change in changes], ALWAYS, right=True),
+            Column(output.text("who"), [one_line(change.by) for change in changes], 6),
+            Column("", [f"{change.action} {change.name} {change.value}".rstrip() for change in changes], ALWAYS),
         ],
         width,
     )
@@ -193,9 +211,9 @@ def pauses_table(output: Output, pauses: Sequence[Pause], width: int, now: datet
     """What is paused, since when and by whom."""
     return fit_table(
         [
-            Column(output.text("paused"), [each.name for each in pauses], ALWAYS),
-            Column(output.text("age"), [format_age(each.at, now) for each in pauses], 6, right=True),
-            Column(output.text("who"), [one_line(each.by) for each in pauses], 4),
+            Column(output.text("paused"), [pause.name for pause in pauses], ALWAYS),
+            Column(output.text("age"), [format_age(pause.at, now) for pause in pauses], 6, right=True),
+            Column(output.text("who"), [one_line(pause.by) for pause in pauses], 4),
         ],
         width,
     )

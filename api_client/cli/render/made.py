@@ -27,12 +27,12 @@ def made_lines(output: Output, job: Job, *, ready: bool) -> Iterator[Text]:
         job: A job with outputs.
         ready: Whether to say the commands; of several jobs they would only be in the way.
     """
-    files = [one for one in job.outputs if one.kind not in RECORDS]
-    width = max((len(_place(one)) for one in files), default=0)
+    files = [output_file for output_file in job.outputs if output_file.kind not in RECORDS]
+    width = max((len(_place(file)) for file in files), default=0)
     measured = {line.name: line for line in job.quality}
-    for one in files:
-        told = _how_good(output, measured.get(one.shard_of or one.name))
-        yield Text(f"{one_line(_place(one)):<{width}}  {format_size(one.size_bytes):>9}{told}")
+    for file in files:
+        told = _how_good(output, measured.get(file.shard_of or file.name))
+        yield Text(f"{one_line(_place(file)):<{width}}  {format_size(file.size_bytes):>9}{told}")
     if ready:
         yield from _commands(output, job, files)
 
@@ -51,9 +51,9 @@ def _place(artifact: Artifact) -> str:
 
 
 def _commands(output: Output, job: Job, files: list[Artifact]) -> Iterator[Text]:
-    here = [one for one in files if one.part is ModelPart.MODEL and Path(one.path).is_file()]
-    model = next((one for kind in _RUN_FIRST for one in here if one.kind is kind), None)
-    adapter = next((one for one in here if one.kind is ArtifactKind.LORA), None)
+    here = [file for file in files if file.part is ModelPart.MODEL and Path(file.path).is_file()]
+    model = next((file for kind in _RUN_FIRST for file in here if file.kind is kind), None)
+    adapter = next((file for file in here if file.kind is ArtifactKind.LORA), None)
     if model is None and adapter is None:
         if files:
             yield _command(output, "made_elsewhere", "trainpack", "outputs", job.id, "--download", ".")
@@ -65,7 +65,7 @@ def _commands(output: Output, job: Job, files: list[Artifact]) -> Iterator[Text]
         yield _command(output, "made_run", "llama-cli", "-m", model.path)
     elif adapter is not None:
         yield _command(output, "made_run", "llama-cli", "-m", "BASE.gguf", "--lora", adapter.path)
-    modelfile = next((one for one in files if one.name == MODELFILE.recipe and Path(one.path).is_file()), None)
+    modelfile = next((file for file in files if file.name == MODELFILE.recipe and Path(file.path).is_file()), None)
     if modelfile is not None:
         name = (
             job.request.model_name or Path(job.request.checkpoint or job.request.base_model or "model").name

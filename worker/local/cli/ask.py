@@ -60,13 +60,13 @@ def ask(
     Without a question it is a chat, until Ctrl-D. Answers are greedy: the same question gets the same answer. An
     adapter is asked on its base model. With --base both answer, the base first.
     """
-    found = subject_of(subject)
-    with opened(output, found, base_model, threads, with_base=base or base_model is not None) as voices:
+    asked = subject_of(subject)
+    with opened(output, asked, base_model, threads, with_base=base or base_model is not None) as voices:
         if question is None:
             _talk(output, voices, max_tokens)
         elif output.as_json:
             answers = answers_of(voices, question, max_tokens)
-            output.document({"file": str(found.lora or found.model), "question": question, "answers": answers})
+            output.document({"file": str(asked.lora or asked.model), "question": question, "answers": answers})
         else:
             say_answers(output, voices, question, max_tokens)
     return DONE

@@ -53,20 +53,22 @@ def clean(
     settings = load_settings()
     parts = {_part(name) for name in only or ()} or {*KeptPart}
     searched = [path.expanduser().absolute() for path in places or ()]
-    found = [left for left in find_left(settings.home, settings.kernels_dir, searched) if left.part in parts]
-    total = format_size(sum(left.size_bytes for left in found))
+    left_overs = [left for left in find_left(settings.home, settings.kernels_dir, searched) if left.part in parts]
+    total = format_size(sum(left.size_bytes for left in left_overs))
     if not output.as_json:
-        _show(output, found)
-    if dry_run or not found or not (yes or _agreed(output, total)):
+        _show(output, left_overs)
+    if dry_run or not left_overs or not (yes or _agreed(output, total)):
         if output.as_json:
-            output.document({"found": [_document(left) for left in found], "removed": []})
+            output.document({"found": [_document(left) for left in left_overs], "removed": []})
         return DONE
-    gone = remove(settings.home, found)
+    gone = remove(settings.home, left_overs)
     if output.as_json:
-        output.document({"found": [_document(left) for left in found], "removed": [_document(left) for left in gone]})
+        output.document(
+            {"found": [_document(left) for left in left_overs], "removed": [_document(left) for left in gone]}
+        )
     else:
         output.say(output.text("cleaned", size=format_size(sum(left.size_bytes for left in gone))))
-    return DONE if len(gone) == len(found) else JOB_FAILED
+    return DONE if len(gone) == len(left_overs) else JOB_FAILED
 
 
 def _part(name: str) -> KeptPart:
@@ -82,16 +84,16 @@ def _part(name: str) -> KeptPart:
         ) from None
 
 
-def _show(output: Output, found: list[LeftOver]) -> None:
-    if not found:
+def _show(output: Output, left_overs: list[LeftOver]) -> None:
+    if not left_overs:
         output.say(output.text("clean_nothing"))
         return
     output.show(
         fit_table(
             [
-                Column(output.text("size"), [format_size(left.size_bytes) for left in found], ALWAYS, right=True),
-                Column("", [output.text(f"clean_{left.part.value}") for left in found], 5),
-                Column(output.text("place"), [str(left.path) for left in found], ALWAYS),
+                Column(output.text("size"), [format_size(left.size_bytes) for left in left_overs], ALWAYS, right=True),
+                Column("", [output.text(f"clean_{left.part.value}") for left in left_overs], 5),
+                Column(output.text("place"), [str(left.path) for left in left_overs], ALWAYS),
             ],
             output.results.width,
         )

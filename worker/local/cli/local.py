@@ -128,21 +128,21 @@ def _foresee(output: Output, request: PackagingRequest) -> int:
     waiting = output.notes.status(output.text("measuring")) if output.live else contextlib.nullcontext()
     # the records of jobs before are in the stack's Valkey, which starts alone in a moment
     with running_stack(output, 0, objects=False) as stack, open_client(stack.info.redis_url) as client, waiting:
-        found = foresee(request, client.templates(), settings)
-        made = sum(found.files.values())
+        foreseen = foresee(request, client.templates(), settings)
+        made = sum(foreseen.files.values())
         # where the unquantized file is not kept it is made all the same: it is what is needed beyond the others
-        model = found.unquantized_bytes or max(0, found.needed_bytes - made)
-        work = Workload(found.plan, model, made, found.quant_types)
+        model = foreseen.unquantized_bytes or max(0, foreseen.needed_bytes - made)
+        work = Workload(foreseen.plan, model, made, foreseen.quant_types)
         told = past_forecast(client, work, settings.host_name)
     outlook = Outlook(
         request=request,
-        plan=found.plan,
-        files=found.files,
-        needed_bytes=found.needed_bytes,
-        free_bytes=found.free_bytes,
-        place=str(found.place),
+        plan=foreseen.plan,
+        files=foreseen.files,
+        needed_bytes=foreseen.needed_bytes,
+        free_bytes=foreseen.free_bytes,
+        place=str(foreseen.place),
         forecast=told,
-        notes=found.notes,
+        notes=foreseen.notes,
     )
     return show_outlook(output, outlook)
 
@@ -170,8 +170,8 @@ def _ended(output: Output, job: Job, question: str | None) -> int:
         report_end(output, [job])
     answers = None
     if question is not None and job.state is JobState.SUCCEEDED:
-        found = subject_of_job(job)
-        with opened(output, found, None, None, with_base=False) as voices:
+        asked = subject_of_job(job)
+        with opened(output, asked, None, None, with_base=False) as voices:
             answers = answers_of(voices, question, MAX_TOKENS) if output.as_json else None
             if answers is None:
                 say_answers(output, voices, question, MAX_TOKENS)

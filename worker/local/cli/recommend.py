@@ -92,15 +92,15 @@ def recommend_types(
 
         metadata, sizes = predict_file_sizes(path, Roots.anywhere())
     shape = shape_of(metadata)
-    found = recommend(shape, sizes, place, context, _measured(shape.architecture))
+    recommendation = recommend(shape, sizes, place, context, _measured(shape.architecture))
     drawn = _curve(output, path, sensitivity, fit_types, context) if sensitivity is not None else None
     if output.as_json:
         extra = {} if drawn is None else {"curve": drawn.model_dump(mode="json")}
         output.document(
-            {"model": str(path), "architecture": shape.architecture, **found.model_dump(mode="json"), **extra}
+            {"model": str(path), "architecture": shape.architecture, **recommendation.model_dump(mode="json"), **extra}
         )
     else:
-        output.show(*_view(output, found, shape.context_length))
+        output.show(*_view(output, recommendation, shape.context_length))
         if drawn is not None:
             output.show(*_curve_view(output, drawn, found))
     return DONE
@@ -178,19 +178,19 @@ def _model_of(place: str, output: Output) -> Path:
     return Path(base)
 
 
-def _view(output: Output, found: Recommendation, trained_context: int) -> Iterator[RenderableType]:
-    choices = found.choices
+def _view(output: Output, recommendation: Recommendation, trained_context: int) -> Iterator[RenderableType]:
+    choices = recommendation.choices
     yield Text(
         output.text(
             "recommend_head",
-            target=found.target.name,
-            memory=format_size(found.target.memory_bytes),
-            context=f"{found.context:,}",
-            cache=format_size(found.cache_bytes),
-            buffers=format_size(found.buffer_bytes),
+            target=recommendation.target.name,
+            memory=format_size(recommendation.target.memory_bytes),
+            context=f"{recommendation.context:,}",
+            cache=format_size(recommendation.cache_bytes),
+            buffers=format_size(recommendation.buffer_bytes),
         )
     )
-    if 0 < trained_context < found.context:
+    if 0 < trained_context < recommendation.context:
         yield Text(output.text("context_long", trained=f"{trained_context:,}"), style="yellow")
     yield fit_table(
         [
@@ -205,10 +205,10 @@ def _view(output: Output, found: Recommendation, trained_context: int) -> Iterat
         ],
         output.results.width,
     )
-    if found.best_fitting is None:
+    if recommendation.best_fitting is None:
         yield Text(output.text("nothing_fits"), style="yellow")
     else:
-        yield Text(output.text("best_fitting", quant_type=found.best_fitting.value))
+        yield Text(output.text("best_fitting", quant_type=recommendation.best_fitting.value))
 
 
 def _quality(output: Output, choice: Choice) -> str:

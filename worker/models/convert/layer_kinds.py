@@ -89,7 +89,7 @@ def _check_rotation(architecture: str, config: Mapping[str, Any]) -> None:
     step, rotated = _UNROTATED_STEPS.get(architecture), config.get("no_rope_layers")
     if step is None or not isinstance(rotated, list) or not rotated:
         return
-    if [bool(one) for one in rotated] != [(at + 1) % step != 0 for at in range(len(rotated))]:
+    if [bool(is_rotated) for is_rotated in rotated] != [(at + 1) % step != 0 for at in range(len(rotated))]:
         raise _refused(
             architecture, "no_rope_layers",
             f"is {rotated}; llama.cpp leaves the rotation out in every {step}th layer and in no other",

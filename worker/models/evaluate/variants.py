@@ -197,16 +197,16 @@ class QuantizedFile:
         Where a parameter is made of several tensors whose inputs are rounded differently, as only a mixture of K-quants
         and others makes it, it is the type with the larger blocks.
         """
-        found: dict[str, InputType] = {}
+        types: dict[str, InputType] = {}
         if self.arithmetic is Arithmetic.EXACT:
-            return found
+            return types
         for gguf_name in place.block.targets.keys() & self._tensors.keys():
             kind = input_type(self.type_of(gguf_name))
             if kind is None:
                 continue
             for name in place.block.parameters_of(gguf_name):
-                found[name] = max(found.get(name, kind), kind, key=coarseness)
-        return found
+                types[name] = max(types.get(name, kind), kind, key=coarseness)
+        return types
 
     def check_complete(self) -> None:
         """All matrices of the file have been put somewhere.

@@ -179,8 +179,8 @@ class Search:
 
         m.fold(shape.groups, clear)
         _, best_scale = m.fold(2 * shape.tries + 1, attempt, m.f32(0), scale)
-        found: Float = best_scale
-        return found
+        latest: Float = best_scale
+        return latest
 
     def place_again(self, scale: Float, *, only_off_grid: bool, if_off_grid: bool) -> Float:
         """Place groups once more with the scale found, and fit the scale to them.

@@ -102,7 +102,7 @@ def check_template(tokenizer: Any, expected: Expected, prompts: Sequence[Mapping
     for (case, text), prompt in zip(expected.cases, prompts, strict=True):
         if "error" in prompt:
             return differs(StepWord.TEMPLATE, f"{case.name}: llama.cpp cannot render it: {prompt['error']}")
-        trained, read = (each.removeprefix(begin) if begin else each for each in (text, str(prompt["text"])))
+        trained, read = (text_of.removeprefix(begin) if begin else text_of for text_of in (text, str(prompt["text"])))
         if trained != read:
             at = next(
                 place for place, pair in enumerate(zip_longest(trained, read, fillvalue="")) if pair[0] != pair[1]
@@ -134,10 +134,10 @@ def check_tokenizer(
         if trained != read:
             return differs(StepWord.TOKENIZER, f"{case.name}: {_ids_differ(tokenizer, trained, read)}")
         count += len(read)
-    for text, found in zip(expected.texts, text_ids, strict=True):
+    for text, ids in zip(expected.texts, text_ids, strict=True):
         trained = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        if trained != list(found):
-            return differs(StepWord.TOKENIZER, f"text: {_ids_differ(tokenizer, trained, list(found))}")
+        if trained != list(ids):
+            return differs(StepWord.TOKENIZER, f"text: {_ids_differ(tokenizer, trained, list(ids))}")
         count += len(trained)
     return same(StepWord.TOKENIZER, f"{count} tokens of {len(expected.cases)} prompts and {len(expected.texts)} texts")
 

@@ -24,6 +24,6 @@ def not_checked(step: StepWord, reason: str) -> OriginStep:
     return OriginStep(step=step, state=StepState.NOT_CHECKED, fact=reason)
 
 
-def in_order(found: Sequence[OriginStep]) -> tuple[OriginStep, ...]:
+def in_order(steps: Sequence[OriginStep]) -> tuple[OriginStep, ...]:
     """Along the way from training to file."""
-    return tuple(sorted(found, key=lambda each: ORDER.index(each.step)))
+    return tuple(sorted(steps, key=lambda step: ORDER.index(step.step)))

@@ -108,15 +108,15 @@ def _weights(
         reason = f"it has {count / 1e9:.2f} billion weights, which only the level full compares"
         return [not_checked(step, reason) for step in (StepWord.MERGE, StepWord.CONVERSION, StepWord.LOGITS)]
     way = WeightWay(merged.skeleton, merged.converter)
-    found = [way.conversion(file)]
+    steps = [way.conversion(file)]
     try:
         witness = WholeModel.open(
             trained.base.directory, trained.adapter_dir, _merge_type(merged, trained.overlay), count
         )
     except NoWitnessError as error:
         reason = f"transformers and PEFT cannot be asked: {error}"
-        return [*found, not_checked(StepWord.MERGE, reason), not_checked(StepWord.LOGITS, reason)]
-    return [*found, way.merge(witness.state), _logits(merged, file, witness, trained.tokenizer, texts)]
+        return [*steps, not_checked(StepWord.MERGE, reason), not_checked(StepWord.LOGITS, reason)]
+    return [*steps, way.merge(witness.state), _logits(merged, file, witness, trained.tokenizer, texts)]
 
 
 def _logits(

@@ -63,7 +63,9 @@ class WholeModel:
                 model = _loaded(base, adapter, dtype)
         except Exception as error:  # whatever transformers or PEFT raise for what they cannot take says nothing of ours
             raise NoWitnessError(f"{type(error).__name__}: {str(error)[:200]}") from error
-        partly = [str(each.message) for each in caught if any(word in str(each.message) for word in _PARTLY_TAKEN)]
+        partly = [
+            str(warning.message) for warning in caught if any(word in str(warning.message) for word in _PARTLY_TAKEN)
+        ]
         if partly:
             raise NoWitnessError(f"PEFT takes only part of the adapter: {partly[0][:200]}")
         return cls(model)

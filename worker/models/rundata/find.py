@@ -41,7 +41,7 @@ def find_run_data(directories: Sequence[Path], roots: Roots) -> RunData:
     """
     passed_over: list[str] = []
     usable: dict[bool, tuple[Path, str]] = {}
-    for named in (one for directory in directories for one in named_data(directory)):
+    for named in (place for directory in directories for place in named_data(directory)):
         if named.held_out in usable:
             continue
         path = _usable(named, roots, passed_over)

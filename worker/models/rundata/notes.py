@@ -119,18 +119,18 @@ def _text(path: Path) -> str | None:
 
 def _yaml(text: str) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(text)
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
-    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _names(value: Any) -> list[str]:
@@ -140,4 +140,4 @@ def _names(value: Any) -> list[str]:
 
 def _listed(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [one for one in values if isinstance(one, str) and one]
+    return [value for value in values if isinstance(value, str) and value]

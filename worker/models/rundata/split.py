@@ -65,5 +65,5 @@ def _is_measured(sample: Sample) -> bool:
 
 def as_lines(samples: Iterable[Sample]) -> str:
     """Samples as JSON Lines, which :func:`read_samples` reads back as they are."""
-    records = ({"messages": list(one.messages)} if one.messages else {"text": one.text} for one in samples)
+    records = ({"messages": list(sample.messages)} if sample.messages else {"text": sample.text} for sample in samples)
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

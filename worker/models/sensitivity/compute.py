@@ -170,25 +170,25 @@ def _entries(
     name: str, block: BlockMap, run: TwoWay, inputs: Mapping[str, TensorSums], tokens: int
 ) -> dict[str, TensorSensitivity]:
     """Sensitivities of one GGUF tensor: two where it is looked up in and multiplied with, as a tied embedding is."""
-    found: dict[str, TensorSensitivity] = {}
+    entries: dict[str, TensorSensitivity] = {}
     lookup = looked_up(block, name, run.gradients.lookups, tokens)
     if lookup is not None:
-        found[name] = TensorSensitivity(*lookup)
+        entries[name] = TensorSensitivity(*lookup)
     sums = output_rows(block, name, run.gradients.outputs)
     own = inputs.get(name)
     if own is None and (name == OUTPUT_NAME or name in TOKEN_EMBEDDING_NAMES):
         own = input_columns(block, name, run.inputs.gathered)
     if sums is None or own is None or len(sums) % len(own.counts):
-        return found
+        return entries
     gradients = (sums / tokens).reshape(len(own.counts), -1).astype(np.float32)
-    found[OUTPUT_NAME if lookup is not None else name] = TensorSensitivity(own, gradients)
-    return found
+    entries[OUTPUT_NAME if lookup is not None else name] = TensorSensitivity(own, gradients)
+    return entries
 
 
 def _blocks(opened: OpenedModel, places: ModelDoors) -> list[BlockMap]:
     """Where GGUF tensors come from: of each door, and of what lies outside them."""
     skeleton = opened.skeleton
-    left = {name: each.shape for name, each in skeleton.model.named_parameters(remove_duplicate=False)}
+    left = {name: parameter.shape for name, parameter in skeleton.model.named_parameters(remove_duplicate=False)}
     blocks = []
     for prefix in dict.fromkeys(places.prefixes.values()):
         own = {name: shape for name, shape in left.items() if name.startswith(prefix)}

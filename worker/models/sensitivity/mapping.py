@@ -28,7 +28,7 @@ def output_rows(block: BlockMap, name: str, outputs: Mapping[str, OutputSums]) -
     """
     target = block.targets[name]
     rows, columns = (numbers[:, 0].expand(target.shape[0]) for numbers in (target.rows, target.columns))
-    found = torch.full((target.shape[0],), torch.nan, dtype=torch.float64)
+    weight_of = torch.full((target.shape[0],), torch.nan, dtype=torch.float64)
     for span in block.spans:
         entry = outputs.get(span.name)
         inside = (rows >= span.first) & (rows < span.first + span.rows)
@@ -36,10 +36,10 @@ def output_rows(block: BlockMap, name: str, outputs: Mapping[str, OutputSums]) -
             continue
         local, sums = rows[inside] - span.first, entry.sums.cpu()
         if entry.axis == -1:
-            found[inside] = sums.flatten()[local]
+            weight_of[inside] = sums.flatten()[local]
         else:
-            found[inside] = sums[local // span.shape[-2], columns[inside]]
-    return None if bool(found.isnan().any()) else found.numpy()
+            weight_of[inside] = sums[local // span.shape[-2], columns[inside]]
+    return None if bool(weight_of.isnan().any()) else weight_of.numpy()
 
 
 def input_columns(block: BlockMap, name: str, gathered: Mapping[str, Gathered]) -> TensorSums | None:

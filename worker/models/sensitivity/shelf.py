@@ -68,6 +68,6 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """All tensors in tuples, lists and dictionaries, in order."""
-    found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
-    return found
+    tensors: list[torch.Tensor] = []
+    map_tensors(value, tensors.append)
+    return tensors

@@ -149,7 +149,7 @@ class TwoWay:
         number = len(self._visits[batch])
         if number == 0:  # a model may have moved ids to where its embedding is, which is nowhere while it is not loaded
             ids = self._batches[batch].to(self._skeleton.device)
-            arguments, named = map_tensors((arguments, named), lambda each: ids if each.is_meta else each)
+            arguments, named = map_tensors((arguments, named), lambda tensor: ids if tensor.is_meta else tensor)
         self._inside = True
         try:
             visit = self._record(door, batch, arguments, named)
@@ -293,8 +293,8 @@ class TwoWay:
 
     def _frozen(self, prefix: str, without: tuple[str, ...] = ()) -> list[tuple[str, torch.Tensor]]:
         """Weights, loaded; the gradients that are asked for are those of what runs through them."""
-        loaded = [(name, each) for name, each in self._skeleton.load(prefix, without) if not each.is_meta]
-        return [(name, each.requires_grad_(False)) for name, each in loaded]
+        loaded = [(name, tensor) for name, tensor in self._skeleton.load(prefix, without) if not tensor.is_meta]
+        return [(name, tensor.requires_grad_(False)) for name, tensor in loaded]
 
     def _enter(self, first: int | None, door: Door, group: Sequence[int]) -> None:
         number = len(self._visits[group[0]])

@@ -177,9 +177,11 @@ def _vectors(server: Any, question: Question) -> list[list[float | None]]:
     """A vector of each text; of a ranking model, its one score. What is no number comes as None."""
     if question.purpose == Purpose.RANK:
         reply = _decoded(server.handle_rerank({"query": question.prompt, "documents": [question.prompt, OTHER_TEXT]}))
-        return [[result["relevance_score"]] for result in sorted(reply["results"], key=lambda one: int(one["index"]))]
+        return [
+            [result["relevance_score"]] for result in sorted(reply["results"], key=lambda result: int(result["index"]))
+        ]
     reply = _decoded(server.handle_embeddings({"input": [question.prompt, OTHER_TEXT]}))
-    return [item["embedding"] for item in sorted(reply["data"], key=lambda one: int(one["index"]))]
+    return [item["embedding"] for item in sorted(reply["data"], key=lambda item: int(item["index"]))]
 
 
 def _written(server: Any, question: Question, prompt: str) -> dict[str, Any]:

@@ -51,9 +51,9 @@ class Rendered:
     question: str = ""
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
 
-    def apart_by_spaces(self, found: Sequence[int]) -> bool:
+    def apart_by_spaces(self, ids: Sequence[int]) -> bool:
         """Whether other ids are the same but for spaces right after control tokens and at the beginning."""
-        return self.tokenizer is not None and self._stretches(self.ids) == self._stretches(found)
+        return self.tokenizer is not None and self._stretches(self.ids) == self._stretches(ids)
 
     def _stretches(self, ids: Sequence[int]) -> list[tuple[int | None, str]]:
         """Each control token with the text after it, without the spaces that this text begins with."""

@@ -83,9 +83,9 @@ def scratch_disks(settings: Settings) -> tuple[Path, ...]:
 
 def one_per_file_system(paths: Sequence[Path]) -> list[Path]:
     """The first path on each file system; for one that does not exist yet its nearest existing parent."""
-    found: dict[int, Path] = {}
+    by_device: dict[int, Path] = {}
     for path in paths:
         place = next((p for p in (path, *path.parents) if p.exists()), None)
         if place is not None:
-            found.setdefault(place.stat().st_dev, place)
-    return [*found.values()]
+            by_device.setdefault(place.stat().st_dev, place)
+    return [*by_device.values()]
