@@ -102,7 +102,7 @@ def recommend_types(
     else:
         output.show(*_view(output, recommendation, shape.context_length))
         if drawn is not None:
-            output.show(*_curve_view(output, drawn, found))
+            output.show(*_curve_view(output, drawn, recommendation))
     return DONE
 
 
