@@ -49,16 +49,16 @@ def principal_of(request: Request) -> Principal:
     Raises:
         PackagingError: ``unauthenticated``, ``token_expired``.
     """
-    found: Principal | PackagingError = request.state.identity
-    if isinstance(found, PackagingError):
-        raise found
-    return found
+    identity: Principal | PackagingError = request.state.identity
+    if isinstance(identity, PackagingError):
+        raise identity
+    return identity
 
 
 def known_principal(request: Request) -> Principal | None:
     """Who asks, where that is known; for pages that are shown to everyone."""
-    found: Principal | PackagingError | None = getattr(request.state, "identity", None)
-    return found if isinstance(found, Principal) else None
+    identity: Principal | PackagingError | None = getattr(request.state, "identity", None)
+    return identity if isinstance(identity, Principal) else None
 
 
 async def _check_csrf(request: Request, principal: Principal) -> None:

@@ -57,13 +57,13 @@ class Identities:
         Raises:
             PackagingError: ``unauthenticated``, ``token_expired``.
         """
-        given, found = _digest(secret), None
+        given, matching = _digest(secret), None
         for name, digest in self._digests.items():  # all of them, so that the time says nothing
             if hmac.compare_digest(given, digest):
-                found = self._tokens[name]
-        if found is None:
+                matching = self._tokens[name]
+        if matching is None:
             raise PackagingError(ErrorCode.UNAUTHENTICATED, "the token is not known")
-        return self._principal(found, "token", now or datetime.now(UTC))
+        return self._principal(matching, "token", now or datetime.now(UTC))
 
     def start_session(self, principal: Principal, now: datetime | None = None) -> str:
         """Cookie value of a new session for the holder of a token."""

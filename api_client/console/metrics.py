@@ -65,7 +65,7 @@ class ServiceCollector(Collector):
             families, refusal = [], ""
         yield gauge(names.REDIS_UP, [((), bool(families) and not refusal)])
         if families:
-            yield gauge(names.REDIS_REFUSES, [((each.value,), int(each == refusal)) for each in WriteRefusal])
+            yield gauge(names.REDIS_REFUSES, [((known.value,), int(known == refusal)) for known in WriteRefusal])
         yield from families
 
     def _families(self) -> Iterator[GaugeMetricFamily]:
@@ -89,12 +89,12 @@ class ServiceCollector(Collector):
 
 def _waiting(counts: Counts, queues: Sequence[QueueInfo]) -> list[tuple[tuple[str], float]]:
     """How many stages wait for each reason."""
-    found = dict.fromkeys(WaitReason, 0) | counts.held
-    found[WaitReason.RETRY_AT] += counts.delayed
+    by_reason = dict.fromkeys(WaitReason, 0) | counts.held
+    by_reason[WaitReason.RETRY_AT] += counts.delayed
     for queue in queues:
         if queue.waiting_for is not None:
-            found[queue.waiting_for] += queue.due
-    return [((reason.value,), number) for reason, number in found.items()]
+            by_reason[queue.waiting_for] += queue.due
+    return [((reason.value,), number) for reason, number in by_reason.items()]
 
 
 def _worker_families(workers: Sequence[WorkerInfo], now: datetime) -> Iterator[GaugeMetricFamily]:

@@ -80,8 +80,8 @@ def plain(value: Any) -> Any:
 
 def from_validation(error: RequestValidationError) -> PackagingError:
     """A request that does not fit the schema, as the project's error; it names the first wrong field."""
-    found = error.errors()
-    first = found[0] if found else {"loc": (), "msg": "is not valid", "type": ""}
+    problems = error.errors()
+    first = problems[0] if problems else {"loc": (), "msg": "is not valid", "type": ""}
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     code = ErrorCode.UNKNOWN_FIELD if first["type"] == "extra_forbidden" else ErrorCode.REQUEST_INVALID
     reason = "is no field of it" if code is ErrorCode.UNKNOWN_FIELD else str(first["msg"]).removeprefix("Value error, ")
@@ -114,25 +114,25 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Handler of every error of every route."""
     status = None
     if isinstance(error, RequestValidationError):
-        found = from_validation(error)
+        problem = from_validation(error)
     elif isinstance(error, HTTPException):
-        found = from_http(error, request)
+        problem = from_http(error, request)
         # A body that is no JSON is as wrong as one that does not fit the schema.
         status = None if error.status_code == 400 else error.status_code
     elif isinstance(error, PackagingError):
-        found = error
+        problem = error
     else:
         _log.error("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
-        found = PackagingError(ErrorCode.INTERNAL_ERROR, "the console failed on this request; see its log")
-    status = status or status_of(found)
-    headers = error_headers(found, status)
+        problem = PackagingError(ErrorCode.INTERNAL_ERROR, "the console failed on this request; see its log")
+    status = status or status_of(problem)
+    headers = error_headers(problem, status)
     if status == 405:
         headers["Allow"] = ", ".join(allowed_methods(request))
     page = getattr(request.app.state, "error_page", None)
     if page is not None and wants_page(request):
-        answer: Response = page(request, found, status)
+        answer: Response = page(request, problem, status)
     else:
-        answer = error_response(found, status, accepted_language(request.headers.get("accept-language", "")))
+        answer = error_response(problem, status, accepted_language(request.headers.get("accept-language", "")))
     answer.headers.update(headers)
     return answer
 

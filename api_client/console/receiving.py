@@ -74,10 +74,10 @@ class Connections:
 
     def _is_proxy(self, address: str) -> bool:
         try:
-            found = ip_address(address)
+            ip = ip_address(address)
         except ValueError:
             return False
-        return any(found in network for network in self.proxies)
+        return any(ip in network for network in self.proxies)
 
 
 def _is_network(text: str) -> bool:

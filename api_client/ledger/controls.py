@@ -38,14 +38,14 @@ class Controls:
     def limits(self) -> list[LabelLimit]:
         """Caps in force, by name: those set here, then those that workers were started with."""
         stored = self._store.call(lambda: self._redis.hgetall(self._keys.named("limits")))
-        found = {name: _stored_limit(text) for name, text in stored.items()}
+        by_label = {name: _stored_limit(text) for name, text in stored.items()}
         theirs: dict[str, int | None] = {}
         for worker in read_fleet(self._redis, self._keys, self._store.call).workers:
             theirs |= worker.label_limits
         waiting = self._waiting()
         return [
-            LabelLimit(name=name, limit=limit, set_here=name in found, waiting=waiting.get(name, 0))
-            for name, limit in sorted((theirs | found).items())
+            LabelLimit(name=name, limit=limit, set_here=name in by_label, waiting=waiting.get(name, 0))
+            for name, limit in sorted((theirs | by_label).items())
         ]
 
     def _waiting(self) -> dict[str, int]:
@@ -112,12 +112,12 @@ class Controls:
         """The newest changes, newest first."""
         key = self._keys.named("audit")
         entries = self._store.call(lambda: self._redis.xrevrange(key, count=limit))
-        found = []
+        read = []
         for entry_id, fields in entries:
             with contextlib.suppress(ValueError):
                 at = datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
-                found.append(Change.model_validate({**fields, "at": at}))
-        return found
+                read.append(Change.model_validate({**fields, "at": at}))
+        return read
 
     def _check_room(self, answer: list[Any]) -> None:
         if answer[0] == "full":

@@ -35,24 +35,24 @@ def troubles(
         refusal: Why ``default`` may not write, as ``ACL DRYRUN`` says; empty where it may, ``None`` where the server
             does not tell.
     """
-    found = []
+    lines = []
     if int(info.get("loading") or 0):
-        found.append("the server still loads its data; wait until it has")
+        lines.append("the server still loads its data; wait until it has")
     appends = bool(int(info.get("aof_enabled") or 0))
     if not appends and not save:
-        found.append("appendonly is off: a restart of Redis loses all jobs; set it to yes")
+        lines.append("appendonly is off: a restart of Redis loses all jobs; set it to yes")
     elif not appends:
-        found.append("appendonly is off: a restart of Redis loses jobs since the last snapshot; set it to yes")
+        lines.append("appendonly is off: a restart of Redis loses jobs since the last snapshot; set it to yes")
     elif appendfsync == "no":
-        found.append("appendfsync is no: a crash of the machine loses half a minute; set it to everysec")
-    found += [
+        lines.append("appendfsync is no: a crash of the machine loses half a minute; set it to everysec")
+    lines += [
         f"{what} ({name}: {info[name]}); look at the server's log and its disk"
         for name, what in _STATUSES.items()
         if str(info.get(name) or "ok") != "ok"
     ]
     if appends and user not in (None, "default") and not loads_unasked(info):
-        found += _default_user(server_name(info), refusal)
-    return tuple(found)
+        lines += _default_user(server_name(info), refusal)
+    return tuple(lines)
 
 
 def loads_unasked(info: Mapping[str, Any]) -> bool:

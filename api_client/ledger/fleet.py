@@ -50,20 +50,20 @@ def read_fleet(redis: TextRedis, keys: Keys, call: Callable[[Callable[[], Any]],
 
 def _workers(records: list[str | None]) -> list[WorkerInfo]:
     """Those that can be read; what is no worker's record is nobody's."""
-    found = []
+    read = []
     for text in filter(None, records):
         with contextlib.suppress(ValidationError):
-            found.append(WorkerInfo.model_validate_json(text))
-    return found
+            read.append(WorkerInfo.model_validate_json(text))
+    return read
 
 
 def read_pauses(stored: Mapping[str, str]) -> dict[str, Pause]:
     """Pauses by name; one whose record cannot be read counts all the same, since workers heed it."""
-    found = {}
+    pauses = {}
     for name, text in sorted(stored.items()):
         by, at = "?", 0.0
         with contextlib.suppress(ValueError, TypeError, KeyError):
             data = json.loads(text)
             by, at = str(data["by"])[:200], float(data["at"])
-        found[name] = Pause(name=name, by=by, at=datetime.fromtimestamp(at / 1000, UTC))
-    return found
+        pauses[name] = Pause(name=name, by=by, at=datetime.fromtimestamp(at / 1000, UTC))
+    return pauses

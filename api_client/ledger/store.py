@@ -185,14 +185,14 @@ class JobStore:
 
     def read_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Read jobs in one round trip; those that no longer exist, or that this version cannot read, are left out."""
-        found = []
+        jobs = []
         for record in self._read_records(job_ids):
             try:
-                found.append(self._with_reason(read_job(record), record))
+                jobs.append(self._with_reason(read_job(record), record))
             except PackagingError as error:
                 if error.code not in (ErrorCode.JOB_NEWER, ErrorCode.RECORD_INVALID):
                     raise
-        return found
+        return jobs
 
     def _with_reason(self, job: Job, record: JobRecord) -> Job:
         """The job, with why it waits where it does."""
@@ -360,11 +360,11 @@ class JobStore:
     def site_templates(self) -> dict[str, Template]:
         """Templates that workers have published, less those of which only a newer version knows what they mean."""
         stored = self.call(lambda: self.redis.hgetall(self._keys.named("templates")))
-        found = {}
+        templates = {}
         for name, text in sorted(stored.items()):
             with contextlib.suppress(ValidationError):
-                found[name] = Template.model_validate_json(text)
-        return found
+                templates[name] = Template.model_validate_json(text)
+        return templates
 
 
 def _entries(answer: StreamAnswer) -> Iterator[StreamEntry]:

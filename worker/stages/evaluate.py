@@ -141,7 +141,7 @@ def _origin(
     overlay = job_overlay(context)
     trained = Trained(base, context.prepared.adapter_dir if overlay is not None else None, overlay, tokenizer)
     try:
-        found = trace(
+        steps = trace(
             trained,
             Path(whole.path),
             [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
@@ -154,10 +154,10 @@ def _origin(
     except Exception as error:  # as above; figures that are measured already are not lost to it
         context.report.log(f"{whole.name} cannot be traced back to the training: {error}", level="warning")
         return ()
-    for step in found:
+    for step in steps:
         if step.state is StepState.DIFFERS:
             context.report.log(f"{whole.name} differs from the training at {step.step}: {step.fact}", level="warning")
-    return found
+    return steps
 
 
 def _taken(context: StageContext, sequences: Sequence[TokenSequence]) -> Sequence[TokenSequence]:
@@ -235,7 +235,7 @@ def _judge(context: StageContext, report: QualityReport, files: Sequence[Artifac
     faults += _another_model(report, files)
     for message, facts in faults:
         if wanted.on_fail == "fail":
-            lines = [QualityLine.of(each).model_dump(exclude_none=True) for each in report.files]
+            lines = [QualityLine.of(file).model_dump(exclude_none=True) for file in report.files]
             raise PackagingError(
                 ErrorCode.QUALITY_BELOW_THRESHOLD,
                 message,

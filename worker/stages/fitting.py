@@ -78,8 +78,12 @@ class JobFit:
             "predicted_kld": mixture.kld,
             "measured": None if chosen is None else chosen.divergence.model_dump(mode="json"),
             "candidates": [
-                {"name": each.name, "predicted_kld": each.predicted, "kld": each.divergence.mean_kld.model_dump()}
-                for each in self.decision.measured
+                {
+                    "name": candidate.name,
+                    "predicted_kld": candidate.predicted,
+                    "kld": candidate.divergence.mean_kld.model_dump(),
+                }
+                for candidate in self.decision.measured
             ],
             "tensors": {reason: len(names) for reason, names in reasons.items() if names},
             "not_chosen": {reason: names for reason, names in reasons.items() if names and reason != "chosen"},
@@ -103,7 +107,7 @@ def decide_fits(context: StageContext, source: Artifact, fits: Sequence[FitType]
     prices = _priced(context, source, sensitivity, data, price_types(space, bare))
     record = _Decisions(context.scratch / _DECISIONS, prices, source, context)
     subject: list[FitSubject | None] = []  # made when the first decision needs it
-    found = {}
+    job_fits = {}
     for fit, limit in limits.items():
         context.stop_point()
         problem = FitProblem(space, prices, fit, limit)
@@ -113,9 +117,9 @@ def decide_fits(context: StageContext, source: Artifact, fits: Sequence[FitType]
                 subject.append(_subject(context, source, data, space.elements))
             decision = _decided(context, problem, subject[0])
             record.keep(fit, decision)
-        found[fit] = JobFit(fit, problem, decision)
-        _tell(context, found[fit])
-    return found
+        job_fits[fit] = JobFit(fit, problem, decision)
+        _tell(context, job_fits[fit])
+    return job_fits
 
 
 def curve_of(context: StageContext, fits: Mapping[FitType, JobFit]) -> dict[str, Any]:
@@ -124,10 +128,10 @@ def curve_of(context: StageContext, fits: Mapping[FitType, JobFit]) -> dict[str,
     return priced_curve(problem.space, problem.prices, context.request.fit.context).model_dump(mode="json")
 
 
-def write_recipe(path: Path, found: JobFit) -> Artifact:
+def write_recipe(path: Path, job_fit: JobFit) -> Artifact:
     """The recipe file of a fit."""
-    atomic_write_text(path, found.decision.mixture.recipe_text)
-    return Artifact.of(path, ArtifactKind.RECIPE, quant_type=found.fit.value)
+    atomic_write_text(path, job_fit.decision.mixture.recipe_text)
+    return Artifact.of(path, ArtifactKind.RECIPE, quant_type=job_fit.fit.value)
 
 
 def same_files(wanted: Iterable[AnyQuantType], fits: Mapping[FitType, JobFit]) -> dict[FitType, AnyQuantType]:
@@ -225,16 +229,16 @@ def _say_unmeasured(context: StageContext, reason: str) -> None:
     context.report.log(f"Fits are chosen by prediction alone, as the model cannot be run: {reason}", level="warning")
 
 
-def _tell(context: StageContext, found: JobFit) -> None:
-    mixture, chosen = found.decision.mixture, found.decision.chosen
+def _tell(context: StageContext, job_fit: JobFit) -> None:
+    mixture, chosen = job_fit.decision.mixture, job_fit.decision.chosen
     measured = f", measured {chosen.kld:.5f}" if chosen is not None else ""
     what = (
         "a mixture of its own" if mixture.origin == "fit" else f"the stock mixture of {mixture.origin}; none was better"
     )
     context.report.log(
-        f"{found.fit}: {what}, {mixture.size_bytes} bytes, mean KLD predicted {mixture.kld:.5f}{measured}",
-        quant_type=found.fit.value,
-        candidates=[{"name": each.name, "kld": each.kld} for each in found.decision.measured],
+        f"{job_fit.fit}: {what}, {mixture.size_bytes} bytes, mean KLD predicted {mixture.kld:.5f}{measured}",
+        quant_type=job_fit.fit.value,
+        candidates=[{"name": candidate.name, "kld": candidate.kld} for candidate in job_fit.decision.measured],
     )
 
 
@@ -279,12 +283,12 @@ class _Decisions:
             "types": {name: kind.name for name, kind in decision.mixture.types.items()},
             "measured": [
                 {
-                    "name": each.name,
-                    "types": dict(each.types),
-                    "predicted": each.predicted,
-                    "divergence": each.divergence.model_dump(mode="json"),
+                    "name": candidate.name,
+                    "types": dict(candidate.types),
+                    "predicted": candidate.predicted,
+                    "divergence": candidate.divergence.model_dump(mode="json"),
                 }
-                for each in decision.measured
+                for candidate in decision.measured
             ],
         }
         atomic_write_text(self._path, json.dumps({"key": self._key, "fits": self._kept}))

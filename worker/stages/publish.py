@@ -185,7 +185,7 @@ def _write_records(
     if target is not None:
         _keep_older_manifest(context, target.here)
         atomic_write_text(target.here / MANIFEST.recipe, Path(record.path).read_text("utf-8"))
-        records = [each.model_copy(update={"path": str(target.path / each.name)}) for each in records]
+        records = [record.model_copy(update={"path": str(target.path / record.name)}) for record in records]
     return records
 
 

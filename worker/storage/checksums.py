@@ -91,4 +91,4 @@ def _line(name: str, digest: str) -> str:
 def _unescape(name: str) -> str:
     plain = {"\\": "\\", "n": "\n", "r": "\r"}
     characters = iter(name)
-    return "".join(plain.get(next(characters, ""), "") if each == "\\" else each for each in characters)
+    return "".join(plain.get(next(characters, ""), "") if character == "\\" else character for character in characters)

@@ -54,14 +54,14 @@ def parse_hub_location(location: str) -> tuple[str, str | None]:
     Raises:
         PackagingError: ``request_invalid``.
     """
-    found = _LOCATION.fullmatch(location)
-    if found is None or ".." in location:
+    match = _LOCATION.fullmatch(location)
+    if match is None or ".." in location:
         raise PackagingError(
             ErrorCode.REQUEST_INVALID,
             f"{location} is not of the form hf://owner/name or hf://owner/name@revision",
             fields={"location": location},
         )
-    return found["repo"], found["revision"]
+    return match["repo"], match["revision"]
 
 
 def look_up(location: str, missing: ErrorCode) -> HubRevision:
@@ -78,8 +78,8 @@ def look_up(location: str, missing: ErrorCode) -> HubRevision:
             repo, revision=revision, timeout=_TIMEOUT_S, files_metadata=True
         )
     files = tuple(
-        HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs is not None else None)
-        for each in info.siblings or ()
+        HubFile(sibling.rfilename, sibling.size or 0, sibling.lfs.sha256 if sibling.lfs is not None else None)
+        for sibling in info.siblings or ()
     )
     return HubRevision(repo, str(info.sha), files)
 

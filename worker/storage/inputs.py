@@ -109,8 +109,8 @@ class _Fetch:
         check_bucket(source.bucket, self.settings.allowed_buckets)
         storage = S3Storage(self.settings.storage)
         start = len(source.key) + 1 if source.key else 0
-        listed = {each.key[start:]: each for each in storage.list_objects(source, self.should_stop)}
-        listed = {name: each for name, each in listed.items() if name and not name.endswith("/")}  # folder markers
+        listed = {stored.key[start:]: stored for stored in storage.list_objects(source, self.should_stop)}
+        listed = {name: stored for name, stored in listed.items() if name and not name.endswith("/")}  # folder markers
         wanted = wanted_names(listed, str(source))
         if not wanted:
             raise self._nothing_in(str(source), listed)
@@ -120,12 +120,12 @@ class _Fetch:
         """A single object."""
         check_bucket(source.bucket, self.settings.allowed_buckets)
         storage = S3Storage(self.settings.storage)
-        found = storage.find(source)
-        if found is None:
+        stored = storage.find(source)
+        if stored is None:
             raise PackagingError(self.missing, f"{source} does not exist", fields={"url": str(source)})
         name = PurePosixPath(source.key).name
         check_relative_name(name, str(source))
-        return self._objects(storage, source, PurePosixPath(), {name: found}) / name
+        return self._objects(storage, source, PurePosixPath(), {name: stored}) / name
 
     def model(self, location: str) -> Path:
         """A model of the Hugging Face Hub, pinned to the commit that the location means now."""
@@ -175,8 +175,8 @@ class _Fetch:
         self.report(done, total, "bytes", name)
 
     def _nothing_in(self, source: str, names: Iterable[str]) -> PackagingError:
-        found = sorted(names)[:3]
-        what = f"none of the files that packaging reads, but {', '.join(found)}" if found else "no objects"
+        first = sorted(names)[:3]
+        what = f"none of the files that packaging reads, but {', '.join(first)}" if first else "no objects"
         return PackagingError(self.missing, f"{source} holds {what}", fields={"location": source})
 
 

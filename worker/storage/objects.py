@@ -75,22 +75,22 @@ class Expectation:
 
 def expectations(head: Mapping[str, Any]) -> list[Expectation]:
     """What an answer to HeadObject says about the bytes: full checksums first, stronger ones first; maybe nothing."""
-    found = []
+    expected = []
     noted = head.get("Metadata", {}).get(SHA256_METADATA, "")
     if re.fullmatch("[0-9a-f]{64}", noted):
-        found.append(Expectation("sha256", bytes.fromhex(noted)))
+        expected.append(Expectation("sha256", bytes.fromhex(noted)))
     for algorithm in ("sha256", "sha1", "crc32"):
         value, _, parts = str(head.get(f"Checksum{algorithm.upper()}", "")).partition("-")
         digest = _decoded(value, algorithm)
         if digest is None or (parts and (algorithm == "crc32" or not parts.isdecimal())):
             continue
         if parts or algorithm == "crc32" or not _may_be_composite(head):
-            found.append(Expectation(algorithm, digest, int(parts or 0)))
+            expected.append(Expectation(algorithm, digest, int(parts or 0)))
     tag = re.fullmatch('"([0-9a-f]{32})(?:-([0-9]+))?"', str(head.get("ETag", "")))
     encrypted = head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
     if tag and not encrypted:  # under KMS or customer keys the tag is no checksum
-        found.append(Expectation("md5", bytes.fromhex(tag[1]), int(tag[2] or 0)))
-    return sorted(found, key=lambda each: each.parts > 0)
+        expected.append(Expectation("md5", bytes.fromhex(tag[1]), int(tag[2] or 0)))
+    return sorted(expected, key=lambda expectation: expectation.parts > 0)
 
 
 def _decoded(value: str, algorithm: str) -> bytes | None:

@@ -28,16 +28,16 @@ def outline(model: RunFiles, directory: Path) -> Path:
     Raises:
         PackagingError: ``base_model_not_found`` without a config.json; as ``wanted_names``, and what reading raises.
     """
-    found = {name: file.size_bytes for name, file in (model.files() or {}).items() if not name.endswith("/")}
-    if _CONFIG not in found:
+    sizes = {name: file.size_bytes for name, file in (model.files() or {}).items() if not name.endswith("/")}
+    if _CONFIG not in sizes:
         raise PackagingError(
             ErrorCode.BASE_MODEL_NOT_FOUND,
             f"{model.location} holds no base model: it has no {_CONFIG}",
             fields={"path": model.location},
         )
     made = directory / (PurePosixPath(model.location).name or "model")
-    for name in wanted_names(found, model.location):
-        size = found[name]
+    for name in wanted_names(sizes, model.location):
+        size = sizes[name]
         target = made / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(_head(model, name, size) if name.endswith(_WEIGHTS) else _whole(model, name, size))

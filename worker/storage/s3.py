@@ -107,10 +107,10 @@ class S3Storage:
                 ``disk_space_insufficient``, ``output_dir_not_writable``.
             StopRequested: asked to stop; what has arrived stays for the next attempt.
         """
-        found = self.find(source)
-        if found is None:
+        stored = self.find(source)
+        if stored is None:
             raise PackagingError(missing, f"{source} does not exist", fields={"url": str(source)})
-        download = Download(self._client, self._settings, source.bucket, found, target, missing=missing, sha256=sha256)
+        download = Download(self._client, self._settings, source.bucket, stored, target, missing=missing, sha256=sha256)
         limits = Limits(self._retry, should_stop)
         download_all([download], self._settings.concurrency, limits, report or _no_total_report)
 

@@ -161,8 +161,8 @@ class Download:
     def _mismatch(self, limits: Limits) -> str | None:
         """Name of the checksum that the partial file does not have; the first one that can be told decides."""
         if self._sha256 is not None:
-            found = sha256_file(self._file.path, should_stop=limits.should_stop)
-            return None if found == self._sha256 else "sha256"
+            digest = sha256_file(self._file.path, should_stop=limits.should_stop)
+            return None if digest == self._sha256 else "sha256"
         request = Request(f"checking {self._source}", ErrorCode.DOWNLOAD_FAILED, self._missing)
         address: dict[str, Any] = {"Bucket": self._source.bucket, "Key": self._source.key}
         head = attempt(

@@ -119,7 +119,7 @@ class Upload:
 
         def arrived(part: SentPart) -> None:
             sent.append(part)
-            self.report(sum(each.part.size_bytes for each in sent))
+            self.report(sum(done.part.size_bytes for done in sent))
 
         try:
             run_parallel(
@@ -136,7 +136,7 @@ class Upload:
             if not (self.keep_parts and isinstance(error, PackagingError) and error.retryable):
                 self._abort(upload_id)
             raise
-        return [each.sha256 for each in sent]
+        return [done.sha256 for done in sent]
 
     def _new_upload(self) -> str:
         answer = self._ask(
@@ -183,7 +183,7 @@ class Upload:
 
     def _complete(self, upload_id: str, sent: list[SentPart]) -> None:
         listed: Any = [
-            {"PartNumber": each.part.number, "ETag": each.etag, "ChecksumSHA256": _base64(each.sha256)} for each in sent
+            {"PartNumber": done.part.number, "ETag": done.etag, "ChecksumSHA256": _base64(done.sha256)} for done in sent
         ]
         self._ask(
             lambda: self.client.complete_multipart_upload(
@@ -207,9 +207,11 @@ class Upload:
             return False
         parts = split(self.size_bytes, self.settings.part_size_bytes)
         digests = sent or [sha256_range(self.path, part.offset, part.size_bytes) for part in parts]
-        kept = [each for each in expectations({**head, "Metadata": {}}) if each.algorithm == "sha256"]
-        for each in kept:
-            if each.holds_for_parts(digests) if each.parts else each.digest.hex() == self.sha256:
+        kept = [
+            expectation for expectation in expectations({**head, "Metadata": {}}) if expectation.algorithm == "sha256"
+        ]
+        for expectation in kept:
+            if expectation.holds_for_parts(digests) if expectation.parts else expectation.digest.hex() == self.sha256:
                 return True
         return self._read_back(parts, digests)
 
@@ -269,7 +271,7 @@ class Upload:
 
         Not all credentials may list them; then there is none.
         """
-        found: tuple[str, Mapping[int, PartTypeDef]] | None = None
+        unfinished: tuple[str, Mapping[int, PartTypeDef]] | None = None
         with contextlib.suppress(PackagingError):
             answer = attempt(
                 lambda: self.client.list_multipart_uploads(Bucket=self.target.bucket, Prefix=self.target.key),
@@ -281,11 +283,11 @@ class Upload:
                 if upload.get("Key") != self.target.key:
                     continue
                 parts = self._parts_of(upload["UploadId"])
-                if found is None and self._is_ours(parts):
-                    found = upload["UploadId"], parts
+                if unfinished is None and self._is_ours(parts):
+                    unfinished = upload["UploadId"], parts
                 else:
                     self._abort(upload["UploadId"])
-        return found
+        return unfinished
 
     def _parts_of(self, upload_id: str) -> Mapping[int, PartTypeDef]:
         request = Request(f"listing parts of {self.target}")
@@ -299,7 +301,7 @@ class Upload:
                 self.settings,
                 _CLEANING,
             )
-            parts |= {each["PartNumber"]: each for each in answer.get("Parts", [])}
+            parts |= {part["PartNumber"]: part for part in answer.get("Parts", [])}
             if not answer.get("IsTruncated"):
                 return parts
             marker = answer["NextPartNumberMarker"]

@@ -28,8 +28,8 @@ Place = Annotated[str, Query(min_length=1, max_length=4096)]
 @router.get("/templates")
 def templates(client: Client, _: Reader) -> TemplateList:
     """List the templates: the built-in ones, then this site's own."""
-    found = client.templates()
-    own = (template for name, template in found.items() if name not in BUILTIN_TEMPLATES)
+    known = client.templates()
+    own = (template for name, template in known.items() if name not in BUILTIN_TEMPLATES)
     return TemplateList(templates=(*BUILTIN_TEMPLATES.values(), *own))
 
 
@@ -57,9 +57,9 @@ def recommend(
     context: Annotated[int, Query(description="Context length in tokens.", ge=1, le=100_000_000)] = DEFAULT_CONTEXT,
 ) -> RecommendationDocument:
     """Judge every quant type for a model on the workers' disks or in object storage, and a place to run it."""
-    measured, found = ask.recommend(model, target, context)
+    measured, recommendation = ask.recommend(model, target, context)
     return RecommendationDocument(
-        **found.model_dump(),
+        **recommendation.model_dump(),
         host=measured.host,
         model=measured.model,
         architecture=measured.shape.architecture,

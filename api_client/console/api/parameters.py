@@ -42,17 +42,17 @@ def parse_labels(
     Raises:
         PackagingError: ``request_invalid``.
     """
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for text in label or ():
         key, equals, value = text.partition("=")
-        if not key or not equals or key in found:
+        if not key or not equals or key in labels:
             raise PackagingError(
                 ErrorCode.REQUEST_INVALID,
                 f"label {text!r} is not of the form key=value, or its key is there twice",
                 fields={"field": "label"},
             )
-        found[key] = value
-    return found
+        labels[key] = value
+    return labels
 
 
 JobId = Annotated[str, Depends(check_job_id)]

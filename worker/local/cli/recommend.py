@@ -127,10 +127,10 @@ def _curve(output: Output, path: Path, sensitivity: Path, fit_types: str, contex
         return size_curve(path, sensitivity.expanduser().absolute(), allowed, context)
 
 
-def _curve_view(output: Output, drawn: SizeCurve, found: Recommendation) -> Iterator[RenderableType]:
+def _curve_view(output: Output, drawn: SizeCurve, recommendation: Recommendation) -> Iterator[RenderableType]:
     """Stock types beside fits of their bytes; then what fits of other sizes come to, and which places hold them."""
     stock = sorted(drawn.stock, key=lambda point: point.size_bytes)
-    measured = {choice.quant_type.value: choice.measured for choice in found.choices if choice.measured}
+    measured = {choice.quant_type.value: choice.measured for choice in recommendation.choices if choice.measured}
     told = [format_measured(output.language, measured[point.name]) if point.name in measured else "" for point in stock]
     yield fit_table(
         [

@@ -116,7 +116,7 @@ def check_complete(metadata: Mapping[str, Any], tensors: Iterable[str]) -> None:
     names = tuple(tensors)
     for key, layer in _ENCODERS.items():
         announced = metadata.get(key)
-        held = {int(found[1]) for name in names if (found := layer.match(name))}
+        held = {int(match[1]) for name in names if (match := layer.match(name))}
         if not held or not isinstance(announced, int):
             continue
         missing = sorted(set(range(announced)) - held)

@@ -156,7 +156,7 @@ def _unknown(tokenizer: Any, text: str) -> str | None:
     """
     ids = plain_ids(tokenizer, text)
     held = tokenizer.decode([token for token in ids if token != tokenizer.unk_token_id])
-    whole, kept = (len("".join(each.split())) for each in (text, held))
+    whole, kept = (len("".join(part.split())) for part in (text, held))
     lost = 1 - kept / whole if whole else 0.0
     return f"the tokenizer cannot hold it: {100 * lost:.0f} % of its characters are lost" if lost > _MOST_LOST else None
 

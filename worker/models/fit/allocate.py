@@ -75,8 +75,8 @@ class Market:
             seen.add(types)
             both = [*zip(tensors, types, strict=True)]
             yield _Bundle(
-                sum(self.bytes_of(tensor, each) for tensor, each in both),
-                sum(tensor.kld_of[each] for tensor, each in both),
+                sum(self.bytes_of(tensor, tensor_type) for tensor, tensor_type in both),
+                sum(tensor.kld_of[tensor_type] for tensor, tensor_type in both),
                 types,
             )
 
@@ -141,12 +141,12 @@ def curve(market: Market, points: int = 24) -> tuple[Allocation, ...]:
     """Mixtures from the smallest to the largest, at even steps of bytes; each is the best of its size."""
     least = sum(min(bundle.size_bytes for bundle in bundles) for bundles in market.bundles)
     most = sum(max(bundle.size_bytes for bundle in bundles) for bundles in market.bundles)
-    found: dict[int, Allocation] = {}
+    by_size: dict[int, Allocation] = {}
     for step in range(points):
         allocation = allocate(market, least + (most - least) * step // max(1, points - 1))
         if allocation is not None:
-            found.setdefault(allocation.size_bytes, allocation)
-    return tuple(found.values())
+            by_size.setdefault(allocation.size_bytes, allocation)
+    return tuple(by_size.values())
 
 
 def type_in(kind: str, tensor: TensorPrice) -> str:

@@ -77,7 +77,7 @@ class Candidate(QuantizedFile):
     @property
     def fingerprint(self) -> str:
         """The source's, with the types and the matrix."""
-        types = json.dumps({name: each.name for name, each in sorted(self._types.items())})
+        types = json.dumps({name: tensor_type.name for name, tensor_type in sorted(self._types.items())})
         matrix = self._matrix.sha256 if self._matrix is not None else ""
         return f"{super().fingerprint} {hashlib.sha256(types.encode()).hexdigest()} {matrix}"
 

@@ -38,11 +38,13 @@ def size_curve(
         PackagingError: ``gguf_invalid``, ``sensitivity_invalid``.
         StopRequested: as asked.
     """
-    found = read_sensitivity(sensitivity)
-    matrix = mean_squares(found.matrix(), sensitivity.name)
+    kept = read_sensitivity(sensitivity)
+    matrix = mean_squares(kept.matrix(), sensitivity.name)
     space = space_of(source, matrix, allowed)
-    used = {each for kind in STOCK_TYPES for each in space.types_of(kind).values() if each.is_quantized}
-    prices = price_tensors(source, found, sorted(used | {GGMLType[name] for name in allowed}), matrix, setting=setting)
+    used = {
+        tensor_type for kind in STOCK_TYPES for tensor_type in space.types_of(kind).values() if tensor_type.is_quantized
+    }
+    prices = price_tensors(source, kept, sorted(used | {GGMLType[name] for name in allowed}), matrix, setting=setting)
     return priced_curve(space, prices, context)
 
 
@@ -71,7 +73,8 @@ def priced_curve(space: FitSpace, prices: Prices, context: int) -> SizeCurve:
             if _is_priced(prices, types)
         ),
         fit=tuple(
-            FitPoint(size_bytes=others + each.size_bytes, kld=base_kld + each.kld) for each in curve(problem.market)
+            FitPoint(size_bytes=others + allocation.size_bytes, kld=base_kld + allocation.kld)
+            for allocation in curve(problem.market)
         ),
         targets={
             name: max(0, memory - space.shape.cache_bytes(context) - space.shape.buffer_bytes())

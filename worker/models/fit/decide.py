@@ -31,7 +31,7 @@ class FitDecision:
     def chosen(self) -> Measured | None:
         """The figures of the mixture."""
         types = {name: kind.name for name, kind in self.mixture.types.items()}
-        return next((each for each in self.measured if each.types.items() <= types.items()), None)
+        return next((candidate for candidate in self.measured if candidate.types.items() <= types.items()), None)
 
 
 def predicted_best(problem: FitProblem) -> FitDecision:
@@ -60,10 +60,10 @@ def decide(problem: FitProblem, subject: FitSubject, *, setting: WorkSetting = O
     fitted, stock = problem.allocated(), problem.stock()
     measurable = problem.measurable
     beside = stock.types if stock is not None else fitted.types
-    found = select(measurable, _types(measurable, beside), problem.allocate, subject, setting=setting)
-    if stock is not None and found.chosen.types == _types(measurable, stock.types):
-        return FitDecision(stock, found.measured)
-    return FitDecision(problem.mixture(problem.completed(found.chosen.types)), found.measured)
+    selection = select(measurable, _types(measurable, beside), problem.allocate, subject, setting=setting)
+    if stock is not None and selection.chosen.types == _types(measurable, stock.types):
+        return FitDecision(stock, selection.measured)
+    return FitDecision(problem.mixture(problem.completed(selection.chosen.types)), selection.measured)
 
 
 def _to_kld(problem: FitProblem, limit: float, subject: FitSubject, setting: WorkSetting) -> FitDecision:
@@ -72,20 +72,20 @@ def _to_kld(problem: FitProblem, limit: float, subject: FitSubject, setting: Wor
     corrected = prices
     for _ in range(1 + _ROUNDS):
         types = problem.allocate(corrected)
-        if types is None or any(each.types == types for each in measured):
+        if types is None or any(candidate.types == types for candidate in measured):
             break
         measured += measure(prices, {FITTED: types}, subject, setting=setting)
         mixtures.append(problem.mixture(problem.completed(types)))
         corrected = scaled(prices, correction(prices, measured))
     if not measured:
         return predicted_best(problem)
-    within = [place for place, each in enumerate(measured) if each.kld <= limit]
+    within = [place for place, candidate in enumerate(measured) if candidate.kld <= limit]
     best = (
         min(within, key=lambda place: mixtures[place].size_bytes)
         if within
         else min(range(len(measured)), key=lambda place: measured[place].kld)
     )
-    order = [measured[best], *(each for place, each in enumerate(measured) if place != best)]
+    order = [measured[best], *(candidate for place, candidate in enumerate(measured) if place != best)]
     return FitDecision(mixtures[best], tuple(order))
 
 

@@ -23,7 +23,7 @@ def share_key(name: str) -> str:
 
 def together(names: Iterable[str]) -> list[tuple[int, ...]]:
     """Places of names by what they share, in the order of the first of each."""
-    found: dict[str, list[int]] = {}
+    by_key: dict[str, list[int]] = {}
     for place, name in enumerate(names):
-        found.setdefault(share_key(name), []).append(place)
-    return [tuple(places) for places in found.values()]
+        by_key.setdefault(share_key(name), []).append(place)
+    return [tuple(places) for places in by_key.values()]

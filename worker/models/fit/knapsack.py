@@ -81,8 +81,8 @@ def choose(groups: Sequence[Sequence[Option]], limit: float) -> KnapsackAnswer |
     first = _result(groups, picks, -np.inf)
     if not multiplier:
         return KnapsackAnswer(first.picks, first.weight, first.cost, first.cost, is_optimal=True)
-    found = _enumerate(groups, limit, multiplier, first, _FIRST_SUMS)
-    return found if found.is_optimal else _enumerate(groups, limit, multiplier, found, MOST_SUMS)
+    picked = _enumerate(groups, limit, multiplier, first, _FIRST_SUMS)
+    return picked if picked.is_optimal else _enumerate(groups, limit, multiplier, picked, MOST_SUMS)
 
 
 class _Ranked(NamedTuple):
@@ -102,11 +102,11 @@ class _Step(NamedTuple):
 
 def _ranked(group: Sequence[Option]) -> list[_Ranked]:
     """Options that no lighter one undercuts, the lightest first."""
-    found: list[_Ranked] = []
+    ranked: list[_Ranked] = []
     for option in sorted(_Ranked(weight, cost, index) for index, (weight, cost) in enumerate(group)):
-        if not found or option.cost < found[-1].cost:
-            found.append(option)
-    return found
+        if not ranked or option.cost < ranked[-1].cost:
+            ranked.append(option)
+    return ranked
 
 
 def _steps(number: int, ranked: Sequence[_Ranked]) -> list[_Step]:
@@ -182,9 +182,9 @@ def _enumerate(
     for number, (parents, taken) in zip(order[::-1], sums.came_from[::-1], strict=True):
         picks[number] = int(taken[winner])
         winner = int(parents[winner])
-    found = _result(groups, picks, bound, optimal=whole)
-    better = (found.cost, found.weight) < (best.cost, best.weight)
-    return found if better else KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
+    result = _result(groups, picks, bound, optimal=whole)
+    better = (result.cost, result.weight) < (best.cost, best.weight)
+    return result if better else KnapsackAnswer(best.picks, best.weight, best.cost, bound, is_optimal=whole)
 
 
 def _add(

@@ -151,9 +151,9 @@ def _sensitivities(tensor: TensorInfo, sensitivity: Sensitivity, tied: bool) -> 
     names = [tensor.name]
     if tied and tensor.name == TOKEN_EMBEDDING_NAMES[0]:
         names.append(OUTPUT_NAME)
-    found = [sensitivity.entries[name] for name in names if name in sensitivity.entries]
+    entries = [sensitivity.entries[name] for name in names if name in sensitivity.entries]
     expected = (tensor.matrix_count, tensor.row_length)
-    for entry in found:
+    for entry in entries:
         gradients = entry.out_grad2
         shape = (tensor.matrix_count, tensor.rows_per_matrix)
         if entry.inputs.in_sum2.shape != expected or (gradients is not None and gradients.shape != shape):
@@ -161,7 +161,7 @@ def _sensitivities(tensor: TensorInfo, sensitivity: Sensitivity, tied: bool) -> 
                 sensitivity.dataset,
                 f"the entry of {tensor.name} is {entry.inputs.in_sum2.shape}, the model's tensor {tensor.shape}",
             )
-    return found
+    return entries
 
 
 def _use(tensor: TensorInfo, part: TensorSensitivity, sample_elements: int) -> _Use:
@@ -182,15 +182,19 @@ def _use(tensor: TensorInfo, part: TensorSensitivity, sample_elements: int) -> _
 
 def _fitting(tensor: TensorInfo, types: Sequence[GGMLType], has_weights: bool) -> list[GGMLType]:
     """Types that the tensor can be made in."""
-    found = dict.fromkeys(
+    possible = dict.fromkeys(
         fitting
-        for each in types
-        for fitting in (each if tensor.row_length % each.block_length == 0 else NARROWER_BLOCK.get(each, GGMLType.F16),)
+        for tensor_type in types
+        for fitting in (
+            tensor_type
+            if tensor.row_length % tensor_type.block_length == 0
+            else NARROWER_BLOCK.get(tensor_type, GGMLType.F16),
+        )
         if tensor.row_length % fitting.block_length == 0
     )
     outside = tensor.name == OUTPUT_NAME or tensor.name in TOKEN_EMBEDDING_NAMES
     needing = WEIGHTS_REQUIRED if outside else {*WEIGHTS_REQUIRED, *NEEDS_IMATRIX}
-    return [each for each in found if has_weights or each not in needing]
+    return [tensor_type for tensor_type in possible if has_weights or tensor_type not in needing]
 
 
 def _price(
@@ -206,16 +210,18 @@ def _price(
     for use in uses:
         rows = _read(source, tensor, use.rows)
         power = float(_errors(tensor, use, rows) @ use.factors) if use.relative else 1.0
-        for each in types:
-            decoded = _decoded(tensor, use.rows, rows, each, weights)
+        for tensor_type in types:
+            decoded = _decoded(tensor, use.rows, rows, tensor_type, weights)
             if not np.isfinite(decoded).all():
-                klds[each.name] = np.inf
+                klds[tensor_type.name] = np.inf
                 continue
             errors = _errors(tensor, use, decoded - rows)
-            klds[each.name] = klds.get(each.name, 0.0) + 0.5 * float(errors @ use.factors) / (power or 1.0)
+            klds[tensor_type.name] = klds.get(tensor_type.name, 0.0) + 0.5 * float(errors @ use.factors) / (
+                power or 1.0
+            )
             if use.sampled:
                 own = (0.5 * use.factors.sum() / (power or 1.0)) ** 2 * _variance(errors, use) / use.sampled
-                variances[each.name] = variances.get(each.name, 0.0) + own
+                variances[tensor_type.name] = variances.get(tensor_type.name, 0.0) + own
     kept = {name: value for name, value in klds.items() if np.isfinite(value)}
     return TensorPrice(
         name=tensor.name,

@@ -104,17 +104,17 @@ class Selection:
     def chosen(self) -> Measured:
         """The candidate with the least mean KLD; the stock mixture where none is below it."""
         best = self.measured[0]
-        stock = next((each for each in self.measured if each.name == STOCK), None)
+        stock = next((candidate for candidate in self.measured if candidate.name == STOCK), None)
         return stock if stock is not None and stock.kld <= best.kld else best
 
 
 def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) -> Iterator[tuple[str, Types]]:
     """Mixtures around the optimum: the optimum, without i-quants, embedding and head one step up and down."""
-    found = allocate(prices) if best is None else best
-    if found is None:
+    allocation = allocate(prices) if best is None else best
+    if allocation is None:
         return
     if best is None:
-        yield "fit", found
+        yield "fit", allocation
         if any(_is_iq(name) for tensor in prices.tensors for name in tensor.kld_of):
             yield from _named("without i-quants", allocate(restricted(prices, lambda _, name: not _is_iq(name))))
     for tensor in prices.tensors:
@@ -122,18 +122,18 @@ def candidates(prices: Prices, allocate: Allocate, best: Types | None = None) ->
         if part == LAYERS:
             continue
         for step, word in ((1, "up"), (-1, "down")):
-            neighbour = _neighbour(tensor, found[tensor.name], step)
+            neighbour = _neighbour(tensor, allocation[tensor.name], step)
             if neighbour is not None:
                 pinned = restricted(
                     prices,
-                    lambda name, each, t=tensor.name, n=neighbour: name != t or each == n,  # type: ignore[misc]
+                    lambda name, tensor_type, t=tensor.name, n=neighbour: name != t or tensor_type == n,  # type: ignore[misc]
                 )
                 yield from _named(f"{part} {word}: {neighbour}", allocate(pinned))
 
 
-def promising(prices: Prices, found: Iterator[tuple[str, Types]]) -> dict[str, Types]:
+def promising(prices: Prices, drawn: Iterator[tuple[str, Types]]) -> dict[str, Types]:
     """Candidates by name, without those whose predicted KLD is a fifth above the best one's: each costs a pass."""
-    mixtures = dict(found)
+    mixtures = dict(drawn)
     klds = {name: predicted(prices, types) for name, types in mixtures.items()}
     return {name: types for name, types in mixtures.items() if klds[name] <= _HOPELESS * min(klds.values())}
 
@@ -165,17 +165,17 @@ def select(
     first = measure(known, {STOCK: stock} | promising(known, candidates(prices, allocate)), subject, setting=setting)
     factors = correction(known, first)
     corrected = scaled(prices, factors)
-    best = min(first, key=lambda each: each.kld)
+    best = min(first, key=lambda candidate: candidate.kld)
     again = {
         f"corrected {name}": types for name, types in promising(corrected, candidates(corrected, allocate)).items()
     }
     if best.name not in ("fit", STOCK):
         around = candidates(corrected, allocate, best.types)
         again |= {f"{best.name}, {name}": types for name, types in promising(corrected, around).items()}
-    tried = [dict(each.types) for each in first]
+    tried = [dict(candidate.types) for candidate in first]
     fresh = {name: types for name, types in again.items() if dict(types) not in tried}
     second = measure(known, fresh, subject, setting=setting) if fresh else []
-    return Selection(tuple(sorted([*first, *second], key=lambda each: each.kld)), factors)
+    return Selection(tuple(sorted([*first, *second], key=lambda candidate: candidate.kld)), factors)
 
 
 def measure(
@@ -190,7 +190,7 @@ def measure(
     with ExitStack() as stack:
         files = []
         for name, types in distinct.items():
-            own = {tensor: GGMLType[each] for tensor, each in types.items()}
+            own = {tensor: GGMLType[tensor_type] for tensor, tensor_type in types.items()}
             files.append(Candidate(name, subject.source, own, subject.matrix, shared))
             stack.callback(files[-1].close)
         scores = evaluate_files(
@@ -229,8 +229,8 @@ def correction(prices: Prices, measured: Sequence[Measured]) -> dict[str, float]
     the common one.
     """
     parts = sorted({part_of(tensor.name) for tensor in prices.tensors})
-    goal = np.array([each.kld for each in measured])
-    table = np.array([[predicted(prices, each.types, part) for part in parts] for each in measured])
+    goal = np.array([candidate.kld for candidate in measured])
+    table = np.array([[predicted(prices, candidate.types, part) for part in parts] for candidate in measured])
     whole = table.sum(axis=1)
     usable = (goal > 0) & (whole > 0)
     if not usable.any():
@@ -284,10 +284,12 @@ def restricted(prices: Prices, keep: Callable[[str, str], bool]) -> Prices:
 def _neighbour(tensor: TensorPrice, present: str, step: int) -> str | None:
     """The type with the next more or next fewer bytes, of those that lose less for their bytes than any smaller one."""
     worth: list[str] = []
-    for name in sorted(tensor.kld_of, key=lambda each: (tensor.bytes_of[each], tensor.kld_of[each])):
+    for name in sorted(
+        tensor.kld_of, key=lambda tensor_type: (tensor.bytes_of[tensor_type], tensor.kld_of[tensor_type])
+    ):
         if not worth or tensor.kld_of[name] < tensor.kld_of[worth[-1]]:
             worth.append(name)
     if present not in worth:
-        worth = sorted({*worth, present}, key=lambda each: tensor.bytes_of[each])
+        worth = sorted({*worth, present}, key=lambda tensor_type: tensor.bytes_of[tensor_type])
     at = worth.index(present) + step
     return worth[at] if 0 <= at < len(worth) else None

@@ -56,9 +56,9 @@ class FitMixture:
                 weights[self.types[tensor.name]] += tensor.element_count
         order = (*_PREFERRED, *DEFAULT_TYPE)
         for kind, _ in sorted(weights.items(), key=lambda item: (-item[1], item[0])):
-            found = next((quant for quant in order if DEFAULT_TYPE[quant] is kind and kind.is_quantized), None)
-            if found is not None:
-                return found
+            meant = next((quant for quant in order if DEFAULT_TYPE[quant] is kind and kind.is_quantized), None)
+            if meant is not None:
+                return meant
         return QuantType.Q8_0
 
     @property
@@ -161,13 +161,13 @@ class FitProblem:
         """
         free = {tensor.name for tensor in self.market.prices.tensors}
         stock = self.space.types_of(self.beside)
-        found = []
+        tensors = []
         for tensor in self.prices.tensors:
             allowed = {type_in(kind, tensor) for kind in self.space.allowed} if tensor.name in free else set()
             kept = [name for name in tensor.kld_of if name in allowed | {stock[tensor.name].name}]
             if kept:
-                found.append(tensor.only(kept))
-        return Prices(tuple(found))
+                tensors.append(tensor.only(kept))
+        return Prices(tuple(tensors))
 
     def allocate(self, prices: Prices) -> dict[str, str] | None:
         """An allocation within the limit by other prices of :attr:`measurable`; None where they allow none."""
@@ -183,8 +183,10 @@ class FitProblem:
             if not kept:
                 return None
             chosen.append(tensor.only(kept))
-        found = self._allocated(replace(self.market, prices=Prices(tuple(chosen))), settled)
-        return None if found is None else {tensor.name: self._kind(found, tensor) for tensor in prices.tensors}
+        allocation = self._allocated(replace(self.market, prices=Prices(tuple(chosen))), settled)
+        return (
+            None if allocation is None else {tensor.name: self._kind(allocation, tensor) for tensor in prices.tensors}
+        )
 
     def completed(self, types: Mapping[str, str]) -> dict[str, GGMLType]:
         """Types of all tensors, of those that were chosen for as given."""
@@ -200,14 +202,14 @@ class FitProblem:
 
     def _allocated(self, market: Market, settled_kld: float) -> Mapping[str, str] | None:
         if self.limit.kld is not None:
-            found = allocate_to_kld(market, self.limit.kld - settled_kld)
+            allocation = allocate_to_kld(market, self.limit.kld - settled_kld)
         else:
             assert self.limit.size_bytes is not None
             bought = {tensor.name for tensor in market.prices.tensors}
             stock = self.space.types_of(self.beside)
             others = self.space.size_of(stock, padded=self.limit.padded, without=bought)
-            found = allocate(market, self.limit.size_bytes - others)
-        return None if found is None else found.types
+            allocation = allocate(market, self.limit.size_bytes - others)
+        return None if allocation is None else allocation.types
 
     def best(self) -> FitMixture:
         """The allocated mixture, or the stock one where its predicted KLD is no higher."""

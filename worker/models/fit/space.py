@@ -109,11 +109,13 @@ class FitSpace:
             tensors = [self.free[place] for place in group]
             bundles = [[fitting_type(GGMLType[kind], tensor.shape[0]) for tensor in tensors] for kind in kinds]
             sizes = [
-                sum(tensor_bytes(each, tensor.shape) for tensor, each in zip(tensors, bundle, strict=True))
+                sum(
+                    tensor_bytes(tensor_type, tensor.shape) for tensor, tensor_type in zip(tensors, bundle, strict=True)
+                )
                 for bundle in bundles
             ]
             best = bundles[sizes.index((max if largest else min)(sizes))]
-            types |= {tensor.name: each for tensor, each in zip(tensors, best, strict=True)}
+            types |= {tensor.name: tensor_type for tensor, tensor_type in zip(tensors, best, strict=True)}
         return types
 
     def limit_of(self, fit: FitType, context: int, machine_bytes: int) -> FitLimit:

@@ -39,12 +39,12 @@ class Levels:
         """Fill ``final`` with the levels that fit a reader's scales (``factors``)."""
 
         def sub_block(j: Index) -> None:
-            x, found, target = block.x.part(j * 16), self.found.part(j * 16), self.final.part(j * 16)
+            x, levels, target = block.x.part(j * 16), self.found.part(j * 16), self.final.part(j * 16)
             factor = self.factors[j]
 
             def level(i: Index) -> None:
                 refined = nearest_level(x[i] / factor, -self.top, self.top - 1) + float(self.top)
-                target[i] = select(factor == 0, found[i], refined).truncated()
+                target[i] = select(factor == 0, levels[i], refined).truncated()
 
             self.m.fold(16, level, unroll=4)
 

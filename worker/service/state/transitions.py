@@ -272,8 +272,8 @@ class Transitions:
 
     def expire(self, limit: int = 500) -> list[str]:
         """Remove jobs whose time is over; their ids."""
-        found: list[str] = self._run["expire"](limit=limit)[0]
-        return found
+        expired: list[str] = self._run["expire"](limit=limit)[0]
+        return expired
 
     def running(self) -> dict[str, str]:
         """Every running stage (``ID|stage``) with the end of its lease; both as stored."""

@@ -115,8 +115,8 @@ def _holds(pid: int, lock: Path) -> bool:
     descriptors = Path(f"/proc/{pid}/fd")
     for descriptor in descriptors.iterdir() if descriptors.is_dir() else ():
         with contextlib.suppress(OSError):
-            found = descriptor.stat()
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            held = descriptor.stat()
+            if (held.st_dev, held.st_ino) == (wanted.st_dev, wanted.st_ino):
                 return True
     return False
 

@@ -37,13 +37,13 @@ def socket_directory() -> Path:
 
 
 def _sweep(parent: Path) -> None:
-    for found in parent.glob(f"{_PREFIX}*"):
+    for left in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another's, or just gone
-            if found.is_symlink() or found.stat().st_uid != os.getuid():
+            if left.is_symlink() or left.stat().st_uid != os.getuid():
                 continue
-            descriptor = os.open(found / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(left / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 if is_surely_free(descriptor):
-                    shutil.rmtree(found, ignore_errors=True)
+                    shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(descriptor)

@@ -69,9 +69,9 @@ def check_upstream(
             missing += lost
             reset.append(name)
             to_run.append(name)
-        found = tuple(place for place in places if place is not None)
+        there = tuple(place for place in places if place is not None)
         if name not in refused:
-            done[name] = StageResult.read(found, record.facts, record.duration_s or 0.0)
+            done[name] = StageResult.read(there, record.facts, record.duration_s or 0.0)
     return EarlierResults(dict(reversed(done.items())), tuple(reversed(reset)), tuple(missing))
 
 

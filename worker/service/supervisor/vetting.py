@@ -54,10 +54,10 @@ def usable_paths(job_id: str, request: PackagingRequest, scratch: Path, settings
     def usable(path: str) -> bool:
         if not _is_whole(path):
             return False
-        found = Path(path)
-        if own_names.intersection(found.parts[:-1]) and _allowed(found, settings.allowed_roots):
-            return bool(own_names.intersection(found.resolve().parts[:-1]))
-        return _allowed(found, Roots.only(*places))
+        path_given = Path(path)
+        if own_names.intersection(path_given.parts[:-1]) and _allowed(path_given, settings.allowed_roots):
+            return bool(own_names.intersection(path_given.resolve().parts[:-1]))
+        return _allowed(path_given, Roots.only(*places))
 
     return usable
 
