@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event
-from api_client.contract.fleet import Change, HealthInfo, LabelLimit, Pause, QueueInfo, WorkerInfo
+from api_client.contract.fleet import Change, Fairness, HealthInfo, LabelLimit, Pause, QueueInfo, WorkerInfo
 from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
 from api_client.contract.job_ids import find_id
 from api_client.contract.recommend import MeasuredType
@@ -352,6 +352,26 @@ class PackagingClient:
             PackagingError: ``request_invalid``.
         """
         self._controls.set_limit(name, limit, by or this_user())
+
+    def fairness(self) -> Fairness:
+        """The label by whose values new jobs are begun in turn, and their weights."""
+        return self._controls.fairness()
+
+    def set_fair_label(self, label: str | None, *, by: str | None = None) -> None:
+        """Begin new jobs of equal priority in turn by the values of a label; ``None``: in the order they came.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        self._controls.set_fair_label(label, by or this_user())
+
+    def set_weight(self, value: str, weight: int | None, *, by: str | None = None) -> None:
+        """How many jobs of a value of that label are begun for one of weight 1; ``None``: 1.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        self._controls.set_weight(value, weight, by or this_user())
 
     def pauses(self) -> builtins.list[Pause]:
         """Queues and hosts that are paused."""

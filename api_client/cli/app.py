@@ -70,7 +70,7 @@ _ORDER = (
     *("package", "ask", "submit", "quantize", "evaluate", "demo"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "console", "limits", "pause", "resume", "doctor", "clean"),
+    *("up", "worker", "console", "limits", "fairness", "pause", "resume", "doctor", "clean"),
 )
 
 

@@ -59,7 +59,17 @@ HELP_ZH = {
     "Every command takes --json. Exit codes: 0 done, 1 the job failed, 2 bad request, 3 service not reachable; "
     "Ctrl-C is 130.": "所有命令都支持 --json。退出码：0 完成，1 作业失败，2 请求有误，3 服务不可达；Ctrl-C 为 130。",
     "Print JSON instead of text.": "输出 JSON。",
-    # limits, pause, resume
+    # limits, fairness, pause, resume
+    "The label whose values take turns; off: none; with a weight, one of its values.": (
+        "按其值轮流的标签；off：不轮流；后面给出权重时，为该标签的某个值。"
+    ),
+    "Jobs begun in each round; default: 1.": "每轮开始的作业数；default：1。",
+    "Show by which label new jobs are begun in turn, or change it for all workers.": (
+        "显示新作业按哪个标签轮流开始，或为所有 worker 修改。"
+    ),
+    "So a backlog of one team does not hold up another's jobs. Priority comes first. A change counts at once.": (
+        "这样一个团队积压的作业不会拖住其他团队。优先级仍然优先。修改立即生效。"
+    ),
     "Show how many stages may run at once per label, or change it for all workers.": (
         "显示每个标签同时运行的阶段上限，或为所有 worker 修改上限。"
     ),

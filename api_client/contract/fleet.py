@@ -94,6 +94,17 @@ class LabelLimit(BaseModel):
     """Stages that wait for a place under it."""
 
 
+class Fairness(BaseModel):
+    """By which label new jobs are begun in turn."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str | None = None
+    """``None``: in the order of their messages."""
+    weights: dict[str, int] = {}
+    """Jobs begun in one round, by value of the label; 1 where not named. The value of jobs without it is empty."""
+
+
 class Change(BaseModel):
     """What somebody changed while the service runs."""
 
@@ -102,7 +113,7 @@ class Change(BaseModel):
     at: datetime
     by: str
     action: str
-    """``limit``, ``pause``, ``resume``."""
+    """``limit``, ``pause``, ``resume``, ``fairness``."""
     name: str
     value: str
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.fleet import Change, LabelLimit, Pause
+from api_client.contract.fleet import Change, Fairness, LabelLimit, Pause
 from api_client.contract.waiting import WaitReason
 from api_client.ledger.fleet import read_fleet, read_pauses
 from api_client.ledger.keys import Keys
@@ -19,6 +19,8 @@ from api_client.ledger.store import JobStore
 _ENTRIES_MAX = 500
 _LIMIT_MAX = 1_000_000
 _NAME_CHARACTERS = 264
+_LABEL_CHARACTERS = 63
+_WEIGHT_MAX = 1000
 _PAUSABLE = re.compile(r"(queue|host):[A-Za-z0-9._-]{1,200}")
 NO_LIMIT = "none"
 """A cap that was taken away, whatever the workers were started with."""
@@ -31,8 +33,9 @@ class Controls:
         self._store = store
         self._redis = store.redis
         self._keys = keys
-        self._set_limit, self._set_pause = (
-            Script(store.redis, keys.prefix, "api_client.ledger.lua", name) for name in ("set_limit", "set_pause")
+        self._set_limit, self._set_pause, self._set_fairness = (
+            Script(store.redis, keys.prefix, "api_client.ledger.lua", name)
+            for name in ("set_limit", "set_pause", "set_fairness")
         )
 
     def limits(self) -> list[LabelLimit]:
@@ -77,7 +80,7 @@ class Controls:
             PackagingError: ``request_invalid``.
         """
         key, _, value = name.partition("=")
-        if not key or len(name) > _NAME_CHARACTERS or len(key) > 63 or not (key + value).isprintable():
+        if not key or len(name) > _NAME_CHARACTERS or len(key) > _LABEL_CHARACTERS or not (key + value).isprintable():
             raise _invalid("label", f"{name[:100]!r} is neither a label nor label=value")
         if isinstance(limit, int) and not 1 <= limit <= _LIMIT_MAX:
             raise _invalid("limit", f"a limit is a number from 1 to {_LIMIT_MAX}, not {limit}")
@@ -85,6 +88,38 @@ class Controls:
             raise _invalid("limit", f"a limit is a number or {NO_LIMIT}, not {limit[:50]!r}")
         text = "" if limit is None else str(limit)
         action = functools.partial(self._set_limit, name=name, limit=text, by=by[:200], most=_ENTRIES_MAX)
+        self._check_room(self._store.call(action))
+
+    def fairness(self) -> Fairness:
+        """The label whose values take turns, and their weights."""
+        stored = self._store.call(lambda: self._redis.hgetall(self._keys.named("fairness")))
+        weights = {name[1:]: int(text) for name, text in stored.items() if name[:1] == "=" and text.isdecimal()}
+        return Fairness(label=stored.get("label"), weights=weights)
+
+    def set_fair_label(self, label: str | None, by: str) -> None:
+        """Let jobs be begun in turn by the values of a label; ``None``: in the order of their messages.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        if label is not None and (not 0 < len(label) <= _LABEL_CHARACTERS or not label.isprintable() or "=" in label):
+            raise _invalid("label", f"{label[:100]!r} is no label")
+        self._change_fairness("label", label or "", by)
+
+    def set_weight(self, value: str, weight: int | None, by: str) -> None:
+        """How many jobs of a value are begun for each one of a value of weight 1; ``None``: 1.
+
+        Raises:
+            PackagingError: ``request_invalid``.
+        """
+        if len(value) > _NAME_CHARACTERS or not (value.isprintable() or not value):
+            raise _invalid("value", f"{value[:100]!r} is no value of a label")
+        if weight is not None and not 1 <= weight <= _WEIGHT_MAX:
+            raise _invalid("weight", f"a weight is a number from 1 to {_WEIGHT_MAX}, not {weight}")
+        self._change_fairness(f"={value}", "" if weight is None else str(weight), by)
+
+    def _change_fairness(self, name: str, value: str, by: str) -> None:
+        action = functools.partial(self._set_fairness, name=name, value=value, by=by[:200], most=_ENTRIES_MAX)
         self._check_room(self._store.call(action))
 
     def pauses(self) -> list[Pause]:

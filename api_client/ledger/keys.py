@@ -23,6 +23,11 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:waiting:K=V             zset    M of queued stages held back by a cap              while held back
     P:held:REASON             zset    M of stages that wait for a reason that is written beside them, by since when
                                                                                          while they wait
+    P:fairness                hash    ``label`` whose values take turns, weights by ``=VALUE``  always
+    P:fair:PRIORITY:VALUE     zset    M of first stages that wait in the line of a value, by since when
+                                                                                         while queued, not held back
+    P:turns                   hash    the turn that was reached, by priority             always
+    P:turns:PRIORITY          zset    values by their next turn                          while they wait
     P:limits                  hash    caps by label or ``label=value``, set while the service runs    always
     P:paused                  hash    JSON by ``queue:NAME`` or ``host:NAME``: who paused it and when until resumed
     P:audit                   stream  who changed which cap or pause, capped             always

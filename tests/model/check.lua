@@ -96,6 +96,12 @@ for _, name in ipairs(every) do
       if s ~= 'queued' or 'due:' .. read(id, stage, 'queue') ~= short then bad(short .. ' has ' .. m .. ', which is ' .. s) end
     end)
   elseif string.sub(short, 1, 8) == 'waiting:' then each(name, true, state_is('queued'))
+  elseif string.sub(short, 1, 5) == 'fair:' then
+    each(name, true, function(m, id, stage, s)
+      if s ~= 'queued' or 'fair:' .. read(id, stage, 'line') ~= short then bad(short .. ' has ' .. m .. ', which is ' .. s) end
+      local turns = 'turns:' .. string.sub(short, 6, 6)
+      if not in_zset(turns, string.sub(short, 8)) then bad(short .. ' waits without a turn') end
+    end)
   elseif string.sub(short, 1, 7) == 'pinned:' then each(name, false, state_is('queued'))
   elseif string.sub(short, 1, 8) == 'running:' then
     each(name, false, state_is('running'))

@@ -29,7 +29,7 @@ _TIME = "local clock = redis.call('TIME')\n"
 _FAKE_TIME = (
     "local faked = tonumber(redis.call('GET', 'time'))\nlocal clock = {math.floor(faked / 1000), faked % 1000 * 1000}\n"
 )
-_CLIENT = ("submit", "cancel", "replay", "set_limit", "set_pause")
+_CLIENT = ("submit", "cancel", "replay", "set_limit", "set_pause", "set_fairness")
 _WORKER = ("begin", "renew", "relay", "complete", "end_attempt", "rewind", "due", "overdue", "strand", "expire")
 ROUNDS_TO_END = 60
 
@@ -142,26 +142,30 @@ class Walk:
         """A message arrives: as a rule the one that is due, else a late or an early one."""
         job, stage, attempt = self.due_attempt(a, b)
         attempt += (0, 0, 0, 0, 0, 0, 0, 0, -1, 1)[c % 10]
-        text = f"{attempt}-{len(self.tokens)}"
         host = HOSTS[c % 2]
-        answer = self.call(
-            "begin",
-            job_id=job,
-            stage=stage,
-            attempt=attempt,
-            token=text,
-            worker=f"w-{host}",
-            host=host,
-            pin=True,
-            limits={"team": 1},
-            lease_ms=LEASE_MS,
-            schema_version=1,
-            more=(("ZADD", f"{PREFIX}:hosts", self.now_ms, host),) if b % 3 else (),
-        )
-        if answer[0] == "begun":
-            self.tokens.append(Token(job, stage, attempt, text))
-            if f"{job} {stage} {text}" not in self.live:
-                raise Broken(f"{text} was begun and holds nothing")
+        more = (("ZADD", f"{PREFIX}:hosts", self.now_ms, host),) if b % 3 else ()
+        self.begun(job, stage, attempt, host, more=more)
+
+    def begun(
+        self, job: str, stage: str, attempt: int, host: str, *, more: tuple[tuple[Any, ...], ...] = ()
+    ) -> Token | None:
+        """A worker takes a stage, or the one whose turn it is instead."""
+        for chosen in (False, True):
+            text = f"{attempt}-{len(self.tokens)}"
+            answer = self.call("begin", more, job_id=job, stage=stage, attempt=attempt, token=text, worker=f"w-{host}",
+                               host=host, pin=True, limits={"team": 1}, lease_ms=LEASE_MS, schema_version=1,
+                               chosen=chosen)  # fmt: skip
+            if answer[0] != "instead":
+                break
+            job, stage, number, *_ = answer[1]
+            attempt = int(number)
+        if answer[0] != "begun":
+            return None
+        token = Token(job, stage, attempt, text)
+        self.tokens.append(token)
+        if f"{job} {stage} {text}" not in self.live:
+            raise Broken(f"{text} was begun and holds nothing")
+        return token
 
     def renew(self, a: int, b: int, c: int) -> None:
         """A heartbeat of any attempt there ever was."""
@@ -269,6 +273,11 @@ class Walk:
         name = ("queue:packaging.io", "queue:packaging.heavy", "host:h1")[a % 3]
         self.call("set_pause", name=name, pause=b % 3 == 0, by="x", most=9)
 
+    def set_fairness(self, a: int, b: int, c: int) -> None:
+        """An operator lets values of a label take turns, or no more."""
+        name, value = (("label", "team"), ("label", "team"), ("label", ""), ("=red", "3"))[a % 4]
+        self.call("set_fairness", name=name, value=value, by="x", most=9)
+
     def again(self, a: int, b: int, c: int) -> None:
         """The answer of the last call was lost: it is said again, and must change nothing."""
         if self.last_call is None or self.last_call[0] in ("due", "overdue", "expire", "strand"):
@@ -278,7 +287,9 @@ class Walk:
         answer = self.call(name, **arguments)
         if name == "end_attempt" and first[0] == "delayed":
             return  # said as what it is by now
-        if name not in ("set_limit", "set_pause", "begin") and (answer[0] != first[0] or self.digests != before):
+        if name not in ("set_limit", "set_pause", "set_fairness", "begin") and (
+            answer[0] != first[0] or self.digests != before
+        ):
             raise Broken(f"{name} said again: {first} became {answer}")
 
     # ---- how
@@ -346,14 +357,10 @@ class Walk:
                 self.rescue(number, 0, 0)
             messages = [*self.call("due", limit=100), *self.call("overdue", age_ms=LEASE_MS, limit=100)]
             for job, stage, attempt, *_ in messages:
-                text = f"{attempt}-{len(self.tokens)}"
-                begun = self.call("begin", job_id=job, stage=stage, attempt=int(attempt), token=text, host="h2",
-                                  worker="w-h2", pin=True, limits={"team": 1}, lease_ms=LEASE_MS,
-                                  schema_version=1)  # fmt: skip
-                if begun[0] == "begun":
-                    self.tokens.append(Token(job, stage, int(attempt), text))
-                    self.call("complete", job_id=job, stage=stage, token=text, artifacts="[]", facts="{}", seal="",
-                              message="done")  # fmt: skip
+                token = self.begun(job, stage, int(attempt), "h2")
+                if token is not None:
+                    self.call("complete", job_id=token.job, stage=token.stage, token=token.text, artifacts="[]",
+                              facts="{}", seal="", message="done")  # fmt: skip
             states = [self.scripts._redis.hget(f"{PREFIX}:{{{job}}}:job", "state") for job in JOBS]
             if all(state in (None, "succeeded", "failed", "cancelled") for state in states):
                 break
@@ -372,7 +379,7 @@ ACTIONS: dict[str, Action] = {
     for action in (
         Walk.submit, Walk.begin, Walk.renew, Walk.relay, Walk.complete, Walk.end_attempt, Walk.rewind, Walk.look,
         Walk.rescue, Walk.renewed_meanwhile, Walk.cancel, Walk.replay, Walk.due, Walk.overdue, Walk.strand, Walk.expire,
-        Walk.wait, Walk.set_limit, Walk.set_pause, Walk.again,
+        Walk.wait, Walk.set_limit, Walk.set_pause, Walk.set_fairness, Walk.again,
     )
 }  # fmt: skip
 WEIGHTS = {

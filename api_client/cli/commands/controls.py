@@ -1,4 +1,4 @@
-"""``limits``, ``pause`` and ``resume``: what operators change while the service runs."""
+"""``limits``, ``fairness``, ``pause`` and ``resume``: what operators change while the service runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ Place = Annotated[
 def register(app: typer.Typer, panel: str) -> None:
     """Add the commands."""
     add_command(app, limits, panel=panel)
+    add_command(app, fairness, panel=panel)
     add_command(app, pause, panel=panel)
     add_command(app, resume, panel=panel)
 
@@ -77,6 +78,57 @@ def _limit(text: str) -> int | Literal["none"] | None:
         f"limit: {text!r} is no number",
         remedy="Give a number from 1, none, or default.",
         fields={"field": "limit"},
+    )
+
+
+def fairness(
+    output: Output,
+    *,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[LABEL|VALUE]",
+            help="The label whose values take turns; off: none; with a weight, one of its values.",
+            show_default=False,
+        ),
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Argument(metavar="[WEIGHT]", help="Jobs begun in each round; default: 1.", show_default=False),
+    ] = None,
+) -> int:
+    """Show by which label new jobs are begun in turn, or change it for all workers.
+
+    So a backlog of one team does not hold up another's jobs. Priority comes first. A change counts at once.
+    """
+    with open_client() as client:
+        if name is not None and weight is not None:
+            client.set_weight(name, _weight(weight))
+        elif name is not None:
+            client.set_fair_label(None if name == "off" else name)
+        found = client.fairness()
+    if output.as_json:
+        output.document(found)
+        return DONE
+    if found.label is None:
+        output.say(output.text("no_turns"))
+    else:
+        output.say(output.text("turns", label=found.label))
+    for value, stored in sorted(found.weights.items()):
+        output.say(output.text("turn_weight", value=value, weight=stored))
+    return DONE
+
+
+def _weight(text: str) -> int | None:
+    if text == "default":
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise PackagingError(
+        ErrorCode.REQUEST_INVALID,
+        f"weight: {text!r} is no number",
+        remedy="Give a number from 1, or default.",
+        fields={"field": "weight"},
     )
 
 

@@ -152,6 +152,52 @@ local function hold(id, stage, reason, what, limit)
   redis.call('ZADD', key('held:' .. reason), now, member(id, stage))
 end
 
+-- Turns: jobs that wait to be begun stand in a line for each priority and value of the label that operators chose. The
+-- line whose turn is lowest goes first, and each job begun moves it on by the inverse of its weight.
+local function leave_line(id, stage)
+  local line = read(id, stage, 'line')
+  if line == '' then return end
+  redis.call('ZREM', key('fair:' .. line), member(id, stage))
+  write(id, stage, {line = ''})
+end
+local function join_line(id, stage, since)
+  leave_line(id, stage)
+  local label = redis.call('HGET', key('fairness'), 'label')
+  if not label or read(id, stage, 'queue') ~= 'packaging.io' then return end
+  local priority, value = job_get(id, 'priority'), labels_of(id)[label] or ''
+  redis.call('ZADD', key('fair:' .. priority .. ':' .. value), since, member(id, stage))
+  write(id, stage, {line = priority .. ':' .. value})
+  -- A value that comes, or comes back, takes its turn with the others: nothing is saved up.
+  local reached = tonumber(redis.call('HGET', key('turns'), priority)) or 0
+  local turn = tonumber(redis.call('ZSCORE', key('turns:' .. priority), value))
+  if not turn or turn < reached then redis.call('ZADD', key('turns:' .. priority), reached, value) end
+end
+-- The stage whose turn it is among those of a priority.
+local function next_in_turn(priority)
+  local reached = tonumber(redis.call('HGET', key('turns'), priority)) or 0
+  local lines = redis.call('ZRANGE', key('turns:' .. priority), 0, 999, 'WITHSCORES')
+  for at = 1, #lines, 2 do
+    local line = key('fair:' .. priority .. ':' .. lines[at])
+    local first = redis.call('ZRANGE', line, 0, 0)[1]
+    while first do
+      local id, stage = split(first)
+      if id and queued(id, stage) then return first end
+      redis.call('ZREM', line, first) -- begun or ended by a version that knows no lines
+      first = redis.call('ZRANGE', line, 0, 0)[1]
+    end
+    if tonumber(lines[at + 1]) <= reached then redis.call('ZREM', key('turns:' .. priority), lines[at]) end
+  end
+  return nil
+end
+local function take_turn(id, stage)
+  local priority, value = string.match(read(id, stage, 'line'), '^(%d+):(.*)$')
+  if not priority then return end
+  local turn = tonumber(redis.call('ZSCORE', key('turns:' .. priority), value)) or 0
+  local weight = tonumber(redis.call('HGET', key('fairness'), '=' .. value)) or 1
+  redis.call('HSET', key('turns'), priority, tostring(turn))
+  redis.call('ZADD', key('turns:' .. priority), turn + 1 / weight, value)
+end
+
 local function due_key(id, stage) return key('due:' .. read(id, stage, 'queue')) end
 
 local function dequeue(id, stage)
@@ -159,6 +205,7 @@ local function dequeue(id, stage)
   if read(id, stage, 'state') ~= 'queued' and read(id, stage, 'held') == '' then return end -- in no queue
   local m, pinned = member(id, stage), read(id, stage, 'pinned')
   unhold(id, stage)
+  leave_line(id, stage)
   redis.call('ZREM', due_key(id, stage), m)
   redis.call('ZREM', key('sent'), m)
   redis.call('ZREM', key('wake'), m)
@@ -182,6 +229,7 @@ local function enqueue(id, stage, delay_ms)
     redis.call('ZADD', key('wake'), now + delay_ms, member(id, stage))
   else
     redis.call('ZADD', key('sent'), now, member(id, stage))
+    join_line(id, stage, since)
   end
 end
 
@@ -198,6 +246,8 @@ local function hold_back(id, stage)
   local since = redis.call('ZSCORE', due_key(id, stage), member(id, stage))
   if since then write(id, stage, {due_since = since}) end
   redis.call('ZREM', due_key(id, stage), member(id, stage))
+  redis.call('ZREM', key('wake'), member(id, stage)) -- whoever frees it wakes it
+  leave_line(id, stage)
 end
 
 -- A stage that was held back becomes due.

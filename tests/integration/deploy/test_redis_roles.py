@@ -28,7 +28,8 @@ ID = "20261129-120000-abcdef"
 FROM_PRODUCERS = {
     "P:{ID}:job", "P:{ID}:stages", "P:{ID}:attempts", "P:{ID}:events", "P:jobs", "P:jobs:state:STATE",
     "P:jobs:state:STATE:NAME", "P:jobs:templates", "P:jobs:label:K=V", "P:idempotency:KEY", "P:expiry", "P:sent",
-    "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:held:REASON", "P:callbacks", "P:questions",
+    "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:held:REASON", "P:fair:PRIORITY:VALUE", "P:turns",
+    "P:turns:PRIORITY", "P:callbacks", "P:questions",
     "P:question:QID", "P:answer:QID", "P:broker:packaging.io",
     "P:broker:packaging.host.h", "P:broker:_kombu.binding.packaging.io",
 }  # fmt: skip
@@ -38,7 +39,7 @@ FROM_WORKERS = {
     "P:figures:ARCH", "P:clock", "P:reaper", "P:broker:unacked", "P:broker:unacked_index", "P:broker:unacked_mutex",
 }  # fmt: skip
 """What workers act on: nobody else writes it."""
-FROM_CONSOLE = {"P:limits", "P:paused", "P:audit"}
+FROM_CONSOLE = {"P:limits", "P:fairness", "P:paused", "P:audit"}
 """What operators change: the console writes it, producers do not."""
 WRITERS = {
     "trainpack-producer": FROM_PRODUCERS,

@@ -18,7 +18,7 @@ COMMANDS = [
     *("package", "ask", "submit", "quantize", "evaluate", "demo", "recipe"),
     *("list", "status", "watch", "logs", "wait", "outputs", "cancel", "replay"),
     *("checkpoints", "templates", "quant-types", "recommend"),
-    *("up", "worker", "console", "limits", "pause", "resume", "doctor", "clean"),
+    *("up", "worker", "console", "limits", "fairness", "pause", "resume", "doctor", "clean"),
 ]
 
 

@@ -92,6 +92,13 @@ class Ignored:
 
 
 @dataclass(frozen=True)
+class Instead:
+    """Another job's turn comes first: the caller begins that one."""
+
+    message: StageMessage
+
+
+@dataclass(frozen=True)
 class Settled:
     """A result was recorded.
 
@@ -122,11 +129,13 @@ class Taker:
         worker: The worker.
         host: Its host.
         pin: Whether the job's later stages must run on this host, where its scratch is.
+        chosen: Whether the worker was told that it is this stage's turn.
     """
 
     worker: str
     host: str
     pin: bool
+    chosen: bool = False
 
 
 class Transitions:
@@ -148,7 +157,7 @@ class Transitions:
         taker: Taker,
         limits: Mapping[str, int],
         token: str | None = None,
-    ) -> Begun | Ignored:
+    ) -> Begun | Ignored | Instead:
         """Take the lease of a queued stage. With a :func:`new_token` of the caller's it may be repeated."""
         token = token or new_token(attempt)
         status, *rest = self._run["begin"](
@@ -159,12 +168,15 @@ class Transitions:
             worker=taker.worker,
             host=taker.host,
             pin=taker.pin,
+            chosen=taker.chosen,
             limits=dict(limits),
             lease_ms=self._lease_ms,
             schema_version=SCHEMA_VERSION,
         )
         if status == "begun":
             return Begun(Lease(job_id, stage, attempt, token), rest[0], rest[1] == "1")
+        if status == "instead":
+            return Instead(StageMessage.from_answer(rest[0]))
         return Ignored(rest[0] if rest else _HELD_BACK[status])
 
     def read_job(self, job_id: str) -> JobRecord | None:

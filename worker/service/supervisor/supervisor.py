@@ -31,7 +31,7 @@ from worker.service.metrics.observer import Observer
 from worker.service.state import decisions
 from worker.service.state.decisions import Decision, RetryPolicy, Spent
 from worker.service.state.seal import Seal
-from worker.service.state.transitions import Begun, Ignored, Lease, Settled, Taker, Transitions, new_token
+from worker.service.state.transitions import Begun, Ignored, Instead, Lease, Settled, Taker, Transitions, new_token
 from worker.service.supervisor.child import StageStart, as_packaging_error
 from worker.service.supervisor.cleaning import Cleaner
 from worker.service.supervisor.drain import Drain
@@ -60,6 +60,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
+_TURNS = 20
+"""Jobs that are tried in their turn for one message; those that a cap holds back leave the line."""
 REWINDS_MAX = 10
 """Times a job may go back for missing files; beyond that something removes them as fast as they are made."""
 
@@ -139,17 +141,37 @@ class Supervisor:
         """
         if self._drain.requested:
             return "draining"
+        for _ in range(_TURNS):
+            begun = self._begin(job_id, stage, attempt)
+            if not isinstance(begun, Instead):
+                return self._run_begun(begun)
+            turn = begun.message
+            begun = self._begin(turn.job_id, turn.stage, turn.attempt, chosen=True)
+            if isinstance(begun, Begun):
+                with structlog.contextvars.bound_contextvars(
+                    job_id=turn.job_id, stage=turn.stage.value, attempt=turn.attempt
+                ):
+                    return self._run_begun(begun)
+        return "ignored: the turn was others' each time"
+
+    def _begin(self, job_id: str, stage: StageName, attempt: int, *, chosen: bool = False) -> Begun | Ignored | Instead:
         begin = functools.partial(
             self._transitions.begin,
             job_id,
             stage,
             attempt,
-            taker=Taker(self._identity.worker, self._identity.host, pin=not self._settings.scratch_shared),
+            taker=Taker(
+                self._identity.worker, self._identity.host, pin=not self._settings.scratch_shared, chosen=chosen
+            ),
             limits=self._settings.label_limits,
             token=new_token(attempt),
         )
         # The lease may have been taken although the answer was lost: it must not be left to nobody.
-        begun = ride_out(begin, self._settings.outage_s, lambda: self._drain.requested)
+        return ride_out(begin, self._settings.outage_s, lambda: self._drain.requested)
+
+    def _run_begun(self, begun: Begun | Ignored | Instead) -> str:
+        if isinstance(begun, Instead):
+            return "ignored: it is another's turn"
         if isinstance(begun, Ignored):
             _log.debug(LogEvent.MESSAGE_IGNORED, reason=begun.reason)
             return f"ignored: {begun.reason}"

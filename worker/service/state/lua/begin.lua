@@ -1,15 +1,27 @@
 -- Takes the lease of a queued stage: a new attempt, the only one that may write. Repeated with the same token, it answers
 -- the same again while the attempt holds the stage.
 -- Arguments: job_id, stage, attempt, token, worker, host, pin (host's scratch is its own), lease_ms, limits,
---   schema_version. Answers {begun, previous_host, check} | {ignored, reason} | {capped} | {paused}.
+--   schema_version, chosen (whether the caller was told that it is this one's turn).
+-- Answers {begun, previous_host, check} | {ignored, reason} | {capped} | {paused} | {instead, message}.
 local id, stage = a.job_id, a.stage
 ask(job_key(id), {'state', 'schema_version', 'labels', 'plan', 'host', 'hosts', 'check_artifacts', 'started_at'})
 ask_stages(id, {stage}, {'state', 'token', 'attempt', 'not_before', 'queue', 'pinned', 'held', 'started_at'})
 local state = job_get(id, 'state')
 if state == '' then return {'ignored', 'the job is gone'} end
+-- A message for a new job wakes a worker, and whose turn it is decides which job it begins; so a message of one that was
+-- begun in another's place still begins one. What is held back, and has left its line, is not passed over for others.
+local waits_apart = queued(id, stage) and read(id, stage, 'line') == ''
+if not a.chosen and stage == plan_of(id)[1] and not waits_apart and read(id, stage, 'token') ~= a.token
+  and redis.call('HEXISTS', key('fairness'), 'label') == 1 then
+  local turn = next_in_turn(job_get(id, 'priority'))
+  if turn and turn ~= member(id, stage) then return {'instead', message_for(split(turn))} end
+end
 local version = tonumber(job_get(id, 'schema_version')) or 1
 if version > a.schema_version then
-  if queued(id, stage) then hold(id, stage, 'newer_worker', ms(version)) end
+  if queued(id, stage) then
+    leave_line(id, stage)
+    hold(id, stage, 'newer_worker', ms(version))
+  end
   return {'ignored', 'written by a newer version'}
 end
 if finished(state) then return {'ignored', 'the job is ' .. state} end
@@ -28,6 +40,7 @@ local pauses = redis.call('HMGET', key('paused'), queue_pause, host_pause)
 if pauses[1] or pauses[2] then
   if not pauses[1] and read(id, stage, 'pinned') == '' then
     redis.call('ZREM', key('sent'), m)
+    leave_line(id, stage)
     redis.call('ZADD', key('wake'), now + 1000, m) -- back to the queue, for a host that is not paused
     return {'paused'}
   end
@@ -71,6 +84,7 @@ if full then
   for _, pair in ipairs(open) do wake_next(pair) end -- It was perhaps woken for a place that it cannot take.
   return {'capped'}
 end
+take_turn(id, stage)
 dequeue(id, stage)
 for _, pair in ipairs(open) do redis.call('SADD', key('running:' .. pair), m) end
 redis.call('ZADD', key('leases'), now + a.lease_ms, m)

@@ -7,6 +7,7 @@ for _, m in ipairs(redis.call('ZRANGE', key('wake'), '-inf', now, 'BYSCORE', 'LI
     if id and queued(id, stage) then
       local message = message_for(id, stage)
       redis.call('ZADD', key('sent'), now, m)
+      join_line(id, stage, tonumber(redis.call('ZSCORE', due_key(id, stage), m)) or now)
       found[#found + 1] = message
     end
   end)
