@@ -10,7 +10,7 @@ from api_client import AttemptOutcome, JobState, StageName
 from api_client.ledger.scripts import Script
 from tests.integration.faults.wire import Wire
 from tests.integration.harness import Installation, outcomes
-from worker.service.state.transitions import Begun, Ignored, Lease, Taker, Transitions, new_token
+from worker.service.state.transitions import Begun, Ignored, Instead, Lease, Taker, Transitions, new_token
 from worker.stages.context import StageResult
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
@@ -38,7 +38,7 @@ def test_a_lease_is_taken_once_by_one_token(service: Installation) -> None:
     job = service.submit()
     hand = Transitions(service.redis, service.keys, 30)
 
-    def take(token: str) -> Begun | Ignored:
+    def take(token: str) -> Begun | Ignored | Instead:
         return hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=True), limits={}, token=token)
 
     token = new_token(1)
