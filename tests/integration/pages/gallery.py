@@ -1,0 +1,70 @@
+"""A service with a job in every state, made by a real worker: what pages are looked at with, by people and by axe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from api_client.contract.job import Job
+from api_client.contract.quality import REPORT_FACT
+from tests.integration.harness import Installation
+from tests.integration.pages.test_quality_page import report
+
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The jobs, by what they show."""
+
+    succeeded: Job
+    retried: Job
+    failed: Job
+    cancelled: Job
+    running: Job
+    queued: Job
+
+    def addresses(self) -> dict[str, str]:
+        """Every page and state that a person can come to, by name."""
+        form = "/new?source=paths&base_model=/models/base&checkpoint=/runs/1/checkpoint-9&form=gallery"
+        return {
+            "jobs": "/jobs",
+            "jobs filtered": "/jobs?state=failed&label=team=red",
+            "jobs none": "/jobs?label=team=nobody",
+            "jobs refused": "/jobs?label=team",
+            "job succeeded": f"/jobs/{self.succeeded.id}",
+            "job retried": f"/jobs/{self.retried.id}",
+            "job failed": f"/jobs/{self.failed.id}",
+            "job cancelled": f"/jobs/{self.cancelled.id}",
+            "job running": f"/jobs/{self.running.id}",
+            "job queued": f"/jobs/{self.queued.id}",
+            "job of no log": f"/jobs/{self.failed.id}?kind=Quantization",
+            "no such job": "/jobs/20200101-000000-aaaaaa",
+            "new": "/new",
+            "new of a task": "/new?source=task&form=gallery",
+            "new of paths": form,
+            "new merge": f"{form}&template=merge",
+            "new custom": f"{form}&template=custom",
+            "workers": "/workers",
+            "queues": "/queues",
+            "no such page": "/nothing",
+        }
+
+
+def fill(service: Installation) -> Gallery:
+    """Run the jobs. The worker goes on holding one of them, so that another waits."""
+    service.start_worker(slots=1)
+    ended = {
+        "succeeded": service.submit("succeeded", labels={"team": "red", "run": "42"}, evaluation={"max_mean_kld": 0.1}),
+        "retried": service.submit("retried", labels={"team": "blue", "convert": "transient:1", "quantize": "crash:1"}),
+        "failed": service.submit("failed", labels={"team": "red", "merge": "permanent"}),
+    }
+    jobs = {name: service.wait(job) for name, job in ended.items()}
+    facts = json.dumps({REPORT_FACT: report().model_dump(mode="json", exclude_none=True)})
+    service.redis.hset(service.keys.stages(jobs["succeeded"].id), "evaluate:facts", facts)
+    jobs["running"] = service.submit("running", labels={"team": "blue", "quantize": "hold"})
+    service.held("quantize", output="running")
+    jobs["cancelled"] = service.client.cancel(service.submit("cancelled").id)
+    jobs["queued"] = service.submit("queued", labels={"team": "red"}, priority=7)
+    service.client.pause("queue:packaging.heavy", by="the-operator")
+    service.client.set_limit("team=red", 2, by="the-operator")
+    return Gallery(**jobs)
