@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -35,6 +35,7 @@ from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
 from api_client.ledger.queues import read_queues
 from api_client.ledger.store import JobStore, stage_not_in_plan
+from api_client.ledger.summaries import JobIndex, JobSummary
 from api_client.ledger.writes import WriteRefusal, refusal_by
 
 _BLOCK_MS = 1000
@@ -77,6 +78,7 @@ class PackagingClient:
         self._timeout_s = timeout_s
         self._store = JobStore(self._url, self._keys, timeout_s, find_submit_wait(submit_wait))
         self._controls = Controls(self._store, self._keys)
+        self._index = JobIndex(self._store.redis, self._keys, self._store.call)
         self._sender = MessageSender(self._url, self._keys, timeout_s)
 
     def __repr__(self) -> str:
@@ -184,6 +186,17 @@ class PackagingClient:
         while page := self.list(state, labels, since, _PAGE_JOBS, cursor):
             yield from page
             cursor = page[-1].id
+
+    def read_many(self, job_ids: Sequence[str]) -> builtins.list[Job]:
+        """Jobs by id, in that order; those that are gone, or that only a newer version can read, are left out."""
+        return self._store.read_many(job_ids)
+
+    def summaries(self) -> Sequence[JobSummary]:
+        """Every job in short, newest first, at most a hundred thousand: what lists and counts of many jobs are made of.
+
+        They are kept in this process and read again where a job changed, at most once a second.
+        """
+        return self._index.read()
 
     def events(
         self, job_id: str, follow: bool = False, after: str = "0", timeout_s: float | None = None

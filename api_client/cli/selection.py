@@ -22,6 +22,7 @@ from api_client.cli.requests import parse_labels
 from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Job, JobState
+from api_client.contract.job_search import SEARCHED_FIELDS, searched_texts
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,10 @@ class EndedChoiceFlags(JobChoiceFlags):
 
 
 def _texts(job: Job) -> Iterator[str]:
-    """Everything of a job in which somebody looks for it."""
     request = job.request
-    yield job.id
-    yield from (f"{key}={value}" for key, value in request.labels.items())
     task = request.task.task_id if request.task else None
-    paths = (request.base_model, request.checkpoint, request.output_dir)
-    yield from (text for text in (*paths, request.model_name, task) if text)
-    if (failure := job.failure) is not None:
-        yield str(failure)
+    fields = [getattr(request, name) for name in SEARCHED_FIELDS]
+    return searched_texts(job.id, fields, request.labels, task, job.failure)
 
 
 def chosen(client: PackagingClient, ids: Sequence[str] | None, wanted: JobChoice, limit: int) -> list[str]:

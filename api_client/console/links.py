@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -11,6 +12,8 @@ from api_client.s3 import Request, S3Location, StorageSettings, make_client, set
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+_BLOCK = 2**20
 
 
 class Links:
@@ -34,16 +37,26 @@ class Links:
             PackagingError: ``output_not_found`` if it was not uploaded; ``dependency_missing``, ``storage_denied``.
         """
         if artifact.url is None:
-            raise PackagingError(
-                ErrorCode.OUTPUT_NOT_FOUND,
-                f"{artifact.name} was not uploaded; it lies at {artifact.path}",
-                fields={"name": artifact.name, "path": artifact.path},
-            )
+            raise not_uploaded(artifact)
         source = S3Location.parse(artifact.url)
         client, settings = self._storage()
         with storage_errors(Request(f"signing a link to {source}"), settings):
             return client.generate_presigned_url(
                 "get_object", Params={"Bucket": source.bucket, "Key": source.key}, ExpiresIn=self._valid_s
+            )
+
+    def open(self, artifact: Artifact) -> Iterator[bytes]:
+        """The bytes of an uploaded file, read from the storage as the console reaches it.
+
+        Raises:
+            PackagingError: as :meth:`sign`, and ``storage_unreachable``.
+        """
+        if artifact.url is None:
+            raise not_uploaded(artifact)
+        source, settings = S3Location.parse(artifact.url), settings_from_here()
+        with storage_errors(Request(f"reading {source}"), settings):
+            yield from (
+                make_client(settings).get_object(Bucket=source.bucket, Key=source.key)["Body"].iter_chunks(_BLOCK)
             )
 
     def try_sign(self, artifact: Artifact) -> str | None:
@@ -61,6 +74,15 @@ class Links:
                     settings = settings.model_copy(update={"endpoint_url": self._endpoint_url})
                 self._opened = make_client(settings), settings
             return self._opened
+
+
+def not_uploaded(artifact: Artifact) -> PackagingError:
+    """Error for a file that lies on a worker's disk alone."""
+    return PackagingError(
+        ErrorCode.OUTPUT_NOT_FOUND,
+        f"{artifact.name} was not uploaded; it lies at {artifact.path}",
+        fields={"name": artifact.name, "path": artifact.path},
+    )
 
 
 def find_output(job: Job, name: str) -> Artifact:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from api_client.contract.errors import Failure
-from api_client.contract.events import Event, EventKind
+from api_client.contract.events import EventKind
 from api_client.contract.job import Attempt, AttemptOutcome, Job, JobState, Progress, Stage, StageState
+from api_client.contract.outputs import location_name, named_run
 from api_client.contract.templates import Template
 from api_client.words.language import Language
 from api_client.words.states import state_word
@@ -32,6 +33,8 @@ class JobRow:
     job: Job
     state: str
     state_word: str
+    run: str
+    model: str
     template: str
     stage: Stage | None
     code: str
@@ -57,6 +60,8 @@ def job_row(job: Job, language: Language, templates: Mapping[str, Template]) -> 
         job=job,
         state=job.shown_state,
         state_word=state_word(language, job.shown_state),
+        run=named_run(job.request),
+        model=location_name(job.request.base_model or ""),
         template=template_title(job.request.template, language, templates),
         stage=job.current_stage,
         code=failure.code.value if failure and job.state is JobState.FAILED else "",
@@ -94,8 +99,3 @@ def stage_lines(job: Job, language: Language, now: datetime | None = None) -> li
 def kind_group(kind: EventKind) -> str:
     """Under which choice of the log's filter a kind falls."""
     return kind.value if kind in LOG_KINDS else OTHER_KINDS
-
-
-def shown_events(events: Iterable[Event], groups: frozenset[str]) -> list[Event]:
-    """Entries of the chosen groups. Progress is shown at the stages, not in the log."""
-    return [event for event in events if event.kind is not EventKind.PROGRESS and kind_group(event.kind) in groups]

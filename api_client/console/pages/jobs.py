@@ -1,4 +1,4 @@
-"""The page with all jobs: filtered, paged by cursor, brought up to date by the script from the same address."""
+"""The page with all jobs: counted, filtered, searched, sorted; brought up to date by the script from its address."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from fastapi.responses import RedirectResponse, Response
 from api_client.console.auth import require
 from api_client.console.context import Client
 from api_client.console.identity import Principal
-from api_client.console.pages.filters import SPANS, read_filter
+from api_client.console.pages.choice import select
+from api_client.console.pages.filters import ORDERS, SPANS, read_filter
 from api_client.console.pages.job_view import job_row
 from api_client.console.pages.language import page_language
 from api_client.console.pages.view import render
 from api_client.console.roles import Role
+from api_client.contract.error_codes import ErrorCode
 from api_client.contract.job import JobState
 from api_client.words.states import state_word
 
 PAGE = 50
+MOST_CODES = 8
+"""Error codes that have a tile, the most frequent; every code is in the list to choose from."""
 Reader = Annotated[Principal, Depends(require(Role.READ))]
 
 router = APIRouter(include_in_schema=False)
@@ -32,17 +36,22 @@ def home() -> Response:
 
 @router.get("/jobs")
 def jobs_page(request: Request, client: Client, _: Reader) -> Response:
-    """Jobs, newest first."""
+    """Jobs as the address asks for them."""
     asked = read_filter(request.query_params)
-    found = []
-    if asked.bad_label is None:
-        found = client.list(asked.state, dict(asked.labels), asked.since, PAGE + 1, asked.cursor)
+    found = select(client.summaries(), asked)
+    ids, more = found.page(asked.cursor, PAGE)
     language, templates = page_language(request), client.templates()
+    codes = [*found.codes.items()]
     context = {
         "asked": asked,
-        "rows": [job_row(job, language, templates) for job in found[:PAGE]],
-        "older": asked.address(found[PAGE - 1].id) if len(found) > PAGE else None,
-        "states": [(state.value, state_word(language, state.value)) for state in JobState],
+        "rows": [job_row(job, language, templates) for job in client.read_many(ids)],
+        "older": asked.address(ids[-1]) if more else None,
+        "total": len(found.ids),
+        "all": sum(found.states.values()),
+        "states": [(state, state_word(language, state.value), found.states.get(state, 0)) for state in JobState],
+        "codes": [(ErrorCode(code), count) for code, count in codes[:MOST_CODES] if code in list(ErrorCode)],
+        "all_codes": sorted({*found.codes, *([asked.code.value] if asked.code else [])}),
         "spans": SPANS,
+        "orders": ORDERS,
     }
     return render(request, "jobs.html", context, 422 if asked.bad_label is not None else 200)

@@ -19,6 +19,7 @@ from api_client.console.pages.address import page_address
 from api_client.console.pages.language import other_language, page_language, remember_language, switch_address
 from api_client.console.pages.texts import text
 from api_client.console.roles import Role
+from api_client.contract.outputs import named_run
 from api_client.words.figures import format_kld, format_share
 from api_client.words.formatting import (
     clean,
@@ -96,6 +97,7 @@ def render(request: Request, template: str, context: Mapping[str, Any], status: 
         "t": functools.partial(text, language),
         "word": functools.partial(state_word, language),
         "choose": language.choose,
+        "named_run": named_run,
         "lang_tag": "zh-Hans" if language is Language.ZH else "en",
         "other_lang": other_language(language).value,
         "switch": switch_address(request, language),

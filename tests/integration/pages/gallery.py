@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from api_client.contract.job import Job
 from api_client.contract.quality import REPORT_FACT
 from tests.integration.harness import Installation
 from tests.integration.pages.test_quality_page import report
-
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,29 @@ def fill(service: Installation) -> Gallery:
     service.client.pause("queue:packaging.heavy", by="the-operator")
     service.client.set_limit("team=red", 2, by="the-operator")
     return Gallery(**jobs)
+
+
+def multiply(service: Installation, jobs: Sequence[Job], count: int) -> None:
+    """Put so many copies of some jobs' records beside them, each under an id and at a second of its own."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    keys = service.keys
+    records = [[service.redis.hgetall(of(job.id)) for of in (keys.job, keys.stages)] for job in jobs]
+    attempts = [service.redis.lrange(keys.attempts(job.id), 0, -1) for job in jobs]
+    pipe = service.redis.pipeline(transaction=False)
+    for number in range(count):
+        which = number % len(jobs)
+        (job_hash, stages), created = records[which], start + timedelta(seconds=number)
+        job_id = f"{created:%Y%m%d-%H%M%S}-{number:06d}"
+        at = int(created.timestamp() * 1000)
+        labels = {**json.loads(job_hash["labels"]), "run": str(number)}
+        request = {**json.loads(job_hash["request"]), "labels": labels, "output_dir": f"/out/of/run-{number}"}
+        own = {"id": job_id, "created_at": at, "request": json.dumps(request), "labels": json.dumps(labels)}
+        pipe.hset(keys.job(job_id), mapping=job_hash | own)
+        pipe.hset(keys.stages(job_id), mapping=stages)
+        if attempts[which]:
+            pipe.rpush(keys.attempts(job_id), *attempts[which])
+        pipe.zadd(keys.named("jobs"), {job_id: at})
+        pipe.zadd(keys.state_index(job_hash["state"]), {job_id: at})
+        if number % 1000 == 999:
+            pipe.execute()
+    pipe.execute()

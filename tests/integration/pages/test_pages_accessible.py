@@ -66,7 +66,9 @@ def test_axe_finds_nothing(shown: RunningConsole, windows: Windows, gallery: Gal
 def test_axe_finds_what_is_wrong(windows: Windows, tmp_path: Path) -> None:
     """The net itself: a picture without a text and a list that is called a log are told."""
     page_file = tmp_path / "wrong.html"
-    page_file.write_text("<html lang=en><title>x</title><main><h1>x</h1><img src='data:,'><ol role=log><li>a</ol></main>")
+    page_file.write_text(
+        "<html lang=en><title>x</title><main><h1>x</h1><img src='data:,'><ol role=log><li>a</ol></main>"
+    )
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = windows.open("about:blank")
     page.goto(page_file.as_uri())

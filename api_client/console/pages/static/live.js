@@ -70,7 +70,13 @@ async function update() {
     if (wanted) morph(region, wanted);
   }
   // so that a tab among others says how its job stands
-  if (fresh.title && fresh.title !== document.title) document.title = fresh.title;
+  if (fresh.title && fresh.title !== document.title) {
+    document.title = fresh.title;
+    const [icon, wanted] = [document, fresh].map((page) => page.querySelector('link[rel="icon"]'));
+    if (icon && wanted) icon.href = wanted.getAttribute("href");
+    if (document.hidden && notifies()) new Notification(fresh.title, { icon: icon?.href, tag: location.pathname });
+  }
+  offerCopies();
 }
 
 let latest = Promise.resolve();
@@ -118,7 +124,45 @@ function refreshEvery(seconds) {
   again();
 }
 
+// copying and telling, where the browser has it and lets us
+
+const notifies = () => "Notification" in window && Notification.permission === "granted";
+
+/** Ask once, by a press, whether the browser may tell of a job's end while its tab is not looked at. */
+function offerNotifications() {
+  const button = document.getElementById("notify");
+  if (!button || !("Notification" in window) || !window.isSecureContext || Notification.permission !== "default") return;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    if ((await Notification.requestPermission()) === "granted") button.textContent = button.dataset.on;
+    else button.hidden = true;
+  });
+}
+
+/** Digests, paths and ids are copied with a press on the button after them; it is no part of what the server sent. */
+function offerCopies() {
+  const words = document.getElementById("copying");
+  if (!words || !navigator.clipboard) return;
+  for (const text of document.querySelectorAll("[data-copy]")) {
+    if (text.nextElementSibling?.className === "copy") continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = words.dataset.copyWord;
+    button.setAttribute("aria-label", `${words.dataset.copyWord} ${text.textContent}`);
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(text.textContent);
+      words.textContent = button.textContent = words.dataset.copied;
+      setTimeout(() => (button.textContent = words.dataset.copyWord), 2000);
+    });
+    text.after(button);
+  }
+}
+
 // the job page
+
+const LEVELS = ["debug", "info", "warning", "error"];
 
 function followLog(log) {
   const chosen = () => new Set([...document.querySelectorAll("#kinds input:checked")].map((box) => box.value));
@@ -138,7 +182,9 @@ function followLog(log) {
     toEnd();
   };
   const add = (event) => {
-    if (event.kind === "Progress") return;
+    if (event.kind === "Progress" || log.dataset.still) return; // an older part of the log stays as it is
+    if (LEVELS.indexOf(event.level) < LEVELS.indexOf(log.dataset.level)) return;
+    if (!event.message.toLowerCase().includes(log.dataset.find.toLowerCase())) return;
     const follow = atEnd();
     const row = logRow(event, log.dataset, known);
     row.hidden = !chosen().has(row.dataset.kind);
@@ -148,11 +194,16 @@ function followLog(log) {
     if (follow) toEnd();
   };
 
-  document.getElementById("kinds").addEventListener("change", filter);
+  document.getElementById("kinds").addEventListener("change", (change) => {
+    if (change.target.type === "checkbox") filter();
+    else document.getElementById("kinds").submit(); // by level or text the server chooses
+  });
   // The page was fetched with a filter of its own where its address has one; only then are entries missing here.
   if (!new URLSearchParams(location.search).has("kind")) filter();
   else document.getElementById("kinds").addEventListener("change", () => document.getElementById("kinds").submit());
-  toEnd();
+  const target = location.hash.startsWith("#e-") && document.getElementById(location.hash.slice(1));
+  if (target) target.scrollIntoView({ block: "center" });
+  else toEnd();
   followStream(log, add);
 }
 
@@ -219,11 +270,17 @@ async function hasMore(log, after) {
 
 function logRow(event, words, known) {
   const row = document.createElement("li");
+  row.id = `e-${event.id}`;
   row.className = event.level + (event.kind === "Command success" ? " done" : "");
   row.dataset.kind = known.has(event.kind) ? event.kind : "other";
   const time = document.createElement("time");
   time.dateTime = event.time;
   time.textContent = new Date(Date.parse(event.time) + words.offset * 60000).toISOString().slice(11, 19);
+  const link = document.createElement("a");
+  link.className = "at";
+  link.href = `${words.page}?line=${encodeURIComponent(event.id)}#e-${event.id}`;
+  link.setAttribute("aria-label", words.link);
+  link.append(time);
   const kind = document.createElement("span");
   kind.className = "kind";
   kind.textContent = event.kind;
@@ -237,7 +294,7 @@ function logRow(event, words, known) {
   }
   if (event.kind === "Job" && event.stage) said.append(`${event.stage}: `);
   said.append(event.message.replaceAll("\r\n", "\n").replace(UNSAFE, escaped));
-  row.append(time, kind, said);
+  row.append(link, kind, said);
   return row;
 }
 
@@ -256,4 +313,6 @@ const log = document.getElementById("log");
 const paced = document.querySelector("[data-period]");
 for (const button of document.querySelectorAll("[data-without-script]")) button.hidden = true;
 if (log) followLog(log);
+offerNotifications();
+offerCopies();
 if (paced) refreshEvery(Number(paced.dataset.period));
