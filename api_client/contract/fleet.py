@@ -42,6 +42,12 @@ class WorkerInfo(BaseModel):
     label_limits: dict[str, int] = {}
     """Caps by label that it was started with; what ``limits`` says while the service runs counts before them."""
 
+    load: float | None = None
+    """Processes that want to run on its host, a minute's mean, for each core; ``None`` where it is not known."""
+    disk_free_bytes: int | None = None
+    """Room on the disk of its scratch or home directory."""
+    disk_total_bytes: int | None = None
+
     @property
     def attempts(self) -> tuple[RunningAttempt, ...]:
         """What it runs, taken apart; what is missing is empty."""

@@ -17,6 +17,7 @@ from api_client.ledger.text_redis import TextRedis
 from config.celery import worker_queues
 from config.log_events import LogEvent
 from config.settings import Settings
+from worker.service.host_load import HostLoad
 from worker.service.supervisor.supervisor import Identity
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -39,6 +40,7 @@ class Presence:
         self._device = device
         self._keys = Keys(settings.key_prefix)
         self._started_at = datetime.now(UTC)
+        self._host = HostLoad(settings.scratch_dir or settings.home)
 
     def beat(self, *, running: tuple[str, ...], draining: bool) -> None:
         """Write the record, which lives for a lease time.
@@ -49,6 +51,7 @@ class Presence:
         name, host = self._identity.worker, self._identity.host
         seconds, micros = self._redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
+        seen = self._host.figures()
         info = WorkerInfo(
             name=name,
             host=host,
@@ -64,6 +67,9 @@ class Presence:
             last_heartbeat_at=datetime.fromtimestamp(now_ms / 1000, UTC),
             schema_version=SCHEMA_VERSION,
             label_limits=self._settings.label_limits,
+            load=seen.load,
+            disk_free_bytes=seen.disk_free_bytes,
+            disk_total_bytes=seen.disk_total_bytes,
         )
         pipe = self._redis.pipeline(transaction=False)
         pipe.hset(self._keys.worker(name), "info", info.model_dump_json())

@@ -211,6 +211,32 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "started": ("Started", "开始"),
     "ended": ("Ended", "结束"),
     "again": ("Package again with these settings", "用相同设置新建作业"),
+    # overview
+    "overview": ("Overview", "概览"),
+    "ended_jobs": ("Jobs that ended", "已结束的作业"),
+    "ended_title": (
+        "Jobs that ended, by time and state; the table below has the same figures",
+        "按时间和状态统计的已结束作业；下表为相同数据",
+    ),
+    "as_table": ("As a table", "以表格显示"),
+    "from_time": ("From", "起始时间"),
+    "failures_head": ("Failures by code", "按错误码统计的失败"),
+    "no_failures": ("No job failed in the last week.", "最近 7 天没有失败的作业。"),
+    "queue_wait": ("Wait in the queue", "排队等待"),
+    "median": ("median", "中位数"),
+    "ninety": ("90 % within", "90% 以内"),
+    "longest": ("longest", "最长"),
+    "count": ("count", "数量"),
+    "stage_times": ("Duration by stage", "各阶段用时"),
+    "times_note": (
+        "Attempts that succeeded, of the {count} jobs of the last week that ended last.",
+        "统计最近 7 天内最后结束的 {count} 个作业中成功的尝试。",
+    ),
+    "no_times": ("No job ended in the last week.", "最近 7 天没有结束的作业。"),
+    "hosts_head": ("Hosts", "主机"),
+    "load": ("Load per core", "每核负载"),
+    "disk_free": ("Scratch disk", "临时目录磁盘"),
+    "disk_used": ("Disk used on {host}", "{host} 的磁盘使用"),
     # workers and queues
     "no_workers_head": ("No worker is running", "没有 worker 在运行"),
     "no_workers_hint": (

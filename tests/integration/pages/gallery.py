@@ -32,6 +32,10 @@ class Gallery:
             "jobs filtered": "/jobs?state=failed&label=team=red",
             "jobs none": "/jobs?label=team=nobody",
             "jobs refused": "/jobs?label=team",
+            "jobs of no view": "/jobs?state=lost",
+            "cancel all": "/jobs/chosen?action=cancel&every=1",
+            "replay failed": "/jobs/chosen?action=replay&every=1&state=failed",
+            "job log found": f"/jobs/{self.retried.id}?find=attempt&level=warning",
             "job succeeded": f"/jobs/{self.succeeded.id}",
             "job retried": f"/jobs/{self.retried.id}",
             "job failed": f"/jobs/{self.failed.id}",
@@ -46,6 +50,7 @@ class Gallery:
             "new merge": f"{form}&template=merge",
             "new custom": f"{form}&template=custom",
             "workers": "/workers",
+            "overview": "/overview",
             "queues": "/queues",
             "no such page": "/nothing",
         }

@@ -137,3 +137,22 @@ def test_a_job_is_seen_in_its_new_state_and_code(page: httpx.Client, many: Insta
     eventually(lambda: state_of(job) == "queued", "seen as queued")
     many.client.cancel(job.id)
     eventually(lambda: state_of(job) == "cancelled", "seen as cancelled")
+
+
+def test_the_overview_counts_what_ended_and_says_how_long_it_took(
+    page: httpx.Client, multiplied: tuple[Installation, dict[str, Job]]
+) -> None:
+    many = multiplied[0]
+    text = page.get("/overview").text
+    assert f"Jobs that ended · Last 24 hours: {MANY + 2}" in text  # copies ended when what they are copied from did
+    assert re.search(rf"<code>base_model_invalid</code></a></td><td class=\"number\">{MANY // 2 + 1}</td>", text)
+    stages = text.split('id="times-head"')[1].split("</section>")[0]
+    assert "of the 300 jobs" in stages
+    assert all(name in stages for name in ("Prepare", "Quantize", "Publish"))
+
+    def told() -> bool:
+        host = page.get("/overview").text.split('id="hosts-head"')[1]
+        return bool(re.search(r"\d+\.\d\d</td><td class=\"number\">[\d.]+ [GT]B free of [\d.]+ [GT]B", host))
+
+    assert many.workers[0].process.poll() is None
+    eventually(told, "the host's load and disk are told")
