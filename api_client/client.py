@@ -10,9 +10,11 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
+
+from pydantic import ValidationError
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event
@@ -22,6 +24,7 @@ from api_client.contract.job_ids import find_id
 from api_client.contract.recommend import MeasuredType
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
+from api_client.contract.task import RegisteredTask, TaskScores, TrainingTask
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 from api_client.ledger import durability
 from api_client.ledger.address import find_redis_url, masked_url, no_writes
@@ -36,6 +39,7 @@ from api_client.ledger.messages import MessageSender
 from api_client.ledger.queues import read_queues
 from api_client.ledger.store import JobStore, stage_not_in_plan
 from api_client.ledger.summaries import JobIndex, JobSummary
+from api_client.ledger.tasks import Tasks
 from api_client.ledger.writes import WriteRefusal, refusal_by
 
 _BLOCK_MS = 1000
@@ -78,6 +82,7 @@ class PackagingClient:
         self._timeout_s = timeout_s
         self._store = JobStore(self._url, self._keys, timeout_s, find_submit_wait(submit_wait))
         self._controls = Controls(self._store, self._keys)
+        self._tasks = Tasks(self._store, self._keys)
         self._index = JobIndex(self._store.redis, self._keys, self._store.call)
         self._sender = MessageSender(self._url, self._keys, timeout_s)
 
@@ -109,6 +114,7 @@ class PackagingClient:
         resolved, options = resolve_request(request, templates)
         if resolved.callback_url is not None:
             self._store.check_callback(resolved.callback_url)
+        resolved = self._by_own_scores(resolved)
         for _ in range(_STORED_TIMES):
             outcome = self._store.submit(resolved, options, request)
             job_id = outcome if isinstance(outcome, str) else outcome.job_id
@@ -121,6 +127,58 @@ class PackagingClient:
             f"Redis lost the job {_STORED_TIMES} times before it was confirmed; the last was {job_id}",
             fields={"job_id": job_id},
         )
+
+    def _by_own_scores(self, request: PackagingRequest) -> PackagingRequest:
+        """The request with the checkpoint that its task's registered scores call best, where it asks for the best."""
+        if request.checkpoint != "best" or request.task is None:
+            return request
+        known = self._tasks.get(request.task.task_id)
+        if known is None or known.best is None or known.task.output_dir != request.task.output_dir:
+            return request
+        return request.model_copy(update={"checkpoint": known.best})
+
+    def register_task(
+        self,
+        task: TrainingTask,
+        scores: TaskScores | None = None,
+        *,
+        metric: str | None = None,
+        greater_is_better: bool = True,
+        replace: bool = False,
+    ) -> RegisteredTask:
+        """Tell of a training task, so that the console offers it; again whenever its status or scores are others.
+
+        Args:
+            task: The task.
+            scores: Scores of one's own evaluation, by checkpoint and metric; they win over the trainer's.
+            metric: The metric that decides which checkpoint is best; not needed where there is one alone.
+            greater_is_better: Whether more of it is better.
+            replace: Take the place of a task of the same id that has other paths.
+
+        Raises:
+            PackagingError: ``task_conflict``, ``request_invalid``.
+        """
+        try:
+            registered = RegisteredTask(
+                task=task, scores=scores or {}, metric=metric, greater_is_better=greater_is_better,
+                registered_at=datetime.now(UTC),
+            )  # fmt: skip
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID, f"{place}: {first['msg']}", fields={"field": place}
+            ) from None
+        self._tasks.register(registered, replace=replace)
+        return registered
+
+    def tasks(self, limit: int = 100) -> builtins.list[RegisteredTask]:
+        """Registered training tasks, newest first."""
+        return self._tasks.newest(limit)
+
+    def task(self, task_id: str) -> RegisteredTask | None:
+        """One registered training task; ``None`` where none of that id is."""
+        return self._tasks.get(task_id)
 
     def get(self, job_id: str) -> Job:
         """Read a job.

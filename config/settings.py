@@ -35,6 +35,7 @@ class StageSettings(BaseModel):
     home: Path
     cache_dir: Path
     allowed_roots: Roots
+    run_roots: tuple[Path, ...]
     allowed_buckets: tuple[str, ...] | None
     threads: int
     disk_reserve_bytes: int
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     """Whether every host sees the same scratch directory; then any host may run any stage."""
     allowed_roots: Annotated[Roots, NoDecode] = Roots.anywhere()
     """Directories that jobs may read and write (``:``-separated). Unset: any, for one's own machine."""
+    run_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Directories under which the console lists training runs (``:``-separated), as far as jobs may read them."""
     allowed_buckets: tuple[str, ...] | None = None
     """Buckets that jobs may read and write (``:``-separated). Unset: every bucket that the credentials open."""
 
@@ -178,6 +181,11 @@ class Settings(BaseSettings):
         parts = _split(value)
         return Roots.anywhere() if parts is None else Roots.only(*(_absolute(Path(part)) for part in parts))
 
+    @field_validator("run_roots", mode="before")
+    @classmethod
+    def _as_directories(cls, value: Any) -> Any:
+        return tuple(_absolute(Path(part)) for part in _split(value) or ())
+
     @field_validator("label_limits", mode="before")
     @classmethod
     def _from_json(cls, value: Any) -> Any:
@@ -234,6 +242,7 @@ class Settings(BaseSettings):
             home=self.home,
             cache_dir=self.home / "cache",
             allowed_roots=self.allowed_roots,
+            run_roots=self.run_roots,
             allowed_buckets=self.allowed_buckets,
             threads=self.threads or len(os.sched_getaffinity(0)),
             disk_reserve_bytes=self.disk_reserve_bytes,

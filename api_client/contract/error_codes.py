@@ -296,6 +296,15 @@ class ErrorCode(StrEnum):
         "换一个键，或原样重发第一次的请求。",
         http_status=409,
     )
+    TASK_CONFLICT = ErrorRow(
+        "task_conflict",
+        _R,
+        "A training task of this id is registered with other paths.",
+        "Give the task another id, or say that it replaces the one that is registered.",
+        "该编号的训练任务已用其他路径登记。",
+        "换一个任务编号，或声明替换已登记的任务。",
+        http_status=409,
+    )
     IMATRIX_REQUIRED = ErrorRow(
         "imatrix_required",
         _R,

@@ -36,6 +36,8 @@ class QuestionKind(StrEnum):
     """``run``: the checkpoints of a run directory."""
     SIZES = "sizes"
     """``model``: the size of every quant type's file, and the model's dimensions."""
+    RUNS = "runs"
+    """``search``: the training runs below the directories that workers are told of, those whose path holds a text."""
     SPACE = "space"
     """``path``: the room on the disk of an output directory."""
 

@@ -11,6 +11,8 @@ Map (``P`` is the key prefix, ``trainpack`` unless set; ``ID`` a job, ``M`` a me
     P:jobs:state:STATE        zset    ID by creation                                     entries as the job
     P:jobs:state:STATE:NAME   set     ID of jobs in a state whose template is NAME       entries as the job
     P:jobs:templates          set     names of templates that jobs have had              always
+    P:jobs:tasks              hash    JSON by task id: registered training tasks         the newest 10,000
+    P:jobs:tasks:at           zset    their ids by when they were registered             as they
     P:jobs:label:K=V          zset    ID by creation                                     entries as the job
     P:idempotency:KEY         string  JSON: job id and digest of the request             as the job
     P:expiry                  zset    ID by the time its keys go                         until then

@@ -18,6 +18,7 @@ from api_client.contract.recommend import (
 )
 from api_client.ledger.asking import QUESTION_TIMEOUT_S, QuestionKind
 from api_client.runs.checkpoints import CheckpointList
+from api_client.runs.listing import RunsList
 
 
 class Asker(Protocol):
@@ -63,6 +64,12 @@ class SizesAnswer(_Answer):
         return recommend(self.shape, self.sizes, place, context, self.measured)
 
 
+class RunsAnswer(_Answer):
+    """The training runs that a worker sees."""
+
+    found: RunsList
+
+
 class SpaceAnswer(_Answer):
     """Room on the disk of a directory, which need not exist yet."""
 
@@ -101,6 +108,10 @@ class Questions:
         parse_target(target, 1)  # refuse a misspelt one before a worker is asked
         answer = self.sizes(model)
         return answer, answer.judge(target, context)
+
+    def runs(self, search: str = "") -> RunsAnswer:
+        """Training runs below the workers' run roots, newest first; those whose path holds a text."""
+        return RunsAnswer.model_validate(self._ask(QuestionKind.RUNS, {"search": search}))
 
     def space(self, path: str) -> SpaceAnswer:
         """Room for outputs in a local directory of the workers."""

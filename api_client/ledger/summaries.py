@@ -23,7 +23,7 @@ from api_client.ledger.text_redis import TextRedis
 MOST: Final = 100_000
 """Jobs that are kept, the newest; of more the oldest are left out."""
 FRESH_S: Final = 1.0
-"""For how long a look is used again."""
+"""For how long a look is used again while as many jobs are in each state."""
 _BATCH: Final = 1000
 _TEXT_CHARACTERS: Final = 4000
 _FIELDS: Final = ("request", "labels", "template", "error", "started_at", "priority")
@@ -84,6 +84,7 @@ class JobIndex:
         self._clock = clock
         self._lock = threading.Lock()
         self._looked_at = -FRESH_S
+        self._counted: list[Any] = []
         self._marks: dict[str, _Mark] = {}
         self._known: dict[str, JobSummary] = {}
         self._sorted: tuple[JobSummary, ...] = ()
@@ -95,10 +96,24 @@ class JobIndex:
             PackagingError: ``redis_unreachable``.
         """
         with self._lock:
-            if self._clock() - self._looked_at >= FRESH_S:
+            counts = self._counts()
+            if counts != self._counted or self._clock() - self._looked_at >= FRESH_S:
                 self._look()
-                self._looked_at = self._clock()
+                self._counted, self._looked_at = counts, self._clock()
             return self._sorted
+
+    def _counts(self) -> list[Any]:
+        """How many jobs there are of each state, and the newest: whoever submitted or cancelled one sees it at once."""
+
+        def action() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.zrange(self._keys.named("jobs"), -1, -1)
+            for state in JobState:
+                pipe.zcard(self._keys.state_index(state.value))
+            return pipe.execute()
+
+        counts: list[Any] = self._call(action)
+        return counts
 
     def _look(self) -> None:
         created, marks = self._indexes()

@@ -20,11 +20,12 @@ from api_client.contract.recommend import shape_of
 from api_client.contract.request import is_remote
 from api_client.disk import existing, free_bytes
 from api_client.ledger.asking import QuestionKind
-from api_client.ledger.questions import RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.ledger.questions import RunAnswer, RunsAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.base_models import named_base_models
 from api_client.runs.checkpoints import CheckpointList, list_checkpoints
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
 from api_client.runs.kinds import ADAPTER_CONFIG, CheckpointKind
+from api_client.runs.listing import list_runs
 from config.roots import NOWHERE_ELSE
 from config.settings import StageSettings
 from worker.service.supervisor.channel import Channel
@@ -69,6 +70,7 @@ def answer(start: AnswerStart) -> BaseModel:
     functions: dict[QuestionKind, tuple[str, Callable[[str, AnswerStart], BaseModel]]] = {
         QuestionKind.CHECKPOINTS: ("run", _checkpoints),
         QuestionKind.SIZES: ("model", _sizes),
+        QuestionKind.RUNS: ("search", _runs),
         QuestionKind.SPACE: ("path", _space),
     }
     name, function = functions[start.kind]
@@ -116,6 +118,11 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
         memory_bytes=machine_memory_bytes(),
         projector_bytes=projector_bytes,
     )
+
+
+def _runs(search: str, start: AnswerStart) -> RunsAnswer:
+    roots = [root for root in start.settings.run_roots if start.settings.allowed_roots.allow(root)]
+    return RunsAnswer(host=start.host, found=list_runs(roots, search))
 
 
 def _space(path: str, start: AnswerStart) -> SpaceAnswer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 
-from api_client.console.api import choices, controls, events, fleet, jobs, outputs
+from api_client.console.api import choices, controls, events, fleet, jobs, outputs, tasks
 from api_client.console.api.documents import COMMON_ERRORS
 
 PREFIX = "/api/v1"
@@ -14,5 +14,5 @@ PREFIX = "/api/v1"
 _bearer = HTTPBearer(auto_error=False, description="A token of this console. Not needed where it has no login.")
 
 router = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)], responses=COMMON_ERRORS)
-for part in (jobs, events, outputs, choices, fleet, controls):
+for part in (jobs, events, outputs, tasks, choices, fleet, controls):
     router.include_router(part.router)

@@ -57,6 +57,8 @@ class NewJobForm:
     """Names this form; the idempotency key is made of it, so whoever sends it again gets the same job."""
     source: str = "run"
     run: str = ""
+    find_run: str = ""
+    """A part of the paths of the runs that the page offers; it is no part of the request."""
     base_model: str = ""
     base_filled: str = ""
     """The base model as it was filled in from a run; while nobody changed it, another run replaces it."""

@@ -12,10 +12,10 @@ from typing import Any, Final
 from api_client.console.pages.form import NewJobForm
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import is_remote
-from api_client.ledger.questions import Questions, RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.ledger.questions import Questions, RunAnswer, RunsAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.base_models import base_location
 
-KEPT_S: Final = {"checkpoints": 10.0, "sizes": 300.0, "space": 10.0}
+KEPT_S: Final = {"checkpoints": 10.0, "runs": 20.0, "sizes": 300.0, "space": 10.0}
 """How long an answer is used again. Sizes follow from a model's headers, which hardly ever change."""
 _MOST_KEPT: Final = 200
 
@@ -45,6 +45,21 @@ class Answers:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
+
+    def runs(self, form: NewJobForm, questions: Questions, *, anyone: bool) -> tuple[RunsAnswer | None, bool]:
+        """The runs that workers see, where the form is about one, and whether nobody said which there are."""
+        if form.source != "run" or not anyone:
+            return None, False
+        key = ("runs", form.find_run)
+        kept: RunsAnswer | None = self._recall(key)
+        if kept is not None:
+            return kept, False
+        try:
+            answer = questions.runs(form.find_run)
+        except PackagingError:
+            return None, True
+        self._keep(key, answer)
+        return answer, False
 
     def look(self, form: NewJobForm, questions: Questions, *, anyone: bool) -> PathAnswers:
         """Everything that the page shows about the paths of a form.

@@ -6,6 +6,7 @@ The same form sent twice (a double click, two browsers, a reload) makes one job:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
+from api_client.console.pages.offers import effective, offer_presets, offer_runs, offer_tasks, with_own_scores
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, times_of, type_groups
 from api_client.console.pages.size_chart import with_fit
 from api_client.console.pages.view import render
@@ -38,6 +40,8 @@ from api_client.ledger.questions import Questions
 
 RECENT_JOBS = 50
 RECENT_SHOWN = 5
+OFFERED = 100
+"""Registered tasks that are offered, the newest."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -73,7 +77,8 @@ def start_job(request: Request, client: Client, questions: AskWorkers, _: Submit
     """Make the job, or show the form again with what is wrong at its field."""
     form = NewJobForm.read(sent)
     try:
-        answers = _answers(request).look(form, questions, anyone=bool(client.workers()))
+        looked = _answers(request).look(form, questions, anyone=bool(client.workers()))
+        answers = _with_own_scores(looked, form, client)
         wanted = build_request(_filled_in(form, answers), client.templates().get(form.template))
         _refuse_what_workers_refuse(answers)
         job = client.submit(wanted)
@@ -111,9 +116,14 @@ def _page(
 ) -> Response:
     language, templates = page_language(request), client.templates()
     template = templates.get(form.template) or templates[DEFAULT_TEMPLATE]
-    answers = _answers(request).look(form, questions, anyone=bool(client.workers()))
+    anyone = bool(client.workers())
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        listed = pool.submit(_answers(request).runs, form, questions, anyone=anyone)
+        answers = _with_own_scores(_answers(request).look(form, questions, anyone=anyone), form, client)
+        runs, runs_unknown = listed.result()
     form = _filled_in(form, answers)
-    switches = form.chosen_switches(template)
+    chosen_switches = form.chosen_switches(template)
+    switches, blocked = effective(chosen_switches) if not template.locked else (chosen_switches, frozenset())
     types = form.chosen_types(template, switches)
     needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
     judged = judge(form, answers)
@@ -143,6 +153,12 @@ def _page(
         "prospect": prospect,
         "times": times_of(stages, types, answers, prospect, recent),
         "tasks": _recent_tasks(recent),
+        "known_tasks": offer_tasks(client.tasks(OFFERED)) if form.source == "task" else [],
+        "runs": runs.found if runs and runs.found.roots else None,
+        "run_offers": offer_runs(runs.found.runs, form) if runs else [],
+        "runs_unknown": runs_unknown,
+        "presets": offer_presets(form, language),
+        "blocked": blocked,
         "problem": refused.told(language) if refused else None,
         "problem_field": field_of(refused) if refused else None,
         "asked_errors": {field: error.told(language) for field, error in _known_problems(form, answers)},
@@ -200,6 +216,18 @@ def _rows(section: str) -> list[RequestField]:
 def _sorted(templates: dict[str, Template]) -> Sequence[Template]:
     """The default first, ``custom`` last, a site's own before it."""
     return sorted(templates.values(), key=lambda template: (not template.locked, template.name != DEFAULT_TEMPLATE))
+
+
+def _with_own_scores(answers: PathAnswers, form: NewJobForm, client: PackagingClient) -> PathAnswers:
+    """The answers, with the scores that an orchestrator registered for the task of this run in the trainer's place."""
+    if answers.run is None:
+        return answers
+    task_id = form.says("task_id") if form.source == "task" else ""
+    known = client.task(task_id) if task_id else None
+    if known is None or known.task.output_dir.rstrip("/") != form.run.rstrip("/"):
+        return answers
+    listing = with_own_scores(answers.run.listing, known)
+    return replace(answers, run=answers.run.model_copy(update={"listing": listing}))
 
 
 def _recent_tasks(jobs: Sequence[Job]) -> list[tuple[TrainingTask, str]]:

@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 from api_client.contract.job import Job
 from api_client.contract.quality import REPORT_FACT
+from api_client.contract.task import TaskStatus, TrainingTask
 from tests.integration.harness import Installation
 from tests.integration.pages.test_quality_page import report
+from tests.unit.contract.test_checkpoints import LOSSES, make_run
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Gallery:
             "new": "/new",
             "new of a task": "/new?source=task&form=gallery",
             "new of paths": form,
+            "new no export": f"{form}&template=custom&switches_shown=1&switches=export_lora",
             "new merge": f"{form}&template=merge",
             "new custom": f"{form}&template=custom",
             "workers": "/workers",
@@ -58,7 +61,10 @@ class Gallery:
 
 def fill(service: Installation) -> Gallery:
     """Run the jobs. The worker goes on holding one of them, so that another waits."""
-    service.start_worker(slots=1)
+    run = make_run(service.directory / "runs" / "velmora" / "sft-42", LOSSES)
+    service.start_worker(slots=1, run_roots=f"{service.directory / 'runs'}:/nowhere")
+    task = TrainingTask(task_id="sft-42", status=TaskStatus.COMPLETED, base_model="/models/base", output_dir=str(run))
+    service.client.register_task(task, {"checkpoint-1000": {"accuracy": 0.913}})
     ended = {
         "succeeded": service.submit("succeeded", labels={"team": "red", "run": "42"}, evaluation={"max_mean_kld": 0.1}),
         "retried": service.submit("retried", labels={"team": "blue", "convert": "transient:1", "quantize": "crash:1"}),

@@ -57,7 +57,8 @@ def test_settings_say_what_was_given_and_what_is_the_default(page: httpx.Client,
 
 
 def test_older_entries_come_on_demand_and_a_line_has_an_address(page: httpx.Client, retried: Job) -> None:
-    answer, seen = page.get(f"/jobs/{retried.id}"), []
+    answer = page.get(f"/jobs/{retried.id}")
+    seen: list[str] = []
     while True:
         seen = shown(answer) + seen
         older = re.search(r'<p class="log-more"><a href="([^"]+)"', answer.text)

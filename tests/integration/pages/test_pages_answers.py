@@ -58,7 +58,7 @@ def test_a_service_that_does_not_answer(tmp_path: Path) -> None:
 def test_filters_and_pages(pages: httpx.Client, service: Installation) -> None:
     jobs = [service.submit(f"out{number}", labels={"part": str(number % 2)}) for number in range(PAGE + 2)]
     first = pages.get("/jobs")
-    assert f"{PAGE} shown" in text(first)
+    assert f"{PAGE} of {PAGE + 2}" in text(first)
     older = unescape(str(re.findall(r'href="([^"]+)" rel="next"', first.text)[0]))
     second = pages.get(older)
     assert jobs[0].id in second.text

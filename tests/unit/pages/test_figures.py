@@ -32,7 +32,7 @@ def test_a_job_counts_in_the_hour_in_which_it_ended_and_no_other() -> None:
         ended(timedelta(hours=24)),
     ]
     drawn = throughput(jobs, HOUR, 24, NOW)
-    assert [slot.total for slot in drawn.slots] == [0, 1, *[0] * 20, 1, 2]
+    assert [slot.total for slot in drawn.slots] == [1, *[0] * 21, 1, 2]
     assert drawn.slots[-1].start == datetime(2026, 3, 4, 12, tzinfo=UTC)
     assert drawn.slots[-1].counts == {JobState.SUCCEEDED: 1, JobState.FAILED: 1}
     assert drawn.most == 2
