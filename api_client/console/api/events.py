@@ -26,6 +26,7 @@ from api_client.client import PackagingClient
 from api_client.console.admission import caller_of
 from api_client.console.api.documents import COMMON_ERRORS, NO_JOB, EventPage, as_json
 from api_client.console.api.parameters import EVENT_ID, JobId, Reader
+from api_client.console.api.told import ReaderLanguage, told_event
 from api_client.console.context import Client
 from api_client.console.language import accepted_language
 from api_client.console.limits import StreamLimit
@@ -56,10 +57,16 @@ def read_events(
     _: Reader,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = PAGE,
+    *,
+    language: ReaderLanguage,
 ) -> EventPage:
-    """Read a page of a job's log."""
+    """Read a page of a job's log; messages are in the language of `Accept-Language`, as far as they are known there."""
     state, events = read_page(client, job_id, after or _START, limit)
-    return EventPage(events=tuple(events), next_after=events[-1].id if events else after or _START, state=state)
+    return EventPage(
+        events=tuple(told_event(event, language) for event in events),
+        next_after=events[-1].id if events else after or _START,
+        state=state,
+    )
 
 
 def read_page(client: PackagingClient, job_id: str, after: str, limit: int) -> tuple[JobState, list[Event]]:
@@ -113,17 +120,19 @@ async def follow_events(
     job_id: JobId,
     client: Client,
     _: Reader,
+    *,
     after: AfterQuery = None,
     last_event_id: Annotated[
         str | None, Header(description="As `after`; browsers send it when they reconnect.", pattern=EVENT_ID)
     ] = None,
+    lang: Annotated[Language | None, Query(description="Language of messages; else that of `Accept-Language`.")] = None,
 ) -> EventStream:
     """Follow a job's log until it has ended: one message per entry, then an event `end` with the job's state."""
 
     async def read(position: str) -> tuple[JobState, list[Event]]:
         return await run_sync(read_page, client, job_id, position, PAGE, limiter=request.app.state.readers)
 
-    language = accepted_language(request.headers.get("accept-language", ""))
+    language = lang or accepted_language(request.headers.get("accept-language", ""))
     content = stream(read, last_event_id or after or _START, request.app.state.stopping, language)
     # X-Accel-Buffering: nginx would keep the entries back.
     return EventStream(content, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -151,7 +160,7 @@ async def stream(
             yield format_sse_event(event="problem", data_str=json.dumps(plain(error.told(language).document())))
             return
         if events:
-            yield b"".join(map(_message, events))
+            yield b"".join(_message(told_event(event, language)) for event in events)
             position, pause_s, spoke_at = events[-1].id, FIRST_PAUSE_S, time.monotonic()
             continue
         if state in FINISHED_STATES:

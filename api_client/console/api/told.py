@@ -7,8 +7,10 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request, Response
 
 from api_client.console.language import accepted_language
+from api_client.contract.events import Event
 from api_client.contract.job import Attempt, Job, Stage
 from api_client.words.language import Language
+from api_client.words.log_messages import log_message
 
 MayFail = TypeVar("MayFail", Job, Stage, Attempt)
 
@@ -30,6 +32,12 @@ def told_job(job: Job, language: Language) -> Job:
     )
     waiting = job.waiting_for.told(language) if job.waiting_for else None
     return _told(job, language).model_copy(update={"stages": tuple(stages), "waiting_for": waiting})
+
+
+def told_event(event: Event, language: Language) -> Event:
+    """An entry of a log with its message in a language, as far as it is known there."""
+    message = log_message(language, event.message)
+    return event if message == event.message else event.model_copy(update={"message": message})
 
 
 def _told(record: MayFail, language: Language) -> MayFail:

@@ -22,7 +22,7 @@ _KEYS: Final[Mapping[str, Callable[[JobSummary], Any]]] = {
 
 
 @dataclass(frozen=True)
-class JobSelection:
+class ChosenJobs:
     """What a filter takes.
 
     Attributes:
@@ -43,7 +43,7 @@ class JobSelection:
         return self.ids[start : start + length], len(self.ids) > start + length
 
 
-def select(summaries: Sequence[JobSummary], asked: JobFilter) -> JobSelection:
+def select(summaries: Sequence[JobSummary], asked: JobFilter) -> ChosenJobs:
     """Apply a filter.
 
     Args:
@@ -51,7 +51,7 @@ def select(summaries: Sequence[JobSummary], asked: JobFilter) -> JobSelection:
         asked: The filter; with a wrong label it takes nothing.
     """
     if asked.bad_label is not None:
-        return JobSelection((), {}, {})
+        return ChosenJobs((), {}, {})
     oldest_ms = asked.since.timestamp() * 1000 if asked.since else 0
     wanted, labels = asked.search.casefold(), asked.labels.items()
     around = [
@@ -68,7 +68,7 @@ def select(summaries: Sequence[JobSummary], asked: JobFilter) -> JobSelection:
         if (asked.state is None or summary.state is asked.state)
         and (asked.code is None or summary.code == asked.code.value)
     ]
-    return JobSelection(
+    return ChosenJobs(
         ids=[summary.id for summary in sorted(taken, key=_KEYS[asked.order])],
         states=Counter(summary.state for summary in around),
         codes=dict(codes.most_common()),

@@ -24,7 +24,7 @@ _SHOWN: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True)
-class Slot:
+class TimeSlot:
     """A part of the time and how many jobs ended in it.
 
     Attributes:
@@ -59,7 +59,7 @@ class SlotBar:
 class Throughput:
     """Jobs that ended, by time: the same as bars and as rows."""
 
-    slots: Sequence[Slot]
+    slots: Sequence[TimeSlot]
     bars: Sequence[SlotBar]
     most: int
 
@@ -112,12 +112,12 @@ def throughput(summaries: Iterable[JobSummary], step: timedelta, count: int, now
             if 0 <= at < count:
                 found[at][summary.state] += 1
     starts = [datetime.fromtimestamp((last - count + 1 + number) * step_s, UTC) for number in range(count)]
-    slots = [Slot(start, format_time(start, now), counts) for start, counts in zip(starts, found, strict=True)]
+    slots = [TimeSlot(start, format_time(start, now), counts) for start, counts in zip(starts, found, strict=True)]
     most = max(max((slot.total for slot in slots), default=0), 1)
     return Throughput(slots, _bars(slots, most), most)
 
 
-def _bars(slots: Sequence[Slot], most: int) -> list[SlotBar]:
+def _bars(slots: Sequence[TimeSlot], most: int) -> list[SlotBar]:
     each = (WIDTH - LEFT) / len(slots)
     bars = []
     for number, slot in enumerate(slots):

@@ -34,6 +34,7 @@ from api_client.words.formatting import (
     one_line,
 )
 from api_client.words.language import Language
+from api_client.words.log_messages import log_message
 from api_client.words.states import state_word
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -98,6 +99,8 @@ def render(request: Request, template: str, context: Mapping[str, Any], status: 
         "word": functools.partial(state_word, language),
         "choose": language.choose,
         "named_run": named_run,
+        "told": functools.partial(log_message, language),
+        "language": language.value,
         "lang_tag": "zh-Hans" if language is Language.ZH else "en",
         "other_lang": other_language(language).value,
         "switch": switch_address(request, language),

@@ -212,7 +212,7 @@ function followStream(log, add) {
   let pause = 1000;
   const status = paceRefreshes();
   const connect = () => {
-    const stream = new EventSource(`${log.dataset.events}?after=${encodeURIComponent(last)}`);
+    const stream = new EventSource(`${log.dataset.events}&after=${encodeURIComponent(last)}`);
     const retry = () => {
       stream.close();
       say("lost");
