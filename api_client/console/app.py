@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -67,6 +68,7 @@ def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_c
         redoc_url=None,
         openapi_url=f"{api.PREFIX}/openapi.json",
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
     )
     app.state.settings = settings
     app.state.admission = Admission(settings)
@@ -80,6 +82,11 @@ def create_app(settings: ConsoleSettings, client_factory: ClientFactory = open_c
     _add_pages(app)
     app.add_middleware(Gate, admission=app.state.admission, max_body_bytes=settings.max_body_bytes)
     return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call a route: the name of its function, e.g. ``submit_job``."""
+    return route.name
 
 
 def _version() -> str:

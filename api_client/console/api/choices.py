@@ -26,7 +26,7 @@ Place = Annotated[str, Query(min_length=1, max_length=4096)]
 
 
 @router.get("/templates")
-def templates(client: Client, _: Reader) -> TemplateList:
+def list_templates(client: Client, _: Reader) -> TemplateList:
     """List the templates: the built-in ones, then this site's own."""
     known = client.templates()
     own = (template for name, template in known.items() if name not in BUILTIN_TEMPLATES)
@@ -34,20 +34,20 @@ def templates(client: Client, _: Reader) -> TemplateList:
 
 
 @router.get("/quant-types")
-def quant_types(_: Reader) -> QuantTypeList:
+def list_quant_types(_: Reader) -> QuantTypeList:
     """List the quant types. Bits per weight are those of an 8B Llama."""
     rows = (QuantTypeDocument(name=quant_type, **QUANT_TYPES[quant_type]._asdict()) for quant_type in QuantType)
     return QuantTypeList(quant_types=tuple(rows))
 
 
 @router.get("/checkpoints", responses=NO_ANSWER)
-def checkpoints(run: Place, ask: AskWorkers, _: Submitter) -> RunAnswer:
+def list_checkpoints(run: Place, ask: AskWorkers, _: Submitter) -> RunAnswer:
     """List the checkpoints of a training run: an absolute path as the workers see it, or `s3://`."""
     return ask.checkpoints(run)
 
 
 @router.get("/recommend", responses=NO_ANSWER)
-def recommend(
+def recommend_types(
     model: Place,
     ask: AskWorkers,
     _: Submitter,
@@ -68,6 +68,6 @@ def recommend(
 
 
 @router.get("/space", responses=NO_ANSWER)
-def space(path: Place, ask: AskWorkers, _: Submitter) -> SpaceAnswer:
+def get_space(path: Place, ask: AskWorkers, _: Submitter) -> SpaceAnswer:
     """Room on the disk of an output directory, which need not exist yet."""
     return ask.space(path)

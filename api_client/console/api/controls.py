@@ -50,7 +50,7 @@ class ChangeList(BaseModel):
 
 
 @router.get("/limits")
-def limits(client: Client, _: Reader) -> LimitList:
+def list_limits(client: Client, _: Reader) -> LimitList:
     """How many stages may run at once, by label."""
     return LimitList(limits=tuple(client.limits()))
 
@@ -72,13 +72,13 @@ def unset_limit(label: LabelName, client: Client, principal: Operator) -> LimitL
 
 
 @router.get("/pauses")
-def pauses(client: Client, _: Reader) -> PauseList:
+def list_pauses(client: Client, _: Reader) -> PauseList:
     """Queues and hosts that are paused."""
     return PauseList(paused=tuple(client.pauses()))
 
 
 @router.put("/pauses/{place}", responses=_INVALID)
-def pause(place: Place, client: Client, principal: Operator) -> PauseList:
+def pause_place(place: Place, client: Client, principal: Operator) -> PauseList:
     """Begin nothing new from a queue or on a host. What runs goes on."""
     client.pause(place, by=principal.name)
     _log.info("%s paused %s", principal.name, place)
@@ -86,7 +86,7 @@ def pause(place: Place, client: Client, principal: Operator) -> PauseList:
 
 
 @router.delete("/pauses/{place}", responses=_INVALID)
-def resume(place: Place, client: Client, principal: Operator) -> PauseList:
+def resume_place(place: Place, client: Client, principal: Operator) -> PauseList:
     """Let a paused queue or host go on."""
     client.resume(place, by=principal.name)
     _log.info("%s resumed %s", principal.name, place)
@@ -94,6 +94,6 @@ def resume(place: Place, client: Client, principal: Operator) -> PauseList:
 
 
 @router.get("/changes")
-def changes(client: Client, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> ChangeList:
+def list_changes(client: Client, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> ChangeList:
     """Who changed which cap or pause, newest first."""
     return ChangeList(changes=tuple(client.changes(limit)))

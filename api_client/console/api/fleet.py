@@ -15,19 +15,19 @@ open_router = APIRouter(tags=["service"])
 
 
 @router.get("/workers")
-def workers(client: Client, _: Reader) -> WorkerList:
+def list_workers(client: Client, _: Reader) -> WorkerList:
     """List the workers that are heard from."""
     return WorkerList(workers=tuple(client.workers()))
 
 
 @router.get("/queues")
-def queues(client: Client, _: Reader) -> QueueList:
+def list_queues(client: Client, _: Reader) -> QueueList:
     """List the queues, with what waits in them."""
     return QueueList(queues=tuple(client.queues()))
 
 
 @router.get("/health")
-def service_health(request: Request, client: Client, _: Reader) -> ServiceHealth:
+def get_service_health(request: Request, client: Client, _: Reader) -> ServiceHealth:
     """How Redis is set, how many workers there are, how many event streams are open."""
     streams: StreamLimit = request.app.state.streams
     info = client.ping()
@@ -35,7 +35,7 @@ def service_health(request: Request, client: Client, _: Reader) -> ServiceHealth
 
 
 @open_router.get("/health", responses={status: COMMON_ERRORS[status] for status in (429, 503)})
-def health(client: Client) -> Health:
+def get_health(client: Client) -> Health:
     """Whether the console reaches Redis, and Redis takes writes. Needs no token and says nothing else."""
     try:
         client.check_writes()
@@ -47,6 +47,6 @@ def health(client: Client) -> Health:
 
 
 @open_router.get("/health/live", responses={429: COMMON_ERRORS[429]})
-def alive() -> Health:
+def get_liveness() -> Health:
     """Whether the console itself answers. Needs no token."""
     return Health()

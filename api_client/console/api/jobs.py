@@ -24,7 +24,7 @@ _C = ErrorCode
 
 
 @router.post("/jobs", status_code=201, responses=errors(_C.IDEMPOTENCY_CONFLICT))
-def submit(
+def submit_job(
     request: HttpRequest, client: Client, principal: Submitter, response: Response, language: ReaderLanguage
 ) -> Job:
     """Check a request and queue it. With an `idempotency_key` it can be sent again and makes one job at most."""
@@ -72,13 +72,13 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=NO_JOB)
-def get(job_id: JobId, client: Client, _: Reader, language: ReaderLanguage) -> Job:
+def get_job(job_id: JobId, client: Client, _: Reader, language: ReaderLanguage) -> Job:
     """Look at a job: its stages, their attempts and progress, what it failed with."""
     return told_job(client.get(job_id), language)
 
 
 @router.post("/jobs/{job_id}/cancel", responses=NO_JOB | errors(_C.JOB_FINISHED))
-def cancel(job_id: JobId, client: Client, principal: Submitter, language: ReaderLanguage) -> Job:
+def cancel_job(job_id: JobId, client: Client, principal: Submitter, language: ReaderLanguage) -> Job:
     """Ask for a job's end. A queued job ends at once, a running one within seconds."""
     job = client.cancel(job_id)
     _log.info("%s cancelled job %s", principal.name, job_id)
@@ -88,7 +88,7 @@ def cancel(job_id: JobId, client: Client, principal: Submitter, language: Reader
 @router.post(
     "/jobs/{job_id}/replay", responses=NO_JOB | errors(_C.JOB_RUNNING, _C.REQUEST_INVALID, _C.STAGE_NOT_IN_PLAN)
 )
-def replay(
+def replay_job(
     *,
     job_id: JobId,
     client: Client,
@@ -104,7 +104,7 @@ def replay(
 
 
 @router.post("/replays")
-def replay_failed(body: BulkReplayBody, client: Client, principal: Operator) -> ReplayedJobs:
+def replay_failed_jobs(body: BulkReplayBody, client: Client, principal: Operator) -> ReplayedJobs:
     """Replay every failed job submitted since a time; with `code`, only those that failed with it."""
     jobs = client.replay_failed(body.since, body.code)
     _log.info("%s replayed %d failed jobs since %s", principal.name, len(jobs), body.since.isoformat())

@@ -29,6 +29,6 @@ def list_outputs(job_id: JobId, client: Client, links: DownloadLinks, _: Reader)
     response_class=RedirectResponse,
     responses=errors(_C.JOB_NOT_FOUND, _C.OUTPUT_NOT_FOUND, _C.STORAGE_DENIED, _C.REDIS_UNREACHABLE),
 )
-def download(job_id: JobId, name: str, client: Client, links: DownloadLinks, _: Reader) -> str:
+def download_output(job_id: JobId, name: str, client: Client, links: DownloadLinks, _: Reader) -> str:
     """Go to an uploaded file. The address it leads to needs no login and is valid for a while."""
     return links.sign(find_output(client.get(job_id), name))
