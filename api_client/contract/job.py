@@ -32,6 +32,7 @@ __all__ = [
     "ArtifactKind",
     "Attempt",
     "AttemptOutcome",
+    "CallbackDelivery",
     "Job",
     "JobState",
     "ModelPart",
@@ -191,6 +192,14 @@ class UsedBase(_Record):
     """File of the run that names it, where the base model of the task is gone and this one was taken instead."""
 
 
+class CallbackDelivery(_Record):
+    """How far the announcement of a job's last end has come."""
+
+    state: Literal["waiting", "retrying", "delivered", "given_up"]
+    """``waiting`` until the first try has ended."""
+    tries: int = 0
+
+
 class Job(_Record):
     """One accepted request, as clients see it."""
 
@@ -207,6 +216,8 @@ class Job(_Record):
     cancel_requested: bool = False
     error: dict[str, Any] | None = None
     """``Failure.to_record()`` of what ended a failed job; as ``failure`` it is read."""
+    callback: CallbackDelivery | None = None
+    """Of a job with ``callback_url`` that has ended; what went wrong stands in its log."""
     waiting_for: WaitingFor | None = None
     """Why it does not run now; ``None`` where it runs, has ended, or is about to run."""
 

@@ -13,7 +13,18 @@ from pydantic import ValidationError
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
-from api_client.contract.job import SCHEMA_VERSION, Attempt, Job, JobState, Progress, Stage, StageName, StageState
+from api_client.contract.job import (
+    FINISHED_STATES,
+    SCHEMA_VERSION,
+    Attempt,
+    CallbackDelivery,
+    Job,
+    JobState,
+    Progress,
+    Stage,
+    StageName,
+    StageState,
+)
 from api_client.contract.request import EvaluationOptions, PackagingRequest
 from api_client.contract.rules import ResolvedOptions, wants_evaluation
 from api_client.ledger.keys import stage_field
@@ -145,7 +156,17 @@ def _read_job(record: JobRecord, version: int) -> Job:
         finished_at=time_of(job.get("finished_at")),
         cancel_requested=job.get("cancel_requested") == "1",
         error=ended_by if state is JobState.FAILED else None,
+        callback=_callback(job) if state in FINISHED_STATES else None,
     )
+
+
+def _callback(job: Mapping[str, str]) -> CallbackDelivery | None:
+    """The delivery, as far as the version that ended the job noted it; of a state of another version nothing."""
+    tries = int(job.get("callback_tries") or 0)
+    match job.get("callback_state"):
+        case ("waiting" | "retrying" | "delivered" | "given_up") as state:
+            return CallbackDelivery(state=state, tries=tries)
+    return None
 
 
 def read_stage(name: StageName, record: JobRecord, attempts: Sequence[Attempt] = ()) -> Stage:

@@ -185,6 +185,12 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "input.base_model": ("Base model", "基础模型"),
     "input.adapter": ("Adapter", "适配器"),
     "input.tokenizer": ("Tokenizer", "分词器"),
+    "callback": ("Callback", "回调"),
+    "callback.waiting": ("not tried yet", "尚未投递"),
+    "callback.retrying": ("not delivered yet, tried again", "尚未成功，正在重试"),
+    "callback.delivered": ("delivered", "已投递"),
+    "callback.given_up": ("given up; the log says why", "已放弃，原因见日志"),
+    "callback_tries": ("{count} tries", "{count} 次尝试"),
     "timeline": ("Timeline", "时间线"),
     "timeline_title": (
         "Attempts over time, a row for each stage; thin bars are waiting. The table below has the same figures",

@@ -316,7 +316,7 @@ local function job_keys(id) return {job_key(id), stages_key(id), attempts_key(id
 local function announce(id)
   if job_get(id, 'callback_url') == '' then return end
   local number = redis.call('HINCRBY', job_key(id), 'callbacks', 1)
-  job_set(id, 'callback_tries', '0')
+  job_set(id, 'callback_tries', '0', 'callback_state', 'waiting')
   redis.call('ZADD', key('callbacks'), now, id .. '|' .. ms(number))
 end
 

@@ -77,6 +77,9 @@ def test_a_failing_receiver_is_tried_again_under_the_same_id(service: Installati
     assert len({got.headers[DELIVERY_HEADER.lower()] for got in tries}) == 1
     assert len({got.body for got in tries}) == 1
     logged(service, job.id, "Callback delivered")
+    delivery = service.client.get(job.id).callback
+    assert delivery is not None
+    assert (delivery.state, delivery.tries) == ("delivered", 3)
     assert "answered 500" in logged(service, job.id, "Callback not delivered")
     assert service.client.get(job.id).state is JobState.SUCCEEDED
 
@@ -88,7 +91,10 @@ def test_it_is_given_up_at_last_and_the_job_stays_as_it_ended(service: Installat
     eventually(lambda: any("given up" in m for m in service.messages(job.id)), "given up")
     assert len(receiver.got) == 3
     assert service.client.counts().callbacks == 0
-    assert service.client.get(job.id).state is JobState.SUCCEEDED
+    ended = service.client.get(job.id)
+    assert ended.state is JobState.SUCCEEDED
+    assert ended.callback is not None
+    assert (ended.callback.state, ended.callback.tries) == ("given_up", 3)
 
 
 @pytest.mark.parametrize(("status", "reason"), [(None, "not public"), (302, "redirects are not followed")])

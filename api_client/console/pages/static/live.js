@@ -131,7 +131,8 @@ const notifies = () => "Notification" in window && Notification.permission === "
 /** Ask once, by a press, whether the browser may tell of a job's end while its tab is not looked at. */
 function offerNotifications() {
   const button = document.getElementById("notify");
-  if (!button || !("Notification" in window) || !window.isSecureContext || Notification.permission !== "default") return;
+  const ended = document.getElementById("log")?.dataset.ended === "yes";
+  if (!button || ended || !("Notification" in window) || !window.isSecureContext || Notification.permission !== "default") return;
   button.hidden = false;
   button.addEventListener("click", async () => {
     button.disabled = true;

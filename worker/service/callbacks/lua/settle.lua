@@ -7,5 +7,9 @@ if a.delay_ms < 0 then
 else
   redis.call('ZADD', key('callbacks'), now + a.delay_ms, m)
 end
-if job_get(a.id, 'state') ~= '' then event(a.id, {level = a.level, message = a.message, fields = a.fields}) end
+if job_get(a.id, 'state') ~= '' then
+  local became = a.delay_ms >= 0 and 'retrying' or a.level == 'info' and 'delivered' or 'given_up'
+  job_set(a.id, 'callback_state', became)
+  event(a.id, {level = a.level, message = a.message, fields = a.fields})
+end
 return {'ok'}
