@@ -96,6 +96,6 @@ def find_output(job: Job, name: str) -> Artifact:
             return artifact
     raise PackagingError(
         ErrorCode.OUTPUT_NOT_FOUND,
-        f"job {job.id} has no output {name!r}; it has {', '.join(one.name for one in job.outputs) or 'none'}",
+        f"job {job.id} has no output {name!r}; it has {', '.join(artifact.name for artifact in job.outputs) or 'none'}",
         fields={"job_id": job.id, "name": name},
     )

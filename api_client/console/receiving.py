@@ -44,7 +44,7 @@ class Connections:
     header_s: float
     body_s: float
     proxies: Sequence[Any] = ()
-    each: Counter[str] = field(default_factory=Counter)
+    by_address: Counter[str] = field(default_factory=Counter)
     waiting: dict[BoundedProtocol, None] = field(default_factory=dict)
     """Those that have sent no whole header yet, the oldest first."""
     open: int = 0
@@ -59,7 +59,7 @@ class Connections:
 
     def admit(self, address: str) -> bool:
         """Whether one more may be open; where all places are taken, one that only waits gives its place up."""
-        if self.each[address] >= self.most_each and not self._is_proxy(address):
+        if self.by_address[address] >= self.most_each and not self._is_proxy(address):
             _log.warning("%d connections of one address are open, one more was refused: %s", self.most_each, address)
             return False
         if self.open < self.most:
@@ -109,7 +109,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._address = address
         self.bounds.open += 1
-        self.bounds.each[address] += 1
+        self.bounds.by_address[address] += 1
         self._await("header", self.bounds.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,9 +148,9 @@ class BoundedProtocol(H11Protocol):
         """Give the place up at once; the loop tells of the end later."""
         if self._address is not None:
             self.bounds.open -= 1
-            self.bounds.each[self._address] -= 1
-            if not self.bounds.each[self._address]:
-                del self.bounds.each[self._address]
+            self.bounds.by_address[self._address] -= 1
+            if not self.bounds.by_address[self._address]:
+                del self.bounds.by_address[self._address]
             self._address = None
 
     def _await(self, what: str, longest_s: float) -> None:

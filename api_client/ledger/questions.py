@@ -67,7 +67,7 @@ class SizesAnswer(_Answer):
 class RunsAnswer(_Answer):
     """The training runs that a worker sees."""
 
-    found: RunsList
+    listing: RunsList
 
 
 class SpaceAnswer(_Answer):

@@ -126,8 +126,8 @@ def log_message(language: Language, message: str) -> str:
     return message
 
 
-def _part(parts: Mapping[str, str], found: re.Match[str]) -> str:
-    return parts[found[1]]
+def _part(parts: Mapping[str, str], match: re.Match[str]) -> str:
+    return parts[match[1]]
 
 
 @functools.cache
@@ -152,9 +152,9 @@ def _values(fixed: Sequence[str], message: str) -> list[str] | None:
         return None
     at, end, values = len(first), len(message) - len(last), []
     for text in between:
-        found = message.find(text, at, end)
-        if found < 0:
+        at_literal = message.find(text, at, end)
+        if at_literal < 0:
             return None
-        values.append(message[at:found])
-        at = found + len(text)
+        values.append(message[at:at_literal])
+        at = at_literal + len(text)
     return [*values, message[at:end]] if at <= end else None

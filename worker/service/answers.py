@@ -122,7 +122,7 @@ def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
 
 def _runs(search: str, start: AnswerStart) -> RunsAnswer:
     roots = [root for root in start.settings.run_roots if start.settings.allowed_roots.allow(root)]
-    return RunsAnswer(host=start.host, found=list_runs(roots, search))
+    return RunsAnswer(host=start.host, listing=list_runs(roots, search))
 
 
 def _space(path: str, start: AnswerStart) -> SpaceAnswer:

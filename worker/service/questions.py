@@ -73,8 +73,8 @@ class QuestionListener:
     def _take_one(self) -> None:
         if self._over:
             self._loop.end()  # A worker that drains takes no more questions.
-        elif found := self._redis.brpop([self._keys.named("questions")], timeout=_WAIT_S):
-            self._handle(found[1])
+        elif taken := self._redis.brpop([self._keys.named("questions")], timeout=_WAIT_S):
+            self._handle(taken[1])
 
     def _handle(self, question_id: str) -> None:
         text = self._redis.get(self._keys.question(question_id))
@@ -101,8 +101,8 @@ class QuestionListener:
         """Sizes, with what was measured of files of such models; the child that found the sizes has no Redis."""
         if kind is not QuestionKind.SIZES:
             return result
-        found = read_figures(self._redis, self._keys, str(result["shape"]["architecture"]))
-        return result | {"measured": [one.model_dump(mode="json", exclude_none=True) for one in found]}
+        files = read_figures(self._redis, self._keys, str(result["shape"]["architecture"]))
+        return result | {"measured": [file.model_dump(mode="json", exclude_none=True) for file in files]}
 
     def _find(self, kind: QuestionKind, parameters: dict[str, str]) -> dict[str, Any]:
         start = answers.AnswerStart(kind, parameters, self._host, self._settings.for_stages())

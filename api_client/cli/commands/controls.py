@@ -106,15 +106,15 @@ def fairness(
             client.set_weight(name, _weight(weight))
         elif name is not None:
             client.set_fair_label(None if name == "off" else name)
-        found = client.fairness()
+        rule = client.fairness()
     if output.as_json:
-        output.document(found)
+        output.document(rule)
         return DONE
-    if found.label is None:
+    if rule.label is None:
         output.say(output.text("no_turns"))
     else:
-        output.say(output.text("turns", label=found.label))
-    for value, stored in sorted(found.weights.items()):
+        output.say(output.text("turns", label=rule.label))
+    for value, stored in sorted(rule.weights.items()):
         output.say(output.text("turn_weight", value=value, weight=stored))
     return DONE
 

@@ -21,12 +21,12 @@ _C = ErrorCode
 
 def errors(*codes: ErrorCode) -> dict[int | str, dict[str, Any]]:
     """What the document says of a route's errors: the statuses, each with the codes that have it."""
-    found: dict[int | str, dict[str, Any]] = {}
+    by_status: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         status = status_of(PackagingError(code, ""))
-        said = found.setdefault(status, {"model": ErrorBody, "description": ""})
+        said = by_status.setdefault(status, {"model": ErrorBody, "description": ""})
         said["description"] = ", ".join(part for part in (said["description"], f"`{code.value}`") if part)
-    return found
+    return by_status
 
 
 def as_json(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:

@@ -27,7 +27,9 @@ ReaderLanguage = Annotated[Language, Depends(_reader_language)]
 def told_job(job: Job, language: Language) -> Job:
     """A job whose errors, its stages' and their attempts' too, and reason to wait are told in a language."""
     stages = (
-        _told(stage, language).model_copy(update={"attempts": tuple(_told(each, language) for each in stage.attempts)})
+        _told(stage, language).model_copy(
+            update={"attempts": tuple(_told(attempt, language) for attempt in stage.attempts)}
+        )
         for stage in job.stages
     )
     waiting = job.waiting_for.told(language) if job.waiting_for else None

@@ -105,20 +105,20 @@ def throughput(summaries: Iterable[JobSummary], step: timedelta, count: int, now
     """Jobs that ended in each of the last ``count`` steps, the present one included."""
     step_s = step.total_seconds()
     last = math.floor(now.timestamp() / step_s)
-    found: list[Counter[JobState]] = [Counter() for _ in range(count)]
+    counts: list[Counter[JobState]] = [Counter() for _ in range(count)]
     for summary in summaries:
         if summary.ended_ms is not None and summary.state in _SHOWN:
             at = count - 1 - (last - math.floor(summary.ended_ms / 1000 / step_s))
             if 0 <= at < count:
-                found[at][summary.state] += 1
+                counts[at][summary.state] += 1
     starts = [datetime.fromtimestamp((last - count + 1 + number) * step_s, UTC) for number in range(count)]
-    slots = [TimeSlot(start, format_time(start, now), counts) for start, counts in zip(starts, found, strict=True)]
+    slots = [TimeSlot(start, format_time(start, now), states) for start, states in zip(starts, counts, strict=True)]
     most = max(max((slot.total for slot in slots), default=0), 1)
     return Throughput(slots, _bars(slots, most), most)
 
 
 def _bars(slots: Sequence[TimeSlot], most: int) -> list[SlotBar]:
-    each = (WIDTH - LEFT) / len(slots)
+    slot_width = (WIDTH - LEFT) / len(slots)
     bars = []
     for number, slot in enumerate(slots):
         y = float(_BASE)
@@ -126,9 +126,9 @@ def _bars(slots: Sequence[TimeSlot], most: int) -> list[SlotBar]:
             height = slot.counts[state] / most * (_BASE - TOP)
             if height > 0:
                 y -= height
-                x = LEFT + number * each
+                x = LEFT + number * slot_width
                 title = f"{slot.said}: {slot.counts[state]}"
-                bars.append(SlotBar(state.value, x, y, each - _GAP, height, title))
+                bars.append(SlotBar(state.value, x, y, slot_width - _GAP, height, title))
     return bars
 
 

@@ -66,10 +66,10 @@ def inputs_of(job: Job) -> list[InputLine]:
 
 def _inputs(inputs: Mapping[str, Any]) -> Iterator[InputLine]:
     for role, value in inputs.items():
-        found = _mapping(value)
-        if "name" in found or "header_fingerprint" in found:
-            yield InputLine(str(role), str(found.get("name", "")), str(found.get("header_fingerprint", "")), None)
-        for name, file in _mapping(found.get("files")).items():
+        given = _mapping(value)
+        if "name" in given or "header_fingerprint" in given:
+            yield InputLine(str(role), str(given.get("name", "")), str(given.get("header_fingerprint", "")), None)
+        for name, file in _mapping(given.get("files")).items():
             size = _mapping(file).get("size_bytes")
             digest = str(_mapping(file).get("sha256", ""))
             yield InputLine(str(role), str(name), digest, size if isinstance(size, int) else None)

@@ -87,9 +87,10 @@ def stage_lines(job: Job, language: Language, now: datetime | None = None) -> li
             seconds=stage.seconds(now),
             progress=stage.progress if stage.state is StageState.RUNNING else None,
             attempts=[
-                (one, state_word(language, one.outcome.value), one.failure)
-                for one in stage.attempts
-                if one.outcome not in _QUIET and not (stage.state is StageState.FAILED and one is stage.attempts[-1])
+                (attempt, state_word(language, attempt.outcome.value), attempt.failure)
+                for attempt in stage.attempts
+                if attempt.outcome not in _QUIET
+                and not (stage.state is StageState.FAILED and attempt is stage.attempts[-1])
             ],
         )
         for stage in job.stages

@@ -38,19 +38,19 @@ def home() -> Response:
 def jobs_page(request: Request, client: Client, _: Reader) -> Response:
     """Jobs as the address asks for them."""
     asked = read_filter(request.query_params)
-    found = select(client.summaries(), asked)
-    ids, more = found.page(asked.cursor, PAGE)
+    selected = select(client.summaries(), asked)
+    ids, more = selected.page(asked.cursor, PAGE)
     language, templates = page_language(request), client.templates()
-    codes = [*found.codes.items()]
+    codes = [*selected.codes.items()]
     context = {
         "asked": asked,
         "rows": [job_row(job, language, templates) for job in client.read_many(ids)],
         "older": asked.address(ids[-1]) if more else None,
-        "total": len(found.ids),
-        "all": sum(found.states.values()),
-        "states": [(state, state_word(language, state.value), found.states.get(state, 0)) for state in JobState],
+        "total": len(selected.ids),
+        "all": sum(selected.states.values()),
+        "states": [(state, state_word(language, state.value), selected.states.get(state, 0)) for state in JobState],
         "codes": [(ErrorCode(code), count) for code, count in codes[:MOST_CODES] if code in list(ErrorCode)],
-        "all_codes": sorted({*found.codes, *([asked.code.value] if asked.code else [])}),
+        "all_codes": sorted({*selected.codes, *([asked.code.value] if asked.code else [])}),
         "spans": SPANS,
         "orders": ORDERS,
     }

@@ -99,8 +99,10 @@ def with_own_scores(listing: CheckpointList, known: RegisteredTask | None) -> Ch
     if known is None or not known.scores:
         return listing
     checkpoints = tuple(
-        one.model_copy(update={"scores": dict(known.scores[one.name])}) if one.name in known.scores else one
-        for one in listing.checkpoints
+        checkpoint.model_copy(update={"scores": dict(known.scores[checkpoint.name])})
+        if checkpoint.name in known.scores
+        else checkpoint
+        for checkpoint in listing.checkpoints
     )
     best = known.best if known.best and listing.find(known.best) else listing.best
     changed = {"checkpoints": checkpoints, "best": best, "metric": known.deciding or listing.metric}

@@ -47,9 +47,9 @@ class StageTimes:
         with self._lock:
             if time.monotonic() >= self._until:
                 oldest_ms = (now - WEEK).timestamp() * 1000
-                ended = [each for each in client.summaries() if (each.ended_ms or 0) >= oldest_ms]
-                newest = sorted(ended, key=lambda each: each.ended_ms or 0, reverse=True)[:SAMPLE]
-                jobs = client.read_many([each.id for each in newest])
+                ended = [summary for summary in client.summaries() if (summary.ended_ms or 0) >= oldest_ms]
+                newest = sorted(ended, key=lambda summary: summary.ended_ms or 0, reverse=True)[:SAMPLE]
+                jobs = client.read_many([summary.id for summary in newest])
                 self._kept, self._until = (len(jobs), stage_times(jobs)), time.monotonic() + KEPT_S
             return self._kept
 
@@ -71,7 +71,7 @@ def overview_page(request: Request, client: Client, _: Reader) -> Response:
         "codes": failures(summaries, now),
         "times": times,
         "looked_at": looked_at,
-        "longest": max((each.most for _, each in times), default=0.0) or 1.0,
+        "longest": max((seconds.most for _, seconds in times), default=0.0) or 1.0,
         "hosts": hosts(client.workers()),
     }
     return render(request, "overview.html", context)

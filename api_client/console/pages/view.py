@@ -64,14 +64,14 @@ def code_spans(plain: str) -> Markup:
 @functools.cache
 def environment() -> Environment:
     """The templates' environment. Autoescape is on, and an unknown name is an error."""
-    found = Environment(
+    templates = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters.update(
+    templates.filters.update(
         age=format_age,
         amount=format_amount,
         clean=clean,
@@ -87,7 +87,7 @@ def environment() -> Environment:
         upfirst=lambda word: word[:1].upper() + word[1:],
         when=show_time,
     )
-    return found
+    return templates
 
 
 def render(request: Request, template: str, context: Mapping[str, Any], status: int = 200) -> HTMLResponse:

@@ -44,6 +44,19 @@ def test_unit_tests_need_no_server() -> None:
     assert len(files) > 100
 
 
+def test_a_variable_is_named_after_what_it_holds() -> None:
+    vague = {"found", "each", "one"}
+    used = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in vague)
+        or (isinstance(node, ast.arg) and node.arg in vague)
+    ]
+    assert used == []
+
+
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     return len([argument for argument in given if argument.arg not in ("self", "cls")])
