@@ -1,6 +1,6 @@
 """A peer of the fit: types by the errors of sampled rows alone, as llama.cpp's pull request 15550 chooses them.
 
-Written from that pull request's public description and discussion (``--target-size``, as of autumn 2026) for an
+Written anew from that pull request's public source and discussion (``--target-size``, as of autumn 2026) for an
 importance matrix of squared inputs, the only kind that llama-imatrix of the pinned release writes. Per tensor and type:
 the mean over rows, drawn at even steps, of the squared error weighted by the matrix relative to the row's own weighted
 square, without the outermost hundredth at either end, times the number of rows. Entries of the matrix far above their

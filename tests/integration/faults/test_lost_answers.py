@@ -69,6 +69,19 @@ def test_going_back_for_lost_files_may_be_said_again(service: Installation) -> N
     assert service.messages(job.id).count("gone") == 1
 
 
+def test_going_back_in_a_job_that_is_being_cancelled_may_be_said_again(service: Installation) -> None:
+    job = service.submit()
+    hand = Transitions(service.redis, service.keys, 30)
+    begun = hand.begin(job.id, StageName.PREPARE, 1, taker=Taker("w", "h", pin=True), limits={})
+    assert isinstance(begun, Begun)
+    service.client.cancel(job.id)
+    first = hand.rewind(begun.lease, [], "gone")
+    assert first is not None
+    assert first.message is None
+    assert hand.rewind(begun.lease, [], "gone") == first
+    assert service.client.get(job.id).state is JobState.CANCELLED
+
+
 def test_a_cancel_whose_answer_was_lost_may_be_sent_again(service: Installation) -> None:
     job = service.submit()
     cancel = Script(service.redis, service.prefix, "api_client.ledger.lua", "cancel")

@@ -2,9 +2,12 @@
 -- Arguments: job_id, stage, token, reset (stage names), message. Answers {queued, message} | {finished, state} | {lost}.
 local id, stage = a.job_id, a.stage
 if read(id, stage, 'token') ~= a.token or a.token == '' then
-  local open = read(id, stage, 'last_token') == a.token and first_open_stage(id)
-  if not open or a.token == '' or not queued(id, open) then return {'lost'} end
-  return {'queued', message_for(id, open)} -- the answer to the first call was lost
+  if a.token == '' or read(id, stage, 'last_token') ~= a.token then return {'lost'} end
+  -- The answer to the first call was lost; say it again.
+  if job_get(id, 'state') == 'cancelled' and read(id, stage, 'state') == 'cancelled' then return {'finished', 'cancelled'} end
+  local open = first_open_stage(id)
+  if not open or not queued(id, open) then return {'lost'} end
+  return {'queued', message_for(id, open)}
 end
 note_attempt_end(id, stage, 'handed_back', '')
 release(id, stage)
