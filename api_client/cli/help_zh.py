@@ -43,7 +43,12 @@ HELP_ZH = {
         "不写入任何文件。"
     ),
     "GGUF files, or first shards of split ones.": "GGUF 文件；分片文件给出第一个。",
-    "Directory of the model; of its base with --checkpoint.": "模型目录；配合 --checkpoint 时为基础模型目录。",
+    "What the files are compared with: the model's directory, or a GGUF file with --base.": (
+        "比较的对象：模型目录；或 GGUF 文件（需同时给出 --base）。"
+    ),
+    "Directory of the base model that was tuned; gives the training kept.": (
+        "微调所用的基础模型目录；由此得出训练保留率。"
+    ),
     "The adapter that was merged.": "已合并的适配器。",
     "Text to measure on.": "用于测量的文本。",
     "Training or evaluation data to measure on: JSONL, JSON.": "用于测量的训练或评估数据：JSONL、JSON。",

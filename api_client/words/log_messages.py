@@ -52,6 +52,7 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "Tokenizer from {0}": "分词器来自 {0}",
     "Space: {0} needed": "需要空间：{0}",
     "Only the text model is packaged: {0}": "仅打包文本模型：{0}",
+    "Only the text model is packaged: {0} ({1})": "仅打包文本模型：{0}（{1}）",
     # merge, convert, LoRA
     "The adapter changes {0} of {1} tensors": "适配器改变了 {1} 个张量中的 {0} 个",
     "{0}: the merged model in {1} files": "{0}：合并后的模型，共 {1} 个文件",
@@ -63,6 +64,13 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "The importance matrix is that in {0}": "使用 {0} 中的重要性矩阵",
     "Importance matrix from {0} tokens of {1} on {2}": "在 {2} 上由 {1} 的 {0} 个 token 计算出重要性矩阵",
     "{0} fits the model: {1} tensors with weights, {2} without": "{0} 与模型匹配：{1} 个张量有权重，{2} 个没有",
+    "No sample of {0} is left to calibrate with": "{0} 中没有剩余样本可用于校准",
+    "{0} of {1} samples of {2} are also in {3}, which is measured on, and are not calibrated with": (
+        "{2} 的 {1} 个样本中有 {0} 个也在用于评估的 {3} 中，不用于校准"
+    ),
+    "{0} samples are longer than {1} tokens; their beginnings were run": (
+        "{0} 个样本超过 {1} 个 token，只运行了开头部分"
+    ),
     "The calibration text shipped with trainpack is used; text like your own data gives better files": (
         "使用 trainpack 自带的校准文本；使用与自有数据相近的文本效果更好"
     ),

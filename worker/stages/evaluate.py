@@ -28,6 +28,7 @@ from api_client.contract.quality import (
     StepWord,
 )
 from api_client.contract.request import EvaluationOptions
+from worker.models.adapters.beside import find_beside
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
@@ -139,7 +140,11 @@ def _origin(
     if whole is None:
         return ()
     overlay = job_overlay(context)
-    trained = Trained(base, context.prepared.adapter_dir if overlay is not None else None, overlay, tokenizer)
+    adapter_dir, checkpoint_dir = context.prepared.adapter_dir, context.prepared.checkpoint_dir
+    trained = Trained(base, None, None, tokenizer)
+    if overlay is not None and adapter_dir is not None:
+        beside = find_beside(checkpoint_dir or adapter_dir, adapter_dir, context.settings.allowed_roots)
+        trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(path.name for path in beside.weights))
     try:
         steps = trace(
             trained,

@@ -227,7 +227,7 @@ def test_templates_and_quant_types_are_those_of_the_contract(http: httpx.Client)
     names = [template["name"] for template in http.get("/api/v1/templates").json()["templates"]]
     assert names[:5] == ["merge_quantize", "merge", "quantize_base", "lora_only", "custom"]
     quants = http.get("/api/v1/quant-types").json()["quant_types"]
-    assert len(quants) == 30
+    assert len(quants) == 35
     assert {q["name"] for q in quants if q["recommended"]} == {"Q4_K_M", "Q5_K_M", "Q8_0"}
 
 

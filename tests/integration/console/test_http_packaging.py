@@ -74,7 +74,7 @@ def test_checkpoints_sizes_and_space_are_asked_where_the_files_are(
     assert empty["listing"]["empty_reason"] == "directory_missing"
     for model in (base, checkpoint, checkpoint.parent):
         answer = http.get("/api/v1/recommend", params={"model": str(model), "target": "6GB", "context": 512}).json()
-        assert (answer["model"], answer["architecture"], len(answer["choices"])) == (str(base), "llama", 30)
+        assert (answer["model"], answer["architecture"], len(answer["choices"])) == (str(base), "llama", 34)
     space = http.get("/api/v1/space", params={"path": str(tmp_path / "new" / "dir")}).json()
     assert space["exists"] is False
     assert 0 < space["free_bytes"] < space["total_bytes"]

@@ -27,7 +27,8 @@ ID = "20261129-120000-abcdef"
 
 FROM_PRODUCERS = {
     "P:{ID}:job", "P:{ID}:stages", "P:{ID}:attempts", "P:{ID}:events", "P:jobs", "P:jobs:state:STATE",
-    "P:jobs:state:STATE:NAME", "P:jobs:templates", "P:jobs:label:K=V", "P:idempotency:KEY", "P:expiry", "P:sent",
+    "P:jobs:state:STATE:NAME", "P:jobs:templates", "P:jobs:tasks", "P:jobs:tasks:at",
+    "P:jobs:label:K=V", "P:idempotency:KEY", "P:expiry", "P:sent",
     "P:wake", "P:due:QUEUE", "P:pinned:HOST", "P:waiting:K=V", "P:held:REASON", "P:fair:PRIORITY:VALUE", "P:turns",
     "P:turns:PRIORITY", "P:callbacks", "P:questions",
     "P:question:QID", "P:answer:QID", "P:broker:packaging.io",

@@ -153,7 +153,7 @@ def test_the_overview_counts_what_ended_and_says_how_long_it_took(
     assert re.search(rf"<code>base_model_invalid</code></a></td><td class=\"number\">{MANY // 2 + 1}</td>", text)
     stages = text.split('id="times-head"')[1].split("</section>")[0]
     assert "of the 300 jobs" in stages
-    assert all(name in stages for name in ("Prepare", "Quantize", "Publish"))
+    assert "Prepare" in stages, "later stages only if one of the 300 came so far"
 
     def told() -> bool:
         host = page.get("/overview").text.split('id="hosts-head"')[1]

@@ -50,7 +50,7 @@ def test_runs_are_offered_with_what_is_known_of_them(service: Installation, guar
         chosen = client.get(link).text
         assert 'value="checkpoint-200" data-look checked' in chosen, "the best is chosen"
         assert f'value="{run}"'.replace("<", "&lt;").replace(">", "&gt;") in chosen
-        assert client.get("/api/v1/runs", params={"search": "nowhere"}).json()["found"]["total"] == 0
+        assert client.get("/api/v1/runs", params={"search": "nowhere"}).json()["listing"]["total"] == 0
 
 
 def test_registered_scores_win_over_the_trainers(service: Installation, guarded: RunningConsole) -> None:

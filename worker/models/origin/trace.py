@@ -46,12 +46,14 @@ class Trained:
         adapter_dir: The adapter's own directory; None where there is none.
         overlay: The adapter as it was merged here.
         tokenizer: The run's tokenizer in transformers.
+        beside: Files beside the adapter whose weights were trained, too; PEFT does not read them.
     """
 
     base: BaseModel
     adapter_dir: Path | None
     overlay: Overlay | None
     tokenizer: Any
+    beside: tuple[str, ...] = ()
 
 
 def trace(
@@ -110,6 +112,8 @@ def _weights(
     way = WeightWay(merged.skeleton, merged.converter)
     steps = [way.conversion(file)]
     try:
+        if trained.beside:
+            raise NoWitnessError(f"they do not read {', '.join(trained.beside)}")
         witness = WholeModel.open(
             trained.base.directory, trained.adapter_dir, _merge_type(merged, trained.overlay), count
         )
