@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import time
@@ -113,11 +114,12 @@ class RecordFuzz:
 
     def goes_on(self, bound_s: float) -> bool:
         """Whether a job goes through in the end; what is of another type is taken away by the reaper, in a while."""
-        until = time.monotonic() + bound_s
-        beside = f"{self.done.request.output_dir}-after"
+        until, tries = time.monotonic() + bound_s, itertools.count()
         while time.monotonic() < until:
             try:
-                job = self.service.client.submit(self.done.request.model_copy(update={"output_dir": beside}))
+                # a directory of its own, for a try that came too late may have published
+                beside = {"output_dir": f"{self.done.request.output_dir}-after-{next(tries)}"}
+                job = self.service.client.submit(self.done.request.model_copy(update=beside))
                 if self.service.wait(job, 10).state == "succeeded":
                     return True
             except (PackagingError, RedisError, ValueError):
