@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from api_client.cli.output import Output
+from api_client.contract.artifacts import arrived_changed
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, Job
 from api_client.disk import write_errors
-from api_client.s3 import Request, S3Location, make_client, settings_from_here, storage_errors
+from api_client.s3 import Request, S3Location, object_blocks, settings_from_here
 from api_client.words.formatting import one_line
 
 _BLOCK_BYTES = 4 * 2**20
@@ -71,11 +72,7 @@ def _fetch(artifact: Artifact, directory: Path, overwrite: bool, advance: Advanc
         with write_errors(partial, artifact.size_bytes):
             digest = _copy(source, partial, advance) if is_near else _download(artifact, partial, advance)
         if digest != artifact.sha256:
-            raise PackagingError(
-                ErrorCode.DOWNLOAD_FAILED,
-                f"{artifact.name} arrived changed: sha256 is {digest}, expected {artifact.sha256}",
-                fields={"name": artifact.name, "expected": artifact.sha256, "found": digest},
-            )
+            raise arrived_changed(artifact, digest)
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -96,10 +93,7 @@ def _download(artifact: Artifact, target: Path, advance: Advance) -> str:
         )
     settings, source = settings_from_here(), S3Location.parse(artifact.url)
     request = Request(f"downloading {source}", ErrorCode.DOWNLOAD_FAILED, ErrorCode.DOWNLOAD_FAILED)
-    client = make_client(settings)
-    with storage_errors(request, settings):
-        body = client.get_object(Bucket=source.bucket, Key=source.key)["Body"]
-        return _write(target, body.iter_chunks(_BLOCK_BYTES), advance)
+    return _write(target, object_blocks(source, settings, request), advance)
 
 
 def _write(target: Path, blocks: Iterator[bytes], advance: Advance) -> str:

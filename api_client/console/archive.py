@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.artifacts import arrived_changed
 from api_client.contract.job import Artifact, Job, is_plain_name
 
 CHECKSUMS: Final = "SHA256SUMS.tar.txt"
@@ -49,11 +49,7 @@ def tar_of(artifacts: Sequence[Artifact], opened: Callable[[Artifact], Iterator[
             digest.update(block)
             yield block
         if left or digest.hexdigest() != artifact.sha256:
-            raise PackagingError(
-                ErrorCode.DOWNLOAD_FAILED,
-                f"{artifact.name} arrived changed: sha256 is {digest.hexdigest()}, expected {artifact.sha256}",
-                fields={"name": artifact.name, "expected": artifact.sha256, "found": digest.hexdigest()},
-            )
+            raise arrived_changed(artifact, digest.hexdigest())
         yield bytes(_padding(artifact.size_bytes))
     sums = _checksums(artifacts)
     yield _head(CHECKSUMS, len(sums)) + sums + bytes(_padding(len(sums)) + 2 * tarfile.BLOCKSIZE)

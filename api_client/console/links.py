@@ -1,4 +1,4 @@
-"""Download links: an uploaded file is fetched from the object storage itself, never through the console."""
+"""Uploaded files: a link to fetch one from the object storage itself, and the bytes of one where several are sent."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, Job
-from api_client.s3 import Request, S3Location, StorageSettings, make_client, settings_from_here, storage_errors
+from api_client.s3 import (
+    Request,
+    S3Location,
+    StorageSettings,
+    make_client,
+    object_blocks,
+    settings_from_here,
+    storage_errors,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_BLOCK = 2**20
-
 
 class Links:
-    """Signs links. Thread-safe; the storage is asked nothing.
+    """Signs links, for which the storage is asked nothing, and reads files. Thread-safe.
 
     Args:
         public_endpoint_url: Address of the storage as browsers see it; the console's own where not given.
@@ -53,11 +59,8 @@ class Links:
         """
         if artifact.url is None:
             raise not_uploaded(artifact)
-        source, settings = S3Location.parse(artifact.url), settings_from_here()
-        with storage_errors(Request(f"reading {source}"), settings):
-            yield from (
-                make_client(settings).get_object(Bucket=source.bucket, Key=source.key)["Body"].iter_chunks(_BLOCK)
-            )
+        source = S3Location.parse(artifact.url)
+        yield from object_blocks(source, settings_from_here(), Request(f"reading {source}"))
 
     def try_sign(self, artifact: Artifact) -> str | None:
         """A link, where one can be made."""

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api_client.contract.enum_rows import named_member
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.digest import sha256_file
 
 
@@ -178,3 +179,17 @@ class Artifact(BaseModel):
             return not in_full or sha256_file(path, before_chunk=ask) == self.sha256
         except (OSError, _Ended):
             return False
+
+
+def arrived_changed(artifact: Artifact, sha256: str) -> PackagingError:
+    """The error for an output whose bytes are not those that were recorded, where it was read again.
+
+    Args:
+        artifact: As recorded.
+        sha256: Of what arrived.
+    """
+    return PackagingError(
+        ErrorCode.DOWNLOAD_FAILED,
+        f"{artifact.name} arrived changed: sha256 is {sha256}, expected {artifact.sha256}",
+        fields={"name": artifact.name, "expected": artifact.sha256, "found": sha256},
+    )

@@ -17,6 +17,7 @@ from api_client.s3.edge import (
 )
 from api_client.s3.listing import list_objects
 from api_client.s3.location import S3Location
+from api_client.s3.reading import object_blocks
 from api_client.s3.settings import StorageSettings, settings_from_here
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "can_retry",
     "list_objects",
     "make_client",
+    "object_blocks",
     "plain_endpoint",
     "settings_from_here",
     "storage_error",
