@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api_client.console.pages.quality_chart import HEIGHT, WIDTH, QualityPoint, Tick, labels_apart
+from api_client.console.pages.kld_axes import BOTTOM, LEFT, RIGHT, TOP, KldAxes, Tick
+from api_client.console.pages.quality_chart import QualityPoint, labels_apart, point_at
 from api_client.contract.artifacts import Artifact, ArtifactKind
 from api_client.contract.fit import PREFIX, FitType
 from api_client.contract.job import Job
@@ -19,11 +20,7 @@ from api_client.contract.quality import Figure
 from api_client.contract.request import PackagingRequest
 from api_client.contract.size_curve import FitPoint, SizeCurve
 from api_client.contract.stages import StageName
-from api_client.words.formatting import format_size
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 20, 44
-_SMALLEST: Final = 1e-6
-"""Lower divergences are rounding, nats."""
 _ROWS_OF_LINE: Final = 12
 
 
@@ -53,7 +50,7 @@ class ChosenSize:
 
 @dataclass(frozen=True)
 class SizeChart:
-    """Everything to draw, in user units of a view of ``WIDTH`` by ``HEIGHT``."""
+    """Everything to draw, in user units of the view of ``kld_axes``."""
 
     stock: Sequence[QualityPoint]
     line: str
@@ -67,27 +64,10 @@ class SizeChart:
     made: Sequence[SizeRow]
     along: Sequence[SizeRow]
     chosen: ChosenSize
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    top: int = _TOP
-    bottom: int = HEIGHT - _BOTTOM
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """From bytes and nats to user units: bytes from the smallest to the largest file, nats by powers of ten."""
-
-    least: float
-    most: float
-    low: int
-    high: int
-
-    def x(self, size_bytes: float) -> float:
-        return round(_LEFT + (WIDTH - _LEFT - _RIGHT) * (size_bytes - self.least) / (self.most - self.least), 1)
-
-    def y(self, kld: float) -> float:
-        share = (math.log10(_bounded(kld)) - self.low) / (self.high - self.low)
-        return round(HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * share, 1)
+    left: int = LEFT
+    right: int = RIGHT
+    top: int = TOP
+    bottom: int = BOTTOM
 
 
 def size_chart(job: Job, at: int | None = None) -> SizeChart | None:
@@ -101,20 +81,15 @@ def size_chart(job: Job, at: int | None = None) -> SizeChart | None:
     if curve is None or not curve.fit:
         return None
     made = _made(job, curve)
-    scale = _scale(curve, made)
-    chosen = _chosen(curve, scale, made, at)
+    axes = _axes(curve, made)
+    chosen = _chosen(curve, axes, made, at)
     return SizeChart(
-        stock=tuple(labels_apart(_point(row.name, row.size_bytes, row.kld, scale) for row in curve.stock)),
-        line="M" + "L".join(f"{scale.x(point.size_bytes)} {scale.y(point.kld)}" for point in curve.fit),
-        measured=[_point(row.name, row.size_bytes, row.measured.value, scale) for row in made if row.measured],
-        targets=[
-            Tick(scale.x(room), name) for name, room in curve.targets.items() if scale.least <= room <= scale.most
-        ],
-        sizes=[
-            Tick(scale.x(size), format_size(size))
-            for size in (scale.least + (scale.most - scale.least) * part / 4 for part in range(5))
-        ],
-        divergences=[Tick(scale.y(10.0**power), f"{10.0**power:g}") for power in range(scale.low, scale.high + 1)],
+        stock=tuple(labels_apart(_point(row.name, row.size_bytes, row.kld, axes) for row in curve.stock)),
+        line="M" + "L".join(f"{axes.x(point.size_bytes):.1f} {axes.y(point.kld):.1f}" for point in curve.fit),
+        measured=[_point(row.name, row.size_bytes, row.measured.value, axes) for row in made if row.measured],
+        targets=[Tick(axes.x(room), name) for name, room in curve.targets.items() if axes.least <= room <= axes.most],
+        sizes=axes.sizes,
+        divergences=axes.divergences,
         rows=[
             SizeRow(
                 point.name,
@@ -180,33 +155,25 @@ def _figure(value: Any) -> Figure | None:
     return None if number is None else Figure(value=number, error=_number(value.get("error")))
 
 
-def _scale(curve: SizeCurve, made: Sequence[SizeRow]) -> _Scale:
-    sizes = [point.size_bytes for point in curve.fit]
-    sizes += [point.size_bytes for point in curve.stock] + [row.size_bytes for row in made]
+def _axes(curve: SizeCurve, made: Sequence[SizeRow]) -> KldAxes:
+    sizes = [point.size_bytes for point in curve.fit] + [point.size_bytes for point in curve.stock]
+    sizes += [row.size_bytes for row in made]
     klds = [point.kld for point in curve.fit] + [point.kld for point in curve.stock]
     klds += [row.measured.value for row in made if row.measured]
-    bounded = [_bounded(kld) for kld in klds]
-    low, high = math.floor(math.log10(min(bounded))), math.ceil(math.log10(max(bounded)))
     room = 0.04 * (max(sizes) - min(sizes)) or 1.0
-    return _Scale(max(0.0, min(sizes) - room), max(sizes) + room, low, max(high, low + 1))
+    return KldAxes.over(max(0.0, min(sizes) - room), max(sizes) + room, klds)
 
 
-def _bounded(kld: float) -> float:
-    return min(max(kld, _SMALLEST), 1e6)
+def _point(name: str, size_bytes: int, kld: float, axes: KldAxes) -> QualityPoint:
+    return point_at(name, name, axes.x(size_bytes), axes.y(kld))
 
 
-def _point(name: str, size_bytes: int, kld: float, scale: _Scale) -> QualityPoint:
-    x, y = scale.x(size_bytes), scale.y(kld)
-    return QualityPoint(name, name, x, y, round(y + 4, 1), x > WIDTH - _RIGHT - 90, below=False)
-
-
-def _chosen(curve: SizeCurve, scale: _Scale, made: Sequence[SizeRow], at: int | None) -> ChosenSize:
+def _chosen(curve: SizeCurve, axes: KldAxes, made: Sequence[SizeRow], at: int | None) -> ChosenSize:
     last = len(curve.fit) - 1
     if at is None:
         near = next((row.size_bytes for row in made if row.name.startswith(PREFIX)), curve.fit[last // 2].size_bytes)
         at = min(range(last + 1), key=lambda index: abs(curve.fit[index].size_bytes - near))
     index = min(max(at, 0), last)
     point = curve.fit[index]
-    return ChosenSize(
-        index, last, point, curve.holding(point.size_bytes), scale.x(point.size_bytes), scale.y(point.kld)
-    )
+    x, y = round(axes.x(point.size_bytes), 1), round(axes.y(point.kld), 1)
+    return ChosenSize(index, last, point, curve.holding(point.size_bytes), x, y)

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from api_client.console.pages.quality_chart import HEIGHT, WIDTH, chart_of
+from api_client.console.pages.kld_axes import HEIGHT, WIDTH
+from api_client.console.pages.quality_chart import chart_of
 from api_client.contract.quality import Divergence, Figure, FileQuality, QualityReport
 
 

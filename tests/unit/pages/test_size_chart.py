@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api_client.console.pages.quality_chart import HEIGHT, WIDTH
+from api_client.console.pages.kld_axes import HEIGHT, WIDTH
 from api_client.console.pages.size_chart import SizeChart, size_chart, with_fit
 from api_client.contract.artifacts import Artifact, ArtifactKind
 from api_client.contract.fit import FitType
