@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self, get_type_hints
 
 import typer
 
@@ -83,7 +83,38 @@ def in_flags(text: str) -> str:
     return _NAME.sub(spoken, text)
 
 
-class RequestFlags:
+class FlagGroup:
+    """Flags that always travel together: a parameter of such a type gives a command all of them.
+
+    Derived from it are frozen dataclasses with a flag in each field's annotation.
+    """
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """The flags as parameters of a command."""
+        return [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(cls, name, inspect.Parameter.empty),
+                annotation=kind,
+            )
+            for name, kind in get_type_hints(cls, include_extras=True).items()
+        ]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], given: Callable[[str], bool]) -> Self:
+        """From what the command line says.
+
+        Args:
+            values: Of all flags, by their names in Python.
+            given: Whether one was given, and its value is not its default.
+        """
+        del given
+        return cls(**values)
+
+
+class RequestFlags(FlagGroup):
     """Values of the flags as typed, by path; ``requests.build_request`` makes a request of them.
 
     ``PREFIXES`` are beginnings of the paths whose flags a command has.
@@ -104,6 +135,16 @@ class RequestFlags:
         there = {name: value for name, value in given.items() if value is not None}
         self.values: dict[str, Any] = {_PATHS[name]: value for name, value in there.items() if name in _PATHS}
         self.files: dict[str, Path] = {_FILES[name]: value for name, value in there.items() if name in _FILES}
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """As of any group: one flag for each row of the table of request fields that has one."""
+        return flag_parameters(cls)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], given: Callable[[str], bool]) -> Self:
+        """As of any group; only flags that were given count."""
+        return cls(**{name: value for name, value in values.items() if given(name)})
 
 
 class MixtureFlags(RequestFlags):

@@ -17,7 +17,7 @@ from api_client.cli.arguments import (
     parse_since,
     parse_state,
 )
-from api_client.cli.command import FlagGroup
+from api_client.cli.flags import FlagGroup
 from api_client.cli.requests import parse_labels
 from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError

@@ -71,14 +71,7 @@ def _limit(text: str) -> int | Literal["none"] | None:
         return None
     if text == "none":
         return "none"
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return int(text)
-    raise PackagingError(
-        ErrorCode.REQUEST_INVALID,
-        f"limit: {text!r} is no number",
-        remedy="Give a number from 1, none, or default.",
-        fields={"field": "limit"},
-    )
+    return _number(text, "limit", "none, or default")
 
 
 def fairness(
@@ -120,15 +113,17 @@ def fairness(
 
 
 def _weight(text: str) -> int | None:
-    if text == "default":
-        return None
+    return None if text == "default" else _number(text, "weight", "or default")
+
+
+def _number(text: str, field: str, words: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
     raise PackagingError(
         ErrorCode.REQUEST_INVALID,
-        f"weight: {text!r} is no number",
-        remedy="Give a number from 1, or default.",
-        fields={"field": "weight"},
+        f"{field}: {text!r} is no number",
+        remedy=f"Give a number from 1, {words}.",
+        fields={"field": field},
     )
 
 

@@ -38,8 +38,8 @@ def register(app: typer.Typer, panel: str) -> None:
 def submit(
     output: Output,
     *,
-    run: RunPlace = None,
     flags: RequestFlags,
+    run: RunPlace = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", metavar="", help="Stay until the job has ended; exit 1 if it failed.")
     ] = False,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from api_client.cli.command import FlagGroup
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED
+from api_client.cli.flags import FlagGroup
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.contract.errors import ErrorCode, PackagingError

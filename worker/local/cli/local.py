@@ -86,8 +86,8 @@ def up(
 def package(
     output: Output,
     *,
-    run: RunPlace = None,
     flags: RequestFlags,
+    run: RunPlace = None,
     question: Annotated[
         str | None,
         typer.Option("--ask", help="Ask the packaged model this when it is done.", metavar="QUESTION"),

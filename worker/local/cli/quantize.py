@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from api_client.cli.command import FlagGroup
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
-from api_client.cli.flags import MixtureFlags, complete_quant_type
+from api_client.cli.flags import FlagGroup, MixtureFlags, complete_quant_type
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.cli.requests import build_request
@@ -91,6 +90,7 @@ class WritingFlags(FlagGroup):
 def quantize(
     output: Output,
     *,
+    flags: MixtureFlags,
     source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file, or its first shard.")],
     quant_type: Annotated[
         list[str],
@@ -105,7 +105,6 @@ def quantize(
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
     fitting: FitFlags,
     writing: WritingFlags,
-    flags: MixtureFlags,
 ) -> int:
     """Quantize a GGUF file on this machine, to all types in one pass.
 

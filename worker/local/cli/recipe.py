@@ -32,12 +32,12 @@ RECIPE_EXAMPLES = """[bold]Examples[/bold]
 def recipe(
     output: Output,
     *,
+    flags: MixtureFlags,
     source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file, or its first shard.")],
     fit: Annotated[
         str, typer.Option("--quant-type", "-q", help="A fit, e.g. fit:5.5GiB or fit:like:Q4_K_M.", metavar="FIT")
     ],
     fitting: FitFlags,
-    flags: MixtureFlags,
 ) -> int:
     """Print the recipe of a fit, for llama-quantize's --tensor-type-file; no model is written.
 
