@@ -22,7 +22,7 @@ from api_client.contract.fleet import Change, Fairness, HealthInfo, LabelLimit, 
 from api_client.contract.job import Artifact, Job, JobState, StageName, StateName
 from api_client.contract.job_ids import find_id
 from api_client.contract.recommend import MeasuredType
-from api_client.contract.request import PackagingRequest
+from api_client.contract.request import PackagingRequest, request_error
 from api_client.contract.rules import resolve_request
 from api_client.contract.task import RegisteredTask, TaskScores, TrainingTask
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
@@ -133,7 +133,7 @@ class PackagingClient:
         if request.checkpoint != "best" or request.task is None:
             return request
         known = self._tasks.get(request.task.task_id)
-        if known is None or known.best is None or known.task.output_dir != request.task.output_dir:
+        if known is None or known.best is None or not known.is_of(request.task.output_dir):
             return request
         return request.model_copy(update={"checkpoint": known.best})
 
@@ -164,11 +164,7 @@ class PackagingClient:
                 registered_at=datetime.now(UTC),
             )  # fmt: skip
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise PackagingError(
-                ErrorCode.REQUEST_INVALID, f"{place}: {first['msg']}", fields={"field": place}
-            ) from None
+            raise request_error(error) from None
         self._tasks.register(registered, replace=replace)
         return registered
 

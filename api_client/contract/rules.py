@@ -180,12 +180,19 @@ def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
             )
 
 
+def blocked_switches(switches: Mapping[str, bool]) -> frozenset[str]:
+    """Switches that another one keeps off: merging keeps off the adapter's export, no GGUF export quantizing."""
+    blocked = {"export_lora"} if switches["merge_lora"] else set()
+    return frozenset(blocked if switches["export_gguf"] else blocked | {"quantize"})
+
+
 def _check_switches(switches: Mapping[str, bool]) -> None:
-    if switches["merge_lora"] and switches["export_lora"]:
+    wrong = {name for name in blocked_switches(switches) if switches[name]}
+    if "export_lora" in wrong:
         raise PackagingError(
             ErrorCode.MERGE_EXCLUDES_LORA_EXPORT, "merge_lora and export_lora are both on; they exclude each other"
         )
-    if switches["quantize"] and not switches["export_gguf"]:
+    if "quantize" in wrong:
         raise PackagingError(ErrorCode.QUANTIZE_NEEDS_EXPORT, "quantize is on and export_gguf is off")
     if not switches["export_gguf"] and not switches["export_lora"]:
         raise PackagingError(ErrorCode.NOTHING_TO_DO, "export_gguf and export_lora are both off")

@@ -90,6 +90,10 @@ class RegisteredTask(BaseModel):
                 raise ValueError(f"a score of {checkpoint} is not finite")
         return value
 
+    def is_of(self, run: str) -> bool:
+        """Whether a run's directory is this task's; another task may have had the same id."""
+        return self.task.output_dir.rstrip("/") == run.rstrip("/")
+
     @property
     def deciding(self) -> str | None:
         """The metric that decides which checkpoint is best, if one does."""

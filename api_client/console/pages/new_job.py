@@ -24,7 +24,7 @@ from api_client.console.pages.job import Submitter
 from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
-from api_client.console.pages.offers import effective, offer_presets, offer_runs, offer_tasks, with_own_scores
+from api_client.console.pages.offers import offer_presets, offer_runs, offer_tasks, with_own_scores
 from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, times_of, type_groups
 from api_client.console.pages.size_chart import with_fit
 from api_client.console.pages.view import render
@@ -34,6 +34,7 @@ from api_client.contract.fit import FitType
 from api_client.contract.job import Job
 from api_client.contract.recommend import TARGETS
 from api_client.contract.request import PackagingRequest
+from api_client.contract.rules import blocked_switches
 from api_client.contract.task import PACKAGEABLE, TrainingTask
 from api_client.contract.templates import DEFAULT_TEMPLATE, Template
 from api_client.ledger.questions import Questions
@@ -122,8 +123,9 @@ def _page(
         answers = _with_own_scores(_answers(request).look(form, questions, anyone=anyone), form, client)
         runs, runs_unknown = listed.result()
     form = _filled_in(form, answers)
-    chosen_switches = form.chosen_switches(template)
-    switches, blocked = effective(chosen_switches) if not template.locked else (chosen_switches, frozenset())
+    switches = form.chosen_switches(template)
+    blocked = frozenset() if template.locked else blocked_switches(switches)
+    switches = {name: on and name not in blocked for name, on in switches.items()}
     types = form.chosen_types(template, switches)
     needs_checkpoint = switches["merge_lora"] or switches["export_lora"]
     judged = judge(form, answers)
@@ -224,7 +226,7 @@ def _with_own_scores(answers: PathAnswers, form: NewJobForm, client: PackagingCl
         return answers
     task_id = form.says("task_id") if form.source == "task" else ""
     known = client.task(task_id) if task_id else None
-    if known is None or known.task.output_dir.rstrip("/") != form.run.rstrip("/"):
+    if known is None or not known.is_of(form.run):
         return answers
     listing = with_own_scores(answers.run.listing, known)
     return replace(answers, run=answers.run.model_copy(update={"listing": listing}))

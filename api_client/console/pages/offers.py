@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from api_client.console.pages.form import NewJobForm
@@ -79,19 +79,6 @@ def _presets(form: NewJobForm, language: Language) -> Iterator[PresetOffer]:
         yield PresetOffer(key, title, preset.quant_types, address(preset.quant_types, form.target))
     for name, (_, types) in TARGETS.items():
         yield PresetOffer(f"target.{name}", "", types, address(types, name))
-
-
-def effective(switches: Mapping[str, bool]) -> tuple[dict[str, bool], frozenset[str]]:
-    """The switches as they can be together, and those that another one blocks.
-
-    Merging excludes exporting the adapter beside it, and nothing is quantized that is not exported.
-    """
-    blocked = set()
-    if switches["merge_lora"]:
-        blocked.add("export_lora")
-    if not switches["export_gguf"]:
-        blocked.add("quantize")
-    return {name: on and name not in blocked for name, on in switches.items()}, frozenset(blocked)
 
 
 def with_own_scores(listing: CheckpointList, known: RegisteredTask | None) -> CheckpointList:
