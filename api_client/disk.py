@@ -38,8 +38,13 @@ def is_full(error: BaseException | None) -> bool:
 
 def free_bytes(path: Path) -> int:
     """Space that this user may still fill on the disk of ``path``, or of its nearest existing parent."""
+    return disk_room(path)[0]
+
+
+def disk_room(path: Path) -> tuple[int, int]:
+    """Bytes that this user may still fill on the disk of ``path``, as :func:`free_bytes`, and the disk's size."""
     info = os.statvfs(existing(path))
-    return info.f_bavail * info.f_frsize
+    return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
 
 
 def existing(path: Path) -> Path:

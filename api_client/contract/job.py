@@ -10,6 +10,7 @@ States::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -261,7 +262,7 @@ class Job(_Record):
     @property
     def base_used(self) -> UsedBase | None:
         """The base model that was used; ``None`` before ``prepare`` has found it."""
-        facts = next((stage.facts for stage in self.stages if stage.name is StageName.PREPARE), {})
+        facts = self.facts_of(StageName.PREPARE)
         inputs = facts.get("inputs")
         model = inputs.get("base_model") if isinstance(inputs, dict) else None
         path, digest = facts.get("base_dir"), model.get("header_fingerprint") if isinstance(model, dict) else None
@@ -273,14 +274,12 @@ class Job(_Record):
     @property
     def report(self) -> QualityReport | None:
         """How good the files are, as ``evaluate`` recorded it; ``None`` before it has run."""
-        facts = next((stage.facts for stage in self.stages if stage.name is StageName.EVALUATE), {})
-        return QualityReport.read(facts.get(REPORT_FACT))
+        return QualityReport.read(self.facts_of(StageName.EVALUATE).get(REPORT_FACT))
 
     @property
     def curve(self) -> SizeCurve | None:
         """Size against predicted KLD for its model; ``None`` where it has no fit, or none yet."""
-        facts = next((stage.facts for stage in self.stages if stage.name is StageName.QUANTIZE), {})
-        return SizeCurve.read(facts.get(CURVE_FACT))
+        return SizeCurve.read(self.facts_of(StageName.QUANTIZE).get(CURVE_FACT))
 
     @computed_field  # type: ignore[prop-decorator]  # as above
     @property
@@ -291,6 +290,10 @@ class Job(_Record):
             return tuple(QualityLine.of(file) for file in report.files)
         failure = self.failure
         return QualityLine.read_all(failure.fields.get(LINES_FIELD)) if failure is not None else ()
+
+    def facts_of(self, name: StageName) -> Mapping[str, Any]:
+        """What a stage recorded beside its files; empty where the plan has none of that name, or it has not run."""
+        return next((stage.facts for stage in self.stages if stage.name is name), {})
 
     @property
     def current_stage(self) -> Stage | None:

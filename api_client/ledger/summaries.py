@@ -26,7 +26,7 @@ FRESH_S: Final = 1.0
 """For how long a look is used again while as many jobs are in each state."""
 _BATCH: Final = 1000
 _TEXT_CHARACTERS: Final = 4000
-_FIELDS: Final = ("request", "labels", "template", "error", "started_at", "priority")
+_FIELDS: Final = ("request", "labels", "error", "started_at", "finished_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,6 @@ class JobSummary:
         started_ms: When it first began; ``None`` before.
         ended_ms: When it ended last; ``None`` while it has not.
         code: Code of what ended it, of a failed job; else empty.
-        template: Name of its template.
-        priority: 0 to 9.
         labels: Its labels.
         searched: The texts in which a search looks, case-folded, a line each.
     """
@@ -52,8 +50,6 @@ class JobSummary:
     started_ms: int | None
     ended_ms: int | None
     code: str
-    template: str
-    priority: int
     labels: Mapping[str, str]
     searched: str
 
@@ -155,7 +151,7 @@ class JobIndex:
         def action() -> list[Any]:
             pipe = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
-                pipe.hmget(self._keys.job(job_id), (*_FIELDS, "finished_at"))
+                pipe.hmget(self._keys.job(job_id), _FIELDS)
             return pipe.execute()
 
         answers: list[list[str | None]] = self._call(action)
@@ -163,7 +159,7 @@ class JobIndex:
 
 
 def _summary(job_id: str, created_ms: int, mark: _Mark, values: Sequence[str | None]) -> JobSummary:
-    texts = dict(zip((*_FIELDS, "finished_at"), values, strict=True))
+    texts = dict(zip(_FIELDS, values, strict=True))
     request = load(texts["request"] or "{}")
     labels = {str(key): str(value) for key, value in load(texts["labels"] or "{}").items()}
     task = request.get("task") or {}
@@ -180,8 +176,6 @@ def _summary(job_id: str, created_ms: int, mark: _Mark, values: Sequence[str | N
         started_ms=int(texts["started_at"]) if texts["started_at"] else None,
         ended_ms=int(finished_at) if finished_at else None,
         code=failure.code.value if failure else "",
-        template=(texts["template"] or "")[:_TEXT_CHARACTERS],
-        priority=int(texts["priority"] or 5),
         labels=labels,
         searched="\n".join(text[:_TEXT_CHARACTERS].casefold() for text in looked_in),
     )

@@ -16,6 +16,8 @@ from worker.models.gguf.metadata import Metadata
 from worker.setting import WorkSetting
 
 if TYPE_CHECKING:
+    from worker.models.checkpoint import BaseModel
+    from worker.models.convert.plan import ConversionPlan
     from worker.models.gguf.tensors import TensorSpec
     from worker.models.mixture.sizes import PredictedSize
 
@@ -52,22 +54,17 @@ def predict_projector_bytes(directory: Path, allowed_roots: Roots = NOWHERE_ELSE
         allowed_roots: Where symlinks inside the directory may lead.
     """
     from worker.models.checkpoint import open_base_model
-    from worker.models.convert.metadata import Naming, describe
-    from worker.models.convert.pipeline import plan_conversion
     from worker.models.convert.projector import senses_of
 
     if not directory.is_dir():
         return None
-    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-        setting = WorkSetting(roots=allowed_roots, scratch_dir=Path(scratch))
-        try:
-            base = open_base_model(directory, allowed_roots=allowed_roots, allow_quantized=True)
-            if not senses_of(base.config).has_projector:
-                return None
-            naming = Naming(describe(directory), part=ModelPart.PROJECTOR)
-            _, plan = plan_conversion(base, naming=naming, setting=setting)
-        except PackagingError:
-            return None  # prepare says why
+    try:
+        base = open_base_model(directory, allowed_roots=allowed_roots, allow_quantized=True)
+        if not senses_of(base.config).has_projector:
+            return None
+        plan = _planned(base, ModelPart.PROJECTOR, allowed_roots)
+    except PackagingError:
+        return None  # prepare says why
     return plan.size_bytes if plan.tensors else None
 
 
@@ -101,18 +98,25 @@ def plain_values(metadata: Metadata) -> dict[str, Any]:
     return values if tokens is None else {**values, "tokenizer.ggml.tokens": [None] * tokens.count}
 
 
-def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
-    from worker.models.checkpoint import open_base_model
+def _planned(base: BaseModel, part: ModelPart, allowed_roots: Roots) -> ConversionPlan:
+    """The conversion of one part of a model as it lies there."""
     from worker.models.convert.metadata import Naming, describe
     from worker.models.convert.pipeline import plan_conversion
+
+    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+        setting = WorkSetting(roots=allowed_roots, scratch_dir=Path(scratch))
+        _, plan = plan_conversion(base, naming=Naming(describe(base.directory), part=part), setting=setting)
+    return plan
+
+
+def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any], dict[QuantType, int]]:
+    from worker.models.checkpoint import open_base_model
     from worker.models.gguf.tensors import TensorSpec
     from worker.models.gguf.types import GGMLType
     from worker.models.mixture.model import facts_from_values
 
     base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
-    with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
-        setting = WorkSetting(roots=allowed_roots, scratch_dir=Path(scratch))
-        _, plan = plan_conversion(base, naming=Naming(describe(path)), setting=setting)
+    plan = _planned(base, ModelPart.MODEL, allowed_roots)
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
     facts = facts_from_values(plan.metadata)
     sizes = _predicted(tensors, model=facts)

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.recommend import shape_of
 from api_client.contract.request import is_remote
-from api_client.disk import existing, free_bytes
+from api_client.disk import disk_room
 from api_client.ledger.asking import QuestionKind
 from api_client.ledger.questions import RunAnswer, RunsAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.base_models import named_base_models
@@ -92,22 +93,23 @@ def _checkpoints(run: str, start: AnswerStart) -> RunAnswer:
 def _sizes(model: str, start: AnswerStart) -> SizesAnswer:
     from worker.models.sizes import machine_memory_bytes, predict_file_sizes, predict_projector_bytes
 
-    if model.startswith("s3://"):
-        with tempfile.TemporaryDirectory(prefix="trainpack-") as scratch:
+    with ExitStack() as stack:
+        if model.startswith("s3://"):
+            roots = NOWHERE_ELSE
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="trainpack-"))
             path = outline(open_run(model, start.settings), Path(scratch))
-            metadata, sizes = predict_file_sizes(path, NOWHERE_ELSE)
-            projector_bytes = predict_projector_bytes(path, NOWHERE_ELSE)
-    elif is_remote(model):
-        raise PackagingError(
-            ErrorCode.REQUEST_INVALID,
-            f"{model}: sizes are predicted for models on the workers' disks or in object storage",
-            remedy="Give a path or s3://, or go on without sizes: prepare checks the space before anything is made.",
-            fields={"field": "model"},
-        )
-    else:
-        roots = start.settings.allowed_roots
-        path = _model_path(roots.resolve(model), start.settings)
-        model = str(path)
+        elif is_remote(model):
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID,
+                f"{model}: sizes are predicted for models on the workers' disks or in object storage",
+                remedy="Give a path or s3://, or go on without sizes: prepare checks the space before anything is "
+                "made.",
+                fields={"field": "model"},
+            )
+        else:
+            roots = start.settings.allowed_roots
+            path = _model_path(roots.resolve(model), start.settings)
+            model = str(path)
         metadata, sizes = predict_file_sizes(path, roots)
         projector_bytes = predict_projector_bytes(path, roots)
     return SizesAnswer(
@@ -129,14 +131,8 @@ def _space(path: str, start: AnswerStart) -> SpaceAnswer:
     if is_remote(path):
         raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path} is on no disk", fields={"field": "path"})
     real = start.settings.allowed_roots.resolve(path, for_writing=True)
-    info = os.statvfs(existing(real))
-    return SpaceAnswer(
-        host=start.host,
-        path=path,
-        exists=real.is_dir(),
-        free_bytes=free_bytes(real),
-        total_bytes=info.f_blocks * info.f_frsize,
-    )
+    free, total = disk_room(real)
+    return SpaceAnswer(host=start.host, path=path, exists=real.is_dir(), free_bytes=free, total_bytes=total)
 
 
 def _run_files(run: str, settings: StageSettings) -> RunFiles:

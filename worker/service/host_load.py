@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from api_client.disk import existing
+from api_client.disk import disk_room
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class HostLoad:
     def _look(self) -> None:
         try:
             load = os.getloadavg()[0] / (os.cpu_count() or 1)
-            room = os.statvfs(existing(self._directory))
-            self._figures = HostFigures(load, room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize)
+            self._figures = HostFigures(load, *disk_room(self._directory))
         except OSError:  # what is not known is not told
             self._figures = HostFigures()
         finally:

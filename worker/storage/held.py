@@ -159,6 +159,15 @@ def hold(path: Path, roots: Roots | None = None) -> HeldDirectory:
     return held
 
 
+def hold_in(parent: HeldDirectory, name: str) -> HeldDirectory:
+    """Open a directory that exists in an open one, no link; the caller closes both.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
+    return HeldDirectory(_enter(parent.descriptor, name))
+
+
 def hold_made(path: Path, roots: Roots | None = None) -> HeldDirectory:
     """Open a directory, which is made with those above it where they are missing.
 
@@ -195,7 +204,11 @@ def _step(above: int, name: str) -> tuple[int, bool]:
         made = True
     except FileExistsError:
         pass
-    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above), made
+    return _enter(above, name), made
+
+
+def _enter(above: int, name: str) -> int:
+    return os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=above)
 
 
 def check_place(descriptor: int, path: Path) -> None:

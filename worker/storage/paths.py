@@ -45,12 +45,25 @@ def ensure_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
 
 def open_output_dir(path: str | Path, allowed_roots: Roots) -> HeldDirectory:
     """As :func:`ensure_output_dir`, and hold it open: what becomes of its name since makes no difference."""
-    return _tried(path, allowed_roots)
+    real = allowed_roots.resolve(path, for_writing=True)
+    try:
+        held = hold_made(real, allowed_roots)
+    except OSError as error:
+        raise failed_write(real, error) from error
+    try:
+        probe = f".trainpack-{secrets.token_hex(8)}.tmp"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.descriptor))
+        os.unlink(probe, dir_fd=held.descriptor)
+    except OSError as error:
+        held.undo()
+        held.close()
+        raise failed_write(real, error) from error
+    return held
 
 
 def check_output_dir(path: str | Path, allowed_roots: Roots) -> Path:
     """As :func:`ensure_output_dir`, but leaves no trace: directories made for the trial are removed again."""
-    with _tried(path, allowed_roots) as held:
+    with open_output_dir(path, allowed_roots) as held:
         held.undo()
         return held.path
 
@@ -84,21 +97,3 @@ def disk_full(paths: Iterable[Path], needed_bytes: int, free: int, reserve_bytes
         f"{', '.join(places)}: needed {format_size(needed_bytes)}{kept}, free {format_size(free)}",
         fields={"paths": places, "needed_bytes": needed_bytes, "free_bytes": free, "reserve_bytes": reserve_bytes},
     )
-
-
-def _tried(path: str | Path, allowed_roots: Roots) -> HeldDirectory:
-    """The directory, made with its parents where missing, and written into for a trial."""
-    real = allowed_roots.resolve(path, for_writing=True)
-    try:
-        held = hold_made(real, allowed_roots)
-    except OSError as error:
-        raise failed_write(real, error) from error
-    try:
-        probe = f".trainpack-{secrets.token_hex(8)}.tmp"
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.descriptor))
-        os.unlink(probe, dir_fd=held.descriptor)
-    except OSError as error:
-        held.undo()
-        held.close()
-        raise failed_write(real, error) from error
-    return held

@@ -60,8 +60,7 @@ def _settings(request: PackagingRequest, language: Language) -> Iterator[Setting
 
 def inputs_of(job: Job) -> list[InputLine]:
     """The inputs that ``prepare`` found, with the digests that the manifest has."""
-    facts = next((stage.facts for stage in job.stages if stage.name is StageName.PREPARE), {})
-    return [*_inputs(_mapping(facts.get("inputs")))][:_MOST]
+    return [*_inputs(_mapping(job.facts_of(StageName.PREPARE).get("inputs")))][:_MOST]
 
 
 def _inputs(inputs: Mapping[str, Any]) -> Iterator[InputLine]:

@@ -19,7 +19,7 @@ def ended(age: timedelta, state: JobState = JobState.SUCCEEDED, code: str = "", 
     started_ms = ended_ms - 10_000
     return JobSummary(
         id="x", state=state, created_ms=started_ms - int(waited_s * 1000), started_ms=started_ms, ended_ms=ended_ms,
-        code=code, template="merge", priority=5, labels={}, searched="",
+        code=code, labels={}, searched="",
     )  # fmt: skip
 
 

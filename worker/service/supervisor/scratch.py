@@ -24,7 +24,7 @@ from api_client.disk import failed_write
 from config.roots import Roots
 from config.settings import Settings
 from worker.service.supervisor.scratch_lock import LOCK_FILE
-from worker.storage.held import HeldDirectory, hold, hold_made, plain_opener, read_plain
+from worker.storage.held import HeldDirectory, hold, hold_in, hold_made, plain_opener, read_plain
 from worker.storage.temporaries import remove_stale_temporaries
 
 CREATED_FILE = ".created"
@@ -126,7 +126,7 @@ def remove_scratch(path: Path) -> None:
     topmost = None
     with contextlib.suppress(OSError, PackagingError):
         parent = hold(path.parent)
-        with parent, _entered(parent, path.name) as held:
+        with parent, hold_in(parent, path.name) as held:
             with contextlib.suppress(OSError):
                 topmost = Path(read_plain(held.here / CREATED_FILE).decode("utf-8"))
             for entry in held.here.iterdir():
@@ -143,11 +143,6 @@ def remove_scratch(path: Path) -> None:
             return
         if above == topmost:
             return
-
-
-def _entered(parent: HeldDirectory, name: str) -> HeldDirectory:
-    """A directory in an open one, which is no link."""
-    return HeldDirectory(os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent.descriptor))
 
 
 def _remove(name: str, held: HeldDirectory) -> None:

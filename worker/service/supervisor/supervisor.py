@@ -169,9 +169,7 @@ class Supervisor:
         # The lease may have been taken although the answer was lost: it must not be left to nobody.
         return ride_out(begin, self._settings.outage_s, lambda: self._drain.requested)
 
-    def _run_begun(self, begun: Begun | Ignored | Instead) -> str:
-        if isinstance(begun, Instead):
-            return "ignored: it is another's turn"
+    def _run_begun(self, begun: Begun | Ignored) -> str:
         if isinstance(begun, Ignored):
             _log.debug(LogEvent.MESSAGE_IGNORED, reason=begun.reason)
             return f"ignored: {begun.reason}"
