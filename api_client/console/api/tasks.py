@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
 from api_client.console.api.documents import NO_ANSWER, errors
 from api_client.console.api.parameters import Reader, Submitter
@@ -32,8 +32,8 @@ class TaskBody(BaseModel):
     scores: TaskScores = Field(default={}, max_length=1000)
     metric: str | None = Field(default=None, max_length=200)
     """The metric that decides which checkpoint is best; not needed where there is one alone."""
-    greater_is_better: bool = True
-    replace: bool = False
+    greater_is_better: StrictBool = True
+    replace: StrictBool = False
     """Take the place of a task of the same id that has other paths."""
 
 
