@@ -46,7 +46,7 @@ class TypeRow:
     """One quant type to choose.
 
     ``memory_bytes`` and ``fits`` are those at the place to run that was chosen; ``recommended`` is for it, too, else
-    for models in general.
+    for models in general. A type is ``unfit`` that cannot be made of the model that was measured.
     """
 
     name: str
@@ -58,6 +58,7 @@ class TypeRow:
     chosen: bool
     memory_bytes: int | None = None
     fits: bool = True
+    unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ def type_groups(
     groups: dict[str, list[TypeRow]] = {}
     for quant_type, info in QUANT_TYPES.items():
         choice = choices.get(quant_type)
+        unfit = answers.sizes is not None and quant_type not in sizes
         row = TypeRow(
             name=quant_type.value,
             bits_per_weight=info.bits_per_weight,
             size_bytes=sizes.get(quant_type),
             needs_imatrix=info.needs_imatrix,
-            recommended=choice.recommended if choice else info.recommended,
+            recommended=not unfit and (choice.recommended if choice else info.recommended),
             description=(
                 format_measured(language, choice.measured)
                 if choice and choice.measured
@@ -108,6 +110,7 @@ def type_groups(
             chosen=quant_type.value in chosen,
             memory_bytes=choice.memory_bytes if choice else None,
             fits=choice.fits if choice else True,
+            unfit=unfit,
         )
         groups.setdefault(info.family, []).append(row)
     return groups

@@ -360,6 +360,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "可用内存 {memory}；该上下文的 KV 缓存占 {cache}，计算缓冲约 {buffers}。",
     ),
     "fits_not": ("does not fit", "无法容纳"),
+    "unfit": ("not for this model", "不适用于此模型"),
     "needs_imatrix": ("imatrix", "需重要性矩阵"),
     "fit_bounds": ("Fits", "按界限适配（fit）"),
     "fits_hint": (

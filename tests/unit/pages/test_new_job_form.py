@@ -191,6 +191,19 @@ def test_types_are_marked_for_the_place_to_run() -> None:
     assert judge(NewJobForm(target="gpu-12g"), PathAnswers()) is None
 
 
+@pytest.mark.parametrize("target", ["", "gpu-12g"])
+def test_a_type_that_the_model_cannot_have_is_marked_so_and_never_recommended(target: str) -> None:
+    sizes = {quant: 1000 for quant in QuantType if quant not in (QuantType.MXFP4_MOE, QuantType.Q5_K_M)}
+    found = PathAnswers(sizes=SIZES.model_copy(update={"sizes": sizes}))
+    judged = judge(NewJobForm(target=target), found)
+    rows = {row.name: row for group in type_groups((), found, Language.EN, judged).values() for row in group}
+    assert [row.name for row in rows.values() if row.unfit] == ["Q5_K_M", "MXFP4_MOE"]
+    assert rows["MXFP4_MOE"].size_bytes is rows["MXFP4_MOE"].memory_bytes is None
+    assert not rows["Q5_K_M"].recommended
+    before = type_groups((), PathAnswers(), Language.EN)
+    assert not [row for group in before.values() for row in group if row.unfit], "nothing was measured"
+
+
 def test_a_place_to_run_that_nobody_knows_is_none() -> None:
     form = read("/new?target=6GB&context=7")
     assert (form.target, form.context) == ("", "4096")
