@@ -21,7 +21,7 @@ from api_client.contract.outputs import QUANTIZED, UNQUANTIZED, InputNames, plan
 from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QuantType
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import resolve_request
+from api_client.contract.rules import resolve_request, writes_unquantized
 from api_client.contract.stages import StageName
 from api_client.ledger.questions import Questions
 from api_client.words.formatting import format_duration, format_size, one_line
@@ -140,8 +140,10 @@ def ask_outlook(client: PackagingClient, request: PackagingRequest) -> Outlook:
     target = resolved.output_dir or ""
     space = None if is_remote(target) else questions.space(target)
     known = [size for size in files.values() if size is not None]
-    needed = sum(known) + (0 if unquantized in files.values() or not options.export_gguf else unquantized or 0)
-    work = Workload(plan, unquantized or 0, sum(known), tuple(str(kind) for kind in options.quant_types))
+    written = writes_unquantized(resolved, options)
+    needed = sum(known) + (unquantized or 0 if written and unquantized not in files.values() else 0)
+    types = tuple(str(kind) for kind in options.quant_types)
+    work = Workload(plan, unquantized or 0, sum(known), types, unwritten=not written)
     return Outlook(
         request=resolved,
         plan=plan,

@@ -13,6 +13,9 @@ from api_client.contract.enum_rows import named_member
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.digest import sha256_file
 
+FILE_SIZE_FACT = "file_size_bytes"
+"""Of a layout: the size that its file would have."""
+
 
 class _Ended(Exception):
     """Whoever had a file read wants no answer any more."""
@@ -49,6 +52,7 @@ class ArtifactKind(StrEnum):
 
     OVERLAY = "overlay", "overlay", "更新层"
     GGUF = "gguf", "unquantized", "未量化", _Trait.GGUF | _Trait.MODEL
+    LAYOUT = "layout", "layout", "布局"
     QUANTIZED = "quantized", "quantized", "量化", _Trait.GGUF | _Trait.MODEL
     RECIPE = "recipe", "recipe", "配方", _Trait.SMALL
     LORA = "lora", "LoRA", "LoRA", _Trait.GGUF

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from api_client.contract.artifacts import ArtifactKind
+from api_client.contract.artifacts import FILE_SIZE_FACT, ArtifactKind
 from api_client.contract.job import Attempt, AttemptOutcome, Job, JobState, Stage
 from api_client.contract.stages import StageName
 
@@ -31,12 +31,14 @@ class Workload:
         model_bytes: Size of the unquantized model.
         output_bytes: Size of all its model files.
         quant_types: Names of its quant types.
+        unwritten: Whether the unquantized file is never written: convert only plans it then.
     """
 
     plan: tuple[StageName, ...]
     model_bytes: int
     output_bytes: int
     quant_types: tuple[str, ...] = ()
+    unwritten: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,12 @@ def _past(job: Job, host: str | None) -> _Past | None:
 def workload_of(job: Job) -> Workload:
     """The workload of a job that has run."""
     files = [artifact for stage in job.stages for artifact in stage.artifacts if stage.name is not StageName.PUBLISH]
+    layouts = [file for file in files if file.kind is ArtifactKind.LAYOUT]
     model = sum(file.size_bytes for file in files if file.kind is ArtifactKind.GGUF and file.shard_of is None)
+    model += sum(int(file.facts.get(FILE_SIZE_FACT) or 0) for file in layouts)
     made = sum(file.size_bytes for file in files if file.kind.is_model and file.shard_of is None)
     types = tuple(file.quant_type for file in files if file.kind is ArtifactKind.QUANTIZED and file.quant_type)
-    return Workload(job.plan, model, made, tuple(dict.fromkeys(types)))
+    return Workload(job.plan, model, made, tuple(dict.fromkeys(types)), unwritten=bool(layouts))
 
 
 def _made_by(stage: Stage) -> Attempt | None:
@@ -126,6 +130,8 @@ def _seconds(work: Workload, past: Sequence[_Past]) -> dict[StageName, float]:
 def _handled(stage: StageName, work: Workload, past: Sequence[_Past]) -> float:
     """What a stage's time is in proportion to: bytes it reads or writes; for quantize, weighed by type."""
     if stage in (StageName.PREPARE, StageName.EXPORT_LORA):
+        return 0.0
+    if stage is StageName.CONVERT and work.unwritten:
         return 0.0
     if stage in (StageName.VERIFY, StageName.PUBLISH):
         return float(work.output_bytes)

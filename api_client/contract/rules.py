@@ -156,6 +156,14 @@ def wants_fit(_: PackagingRequest, options: ResolvedOptions) -> bool:
     return bool(fits_of(options.quant_types))
 
 
+def writes_unquantized(request: PackagingRequest, options: ResolvedOptions) -> bool:
+    """Whether the job ever has the unquantized file on its disk: where it is kept, or fits are chosen by what is in it.
+
+    Otherwise quantized files are made of the base model itself.
+    """
+    return options.export_gguf and (request.keep_unquantized or not options.quantize or wants_fit(request, options))
+
+
 def _needs_imatrix(quant_type: AnyQuantType) -> bool:
     """A fit is chosen, and made, with a matrix."""
     return not isinstance(quant_type, QuantType) or QUANT_TYPES[quant_type].needs_imatrix

@@ -17,7 +17,13 @@ from api_client.contract.artifacts import Artifact, ArtifactKind
 from api_client.contract.enum_rows import named_member
 from api_client.contract.event_kinds import EventKind
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions, needs_imatrix_stage, wants_evaluation, wants_fit
+from api_client.contract.rules import (
+    ResolvedOptions,
+    needs_imatrix_stage,
+    wants_evaluation,
+    wants_fit,
+    writes_unquantized,
+)
 from api_client.words.language import Language
 
 _K = ArtifactKind
@@ -39,6 +45,7 @@ class StageSpec:
         reads: Kinds of files that it is handed. A file that no stage still to run reads is not missed.
         makes: Kinds of which it makes a file in every job that has it.
         may_make: Kinds of which it makes files in some.
+        decided: Those of ``may_make`` of which it makes a file in a job, where the request decides that.
         reads_given: Whether it is also handed files that the user gave and no stage made.
         preloaded: Whether its modules are loaded once, for all jobs; not where they are many and few jobs need them.
     """
@@ -50,12 +57,17 @@ class StageSpec:
     reads: frozenset[ArtifactKind] = _NONE
     makes: frozenset[ArtifactKind] = _NONE
     may_make: frozenset[ArtifactKind] = _NONE
+    decided: Callable[[PackagingRequest, ResolvedOptions], frozenset[ArtifactKind]] = lambda *_: _NONE
     reads_given: bool = True
     preloaded: bool = True
 
     def title(self, language: Language) -> str:
         """Its name for people."""
         return language.choose(self.title_en, self.title_zh)
+
+    def due(self, request: PackagingRequest, options: ResolvedOptions) -> frozenset[ArtifactKind]:
+        """Kinds of which it makes a file in a job that has it."""
+        return self.makes | self.decided(request, options)
 
     def takes(self, artifact: Artifact) -> bool:
         """Whether the stage is handed an artifact."""
@@ -97,7 +109,10 @@ class StageName(StrEnum):
             "转换 GGUF",
             lambda _, options: options.export_gguf,
             reads=frozenset({_K.OVERLAY}),
-            makes=frozenset({_K.GGUF}),
+            may_make=frozenset({_K.GGUF, _K.LAYOUT}),
+            decided=lambda request, options: frozenset(
+                {_K.GGUF if writes_unquantized(request, options) else _K.LAYOUT}
+            ),
         ),
     )
     IMATRIX = (
@@ -107,7 +122,7 @@ class StageName(StrEnum):
             "Importance matrix",
             "重要性矩阵",
             needs_imatrix_stage,
-            reads=frozenset({_K.GGUF, _K.OVERLAY}),
+            reads=frozenset({_K.GGUF, _K.LAYOUT, _K.OVERLAY}),
             makes=frozenset({_K.IMATRIX}),
             preloaded=False,
         ),
@@ -131,7 +146,7 @@ class StageName(StrEnum):
             "Quantize",
             "量化",
             lambda _, options: options.quantize,
-            reads=frozenset({_K.GGUF, _K.IMATRIX, _K.SENSITIVITY, _K.OVERLAY}),
+            reads=frozenset({_K.GGUF, _K.LAYOUT, _K.IMATRIX, _K.SENSITIVITY, _K.OVERLAY}),
             makes=frozenset({_K.QUANTIZED}),
             may_make=frozenset({_K.RECIPE}),
         ),
@@ -157,7 +172,7 @@ class StageName(StrEnum):
             "Evaluate",
             "评估",
             wants_evaluation,
-            reads=_MODELS | {_K.OVERLAY},
+            reads=_MODELS | {_K.LAYOUT, _K.OVERLAY},
             makes=frozenset({_K.QUALITY}),
         ),
     )

@@ -57,6 +57,9 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "The adapter changes {0} of {1} tensors": "适配器改变了 {1} 个张量中的 {0} 个",
     "{0}: the merged model in {1} files": "{0}：合并后的模型，共 {1} 个文件",
     "{0}: {1} tensors, {2} parameters": "{0}：{1} 个张量，{2} 个参数",
+    "{0} is not kept and not written: {1} tensors, {2} parameters, made as they are quantized": (
+        "{0} 不保留也不写出：{1} 个张量，{2} 个参数，量化时直接生成"
+    ),
     "Went on from {0} bytes that an earlier attempt had written": "从之前尝试已写入的 {0} 字节处继续",
     "{0}: {1} adapted tensors, rank {2}": "{0}：{1} 个适配张量，秩 {2}",
     "{0} applies after the tokens {1} (aLoRA)": "{0} 在 token {1} 之后生效（aLoRA）",

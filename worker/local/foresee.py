@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from api_client.contract.job import StageName
-from api_client.contract.outputs import UNQUANTIZED, InputNames, planned_outputs
 from api_client.contract.plan import plan_stages
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import resolve_request
+from api_client.contract.rules import resolve_request, writes_unquantized
 from api_client.contract.templates import Template
 from api_client.disk import existing, free_bytes
 from config.settings import Settings
 from worker.stages import prepare
 from worker.stages.context import StageContext
+from worker.stages.prepare import MODEL_BYTES_FACT
 
 __all__ = ["Foreseen", "foresee"]
 
@@ -29,7 +29,8 @@ class Foreseen:
     Attributes:
         plan: Its stages.
         files: Size of every file of the model by its name; a merged one may be as much as its adapter smaller.
-        unquantized_bytes: Size of the unquantized one; 0 where it is not kept.
+        unquantized_bytes: Size of the unquantized one, written or not; 0 where nothing is converted.
+        unwritten: Whether it is never written.
         quant_types: Names of its quant types.
         needed_bytes: Room that it takes while it runs, scratch and outputs together.
         free_bytes: Room there is where it writes.
@@ -40,6 +41,7 @@ class Foreseen:
     plan: tuple[StageName, ...]
     files: Mapping[str, int]
     unquantized_bytes: int
+    unwritten: bool
     quant_types: tuple[str, ...]
     needed_bytes: int
     free_bytes: int
@@ -99,12 +101,11 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
         result = prepare.run(context)
     files = {str(name): int(size) for name, size in dict(result.facts.get("predicted_bytes", {})).items()}
     types = tuple(str(getattr(kind, "value", kind)) for kind in options.quant_types)
-    named = planned_outputs(resolved, options, InputNames(result.facts["base_name"], result.facts["checkpoint_name"]))
-    unquantized = sum(files.get(output.name, 0) for output in named if output.spec is UNQUANTIZED)
     return Foreseen(
         plan=plan,
         files=files,
-        unquantized_bytes=unquantized,
+        unquantized_bytes=int(result.facts.get(MODEL_BYTES_FACT, 0)),
+        unwritten=not writes_unquantized(resolved, options),
         quant_types=types,
         needed_bytes=notes.needed_bytes,
         free_bytes=free_bytes(target),

@@ -188,7 +188,7 @@ class StageContext(StageInput):
         if given and not self.stage.spec.reads_given:
             return False
         before = self.plan[: self.plan.index(self.stage)] if self.stage in self.plan else ()
-        return any(kind in stage.spec.makes for stage in before)
+        return any(kind in stage.spec.due(self.request, self.options) for stage in before)
 
     def _fault(self, kind: ArtifactKind, message: str) -> PackagingError:
         facts = {"stage": self.stage.value, "kind": kind.value}

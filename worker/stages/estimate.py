@@ -41,10 +41,10 @@ class SizeEstimate:
     quantized_bytes: Mapping[AnyQuantType, int]
     projector_bytes: int | None = None
 
-    @property
-    def total_bytes(self) -> int:
-        """All of them together."""
-        return self.unquantized_bytes + sum(self.quantized_bytes.values()) + (self.projector_bytes or 0)
+    def bytes_of(self, *, unquantized: bool) -> int:
+        """All of them together, with the unquantized one or without it."""
+        others = sum(self.quantized_bytes.values()) + (self.projector_bytes or 0)
+        return others + (self.unquantized_bytes if unquantized else 0)
 
 
 def estimate_sizes(context: StageContext, inputs: JobInputs, projector: ConversionPlan | None = None) -> SizeEstimate:

@@ -9,14 +9,14 @@ Raises ``quality_below_threshold``, ``dataset_invalid``, ``calibration_too_short
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
-from api_client.contract.outputs import QUALITY
+from api_client.contract.outputs import QUALITY, UNQUANTIZED
 from api_client.contract.quality import (
     LINES_FIELD,
     REPORT_FACT,
@@ -37,11 +37,12 @@ from worker.models.evaluate.texts import CONTEXT_TOKENS, chosen_text, shipped_pa
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.evaluate.variants import QuantizedFile
 from worker.models.gguf.metadata import get_value
-from worker.models.origin.trace import Trained, trace
+from worker.models.origin.trace import Trained, Unquantized, trace
 from worker.stages.context import StageContext, StageResult
 from worker.stages.deaths import deaths_before
 from worker.stages.facts import without_paths
 from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.layout import job_layout, open_layout
 from worker.stages.measurable import NEVER_HIDDEN, CannotRunError, running_model
 from worker.stages.questions import ask_all, questions_of_job, unmet
 from worker.stages.run_data import text_of_run
@@ -136,9 +137,7 @@ def _origin(
     context: StageContext, files: Sequence[Artifact], base: BaseModel, tokenizer: Any
 ) -> tuple[OriginStep, ...]:
     """The unquantized file against the training, step by step; a difference is told, not refused."""
-    whole = next((a for a in files if a.kind is ArtifactKind.GGUF and a.part is ModelPart.MODEL), None)
-    if whole is None:
-        return ()
+    name = context.names.name(UNQUANTIZED)
     overlay = job_overlay(context)
     adapter_dir, checkpoint_dir = context.prepared.adapter_dir, context.prepared.checkpoint_dir
     trained = Trained(base, None, None, tokenizer)
@@ -146,23 +145,37 @@ def _origin(
         beside = find_beside(checkpoint_dir or adapter_dir, adapter_dir, context.settings.allowed_roots)
         trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(path.name for path in beside.weights))
     try:
-        steps = trace(
-            trained,
-            Path(whole.path),
-            [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
-            run_llama_cpp=context.settings.verify_load,
-            thorough=context.request.evaluation.level == "full",
-            setting=context.setting(),
-        )
+        with _unquantized(context, files, name) as unquantized:
+            steps = trace(
+                trained,
+                unquantized,
+                [text[:_CUT_CHARACTERS] for _, text in shipped_parts()],
+                run_llama_cpp=context.settings.verify_load,
+                thorough=context.request.evaluation.level == "full",
+                setting=context.setting(),
+            )
     except NEVER_HIDDEN:
         raise
     except Exception as error:  # as above; figures that are measured already are not lost to it
-        context.report.log(f"{whole.name} cannot be traced back to the training: {error}", level="warning")
+        context.report.log(f"{name} cannot be traced back to the training: {error}", level="warning")
         return ()
     for step in steps:
         if step.state is StepState.DIFFERS:
-            context.report.log(f"{whole.name} differs from the training at {step.step}: {step.fact}", level="warning")
+            context.report.log(f"{name} differs from the training at {step.step}: {step.fact}", level="warning")
     return steps
+
+
+@contextmanager
+def _unquantized(context: StageContext, files: Sequence[Artifact], name: str) -> Iterator[Unquantized]:
+    """The unquantized file; where it is not written, as it would be, and the smallest file for llama.cpp to read."""
+    whole = next((a for a in files if a.kind is ArtifactKind.GGUF), None)
+    if whole is not None:
+        yield Unquantized(name, Path(whole.path), Path(whole.path))
+        return
+    layout = job_layout(context)
+    assert layout is not None, "a job has the file or its layout"
+    with open_layout(context, layout) as unwritten:
+        yield Unquantized(name, unwritten, Path(min(files, key=lambda file: file.size_bytes).path))
 
 
 def _taken(context: StageContext, sequences: Sequence[TokenSequence]) -> Sequence[TokenSequence]:
@@ -237,7 +250,7 @@ def _judge(context: StageContext, report: QualityReport, files: Sequence[Artifac
         (message, {"file": name, "figure": "answer", "question": question})
         for name, question, message in unmet(report.questions, files)
     ]
-    faults += _another_model(report, files)
+    faults += _another_model(report, context.names.name(UNQUANTIZED))
     for message, facts in faults:
         if wanted.on_fail == "fail":
             lines = [QualityLine.of(file).model_dump(exclude_none=True) for file in report.files]
@@ -250,7 +263,7 @@ def _judge(context: StageContext, report: QualityReport, files: Sequence[Artifac
         context.report.log(message, level="warning")
 
 
-def _another_model(report: QualityReport, files: Sequence[Artifact]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _another_model(report: QualityReport, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The unquantized file, where it predicts otherwise than base and adapter do in transformers and PEFT.
 
     Asked for or not: a file of another model is of no use at any size, and every other file was made of it. The
@@ -261,10 +274,9 @@ def _another_model(report: QualityReport, files: Sequence[Artifact]) -> Iterator
     logits, first = steps.get(StepWord.LOGITS), report.first_difference()
     if logits is None or logits.state is not StepState.DIFFERS or first is None:
         return
-    whole = next(file for file in files if file.kind is ArtifactKind.GGUF)
     fault = "" if first is logits else f"; it differs first at {first.step}: {first.fact}"
-    message = f"{whole.name} does not predict as the model that was trained: {logits.fact}{fault}"
-    yield message, {"file": whole.name, "figure": "origin", "step": first.step}
+    message = f"{name} does not predict as the model that was trained: {logits.fact}{fault}"
+    yield message, {"file": name, "figure": "origin", "step": first.step}
 
 
 def _faults(

@@ -1,8 +1,8 @@
 """Importance matrix: compute it from calibration text, or check the one that was given.
 
-Reads the base model, the overlay and the header of the unquantized GGUF; writes ``{stem}.imatrix.gguf`` to scratch
-where it computes, else a copy of the given file. Raises ``imatrix_invalid``, ``imatrix_mismatch``,
-``imatrix_required``, ``calibration_too_short``.
+Reads the base model, the overlay and the header of the unquantized GGUF, or its layout; writes
+``{stem}.imatrix.gguf`` to scratch where it computes, else a copy of the given file. Raises ``imatrix_invalid``,
+``imatrix_mismatch``, ``imatrix_required``, ``calibration_too_short``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import MATRIX
 from api_client.contract.quant_types import QuantType
 from worker.models.checkpoint import open_base_model
-from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix
@@ -24,6 +23,7 @@ from worker.models.mixture.recipe import Recipe
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
 from worker.stages.inputs import job_overlay, keep_given
+from worker.stages.layout import open_header
 from worker.stages.run_data import calibration_text
 
 
@@ -73,9 +73,8 @@ def _compute(context: StageContext) -> Path:
 
 
 def _validate(context: StageContext, path: Path) -> None:
-    source = context.model()
     matrix = load_imatrix(path)
-    with open_gguf(Path(source.path)) as file:
+    with open_header(context) as file:
         model, recipe = model_facts(file.metadata), Recipe.of(context.request.recipe)
         needs = [
             need

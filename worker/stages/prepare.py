@@ -18,6 +18,7 @@ from api_client.contract.outputs import (
     PlannedOutput,
     planned_outputs,
 )
+from api_client.contract.rules import writes_unquantized
 from api_client.words.formatting import format_size
 from worker.models.checkpoint import BaseModel
 from worker.models.evaluate.datasets import read_samples
@@ -36,6 +37,9 @@ from worker.stages.run_data import look_for_run_data
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
 from worker.storage.s3 import S3Storage
+
+MODEL_BYTES_FACT = "model_bytes"
+"""Size of the unquantized file, written or not."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -67,6 +71,7 @@ def run(context: StageContext) -> StageResult:
     facts = inputs.facts() | {
         "inputs": _fingerprints(inputs),
         "predicted_bytes": _predicted(outputs, sizes),
+        **({MODEL_BYTES_FACT: sizes.unquantized_bytes} if sizes is not None else {}),
     }
     evaluation = fetch_evaluation(context)
     _check_evaluation(evaluation)
@@ -99,9 +104,10 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
 
 
 def _check_space(context: StageContext, inputs: JobInputs, sizes: SizeEstimate | None) -> None:
-    """Outputs are written once, to scratch; publishing links them, or copies them to another disk."""
+    """Files are written once, to scratch; publishing links them, or copies them to another disk."""
     adapter_bytes = sum(entry.size_bytes for entry in inputs.adapter.tensors.values()) if inputs.adapter else 0
-    outputs_bytes = sizes.total_bytes if sizes is not None else adapter_bytes
+    written = writes_unquantized(context.request, context.options)
+    outputs_bytes = sizes.bytes_of(unquantized=written) if sizes is not None else adapter_bytes
     needs = {context.scratch: outputs_bytes + (adapter_bytes if context.options.merge_lora else 0)}
     if context.request.save_merged:
         needs[context.scratch] += inputs.base.size_bytes

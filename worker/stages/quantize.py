@@ -1,7 +1,8 @@
 """Quantize: one pass over the unquantized GGUF for all quant types.
 
 Reads the GGUF and, where there are, the importance matrix and the sensitivities; writes one GGUF per type to scratch,
-and the recipe of each fit. Types that an
+and the recipe of each fit. Where the GGUF is not written, the pass makes its tensors of base model and overlay
+(``layout``). Types that an
 earlier attempt finished, or that the job published before a replay, are taken over where they were made from the same
 inputs; a type that fails does not stop the others. So a replay makes only what is missing.
 Raises ``imatrix_required``, ``imatrix_mismatch``, ``fit_impossible``, ``weights_not_finite``,
@@ -11,8 +12,9 @@ Raises ``imatrix_required``, ``imatrix_mismatch``, ``fit_impossible``, ``weights
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from api_client.contract.size_curve import CURVE_FACT
 from worker.models.imatrix.load import load_imatrix
 from worker.models.kernels import use_cache
 from worker.models.mixture.recipe import PLAIN, Recipe, Recipes
-from worker.models.quantize.engine import quantize_file
+from worker.models.quantize.engine import quantize_source
 from worker.models.quantize.result import TypeOutcome
+from worker.models.quantize.source import Source, open_source
 from worker.stages.context import StageContext, StageResult
 from worker.stages.fitting import JobFit, curve_of, decide_fits, same_files, write_recipe
+from worker.stages.layout import job_layout, layout_identity, open_layout
 from worker.storage.atomic import atomic_write_text, place_file
 
 RECORD = "quantized.json"
@@ -34,9 +38,12 @@ RECORD = "quantized.json"
 
 def run(context: StageContext) -> StageResult:
     """Quantize to every type that is not finished yet; a part such as a projector stays as it is."""
-    sources = [artifact for artifact in context.artifacts(ArtifactKind.GGUF) if artifact.part.is_quantized]
+    sources = _sources(context)
     matrix = context.matrix()
-    made_from = {"source": "+".join(a.sha256 for a in sources), "imatrix": matrix.sha256 if matrix else None}
+    made_from = {
+        "source": "+".join(source.identity for source in sources),
+        "imatrix": matrix.sha256 if matrix else None,
+    }
     if fits_of(context.options.quant_types):
         made_from["sensitivity"] = "+".join(a.sha256 for a in context.artifacts(ArtifactKind.SENSITIVITY))
     record = _Record(context.scratch / RECORD, made_from)
@@ -63,8 +70,47 @@ def run(context: StageContext) -> StageResult:
     return StageResult(tuple(finished[name] for name in (*wanted, *recipes)), facts)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A model to quantize.
+
+    Attributes:
+        file: Its unquantized file, or the layout of one.
+        stem: What its files are called after.
+        identity: Tells it from any other.
+    """
+
+    file: Artifact
+    stem: str
+    identity: str
+
+    @property
+    def part(self) -> ModelPart:
+        """Which part of the model it is."""
+        return self.file.part
+
+
+def _sources(context: StageContext) -> list[_Source]:
+    layout = job_layout(context)
+    files = [artifact for artifact in context.artifacts(ArtifactKind.GGUF) if artifact.part.is_quantized]
+    sources = [_Source(file, Path(file.name).stem, file.sha256) for file in files]
+    if layout is not None:
+        sources.append(_Source(layout, context.names.model, layout_identity(context, layout)))
+    return sources
+
+
+@contextmanager
+def _opened(context: StageContext, source: _Source) -> Iterator[Source]:
+    if source.file.kind is ArtifactKind.LAYOUT:
+        with open_layout(context, source.file) as unwritten:
+            yield unwritten
+        return
+    with open_source(Path(source.file.path)) as file:
+        yield file
+
+
 def _quantize(
-    context: StageContext, source: Artifact, matrix: Artifact | None, finished: dict[str, Artifact], record: _Record
+    context: StageContext, source: _Source, matrix: Artifact | None, finished: dict[str, Artifact], record: _Record
 ) -> Mapping[FitType, JobFit]:
     """Make what is missing of one source, and add it to what is finished; the fits that were decided for it."""
     names, recipe_names = _names(context, source), _recipe_names(context, source)
@@ -75,18 +121,19 @@ def _quantize(
     }
     if not missing:
         return {}
-    fits = decide_fits(context, source, fits_of(tuple(missing)))
+    fits = decide_fits(context, source.file, fits_of(tuple(missing)))
     for fit, job_fit in fits.items():
         finished[recipe_names[fit]] = write_recipe(context.scratch / recipe_names[fit], job_fit)
     asked = Recipe.of(context.request.recipe) if source.part is ModelPart.MODEL else PLAIN
     same = same_files(missing, fits)
-    result = quantize_file(
-        Path(source.path),
-        {quant: path for quant, path in missing.items() if quant not in same},
-        imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
-        recipes=Recipes(asked, {fit: job_fit.decision.mixture.made for fit, job_fit in fits.items()}),
-        setting=context.setting("weights"),
-    )
+    with _opened(context, source) as opened:
+        result = quantize_source(
+            opened,
+            {quant: path for quant, path in missing.items() if quant not in same},
+            imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
+            recipes=Recipes(asked, {fit: job_fit.decision.mixture.made for fit, job_fit in fits.items()}),
+            setting=context.setting("weights"),
+        )
     for quant, outcome in result.outcomes.items():
         if outcome.error is None:
             finished[names[quant]] = _artifact(context, source, quant, outcome, fits)
@@ -102,21 +149,21 @@ def _quantize(
     return fits
 
 
-def _names(context: StageContext, source: Artifact) -> dict[AnyQuantType, str]:
+def _names(context: StageContext, source: _Source) -> dict[AnyQuantType, str]:
     """Files of one source by type; fits are of the model itself alone."""
     types = context.options.quant_types
     of_part = [quant for quant in types if source.part is ModelPart.MODEL or not isinstance(quant, FitType)]
     return {quant: _name(context, source, quant) for quant in of_part}
 
 
-def _recipe_names(context: StageContext, source: Artifact) -> dict[AnyQuantType, str]:
+def _recipe_names(context: StageContext, source: _Source) -> dict[AnyQuantType, str]:
     """Recipe files by fit."""
-    names = replace(context.names, model=Path(source.name).stem)
+    names = replace(context.names, model=source.stem)
     return {fit: names.name(RECIPE, fit) for fit in _names(context, source) if isinstance(fit, FitType)}
 
 
-def _name(context: StageContext, source: Artifact, quant: AnyQuantType) -> str:
-    return replace(context.names, model=Path(source.name).stem).name(QUANTIZED, quant)
+def _name(context: StageContext, source: _Source, quant: AnyQuantType) -> str:
+    return replace(context.names, model=source.stem).name(QUANTIZED, quant)
 
 
 class _Record:
@@ -148,7 +195,7 @@ class _Record:
 
 def _artifact(
     context: StageContext,
-    source: Artifact,
+    source: _Source,
     quant: AnyQuantType,
     outcome: TypeOutcome,
     fits: Mapping[FitType, JobFit],

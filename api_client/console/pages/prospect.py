@@ -32,7 +32,7 @@ from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.recommend import Recommendation
 from api_client.contract.request import PackagingRequest
-from api_client.contract.rules import ResolvedOptions
+from api_client.contract.rules import ResolvedOptions, writes_unquantized
 from api_client.words.figures import format_measured
 from api_client.words.language import Language
 
@@ -72,11 +72,19 @@ class FileRow:
 
 @dataclass(frozen=True)
 class Prospect:
-    """The files, their total where all are known, and whether that is more than there is room for."""
+    """What the job would make.
+
+    Attributes:
+        files: The files.
+        total_bytes: Their total, where all are known.
+        too_little: Whether that is more than there is room for.
+        unwritten: Whether the unquantized file is never written.
+    """
 
     files: Sequence[FileRow]
     total_bytes: int | None
     too_little: bool
+    unwritten: bool
 
 
 def judge(form: NewJobForm, answers: PathAnswers) -> Recommendation | None:
@@ -139,7 +147,8 @@ def foresee(
     known = [row.size_bytes for output, row in rows if not output.kind.is_small]
     total = sum(size for size in known if size is not None) if known and None not in known else None
     room = answers.space.free_bytes if answers.space else None
-    return Prospect(files, total, total is not None and room is not None and total > room)
+    too_little = total is not None and room is not None and total > room
+    return Prospect(files, total, too_little, not writes_unquantized(request, options))
 
 
 def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers) -> FileRow:
@@ -223,5 +232,6 @@ def times_of(
     if answers.sizes is None:
         return None
     model_bytes = answers.sizes.sizes.get(_SIXTEEN_BIT, 0)
-    work = Workload(tuple(stages), model_bytes, prospect.total_bytes or model_bytes, tuple(types))
+    made_bytes = prospect.total_bytes or model_bytes
+    work = Workload(tuple(stages), model_bytes, made_bytes, tuple(types), unwritten=prospect.unwritten)
     return forecast(work, recent, answers.sizes.host)

@@ -53,12 +53,8 @@ def kill_stage(service: Installation, worker: Worker, job_id: str, stage: str) -
             process.send_signal(signal.SIGKILL)
 
 
-def test_outputs_are_the_same_bytes_whoever_died(service: Installation, model: dict[str, str]) -> None:
-    worker = service.start_worker(**REAL)
-    wanted = {"quant_types": ["Q8_0", "Q4_K_M"], **model}
-    undisturbed = service.wait(service.submit("calm", **wanted), 120)
-    assert undisturbed.state is JobState.SUCCEEDED, undisturbed.error
-    job = service.submit("killed", **wanted)
+def killed(service: Installation, worker: Worker, job: Job) -> Job:
+    """A job that ended well although every stage's process was killed."""
     plan = [stage.name.value for stage in job.stages]
     killers = [threading.Thread(target=kill_stage, args=(service, worker, job.id, stage)) for stage in plan]
     for killer in killers:
@@ -69,9 +65,23 @@ def test_outputs_are_the_same_bytes_whoever_died(service: Installation, model: d
     assert job.state is JobState.SUCCEEDED, job.error
     died = [s.name.value for s in job.stages if AttemptOutcome.CRASHED in {a.outcome for a in s.attempts}]
     assert len(died) >= 3, f"stages whose process was killed in time: {died}"
+    return job
+
+
+def test_outputs_are_the_same_bytes_whoever_died(service: Installation, model: dict[str, str]) -> None:
+    worker = service.start_worker(**REAL)
+    wanted = {"quant_types": ["Q8_0", "Q4_K_M"], **model}
+    undisturbed = service.wait(service.submit("calm", **wanted), 120)
+    assert undisturbed.state is JobState.SUCCEEDED, undisturbed.error
+    job = killed(service, worker, service.submit("killed", **wanted))
     assert digests(job) == digests(undisturbed)
     assert len(digests(job)) == 3
     eventually(lambda: names(job) == names(undisturbed), "the same files and nothing else")
+    # quantized of the base model itself, since nobody wants the unquantized file
+    job = killed(service, worker, service.submit("unkept", keep_unquantized=False, **wanted))
+    left_out = {"merged_model.gguf"}
+    assert digests(job).items() == {item for item in digests(undisturbed).items() if item[0] not in left_out}
+    eventually(lambda: names(job) == names(undisturbed) - left_out, "the same files and nothing else")
 
 
 def test_a_quantize_replay_makes_only_the_types_that_are_missing(service: Installation, model: dict[str, str]) -> None:
@@ -98,3 +108,19 @@ def test_a_quantize_replay_makes_only_the_types_that_are_missing(service: Instal
     job = replayed("verify")
     assert job.stage(StageName.QUANTIZE).facts["made"] == ["Q4_0"]
     assert job.stage(StageName.CONVERT).attempt == 1, "its file was taken from the output directory"
+
+
+def test_without_an_unquantized_file_a_replay_makes_what_is_missing_of_the_base_model(
+    service: Installation, model: dict[str, str]
+) -> None:
+    service.start_worker(**REAL)
+    first = service.wait(service.submit(quant_types=["Q8_0", "Q4_0"], keep_unquantized=False, **model), 120)
+    assert first.state is JobState.SUCCEEDED, first.error
+    eventually(lambda: not service.path(f".trainpack-{first.id}").exists(), "scratch is gone")
+    service.path("merged_model-Q4_0.gguf").unlink()
+    service.client.replay(first.id, from_stage="quantize")
+    job = service.wait(first, 120)
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert digests(job) == digests(first)
+    assert job.stage(StageName.QUANTIZE).facts["made"] == ["Q4_0"]
+    assert job.stage(StageName.QUANTIZE).facts["taken_over"] == ["Q8_0"]

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from api_client.contract.forecast import Workload, forecast
+from api_client.contract.artifacts import FILE_SIZE_FACT
+from api_client.contract.forecast import Workload, forecast, workload_of
 from api_client.contract.job import Artifact, ArtifactKind, Attempt, AttemptOutcome, Job, JobState, Stage, StageName
 from api_client.contract.plan import plan_stages
 from api_client.contract.request import PackagingRequest
@@ -84,3 +85,30 @@ def test_one_job_of_another_size_is_a_beginning() -> None:
     assert told.seconds[StageName.CONVERT] == pytest.approx(20, rel=0.01), "in proportion"
     small = forecast(work(10**6, "Q4_K_M"), [ran(10**9, "Q4_K_M")], "here")
     assert small.seconds[StageName.CONVERT] <= 5, "never less than nothing is known of, never more than it took"
+
+
+def test_where_no_unquantized_file_is_written_the_size_of_the_model_is_known_all_the_same() -> None:
+    """Convert plans it alone: it takes no longer for a larger model, while quantize does."""
+    past = [without_its_file(ran(size, "Q4_K_M")) for size in (10**8, 10**9, 4 * 10**9)]
+    assert [workload_of(job) for job in past[:1]] == [Workload(past[0].plan, 10**8, 10**8, ("Q4_K_M",), unwritten=True)]
+    small, large = (
+        forecast(Workload(past[0].plan, size, size, ("Q4_K_M",), unwritten=True), past, "here").seconds
+        for size in (10**9, 8 * 10**9)
+    )
+    assert large[StageName.CONVERT] == small[StageName.CONVERT]
+    assert large[StageName.QUANTIZE] > 4 * small[StageName.QUANTIZE]
+
+
+def without_its_file(job: Job) -> Job:
+    """The same job, whose convert left the layout of its file."""
+
+    def laid_out(artifact: Artifact) -> Artifact:
+        facts = {FILE_SIZE_FACT: artifact.size_bytes}
+        return artifact.model_copy(update={"kind": ArtifactKind.LAYOUT, "size_bytes": 5000, "facts": facts})
+
+    def stage_of(stage: Stage) -> Stage:
+        if stage.name is not StageName.CONVERT:
+            return stage
+        return stage.model_copy(update={"artifacts": tuple(map(laid_out, stage.artifacts))})
+
+    return job.model_copy(update={"stages": tuple(map(stage_of, job.stages))})

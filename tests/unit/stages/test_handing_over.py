@@ -99,7 +99,7 @@ def test_every_kind_that_is_read_is_made_by_a_stage_before() -> None:
 
 
 def test_several_unquantized_files_are_quantized_as_what_they_are(tiny: TinyRun, tmp_path: Path) -> None:
-    request = tiny.request(quant_types=["Q8_0"], keep_unquantized=False)
+    request = tiny.request(quant_types=["Q8_0"])
     scratch = tmp_path / "scratch"
     done = dict(run_stages(request, scratch, until=StageName.CONVERT))
     (model,) = done[StageName.CONVERT].artifacts
@@ -111,6 +111,8 @@ def test_several_unquantized_files_are_quantized_as_what_they_are(tiny: TinyRun,
     done[StageName.CONVERT] = replace(done[StageName.CONVERT], artifacts=tuple(reversed(parts)))
     results = run_stages(request, scratch, done=done, settings=stage_settings(tmp_path / "home", verify_load=False))
     assert {path.name for path in tiny.output.glob("*.gguf")} == {
+        "merged_model.gguf",
+        "draft-merged_model.gguf",
         "merged_model-Q8_0.gguf",
         "draft-merged_model-Q8_0.gguf",
         "projector-merged_model.gguf",

@@ -130,9 +130,8 @@ def _foresee(output: Output, request: PackagingRequest) -> int:
     with running_stack(output, 0, objects=False) as stack, open_client(stack.info.redis_url) as client, waiting:
         foreseen = foresee(request, client.templates(), settings)
         made = sum(foreseen.files.values())
-        # where the unquantized file is not kept it is made all the same: it is what is needed beyond the others
-        model = foreseen.unquantized_bytes or max(0, foreseen.needed_bytes - made)
-        work = Workload(foreseen.plan, model, made, foreseen.quant_types)
+        model = foreseen.unquantized_bytes or foreseen.needed_bytes
+        work = Workload(foreseen.plan, model, made, foreseen.quant_types, unwritten=foreseen.unwritten)
         told = past_forecast(client, work, settings.host_name)
     outlook = Outlook(
         request=request,

@@ -21,7 +21,7 @@ from api_client.runs.shards import shards_among
 from config.roots import NOWHERE_ELSE, Roots
 from worker.models.checkpoint.files import read_json, resolve_member
 from worker.models.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
-from worker.models.checkpoint.mapping import FileIdentity, file_identity, map_tensor, torch_dtypes
+from worker.models.checkpoint.mapping import FileIdentity, check_file_unchanged, file_identity, map_tensor, torch_dtypes
 
 __all__ = ["BaseModel", "open_base_model", "torch_dtypes"]
 
@@ -89,6 +89,15 @@ class BaseModel:
         if entry is None:
             raise PackagingError(_INVALID, f"{self.directory} has no tensor {name!r}")
         return map_tensor(entry, self._identities[entry.file])
+
+    def check_unchanged(self) -> None:
+        """Refuse a model that somebody has written to since it was opened.
+
+        Raises:
+            PackagingError: ``base_model_invalid`` naming the file.
+        """
+        for path, identity in self._identities.items():
+            check_file_unchanged(path, identity)
 
 
 def open_base_model(

@@ -38,6 +38,18 @@ def _identity(info: os.stat_result) -> FileIdentity:
     return FileIdentity(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
+def check_file_unchanged(path: Path, identity: FileIdentity) -> None:
+    """Refuse a file that is not the one whose header was read.
+
+    Raises:
+        PackagingError: ``base_model_invalid``.
+    """
+    try:
+        _check(path, identity, path.stat())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def map_tensor(entry: TensorEntry, identity: FileIdentity) -> torch.Tensor:
     """Map the bytes of ``entry`` alone.
 
@@ -76,11 +88,19 @@ class MappedFile:
 def _map(path: Path, identity: FileIdentity, length: int, offset: int) -> mmap.mmap:
     try:
         with path.open("rb") as file:
-            if identity != _identity(os.fstat(file.fileno())):
-                raise PackagingError(ErrorCode.BASE_MODEL_INVALID, f"{path} changed while it was being read")
+            _check(path, identity, os.fstat(file.fileno()))
             return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=offset)
     except OSError as error:
-        raise PackagingError(ErrorCode.BASE_MODEL_INVALID, f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _check(path: Path, identity: FileIdentity, info: os.stat_result) -> None:
+    if identity != _identity(info):
+        raise PackagingError(ErrorCode.BASE_MODEL_INVALID, f"{path} changed while it was being read")
+
+
+def _unreadable(path: Path, error: OSError) -> PackagingError:
+    return PackagingError(ErrorCode.BASE_MODEL_INVALID, f"{path} cannot be read: {error.strerror}")
 
 
 def _tensor(mapped: mmap.mmap | bytes, offset: int, entry: TensorEntry) -> torch.Tensor:

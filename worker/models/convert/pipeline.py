@@ -13,12 +13,14 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from api_client.contract.artifacts import ModelPart
+from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.disk import room_errors
 from worker.models.adapters.names import config_keys
 from worker.models.adapters.overlay import Overlay
@@ -30,9 +32,11 @@ from worker.models.convert.metadata import OWN_CARD, Naming
 from worker.models.convert.projector import check_complete
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
-from worker.models.convert.upstream import Upstream, check_architecture, load_upstream
+from worker.models.convert.upstream import Upstream, check_architecture, load_upstream, upstream_version
 from worker.models.convert.vocabulary import check_vocabulary, embedding_rows
 from worker.models.convert.weights import MergedWeights
+from worker.models.gguf.reader import GGUFFile
+from worker.models.gguf.tensors import normal_shape
 from worker.models.heap import keep_freed_memory
 from worker.setting import ON_THIS_MACHINE, WorkSetting
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from worker.models.convert.plan import ConversionPlan
     from worker.models.convert.writer import WrittenFile
 
+_ANY_SIZE = 1 << 62  # of a file whose tensors are compared before its size means anything
 _EOS, _EOT = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"
 
 
@@ -105,28 +110,132 @@ def convert(
             trained tensor has no place in the file, ``projector_invalid``, ``path_not_allowed``,
             ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
-    keep_freed_memory()
+    conversion = open_conversion(
+        model_dir, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
+    )
+    written = write_conversion(conversion, out_path, setting)
+    return describe_result(conversion.plan, written, conversion.upstream)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A conversion before anything is written.
+
+    Attributes:
+        base: The base model, open.
+        upstream: The conversion package.
+        plan: What would be written.
+        identity: Digest over everything that decides the file's bytes.
+    """
+
+    base: BaseModel
+    upstream: Upstream
+    plan: ConversionPlan
+    identity: str
+
+
+def open_conversion(
+    model_dir: Path,
+    *,
+    overlay: Overlay | None = None,
+    tokenizer: TokenizerChoice | None = None,
+    gguf_dtype: str = "auto",
+    naming: Naming = OWN_CARD,
+    setting: WorkSetting = ON_THIS_MACHINE,
+) -> Conversion:
+    """Open a model and plan its conversion. Reads no weights. Arguments and errors as :func:`convert`."""
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    upstream, plan = plan_conversion(
+        base, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
+    )
+    identity = input_fingerprint(plan.header, base, overlay, upstream.version, plan.beside)
+    return Conversion(base, upstream, plan, identity)
+
+
+def write_conversion(conversion: Conversion, out_path: Path, setting: WorkSetting) -> WrittenFile:
+    """Write the file that was planned. Arguments and errors as :func:`convert`."""
     from worker.models.convert.evaluate import shared_cores
     from worker.models.convert.writer import write_plan
 
-    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
-    upstream, plan = plan_conversion(
-        base,
-        overlay=overlay,
-        tokenizer=tokenizer,
-        gguf_dtype=gguf_dtype,
-        naming=naming,
-        setting=setting,
-    )
+    keep_freed_memory()
     threads = setting.threads or min(8, os.cpu_count() or 1)
     with shared_cores(threads):
-        written = write_plan(
-            plan,
+        return write_plan(
+            conversion.plan,
             out_path,
-            fingerprint=input_fingerprint(plan.header, base, overlay, upstream.version, plan.beside),
+            fingerprint=conversion.identity,
             setting=replace(setting, threads=threads),
         )
-    return describe_result(plan, written, upstream)
+
+
+def reopen_conversion(
+    model_dir: Path,
+    header: bytes,
+    *,
+    overlay: Overlay | None = None,
+    tokenizer: TokenizerChoice,
+    gguf_dtype: str = "auto",
+    setting: WorkSetting = ON_THIS_MACHINE,
+) -> Conversion:
+    """Open a conversion of a text model again whose header is known, for its tensors: much quicker than planning it.
+
+    Args:
+        model_dir: The base model.
+        header: The header as it was planned.
+        overlay: As :func:`convert`, as all that follows.
+        tokenizer: The same.
+        gguf_dtype: The same.
+        setting: The same.
+
+    Raises:
+        PackagingError: as :func:`convert`; ``base_model_invalid`` where the model is another one by now.
+    """
+    from worker.models.convert.plan import StagedModel, plan_model
+
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    upstream = load_upstream(setting.llama_cpp_dir)
+    weights = MergedWeights(base, overlay)
+    with _scratch(setting) as scratch:
+        staged = stage(scratch, weights, tokenizer, weights.config_changes(), card=None, allowed_roots=setting.roots)
+        plan = plan_model(
+            StagedModel(upstream, staged, weights),
+            gguf_dtype=gguf_dtype,
+            model_name=None,
+            metadata_override=None,
+            header=header,
+        )
+    planned = GGUFFile(str(model_dir), memoryview(header), _ANY_SIZE)
+    if [(t.name, t.type.name, t.shape) for t in planned.tensors] != [
+        (t.name, t.type, normal_shape(t.shape)) for t in plan.tensors
+    ]:
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_INVALID,
+            f"{model_dir} is not the model any more whose conversion was planned",
+            remedy="Replay from prepare, which looks at the model again.",
+        )
+    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
+    return Conversion(base, upstream, plan, input_fingerprint(header, base, overlay, upstream.version, beside))
+
+
+def conversion_identity(
+    model_dir: Path,
+    header: bytes,
+    *,
+    overlay: Overlay | None = None,
+    tokenizer: TokenizerChoice,
+    setting: WorkSetting = ON_THIS_MACHINE,
+) -> str:
+    """``Conversion.identity`` of what :func:`reopen_conversion` would open, without opening it."""
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
+    return input_fingerprint(header, base, overlay, upstream_version(setting.llama_cpp_dir), beside)
+
+
+@contextmanager
+def _scratch(setting: WorkSetting) -> Iterator[Path]:
+    """A directory to stage a model in."""
+    with tempfile.TemporaryDirectory(prefix="convert-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
+        yield Path(scratch)
 
 
 def plan_conversion(
@@ -158,12 +267,12 @@ def plan_conversion(
     check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
     upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay, rows=vocabulary_rows)
-    with tempfile.TemporaryDirectory(prefix="convert-", dir=setting.scratch_dir) as scratch, room_errors(Path(scratch)):
+    with _scratch(setting) as scratch:
         card = read_card(base.directory) if metadata is None else Card(metadata.card, "")
-        staged = stage(Path(scratch), weights, tokenizer, changes, card=card, allowed_roots=setting.roots)
+        staged = stage(scratch, weights, tokenizer, changes, card=card, allowed_roots=setting.roots)
         override = None
         if metadata is not None:
-            override = Path(scratch) / "metadata.json"
+            override = scratch / "metadata.json"
             override.write_text(json.dumps(dict(metadata.overrides)), encoding="utf-8")
         plan = plan_model(
             StagedModel(upstream, staged, weights),

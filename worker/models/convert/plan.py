@@ -117,6 +117,7 @@ def plan_model(
     metadata_override: Path | None,
     finish: Callable[[Any], None] | None = None,
     part: ModelPart = ModelPart.MODEL,
+    header: bytes | None = None,
 ) -> ConversionPlan:
     """Have upstream plan the conversion of a model, or of its projector.
 
@@ -127,6 +128,7 @@ def plan_model(
         metadata_override: JSON file of ``general.*`` keys, as upstream's ``--metadata``.
         finish: Called with upstream's writer when it is complete, to add keys.
         part: The text model, or the projector.
+        header: The header of an earlier plan of the same: metadata is not made again then, and the plan has none.
 
     Raises:
         PackagingError: ``unsupported_architecture``, ``tokenizer_unsupported``, ``tokenizer_not_found``,
@@ -152,13 +154,14 @@ def plan_model(
             if part is ModelPart.MODEL:
                 _take_vocabulary_from_embedding(model)
             model.prepare_tensors()
-            model.prepare_metadata(vocab_only=False)
-            if part is ModelPart.MODEL:
-                _say_layer_kinds(model)
-        if finish is not None:
+            if header is None:
+                model.prepare_metadata(vocab_only=False)
+                if part is ModelPart.MODEL:
+                    _say_layer_kinds(model)
+        if finish is not None and header is None:
             finish(model.gguf_writer)
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"describing {architecture}"):
-            plan = read_plan(upstream, model.gguf_writer)
+            plan = read_plan(upstream, model.gguf_writer, header)
     if not plan.tensors:
         raise unsupported_architecture(architecture, upstream.version)
     _check_scores(plan)
@@ -218,9 +221,9 @@ def _asked_of_meta(name: str) -> Callable[..., Any]:
     return lambda tensor, *args: getattr(lazy_meta(tensor), name)(*args)
 
 
-def read_plan(upstream: Upstream, writer: Any) -> ConversionPlan:
-    """Take header and tensors out of upstream's prepared ``GGUFWriter``."""
-    header = encode_prepared(writer)
+def read_plan(upstream: Upstream, writer: Any, header: bytes | None = None) -> ConversionPlan:
+    """Take header, where it is not known, and tensors out of upstream's prepared ``GGUFWriter``."""
+    header = encode_prepared(writer) if header is None else header
     alignment = writer.data_alignment
     offset = len(header)
     tensors = []

@@ -10,18 +10,20 @@ Memory: of the layer at hand, the reference's weights and one other variant's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.evaluate.arithmetic import Arithmetic, InputType, coarseness, input_type
 from worker.models.evaluate.inverse import BlockMap
 from worker.models.gguf.metadata import Metadata
-from worker.models.gguf.reader import GGUFFile, open_gguf
+from worker.models.gguf.reader import open_gguf
 from worker.models.gguf.tensors import TensorInfo
 from worker.models.gguf.types import GGMLType
 from worker.models.imatrix.model import LazyTensor, Skeleton
@@ -100,13 +102,39 @@ class BaseWeights:
         return {}
 
 
+class TensorFile(Protocol):
+    """A GGUF file, or what reads like one."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the whole file."""
+
+    @property
+    def header_sha256(self) -> str:
+        """Digest of everything before the data section."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Values by key, in file order."""
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """All tensors."""
+
+    def tensor_bytes(self, tensor: TensorInfo) -> NDArray[np.uint8]:
+        """A tensor's data, uint8 ``(row_count, row_bytes)``."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
 class QuantizedFile:
     """A GGUF file made of the model, whole or in shards."""
 
     def __init__(
         self,
         name: str,
-        paths: Iterable[Path],
+        shards: Iterable[Path | TensorFile],
         quant_type: str | None = None,
         arithmetic: Arithmetic = Arithmetic.LLAMA_CPP,
         sha256: str = "",
@@ -115,7 +143,7 @@ class QuantizedFile:
 
         Args:
             name: Its name among the scores.
-            paths: Its shards in order; one where it is not split.
+            shards: In order, by their paths or open; one where it is not split.
             quant_type: What it is called, for the report.
             arithmetic: How products with its weights are computed.
             sha256: Of its content, where it is known: tells it from another whose header is the same.
@@ -127,8 +155,8 @@ class QuantizedFile:
         self.quant_type = quant_type
         self.arithmetic = arithmetic
         self._sha256 = sha256
-        self._files = [open_gguf(path) for path in paths]
-        self._tensors: dict[str, tuple[GGUFFile, TensorInfo]] = {
+        self._files: list[TensorFile] = [open_gguf(shard) if isinstance(shard, Path) else shard for shard in shards]
+        self._tensors: dict[str, tuple[TensorFile, TensorInfo]] = {
             tensor.name: (file, tensor) for file in self._files for tensor in file.tensors
         }
         self._left = {

@@ -66,11 +66,16 @@ class GGUFFile:
         alignment: ``general.alignment``, or 32.
         data_offset: Where the data section begins, in bytes from the start of the file.
         size_bytes: Size of the whole file.
+
+    Args:
+        name: Path of the file, for messages.
+        buffer: Its bytes; of a file that is not there, its header alone.
+        size_bytes: Size of the whole file, where ``buffer`` is its header.
     """
 
-    def __init__(self, name: str, buffer: memoryview) -> None:
+    def __init__(self, name: str, buffer: memoryview, size_bytes: int | None = None) -> None:
         self.name = name
-        self.size_bytes = len(buffer)
+        self.size_bytes = len(buffer) if size_bytes is None else size_bytes
         self._buffer = buffer
         cursor = _Cursor(name, buffer)
         self.version, tensor_count, value_count = _read_counts(cursor)

@@ -18,7 +18,7 @@ from worker.models.evaluate.arithmetic import Arithmetic
 from worker.models.evaluate.merged import MergedModel
 from worker.models.evaluate.sequences import TokenSequence, batches
 from worker.models.evaluate.side_by_side import SideBySide
-from worker.models.evaluate.variants import QuantizedFile, Reference
+from worker.models.evaluate.variants import QuantizedFile, Reference, TensorFile
 from worker.models.gguf.metadata import get_value
 from worker.models.gguf.reader import open_gguf
 from worker.models.imatrix.compute import running_model
@@ -56,14 +56,35 @@ class Trained:
     beside: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Unquantized:
+    """The unquantized file.
+
+    Attributes:
+        name: What it is called, or would be.
+        weights: The file, or what reads like one where it is not written.
+        asked: A file of the same vocabulary and template that llama.cpp can open.
+    """
+
+    name: str
+    weights: Path | TensorFile
+    asked: Path
+
+
 def trace(
-    trained: Trained, path: Path, texts: Sequence[str], *, run_llama_cpp: bool, thorough: bool, setting: WorkSetting
+    trained: Trained,
+    unquantized: Unquantized,
+    texts: Sequence[str],
+    *,
+    run_llama_cpp: bool,
+    thorough: bool,
+    setting: WorkSetting,
 ) -> tuple[OriginStep, ...]:
     """Check the unquantized file of a model step by step.
 
     Args:
         trained: What it was made of.
-        path: The file.
+        unquantized: The file.
         texts: Plain texts to cut beside the prompts.
         run_llama_cpp: Load the file in llama.cpp, for prompts and tokens.
         thorough: Compare the weights of a model of any size, not only of one that takes seconds.
@@ -72,11 +93,10 @@ def trace(
     Raises:
         PackagingError: as :class:`~worker.models.imatrix.model.Skeleton`.
     """
-    file = QuantizedFile(path.name, [path], arithmetic=Arithmetic.EXACT)
+    file = QuantizedFile(unquantized.name, [unquantized.weights], arithmetic=Arithmetic.EXACT)
     try:
-        return in_order(
-            [*_prompts(trained, path, texts, run_llama_cpp), *_weights(trained, file, texts, thorough, setting)]
-        )
+        prompts = _prompts(trained, unquantized.asked, texts, run_llama_cpp)
+        return in_order([*prompts, *_weights(trained, file, texts, thorough, setting)])
     finally:
         file.close()
 

@@ -1,4 +1,4 @@
-"""The pass: every quant type asked for, from one reading of an unquantized GGUF file.
+"""The pass: every quant type asked for, from one reading of an unquantized GGUF file or what reads like one.
 
     open and plan -> claim the disk space -> slab by slab: read, widen once, quantize to each distinct type,
     write to every file -> sync and rename
@@ -71,28 +71,50 @@ def quantize_file(
             ``weights_not_finite`` naming the tensor.
         StopRequested: as asked; call again to go on.
     """
-    keep_freed_memory()
     with open_source(source) as opened:
-        _check_paths(opened.paths, outputs)
-        preparation = prepare(opened, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
-        files = {
-            quant_type: OutputFile(
-                outputs[quant_type],
-                plan,
-                fingerprint(opened.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
-            )
-            for quant_type, plan in preparation.plans.items()
-        }
-        work = _Pass(
+        return quantize_source(
             opened,
-            preparation,
-            files,
-            threads=setting.threads or available_cpus(),
-            report=setting.report,
-            should_stop=setting.should_stop,
+            outputs,
+            imatrix=imatrix,
+            recipes=recipes,
+            allow_requantize=allow_requantize,
+            resumable=resumable,
+            setting=setting,
         )
-        with gpu_if_there():
-            return work.run()
+
+
+def quantize_source(
+    source: Source,
+    outputs: Mapping[AnyQuantType, Path],
+    *,
+    imatrix: ImatrixData | None = None,
+    recipes: Recipes = NO_RECIPES,
+    allow_requantize: bool = False,
+    resumable: bool = True,
+    setting: WorkSetting = ON_THIS_MACHINE,
+) -> QuantizeResult:
+    """Quantize an open source; all else as :func:`quantize_file`, and its own errors when it is read."""
+    keep_freed_memory()
+    _check_paths(source.paths, outputs)
+    preparation = prepare(source, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
+    files = {
+        quant_type: OutputFile(
+            outputs[quant_type],
+            plan,
+            fingerprint(source.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
+        )
+        for quant_type, plan in preparation.plans.items()
+    }
+    work = _Pass(
+        source,
+        preparation,
+        files,
+        threads=setting.threads or available_cpus(),
+        report=setting.report,
+        should_stop=setting.should_stop,
+    )
+    with gpu_if_there():
+        return work.run()
 
 
 def available_cpus() -> int:
@@ -131,7 +153,9 @@ class _Pass:
             for file in self.files.values():
                 file.open(slabs)
             self._count_totals()
+            self._announce()
             self._work_off(slabs)
+            self.source.check_unchanged()
             digests = {quant_type: self._finish(file) for quant_type, file in self.files.items()}
         except (StopRequested, KeyboardInterrupt):
             for file in self.files.values():
@@ -171,6 +195,18 @@ class _Pass:
                 for _, _, future in window:
                     future.cancel()
                 raise
+
+    def _announce(self) -> None:
+        """Tell the source what will be read: what an earlier attempt has made for every file is not."""
+        alive = self._alive()
+        tensors = enumerate(self.preparation.tensors)
+        self.source.will_read(
+            [
+                tensor
+                for index, tensor in tensors
+                if tensor.element_count and any(index not in file.finished for file in alive)
+            ]
+        )
 
     def _alive(self) -> list[OutputFile]:
         return [file for file in self.files.values() if file.error is None]

@@ -1,4 +1,7 @@
-"""What is quantized: a GGUF file, or the shards of one, read as the single file that they were cut from."""
+"""What is quantized: a GGUF file, or the shards of one, read as the single file that they were cut from.
+
+Or what reads like one and lies nowhere (``worker.models.convert.unwritten``).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api_client.contract.errors import PackagingError
 from worker.models.gguf.metadata import Metadata, get_value
 from worker.models.gguf.reader import GGUFFile, invalid, open_gguf
 from worker.models.gguf.tensors import TensorInfo
@@ -32,8 +36,44 @@ class _Part:
     modified_ns: int
 
 
-class Source:
-    """An open source.
+class Source(Protocol):
+    """What the pass reads; any number of threads at a time."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for messages."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Values by key, in file order."""
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """All tensors."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files that it is read from."""
+
+    @property
+    def identity(self) -> str:
+        """The same as long as nobody writes to the files."""
+
+    def file_of(self, tensor: TensorInfo) -> str:
+        """The file that holds a tensor, for messages."""
+
+    def will_read(self, tensors: Sequence[TensorInfo]) -> None:
+        """Is told which tensors are read next, in order, every row of each once."""
+
+    def read_rows(self, tensor: TensorInfo, first_row: int, row_count: int) -> NDArray[np.uint8]:
+        """Rows as they lie in the file, uint8 ``(row_count, row_bytes)``."""
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read while somebody wrote to the files."""
+
+
+class FileSource:
+    """A file or its shards, open.
 
     Attributes:
         name: Path of the file, or of its first shard, for messages.
@@ -62,6 +102,20 @@ class Source:
         """Path of the file that holds a tensor, for messages."""
         return self._part_of[tensor.name].header.name
 
+    def will_read(self, tensors: Sequence[TensorInfo]) -> None:
+        """Nothing to be done: the system reads ahead by itself."""
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read while somebody wrote to a file.
+
+        Raises:
+            PackagingError: ``gguf_invalid``.
+        """
+        for part in self._parts:
+            status = os.fstat(part.stream.fileno())
+            if (status.st_size, status.st_mtime_ns) != (part.header.size_bytes, part.modified_ns):
+                raise _being_changed(part.path)
+
     def read_rows(self, tensor: TensorInfo, first_row: int, row_count: int) -> NDArray[np.uint8]:
         """Rows as they lie in the file, uint8 ``(row_count, row_bytes)``; safe to call from many threads.
 
@@ -84,7 +138,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[Source]:
+def open_source(path: Path) -> Iterator[FileSource]:
     """Open a file; where it is the first of several shards, all of them.
 
     Raises:
@@ -97,7 +151,7 @@ def open_source(path: Path) -> Iterator[Source]:
         if isinstance(count, int) and count > 1:
             parts += [_open_part(stack, other) for other in _other_shards(first, count)]
             _check_shards(parts)
-        yield Source(parts)
+        yield FileSource(parts)
 
 
 def whole_stem(path: Path) -> str:
@@ -110,8 +164,12 @@ def _open_part(stack: contextlib.ExitStack, path: Path) -> _Part:
     stream = stack.enter_context(path.open("rb", buffering=0))
     status = os.fstat(stream.fileno())
     if status.st_size != header.size_bytes:
-        raise invalid(str(path), "is being changed by somebody else")
+        raise _being_changed(path)
     return _Part(path, header, stream, status.st_mtime_ns)
+
+
+def _being_changed(path: Path) -> PackagingError:
+    return invalid(str(path), "is being changed by somebody else")
 
 
 def _other_shards(first: _Part, count: int) -> list[Path]:
