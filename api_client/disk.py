@@ -47,6 +47,11 @@ def disk_room(path: Path) -> tuple[int, int]:
     return info.f_bavail * info.f_frsize, info.f_blocks * info.f_frsize
 
 
+def on_one_disk(path: Path, other: Path) -> bool:
+    """Whether both are, or will be, on one file system."""
+    return existing(path).stat().st_dev == existing(other).stat().st_dev
+
+
 def existing(path: Path) -> Path:
     """The path, or the nearest directory above it that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())

@@ -14,19 +14,25 @@ from api_client.cli.output import Output
 from api_client.cli.render.states import stage_name
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.client import PackagingClient
-from api_client.contract.forecast import MOST_JOBS, Forecast, Workload, forecast
+from api_client.contract.disk_need import DiskNeed, disk_needs
+from api_client.contract.forecast import (
+    MOST_JOBS,
+    Forecast,
+    MemoryNeed,
+    Workload,
+    forecast,
+    usual_memory_bytes,
+)
 from api_client.contract.job import JobState
 from api_client.contract.locations import is_remote
 from api_client.contract.outputs import QUANTIZED, UNQUANTIZED, InputNames, planned_outputs
 from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QuantType
-from api_client.contract.request import PackagingRequest
+from api_client.contract.request import PackagingRequest, unquantized_type
 from api_client.contract.rules import resolve_request, writes_unquantized
 from api_client.contract.stages import StageName
 from api_client.ledger.questions import Questions
 from api_client.words.formatting import format_duration, format_size, one_line
-
-_SIXTEEN_BIT = QuantType.BF16
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,9 @@ class Outlook:
     Attributes:
         request: The job's request.
         plan: Its stages.
-        files: Size in bytes of every model file by name; None where it is not known beforehand.
-        needed_bytes: Room it takes while it runs, where known.
-        free_bytes: Room at ``place``, where known.
-        place: Where that is.
+        files: Size in bytes of every file by name; None where it is not known beforehand.
+        disks: Room it takes while it runs, and there is, by file system.
+        memory: What it takes of it, and what there is.
         forecast: How long it takes.
         notes: What stands out, each with its level.
     """
@@ -47,9 +52,8 @@ class Outlook:
     request: PackagingRequest
     plan: Sequence[StageName]
     files: Mapping[str, int | None]
-    needed_bytes: int | None
-    free_bytes: int | None
-    place: str
+    disks: Sequence[DiskNeed]
+    memory: MemoryNeed
     forecast: Forecast
     notes: Sequence[tuple[str, str]] = ()
 
@@ -60,7 +64,16 @@ class Outlook:
             "request": self.request,
             "plan": [stage.value for stage in self.plan],
             "files": dict(self.files),
-            "disk": {"path": self.place, "needed_bytes": self.needed_bytes, "free_bytes": self.free_bytes},
+            "disks": [
+                {"path": disk.place, "needed_bytes": disk.needed_bytes, "free_bytes": disk.free_bytes}
+                for disk in self.disks
+            ],
+            "memory": {
+                "needed_bytes": self.memory.needed_bytes,
+                "measured": self.memory.measured,
+                "of_machine_bytes": self.memory.of_machine_bytes,
+                "by_stage": {stage.value: size for stage, size in self.forecast.memory_bytes.items()},
+            },
             "seconds": {stage.value: seconds for stage, seconds in self.forecast.seconds.items()},
             "forecast": {"jobs": self.forecast.jobs, "off_by": self.forecast.off_by},
         }
@@ -71,6 +84,7 @@ class Outlook:
             if level != "info":
                 yield Text(one_line(message), style="yellow")
         seconds = [self.forecast.seconds.get(stage) for stage in self.plan]
+        peaks = [self.forecast.memory_bytes.get(stage) for stage in self.plan]
         yield fit_table(
             [
                 Column(output.text("stage"), [stage_name(output.language, stage) for stage in self.plan], ALWAYS),
@@ -80,21 +94,24 @@ class Outlook:
                     ALWAYS,
                     right=True,
                 ),
+                *(
+                    [Column(output.text("memory_taken"), [_size(peak) for peak in peaks], 5, right=True)]
+                    if any(peaks)
+                    else []
+                ),
             ],
             output.results.width,
         )
         yield Text(self._told(output))
         yield Text()
         for name, size in self.files.items():
-            shown = "?" if size is None else format_size(size)
-            yield Text(f"{shown:>9}  {one_line(name)}")
+            yield Text(f"{_size(size):>9}  {one_line(name)}")
+        for disk in self.disks:
+            told = output.text("room", path=disk.place, needed=_size(disk.needed_bytes), free=_size(disk.free_bytes))
+            yield Text(told, style="red" if disk.too_little else "")
+        key = "memory_measured" if self.memory.measured else "memory_by_rule"
         yield Text(
-            output.text(
-                "room",
-                path=self.place,
-                needed="?" if self.needed_bytes is None else format_size(self.needed_bytes),
-                free="?" if self.free_bytes is None else format_size(self.free_bytes),
-            )
+            output.text(key, needed=_size(self.memory.needed_bytes), machine=_size(self.memory.of_machine_bytes))
         )
 
     def _told(self, output: Output) -> str:
@@ -105,14 +122,17 @@ class Outlook:
         return known if told.off_by is None else f"{known}{output.text('foreseen_held', off=f'{told.off_by:.0%}')}"
 
 
+def _size(size: int | None) -> str:
+    return "?" if size is None else format_size(size)
+
+
 def show_outlook(output: Output, outlook: Outlook) -> int:
     """Show it; the exit code says whether there is room."""
     if output.as_json:
         output.document(outlook.document())
     else:
         output.show(*outlook.view(output))
-    needed, free = outlook.needed_bytes, outlook.free_bytes
-    return JOB_FAILED if needed is not None and free is not None and needed > free else DONE
+    return JOB_FAILED if any(disk.too_little for disk in outlook.disks) else DONE
 
 
 def past_forecast(client: PackagingClient, work: Workload, host: str | None) -> Forecast:
@@ -130,31 +150,34 @@ def ask_outlook(client: PackagingClient, request: PackagingRequest) -> Outlook:
     questions = Questions(client)
     sizes = questions.sizes(resolved.base_model or "")
     plan = plan_stages(resolved, options)
-    unquantized = sizes.sizes.get(_unquantized_type(resolved))
+    unquantized = sizes.sizes.get(unquantized_type(resolved))
     files: dict[str, int | None] = {}
     for output in planned_outputs(resolved, options, InputNames.of(resolved, options)):
+        size = None
         if output.spec is UNQUANTIZED:
-            files[output.name] = unquantized
+            size = unquantized
         elif output.spec is QUANTIZED and isinstance(output.quant_type, QuantType):
-            files[output.name] = sizes.sizes.get(output.quant_type)
+            size = sizes.sizes.get(output.quant_type)
+        files[output.name] = size
     target = resolved.output_dir or ""
     space = None if is_remote(target) else questions.space(target)
     known = [size for size in files.values() if size is not None]
     written = writes_unquantized(resolved, options)
     needed = sum(known) + (unquantized or 0 if written and unquantized not in files.values() else 0)
+    elsewhere = space.scratch if space else None
     types = tuple(str(kind) for kind in options.quant_types)
     work = Workload(plan, unquantized or 0, sum(known), types, unwritten=not written)
+    told = past_forecast(client, work, sizes.host)
     return Outlook(
         request=resolved,
         plan=plan,
         files=files,
-        needed_bytes=needed,
-        free_bytes=space.free_bytes if space else None,
-        place=target,
-        forecast=past_forecast(client, work, sizes.host),
+        disks=disk_needs(
+            needed,
+            sum(known),
+            DiskNeed(target, None, space.free_bytes if space else None),
+            DiskNeed(elsewhere.path, None, elsewhere.free_bytes) if elsewhere else None,
+        ),
+        memory=MemoryNeed.of(told, usual_memory_bytes(sizes.shape), sizes.memory_bytes),
+        forecast=told,
     )
-
-
-def _unquantized_type(request: PackagingRequest) -> QuantType:
-    # as the base model is hardly ever anything but a 16-bit float
-    return _SIXTEEN_BIT if request.gguf_dtype == "auto" else QuantType(request.gguf_dtype.upper())

@@ -1,4 +1,4 @@
-"""How long a job will take, by what jobs before it took on the same host. Pure.
+"""How long a job will take, and how much memory, by what jobs before it took on the same host. Pure.
 
 Nothing is kept for it: a finished job's record says how long each stage's successful attempt ran, what it made and of
 which types. A stage's seconds are fitted as a constant and a part in proportion to the bytes it handles, so that
@@ -14,12 +14,16 @@ from statistics import median
 
 from api_client.contract.artifacts import FILE_SIZE_FACT, ArtifactKind
 from api_client.contract.job import Attempt, AttemptOutcome, Job, JobState, Stage
+from api_client.contract.recommend import ModelShape
 from api_client.contract.stages import StageName
 
 MOST_JOBS = 100
 """Finished jobs that a forecast goes by; the newest ones."""
 _TESTED = 20
 _LEAST_S = 0.05
+_ALIKE = 2.0
+"""Models whose sizes differ by no more than this factor say something of each other's memory."""
+_IMPORTS_BYTES = 250_000_000
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Forecast:
 
     Attributes:
         seconds: By stage, in the plan's order.
+        memory_bytes: Most resident memory by stage, from those of them whose models are of about this size.
         jobs: How many finished jobs it goes by.
         off_by: Of the newest jobs, forecast from those before them: the median of how far off the whole was, as a part
             of what it took. None where there were too few.
     """
 
     seconds: Mapping[StageName, float]
+    memory_bytes: Mapping[StageName, int]
     jobs: int
     off_by: float | None
 
@@ -61,13 +67,40 @@ class Forecast:
         """All stages together."""
         return sum(self.seconds.values())
 
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Memory of the stage that takes most; None where nothing is known."""
+        return max(self.memory_bytes.values(), default=None)
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Memory of the stage that takes most.
+
+    Attributes:
+        needed_bytes: What it takes.
+        measured: Whether jobs of models of about this size had as much on this host; else it is the usual.
+        of_machine_bytes: What the machine has.
+    """
+
+    needed_bytes: int
+    measured: bool
+    of_machine_bytes: int
+
+    @classmethod
+    def of(cls, told: Forecast, usual_bytes: int, of_machine_bytes: int) -> MemoryNeed:
+        """By a forecast, where it knows."""
+        peak = told.peak_memory_bytes
+        return cls(usual_bytes if peak is None else peak, peak is not None, of_machine_bytes)
+
 
 @dataclass(frozen=True)
 class _Past:
-    """One finished job: its workload and what its stages took."""
+    """One finished job: its workload and what its stages took, and had in memory where that was counted."""
 
     work: Workload
     seconds: Mapping[StageName, float]
+    memory: Mapping[StageName, int]
 
 
 def forecast(work: Workload, finished: Iterable[Job], host: str | None) -> Forecast:
@@ -79,7 +112,7 @@ def forecast(work: Workload, finished: Iterable[Job], host: str | None) -> Forec
         host: Only what this host ran counts; None: whoever ran it.
     """
     past = [past_job for job in finished if (past_job := _past(job, host)) is not None][:MOST_JOBS]
-    return Forecast(_seconds(work, past), len(past), _off_by(past))
+    return Forecast(_seconds(work, past), _memory(work, past), len(past), _off_by(past))
 
 
 def _past(job: Job, host: str | None) -> _Past | None:
@@ -91,7 +124,8 @@ def _past(job: Job, host: str | None) -> _Past | None:
         if made is None or made.finished_at is None or (host is not None and not _is_of(made, host)):
             return None
         seconds[stage.name] = (made.finished_at - made.started_at).total_seconds()
-    return _Past(workload_of(job), seconds)
+    memory = {stage.name: peak for stage in job.stages if (peak := stage.peak_memory_bytes) is not None}
+    return _Past(workload_of(job), seconds, memory)
 
 
 def workload_of(job: Job) -> Workload:
@@ -125,6 +159,22 @@ def _seconds(work: Workload, past: Sequence[_Past]) -> dict[StageName, float]:
         if samples:
             seconds[stage] = _fitted(samples, _handled(stage, work, past))
     return seconds
+
+
+def usual_memory_bytes(shape: ModelShape) -> int:
+    """Memory of the stage that takes most where nothing was measured: imports, and three times the largest tensor.
+
+    In float32, as stages hold it; the largest is taken to be the embedding. The rule is that of ``docs/sizing.md``.
+    """
+    return _IMPORTS_BYTES + 3 * 4 * shape.vocabulary * shape.embedding_length
+
+
+def _memory(work: Workload, past: Sequence[_Past]) -> dict[StageName, int]:
+    """The most that a job of about this size had: memory goes by the largest tensor, not in proportion to the model."""
+    low, high = work.model_bytes / _ALIKE, work.model_bytes * _ALIKE
+    alike = [past_job for past_job in past if low <= past_job.work.model_bytes <= high]
+    peaks = {stage: [past_job.memory[stage] for past_job in alike if stage in past_job.memory] for stage in work.plan}
+    return {stage: max(values) for stage, values in peaks.items() if values}
 
 
 def _handled(stage: StageName, work: Workload, past: Sequence[_Past]) -> float:

@@ -68,6 +68,8 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+PEAK_MEMORY_FACT = "peak_memory_bytes"
+"""Among the facts of a stage: the most resident memory that its process, or one that it started, had."""
 FINISHED_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
@@ -173,6 +175,12 @@ class Stage(_Record):
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Most resident memory of the process that ended it, mapped files included; ``None`` where nobody counted."""
+        peak = self.facts.get(PEAK_MEMORY_FACT)
+        return peak if type(peak) is int and peak > 0 else None
 
     def seconds(self, now: datetime | None = None) -> float | None:
         """As :attr:`duration_s`; while it runs, the seconds of the present attempt."""

@@ -297,6 +297,11 @@ class PackagingRequest(BaseModel, frozen=True):
             raise request_error(error) from error
 
 
+def unquantized_type(request: PackagingRequest) -> QuantType:
+    """The unquantized file's type, as far as the request tells: a base model is hardly ever anything but 16-bit."""
+    return QuantType.BF16 if request.gguf_dtype == "auto" else QuantType(request.gguf_dtype.upper())
+
+
 def request_error(error: ValidationError) -> PackagingError:
     """Translate pydantic's first complaint into the project's error, with a suggestion for misspelt names."""
     first = error.errors(include_url=False)[0]

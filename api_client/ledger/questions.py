@@ -70,6 +70,15 @@ class RunsAnswer(_Answer):
     listing: RunsList
 
 
+class DiskRoom(BaseModel):
+    """Room on another disk than the one that was asked about."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    path: str
+    free_bytes: int
+
+
 class SpaceAnswer(_Answer):
     """Room on the disk of a directory, which need not exist yet."""
 
@@ -77,6 +86,8 @@ class SpaceAnswer(_Answer):
     exists: bool
     free_bytes: int
     total_bytes: int
+    scratch: DiskRoom | None = None
+    """Where jobs work, where that is on another disk; ``None``, too, from an older worker."""
 
 
 class Questions:

@@ -121,6 +121,15 @@ PHRASES: dict[str, tuple[str, str]] = {
         "本机尚无成功的作业，无法预计用时。",
     ),
     "foreseen_total": ("About {time} in all, by {jobs} jobs of this host", "合计约 {time}（依据本机 {jobs} 个作业）"),
+    "memory_taken": ("memory", "内存"),
+    "memory_measured": (
+        "Memory: {needed} at most, as jobs of such models had here; the machine has {machine}",
+        "内存：最多 {needed}（依据本机同等大小模型的作业）；本机共 {machine}",
+    ),
+    "memory_by_rule": (
+        "Memory: about {needed}, by the model's largest tensor; the machine has {machine}",
+        "内存：约 {needed}（按模型最大的张量估计）；本机共 {machine}",
+    ),
     "room": ("{path}: needs {needed}, free {free}", "{path}：需要 {needed}，可用 {free}"),
     "goes_to": ("Output in {path}", "输出目录：{path}"),
     "picked_adapter": ("{name}: an adapter", "{name}：LoRA 适配器"),

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from api_client.contract.disk_need import DiskNeed, disk_needs
+from api_client.contract.forecast import usual_memory_bytes
 from api_client.contract.job import StageName
+from api_client.contract.outputs import UNQUANTIZED, InputNames, planned_outputs
 from api_client.contract.plan import plan_stages
+from api_client.contract.recommend import shape_of
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request, writes_unquantized
 from api_client.contract.templates import Template
-from api_client.disk import existing, free_bytes
+from api_client.disk import existing, free_bytes, on_one_disk
 from config.settings import Settings
+from worker.models.sizes import machine_memory_bytes, predict_file_sizes
 from worker.stages import prepare
 from worker.stages.context import StageContext
 from worker.stages.prepare import MODEL_BYTES_FACT
@@ -28,24 +33,25 @@ class Foreseen:
 
     Attributes:
         plan: Its stages.
-        files: Size of every file of the model by its name; a merged one may be as much as its adapter smaller.
-        unquantized_bytes: Size of the unquantized one, written or not; 0 where nothing is converted.
+        files: Size of every file by its name, where it is known beforehand; of a merged model it may be as much as its
+            adapter smaller.
+        unquantized_bytes: Size of the unquantized file, written or not; 0 where nothing is converted.
         unwritten: Whether it is never written.
         quant_types: Names of its quant types.
-        needed_bytes: Room that it takes while it runs, scratch and outputs together.
-        free_bytes: Room there is where it writes.
-        place: Where that is.
+        disks: Room that it takes and that there is, by file system.
+        usual_memory_bytes: Memory of the stage that takes most, by the usual rule.
+        memory_bytes: Memory of this machine.
         notes: What ``prepare`` said, with its level.
     """
 
     plan: tuple[StageName, ...]
-    files: Mapping[str, int]
+    files: Mapping[str, int | None]
     unquantized_bytes: int
     unwritten: bool
     quant_types: tuple[str, ...]
-    needed_bytes: int
-    free_bytes: int
-    place: Path
+    disks: tuple[DiskNeed, ...]
+    usual_memory_bytes: int
+    memory_bytes: int
     notes: tuple[tuple[str, str], ...]
 
 
@@ -99,16 +105,39 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
             report=notes,
         )
         result = prepare.run(context)
-    files = {str(name): int(size) for name, size in dict(result.facts.get("predicted_bytes", {})).items()}
+    sizes = {str(name): int(size) for name, size in dict(result.facts.get("predicted_bytes", {})).items()}
     types = tuple(str(getattr(kind, "value", kind)) for kind in options.quant_types)
+    named = planned_outputs(
+        resolved,
+        options,
+        InputNames(
+            result.facts["base_name"],
+            result.facts["checkpoint_name"],
+            has_projector=any(name.startswith("mmproj-") for name in sizes),
+        ),
+    )
+    assert result.prepared is not None, "prepare hands its inputs over"
+    metadata, _ = predict_file_sizes(result.prepared.base_dir)
+    apart = not on_one_disk(place, target)
+    model_bytes, written = int(result.facts.get(MODEL_BYTES_FACT, 0)), writes_unquantized(resolved, options)
+    is_kept = any(output.spec is UNQUANTIZED for output in named)
+    # what is written once on each disk: prepare has added both up
+    twice = sum(sizes.values()) + (model_bytes if written and not is_kept else 0)
+    twice = twice if options.export_gguf else notes.needed_bytes // (2 if apart else 1)
+    disks = disk_needs(
+        notes.needed_bytes - (twice if apart else 0),
+        sum(sizes.values()) if options.export_gguf else twice,
+        DiskNeed(str(existing(target)), None, free_bytes(target)),
+        DiskNeed(str(place), None, free_bytes(place)) if apart else None,
+    )
     return Foreseen(
         plan=plan,
-        files=files,
-        unquantized_bytes=int(result.facts.get(MODEL_BYTES_FACT, 0)),
-        unwritten=not writes_unquantized(resolved, options),
+        files={output.name: sizes.get(output.name) for output in named},
+        unquantized_bytes=model_bytes,
+        unwritten=not written,
         quant_types=types,
-        needed_bytes=notes.needed_bytes,
-        free_bytes=free_bytes(target),
-        place=existing(target),
+        disks=disks,
+        usual_memory_bytes=usual_memory_bytes(shape_of(metadata)),
+        memory_bytes=machine_memory_bytes(),
         notes=tuple(notes.lines),
     )

@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.recommend import shape_of
 from api_client.contract.request import is_remote
-from api_client.disk import disk_room
+from api_client.disk import disk_room, on_one_disk
 from api_client.ledger.asking import QuestionKind
-from api_client.ledger.questions import RunAnswer, RunsAnswer, SizesAnswer, SpaceAnswer
+from api_client.ledger.questions import DiskRoom, RunAnswer, RunsAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.base_models import named_base_models
 from api_client.runs.checkpoints import CheckpointList, list_checkpoints
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFiles
@@ -46,6 +46,8 @@ class AnswerStart:
     parameters: Mapping[str, str]
     host: str
     settings: StageSettings
+    scratch_dir: Path | None = None
+    """Where jobs work; beside their outputs where None."""
 
 
 def main(connection: socket.socket, output: socket.socket, start: AnswerStart) -> None:
@@ -132,7 +134,21 @@ def _space(path: str, start: AnswerStart) -> SpaceAnswer:
         raise PackagingError(ErrorCode.REQUEST_INVALID, f"{path} is on no disk", fields={"field": "path"})
     real = start.settings.allowed_roots.resolve(path, for_writing=True)
     free, total = disk_room(real)
-    return SpaceAnswer(host=start.host, path=path, exists=real.is_dir(), free_bytes=free, total_bytes=total)
+    return SpaceAnswer(
+        host=start.host,
+        path=path,
+        exists=real.is_dir(),
+        free_bytes=free,
+        total_bytes=total,
+        scratch=_scratch_elsewhere(real, start.scratch_dir),
+    )
+
+
+def _scratch_elsewhere(output: Path, scratch: Path | None) -> DiskRoom | None:
+    """Room where jobs work, if that is not the disk of their outputs."""
+    if scratch is None or on_one_disk(scratch, output):
+        return None
+    return DiskRoom(path=str(scratch), free_bytes=disk_room(scratch)[0])
 
 
 def _run_files(run: str, settings: StageSettings) -> RunFiles:

@@ -105,7 +105,9 @@ class QuestionListener:
         return result | {"measured": [file.model_dump(mode="json", exclude_none=True) for file in files]}
 
     def _find(self, kind: QuestionKind, parameters: dict[str, str]) -> dict[str, Any]:
-        start = answers.AnswerStart(kind, parameters, self._host, self._settings.for_stages())
+        start = answers.AnswerStart(
+            kind, parameters, self._host, self._settings.for_stages(), self._settings.scratch_dir
+        )
         try:
             process = StageProcess(self._context, start, entry=answers.main, name=f"answer-{kind.value}")
         except (OSError, EOFError) as error:

@@ -25,7 +25,7 @@ from api_client.console.pages.job_view import template_title
 from api_client.console.pages.language import page_language
 from api_client.console.pages.lookup import Answers, PathAnswers, base_of
 from api_client.console.pages.offers import offer_presets, offer_runs, offer_tasks, with_own_scores
-from api_client.console.pages.prospect import chosen_name, foresee, judge, stages_of, times_of, type_groups
+from api_client.console.pages.prospect import chosen_name, foresee, judge, memory_of, stages_of, times_of, type_groups
 from api_client.console.pages.size_chart import with_fit
 from api_client.console.pages.view import render
 from api_client.contract.errors import ErrorClass, ErrorCode, PackagingError
@@ -132,6 +132,7 @@ def _page(
     stages = stages_of(form, switches, types)
     prospect = foresee(form, form.base_model, switches, types, answers)
     recent = client.list(limit=RECENT_JOBS)
+    times = times_of(stages, types, answers, prospect, recent)
     context: dict[str, Any] = {
         "form": form,
         "sources": SOURCES,
@@ -153,7 +154,8 @@ def _page(
         "types": types,
         "stages": stages,
         "prospect": prospect,
-        "times": times_of(stages, types, answers, prospect, recent),
+        "times": times,
+        "memory": memory_of(times, answers),
         "tasks": _recent_tasks(recent),
         "known_tasks": offer_tasks(client.tasks(OFFERED)) if form.source == "task" else [],
         "runs": runs.listing if runs and runs.listing.roots else None,

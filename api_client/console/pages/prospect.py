@@ -11,11 +11,12 @@ from typing import Any
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import imatrix_of
 from api_client.console.pages.lookup import PathAnswers
+from api_client.contract.disk_need import DiskNeed, disk_needs
 from api_client.contract.errors import PackagingError
 from api_client.contract.field_types import FieldKind
 from api_client.contract.field_values import typed, value_of
 from api_client.contract.fit import AnyQuantType, quant_type_of
-from api_client.contract.forecast import Forecast, Workload, forecast
+from api_client.contract.forecast import Forecast, MemoryNeed, Workload, forecast, usual_memory_bytes
 from api_client.contract.job import Job, StageName
 from api_client.contract.outputs import (
     ADAPTER,
@@ -31,7 +32,7 @@ from api_client.contract.outputs import (
 from api_client.contract.plan import plan_stages
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.recommend import Recommendation
-from api_client.contract.request import PackagingRequest
+from api_client.contract.request import PackagingRequest, unquantized_type
 from api_client.contract.rules import ResolvedOptions, writes_unquantized
 from api_client.words.figures import format_measured
 from api_client.words.language import Language
@@ -77,14 +78,19 @@ class Prospect:
     Attributes:
         files: The files.
         total_bytes: Their total, where all are known.
-        too_little: Whether that is more than there is room for.
         unwritten: Whether the unquantized file is never written.
+        disks: What each disk needs, as far as workers said what is free.
     """
 
     files: Sequence[FileRow]
     total_bytes: int | None
-    too_little: bool
     unwritten: bool
+    disks: Sequence[DiskNeed] = ()
+
+    @property
+    def too_little(self) -> bool:
+        """Whether a disk is known to have too little room."""
+        return any(disk.too_little for disk in self.disks)
 
 
 def judge(form: NewJobForm, answers: PathAnswers) -> Recommendation | None:
@@ -146,9 +152,28 @@ def foresee(
     files = [row for _, row in rows]
     known = [row.size_bytes for output, row in rows if not output.kind.is_small]
     total = sum(size for size in known if size is not None) if known and None not in known else None
-    room = answers.space.free_bytes if answers.space else None
-    too_little = total is not None and room is not None and total > room
-    return Prospect(files, total, too_little, not writes_unquantized(request, options))
+    return Prospect(files, total, not writes_unquantized(request, options), _disks(total, request, options, answers))
+
+
+def _disks(
+    published: int | None, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers
+) -> tuple[DiskNeed, ...]:
+    space = answers.space
+    if space is None:
+        return ()
+    made = published
+    dropped = options.quantize and not request.keep_unquantized and writes_unquantized(request, options)
+    if published is not None and dropped and answers.sizes:
+        made = published + answers.sizes.sizes.get(unquantized_type(request), 0)
+    elsewhere = DiskNeed(space.scratch.path, None, space.scratch.free_bytes) if space.scratch else None
+    return disk_needs(made, published, DiskNeed(space.path, None, space.free_bytes), elsewhere)
+
+
+def memory_of(told: Forecast | None, answers: PathAnswers) -> MemoryNeed | None:
+    """What the job takes of the memory of the host that answered; None while the model was not measured."""
+    if told is None or answers.sizes is None:
+        return None
+    return MemoryNeed.of(told, usual_memory_bytes(answers.sizes.shape), answers.sizes.memory_bytes)
 
 
 def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers) -> FileRow:
@@ -159,7 +184,7 @@ def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOpti
     if output.spec in (UNQUANTIZED, MERGED_DIRECTORY):
         # as the base model is hardly ever anything but a 16-bit float
         auto = request.gguf_dtype == "auto" or output.spec is MERGED_DIRECTORY
-        dtype = _SIXTEEN_BIT if auto else QuantType(request.gguf_dtype.upper())
+        dtype = _SIXTEEN_BIT if auto else unquantized_type(request)
         return FileRow(output.name, sizes.get(dtype), exact and not auto)
     if output.spec is PROJECTOR and answers.sizes and not request.names_projector and request.gguf_dtype == "auto":
         return FileRow(output.name, answers.sizes.projector_bytes, exact)

@@ -383,6 +383,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "sizes_unknown": ("The sizes are not known: {why}", "无法预测大小：{why}"),
     "free_space": ("{free} free of {total}", "可用 {free}，共 {total}"),
     "free_unknown": ("Free space is not known: {why}", "无法获知剩余空间：{why}"),
+    "room_head": ("Room and memory", "空间与内存"),
     "too_little": (
         "Needed about {needed}, free {free}. Choose another directory or fewer types.",
         "约需 {needed}，可用 {free}。请更换目录或减少类型。",

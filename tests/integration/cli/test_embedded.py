@@ -129,10 +129,16 @@ def test_a_run_is_packaged_in_the_running_stack_and_fetched_from_storage(
         size = (out / name).stat().st_size
         assert size <= foreseen["files"][name] < size * 1.2, "a merge is told with its adapter on top"
         assert asked["files"][name] == pytest.approx(size, rel=0.1)
-    assert foreseen["disk"]["needed_bytes"] < foreseen["disk"]["free_bytes"]
+    assert {"manifest.json", "SHA256SUMS"} <= foreseen["files"].keys() == asked["files"].keys()
+    for told in (foreseen, asked):
+        [disk] = told["disks"]
+        assert 0 < disk["needed_bytes"] < disk["free_bytes"]
+        assert 0 < told["memory"]["needed_bytes"] < told["memory"]["of_machine_bytes"]
     again = json.loads(trainpack(home, "package", *flags, "--overwrite", "--dry-run", "--json").stdout)
     assert again["forecast"]["jobs"] > foreseen["forecast"]["jobs"]
-    assert set(again["seconds"]) == set(again["plan"])
+    assert set(again["seconds"]) == set(again["plan"]) == set(again["memory"]["by_stage"])
+    assert again["memory"]["measured"] is True
+    assert again["memory"]["needed_bytes"] == max(again["memory"]["by_stage"].values())
     answered = trainpack(home, "ask", job["id"][-6:], "Hello", "--base", "--max-tokens", "4", "--json")
     assert answered.returncode == 0, answered.stdout
     assert json.loads(answered.stdout)["file"] == str(out / "merged_model-Q8_0.gguf")

@@ -34,7 +34,9 @@ def test_a_busy_worker_answers_and_keeps_to_its_roots(service: Installation) -> 
     job = service.submit(labels={"convert": "hold"})
     service.held("convert")
     questions = Questions(service.client, 20)
-    assert questions.space(str(service.directory)).free_bytes > 0
+    space = questions.space(str(service.directory))
+    assert space.free_bytes > 0
+    assert space.scratch is None, "jobs work beside their outputs"
     assert refused(questions, "/etc").code is ErrorCode.PATH_NOT_ALLOWED
     link = service.directory / "link"
     link.symlink_to("/etc")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from api_client import AttemptOutcome, EventKind, Job, JobState, StageName, StageState
+from api_client.contract.job import PEAK_MEMORY_FACT
 from tests.integration.harness import Installation, eventually
 
 PLAN = ["prepare", "merge", "convert", "quantize", "verify", "evaluate", "publish"]
@@ -26,7 +27,9 @@ def test_every_stage_runs_once_and_leaves_only_outputs(running: Installation) ->
         "merged_model-Q4_K_M.gguf",
         "quality.json",
     ]
-    assert job.stage(StageName.PREPARE).facts == {"seen": "prepare"}
+    prepared = job.stage(StageName.PREPARE)
+    assert prepared.facts == {"seen": "prepare", PEAK_MEMORY_FACT: prepared.peak_memory_bytes}
+    assert all((stage.peak_memory_bytes or 0) > 10_000_000 for stage in job.stages), "a Python process at least"
     left = ["events.jsonl", "merged_model-Q4_K_M.gguf", "merged_model.gguf", "quality.json", "runs.log"]
     eventually(lambda: sorted(path.name for path in running.path("").iterdir()) == left, "scratch removed, log kept")
 

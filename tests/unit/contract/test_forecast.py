@@ -8,9 +8,20 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from api_client.contract.artifacts import FILE_SIZE_FACT
-from api_client.contract.forecast import Workload, forecast, workload_of
-from api_client.contract.job import Artifact, ArtifactKind, Attempt, AttemptOutcome, Job, JobState, Stage, StageName
+from api_client.contract.forecast import MemoryNeed, Workload, forecast, usual_memory_bytes, workload_of
+from api_client.contract.job import (
+    PEAK_MEMORY_FACT,
+    Artifact,
+    ArtifactKind,
+    Attempt,
+    AttemptOutcome,
+    Job,
+    JobState,
+    Stage,
+    StageName,
+)
 from api_client.contract.plan import plan_stages
+from api_client.contract.recommend import ModelShape
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import resolve_request
 
@@ -25,7 +36,14 @@ def true_seconds(stage: StageName, size: int, types: tuple[str, ...]) -> float:
     return 1.0 if stage is StageName.PREPARE else 1 + size * 4e-9
 
 
-def ran(size: int, *types: str, host: str = "here", noise: float = 0.0, state: JobState = JobState.SUCCEEDED) -> Job:
+def ran(
+    size: int,
+    *types: str,
+    host: str = "here",
+    noise: float = 0.0,
+    state: JobState = JobState.SUCCEEDED,
+    peak: object = None,
+) -> Job:
     request, options = resolve_request(
         PackagingRequest(base_model="/b", checkpoint="/r/checkpoint-1", output_dir="/o", quant_types=types)
     )
@@ -48,7 +66,8 @@ def ran(size: int, *types: str, host: str = "here", noise: float = 0.0, state: J
             finished_at=START + timedelta(seconds=seconds),
             outcome=AttemptOutcome.SUCCEEDED,
         )
-        stages.append(Stage(name=name, attempts=(attempt,), artifacts=tuple(artifacts)))
+        facts = {} if peak is None else {PEAK_MEMORY_FACT: peak}
+        stages.append(Stage(name=name, attempts=(attempt,), artifacts=tuple(artifacts), facts=facts))
     return Job(id="j", state=state, request=request, options=options, plan=plan, stages=tuple(stages), created_at=START)
 
 
@@ -112,3 +131,31 @@ def without_its_file(job: Job) -> Job:
         return stage.model_copy(update={"artifacts": tuple(map(laid_out, stage.artifacts))})
 
     return job.model_copy(update={"stages": tuple(map(stage_of, job.stages))})
+
+
+def test_memory_is_what_jobs_of_about_this_size_had() -> None:
+    past = [ran(size, "Q4_K_M", peak=peak) for size, peak in ((10**9, 900), (15 * 10**8, 1000), (10**10, 5000))]
+    told = forecast(work(12 * 10**8, "Q4_K_M"), past, "here")
+    assert set(told.memory_bytes.values()) == {1000}, "a model of ten times the size says nothing of this one"
+    assert MemoryNeed.of(told, 77, 10**6) == MemoryNeed(1000, True, 10**6)
+    unlike = forecast(work(10**12, "Q4_K_M"), past, "here")
+    assert unlike.memory_bytes == {}
+    assert MemoryNeed.of(unlike, 77, 10**6) == MemoryNeed(77, False, 10**6)
+
+
+@pytest.mark.parametrize("peak", ["much", -1, True, 1.5])
+def test_a_record_of_memory_that_nobody_can_have_written_counts_for_nothing(peak: object) -> None:
+    assert forecast(work(10**9, "Q4_K_M"), [ran(10**9, "Q4_K_M", peak=peak)], "here").memory_bytes == {}
+
+
+def test_the_usual_memory_is_what_the_page_on_sizing_says() -> None:
+    llama_8b = ModelShape(
+        architecture="llama",
+        kv_heads=(8,) * 32,
+        key_length=128,
+        value_length=128,
+        embedding_length=4096,
+        vocabulary=128_256,
+        context_length=8192,
+    )
+    assert usual_memory_bytes(llama_8b) == pytest.approx(7e9, rel=0.1)

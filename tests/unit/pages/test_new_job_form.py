@@ -12,13 +12,14 @@ from starlette.datastructures import QueryParams
 from api_client.console.pages.form import PLAIN, NewJobForm
 from api_client.console.pages.form_request import build_request, field_of
 from api_client.console.pages.lookup import KEPT_S, Answers, PathAnswers, base_of
-from api_client.console.pages.prospect import foresee, judge, stages_of, times_of, type_groups
+from api_client.console.pages.prospect import foresee, judge, memory_of, stages_of, times_of, type_groups
+from api_client.contract.disk_need import DiskNeed
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
 from api_client.contract.recommend import ModelShape
 from api_client.contract.request import PackagingRequest
 from api_client.contract.templates import BUILTIN_TEMPLATES, SWITCHES
-from api_client.ledger.questions import RunAnswer, SizesAnswer, SpaceAnswer
+from api_client.ledger.questions import DiskRoom, RunAnswer, SizesAnswer, SpaceAnswer
 from api_client.runs.checkpoints import Checkpoint, CheckpointList
 from api_client.runs.kinds import CheckpointKind
 from api_client.words.language import Language
@@ -146,6 +147,14 @@ def test_files_and_room() -> None:
     assert times is not None
     assert (times.jobs, dict(times.seconds)) == (0, {})
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M", "Q8_0"), found).too_little
+    two = space.model_copy(update={"scratch": DiskRoom(path="/s", free_bytes=1999)})
+    apart = foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers(sizes=SIZES, space=two))
+    assert apart.disks == (DiskNeed("/o", 2000, 2500), DiskNeed("/s", 2000, 1999))
+    assert apart.too_little
+    memory = memory_of(times, found)
+    assert memory is not None
+    assert (memory.measured, memory.of_machine_bytes) == (False, SIZES.memory_bytes)
+    assert memory_of(None, found) is None
     assert foresee(NewJobForm(), "/b", switches, ("Q4_K_M",), PathAnswers()).total_bytes is None
     base_only = filled(keep_unquantized="").chosen_switches(BUILTIN_TEMPLATES["quantize_base"])
     alone = foresee(filled(keep_unquantized=""), "/models/My-7B", base_only, ("Q8_0",), found)

@@ -27,7 +27,7 @@ from api_client.cli.watching import watch_jobs
 from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.forecast import Workload
+from api_client.contract.forecast import MemoryNeed, Workload
 from api_client.contract.job import Job, JobState
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import find_template
@@ -129,17 +129,21 @@ def _foresee(output: Output, request: PackagingRequest) -> int:
     # the records of jobs before are in the stack's Valkey, which starts alone in a moment
     with running_stack(output, 0, objects=False) as stack, open_client(stack.info.redis_url) as client, waiting:
         foreseen = foresee(request, client.templates(), settings)
-        made = sum(foreseen.files.values())
-        model = foreseen.unquantized_bytes or foreseen.needed_bytes
-        work = Workload(foreseen.plan, model, made, foreseen.quant_types, unwritten=foreseen.unwritten)
+        made = sum(size for size in foreseen.files.values() if size is not None)
+        work = Workload(
+            foreseen.plan,
+            foreseen.unquantized_bytes,
+            made,
+            foreseen.quant_types,
+            unwritten=foreseen.unwritten,
+        )
         told = past_forecast(client, work, settings.host_name)
     outlook = Outlook(
         request=request,
         plan=foreseen.plan,
         files=foreseen.files,
-        needed_bytes=foreseen.needed_bytes,
-        free_bytes=foreseen.free_bytes,
-        place=str(foreseen.place),
+        disks=foreseen.disks,
+        memory=MemoryNeed.of(told, foreseen.usual_memory_bytes, foreseen.memory_bytes),
         forecast=told,
         notes=foreseen.notes,
     )

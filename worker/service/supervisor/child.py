@@ -24,13 +24,14 @@ from typing import Any
 
 from api_client.contract.byte_bounds import DETAIL_BYTES, FIELDS_BYTES, MESSAGE_BYTES, cut, cut_fields
 from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.job import PEAK_MEMORY_FACT
 from api_client.disk import is_full, no_space
 from config.roots import Roots
 from worker.service.supervisor.channel import Channel
 from worker.service.supervisor.forkserver import leave_forkserver
 from worker.service.supervisor.scratch_lock import LOCK_WAIT_S, acquire, still_used
 from worker.service.supervisor.stage_log import send_records
-from worker.service.supervisor.usage import Usage
+from worker.service.supervisor.usage import Usage, peak_memory_bytes
 from worker.stages.context import LeaseLost, StageContext, StageInput, StageResult
 from worker.stages.handover import checked_result
 from worker.stop import StopRequested
@@ -140,7 +141,7 @@ def _answer(start: StageStart, reporter: ChannelReporter) -> tuple[str, dict[str
         result = _stage_function(start)(StageContext.of(start.told, reporter))
         result = checked_result(start.told.stage, result)
         artifacts = [artifact.model_dump(mode="json") for artifact in result.artifacts]
-        facts = result.stored_facts()
+        facts = result.stored_facts() | {PEAK_MEMORY_FACT: peak_memory_bytes()}
         os.close(lock)
     except StopRequested:
         return "stopped", {}

@@ -1,7 +1,8 @@
-"""How many bytes this process has moved to and from storage, as the kernel counts them."""
+"""How many bytes this process has moved to and from storage, and how much memory it had, as the kernel counts them."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 _COUNTERS = Path("/proc/self/io")
@@ -18,6 +19,12 @@ def storage_bytes() -> tuple[int, int]:
         return int(fields["read_bytes"]), int(fields["write_bytes"])
     except (OSError, ValueError, KeyError):
         return 0, 0
+
+
+def peak_memory_bytes() -> int:
+    """Most resident memory of this process, or of one of its ended children; mapped files count as far as in memory."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(one).ru_maxrss for one in who) * 1024
 
 
 class Usage:
