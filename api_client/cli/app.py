@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from api_client.cli.commands import console, controls, follow, jobs, outputs, reference, submit
 from api_client.cli.extras import hidden_module
@@ -43,6 +44,7 @@ def build_app() -> typer.Typer:
     """The command line with all commands that are installed."""
     app = typer.Typer(
         name="trainpack",
+        cls=_InOrder,
         help=HELP,
         epilog=EXAMPLES,
         rich_markup_mode="rich",
@@ -61,8 +63,6 @@ def build_app() -> typer.Typer:
     present = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
     for name in WORKER_COMMANDS.keys() - present:
         _add_missing(app, name, "; ".join(problems))
-    order = [*_ORDER, *sorted(present)]
-    app.registered_commands.sort(key=lambda info: order.index(info.name or getattr(info.callback, "__name__", "")))
     return app
 
 
@@ -72,6 +72,15 @@ _ORDER = (
     *("checkpoints", "templates", "quant-types", "recommend"),
     *("up", "worker", "console", "limits", "fairness", "pause", "resume", "doctor", "clean"),
 )
+
+
+class _InOrder(TyperGroup):
+    """Lists commands by what they are for; what another package added comes last, by name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # the form that typer calls
+        """Names, as help and completion show them."""
+        known = [name for name in _ORDER if name in self.commands]
+        return [*known, *sorted(self.commands.keys() - {*known})]
 
 
 def _load(point: EntryPoint, app: typer.Typer) -> str | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api_client.cli.failures import INTERRUPTED
+from api_client.cli.failures import DONE, INTERRUPTED
 from api_client.cli.flags import FlagGroup
 
 _JSON = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead of text.")]
@@ -34,12 +34,48 @@ def add_command(
         name: Name, where it is not the function's.
         examples: Shown beneath the help.
     """
+    app.command(name or function.__name__, help=_help(function), rich_help_panel=panel, epilog=examples)(
+        _command(function)
+    )
+
+
+def add_group(
+    app: typer.Typer, function: Callable[..., int], *, panel: str, examples: str | None = None
+) -> typer.Typer:
+    """Add a command that has others beneath it, and itself runs where none of them is named.
+
+    Args:
+        app: The application.
+        function: As for :func:`add_command`.
+        panel: Heading under which the command is listed.
+        examples: Shown beneath the help.
+
+    Returns:
+        What the commands beneath it are added to.
+    """
+    group = typer.Typer()
+    app.add_typer(
+        group,
+        name=function.__name__,
+        callback=_command(function),
+        invoke_without_command=True,
+        help=_help(function),
+        rich_help_panel=panel,
+        epilog=examples,
+    )
+    return group
+
+
+def _command(function: Callable[..., int]) -> Callable[..., int]:
+    """The function as typer calls it, with a flag for each of its parameters."""
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     groups = {parameter.name: parameter.annotation for parameter in own if _is_group(parameter.annotation)}
     flags = {name: group.parameters() for name, group in groups.items()}
 
     def command(typer_context: typer.Context, **values: Any) -> int:
         del values["as_json"]  # already known to the output, which must exist before the line is parsed
+        if typer_context.invoked_subcommand is not None:
+            return DONE
         given = functools.partial(_given, typer_context)
         for parameter, group in groups.items():
             values[parameter] = group.of({flag.name: values.pop(flag.name) for flag in flags[parameter]}, given)
@@ -61,7 +97,7 @@ def add_command(
     command.__name__ = function.__name__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name or function.__name__, help=_help(function), rich_help_panel=panel, epilog=examples)(command)
+    return command
 
 
 def _given(context: typer.Context, name: str) -> bool:

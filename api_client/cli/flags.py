@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Self, get_type_hints
 
 import typer
 
-from api_client.contract.field_types import FieldKind, Flag, RequestField
+from api_client.contract.errors import ErrorCode, PackagingError
+from api_client.contract.field_types import FieldKind, Flag, RequestField, Twin
 from api_client.contract.field_values import value_at
 from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.contract.quant_types import QUANT_TYPES, QuantType
@@ -56,12 +57,13 @@ SET_PATH: Final = "options"
 """The row whose flag takes ``option=value``."""
 
 
-def parameter_name(flag: Flag) -> str:
+def parameter_name(flag: Flag | Twin) -> str:
     """The flag's name in Python."""
     return flag.name.lstrip("-").replace("-", "_")
 
 
 _PATHS: Final = {parameter_name(row.flag): row.path for row in FIELDS if row.flag}
+_TWINS: Final = {parameter_name(twin): (row, twin) for row in FIELDS if row.flag for twin in row.flag.twins}
 _FILES: Final = {parameter_name(row.file_flag): row.path for row in FIELDS if row.file_flag}
 
 
@@ -124,17 +126,29 @@ class RequestFlags(FlagGroup):
 
     Raises:
         TypeError: a name that no flag has.
+        PackagingError: ``request_invalid`` where a switch is turned on and off.
     """
 
     PREFIXES: tuple[str, ...] = ("",)
 
     def __init__(self, **given: Any) -> None:
-        unknown = given.keys() - _PATHS.keys() - _FILES.keys()
+        unknown = given.keys() - _PATHS.keys() - _FILES.keys() - _TWINS.keys()
         if unknown:
             raise TypeError(f"no such flag: {', '.join(sorted(unknown))}")
         there = {name: value for name, value in given.items() if value is not None}
         self.values: dict[str, Any] = {_PATHS[name]: value for name, value in there.items() if name in _PATHS}
+        for name in there.keys() & _TWINS.keys():
+            self._say(*_TWINS[name])
         self.files: dict[str, Path] = {_FILES[name]: value for name, value in there.items() if name in _FILES}
+
+    def _say(self, row: RequestField, twin: Twin) -> None:
+        """Take what a twin says; a switch is told of as its first flag would tell it."""
+        if self.values.setdefault(row.path, twin.turns) is not twin.turns:
+            raise PackagingError(
+                ErrorCode.REQUEST_INVALID,
+                f"{twin.name} and its contrary are both given",
+                fields={"field": row.path},
+            )
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
@@ -156,8 +170,16 @@ class MixtureFlags(RequestFlags):
 def flag_parameters(kind: type[RequestFlags] = RequestFlags) -> list[inspect.Parameter]:
     """The flags as parameters of a command."""
     rows = [row for row in FIELDS if row.path.startswith(kind.PREFIXES)]
-    flags = [_parameter(row, row.flag) for row in rows if row.flag]
+    flags = [flag for row in rows if row.flag for flag in (_parameter(row, row.flag), *_twins(row, row.flag))]
     return flags + [_file_parameter(row, row.file_flag) for row in rows if row.file_flag]
+
+
+def _twins(row: RequestField, flag: Flag) -> Iterator[inspect.Parameter]:
+    for twin in flag.twins:
+        option = typer.Option(twin.name, help=twin.about.en, rich_help_panel=row.group.value.en, metavar="")
+        yield inspect.Parameter(
+            parameter_name(twin), inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+        )
 
 
 def _file_parameter(row: RequestField, flag: Flag) -> inspect.Parameter:

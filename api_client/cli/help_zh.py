@@ -10,6 +10,7 @@ _REQUEST_ZH = {
     for text in (
         *(group.value for group in FieldGroup),
         *(flag.about or row.about for row in FIELDS for flag in (row.flag, row.file_flag) if flag),
+        *(twin.about for row in FIELDS if row.flag for twin in row.flag.twins),
     )
 }
 """What the table of request fields says of its flags."""
@@ -139,7 +140,12 @@ HELP_ZH = {
     "A fit needs the model's directory or a sensitivity file; its recipe is written beside the file.": (
         "fit 需要模型目录或先前作业的敏感度文件；其配方写在文件旁边。"
     ),
-    "Directory of the model, to compute and measure a fit with.": "模型目录，用于计算和测量 fit。",
+    "Directory of the model, to compute a matrix with, and to compute and measure a fit.": (
+        "模型目录，用于计算重要性矩阵，以及计算和测量 fit。"
+    ),
+    "A type that needs an importance matrix gets one computed with the model's directory, kept beside the files.": (
+        "需要重要性矩阵的类型可用模型目录计算矩阵；矩阵会保存在输出文件旁边。"
+    ),
     "Print the recipe of a fit, for llama-quantize's --tensor-type-file; no model is written.": (
         "输出 fit 的配方，供 llama-quantize 的 --tensor-type-file 使用；不写模型。"
     ),
@@ -300,7 +306,20 @@ HELP_ZH = {
     "Quant type, e.g. Q4_K_M; may be repeated or separated by commas.": (
         "量化类型，如 Q4_K_M；可重复给出或用逗号分隔。"
     ),
-    "Only print a table for tokens.toml with a new secret: read, submit or operate.": (
-        "只输出一个可写入 tokens.toml 的新令牌：read、submit 或 operate。"
+    "[bold]task.json[/bold]": "[bold]task.json[/bold]",
+    "[bold]tokens.toml[/bold]": "[bold]tokens.toml[/bold]",
+    "Tokens, by which the console knows who asks.": "令牌，控制台据此识别使用者。",
+    "Print a table for tokens.toml with a new secret; nothing is stored.": (
+        "输出一段含新密钥的表，可写入 tokens.toml；不保存任何内容。"
+    ),
+    "The secret is shown this once. A console reads its tokens when it starts.": (
+        "密钥只显示这一次。控制台在启动时读取令牌。"
+    ),
+    "What it may do: read, submit or operate; each may do what those before it may.": (
+        "权限：read、submit 或 operate，后者包含前者的权限。"
+    ),
+    "Who holds it, for the log; one is made up where not given.": "持有者名称，写入日志；不给则自动生成。",
+    "Text to compute the importance matrix from, with --model; the one that comes with trainpack.": (
+        "用于计算重要性矩阵的文本，需同时给出 --model；省略则用自带文本。"
     ),
 }

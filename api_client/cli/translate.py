@@ -14,7 +14,8 @@ from api_client.words.language import Language
 
 _TEXTS = ("help", "short_help", "epilog", "rich_help_panel")
 _TITLES = {"ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Commands", "OPTIONS_PANEL_TITLE": "Options"}
-_COMMAND = re.compile(r"([A-Z_]+=\S+ )?trainpack [^\[]*")
+_COMMAND = re.compile(r"([A-Z_]+=\S+ )?trainpack [^\[]*|\{.*\}|\[\\\[\w+\]\]|\w+ = .*")
+"""A command to type, or a line of a file to write."""
 
 
 fold_help_texts()
@@ -57,7 +58,7 @@ def _paragraph(text: str) -> str:
 
 
 def untranslated(command: Any) -> list[str]:
-    """Paragraphs of a command tree that the table does not have, command lines apart."""
+    """Paragraphs of a command tree that the table does not have, command lines and lines of files apart."""
     missing: list[str] = []
 
     def note(text: str) -> str:

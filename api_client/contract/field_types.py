@@ -49,6 +49,20 @@ class FieldGroup(Enum):
     QUEUE = Bilingual("Queueing", "排队")
 
 
+class Twin(NamedTuple):
+    """Another flag of a switch.
+
+    Attributes:
+        name: With its dashes.
+        about: Help.
+        turns: Whether it turns the default around as the first flag does, or says the default aloud.
+    """
+
+    name: str
+    about: Bilingual
+    turns: bool = True
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag of the command line.
@@ -58,12 +72,19 @@ class Flag:
         short: One-letter form.
         metavar: What stands for the value in the help.
         about: Help, where the field's own text does not fit the flag.
+        twins: Of a switch: further flags, by which people look for it.
     """
 
     name: str
     short: str = ""
     metavar: str = ""
     about: Bilingual | None = None
+    twins: tuple[Twin, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that may be typed."""
+        return tuple(name for name in (self.name, self.short, *(twin.name for twin in self.twins)) if name)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The one table of request fields: flag, control of the new job page, texts, error codes that point at each.
 
-Flags of ``submit`` and ``package``, the form of the new job page, descriptions in the JSON schema and a README's table
-come from here. Data only; ``field_values`` turns values into text and back. A plain option is a field of
+Flags of ``submit`` and ``package``, the form of the new job page, descriptions in the JSON schema and the table of the
+reference page come from here. Data only; ``field_values`` turns values into text and back. A plain option is a field of
 ``PackagingRequest`` and a row here.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from api_client.contract.errors import ErrorCode
-from api_client.contract.field_types import Bilingual, Control, FieldGroup, FieldKind, Flag, RequestField
+from api_client.contract.field_types import Bilingual, Control, FieldGroup, FieldKind, Flag, RequestField, Twin
 
 _C = ErrorCode
 _K, _F, _B = FieldKind, RequestField, Bilingual
@@ -578,7 +578,11 @@ FIELDS: Final = (
         _K.SWITCH,
         _HOW,
         _B("Keep the unquantized file beside the quantized ones.", "保留未量化的文件。"),
-        Flag("--no-keep-unquantized", about=_B("Drop the unquantized file.", "不保留未量化的文件。")),
+        Flag(
+            "--no-keep-unquantized",
+            about=_B("Drop the unquantized file.", "不保留未量化的文件。"),
+            twins=(Twin("--keep-unquantized", _B("Keep it; the default.", "保留（默认）。"), turns=False),),
+        ),
         Control("keep_unquantized", "more", _B("Keep the unquantized GGUF", "保留未量化的 GGUF")),
     ),
     _F(
@@ -599,7 +603,13 @@ FIELDS: Final = (
             "Also write a model card (README.md) and an Ollama Modelfile.",
             "同时写出模型卡（README.md）和 Ollama Modelfile。",
         ),
-        Flag("--companions"),
+        Flag(
+            "--companions",
+            twins=(
+                Twin("--model-card", _B("The same as --companions.", "同 --companions。")),
+                Twin("--ollama", _B("The same as --companions.", "同 --companions。")),
+            ),
+        ),
         Control(
             "companions", "more", _B("Also write a model card and a Modelfile", "同时写出模型卡和 Ollama Modelfile")
         ),

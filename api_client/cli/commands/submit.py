@@ -26,7 +26,13 @@ EXAMPLES = """[bold]Examples[/bold]
 
   trainpack submit --task task.json --checkpoint best --label run=42 --idempotency-key run-42
 
+  trainpack submit /runs/42 -q Q4_K_M --no-keep-unquantized --model-card --ollama
+
   trainpack submit -t custom --set merge_lora=off --set export_lora=on -b hf://owner/model -c /runs/42/latest -o /out
+
+[bold]task.json[/bold]
+
+  {"task_id": "42", "status": "completed", "base_model": "/models/base", "output_dir": "/runs/42"}
 """
 
 

@@ -100,6 +100,29 @@ def test_a_type_that_needs_an_imatrix_is_predicted_with_its_mixture(models: tupl
     assert [predict_file_sizes(model)[1][quant] for model in (gguf, base)] == [made, made]
 
 
+def test_a_matrix_is_computed_with_the_models_directory_and_kept(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, gguf = models
+    text = tmp_path / "own.txt"
+    text.write_text("The harbour of Quillhaven lies in the north of the island. " * 60)
+    own = ("--model", base, "--calibration", text, "--chunks", "2")
+    code, made = trainpack("quantize", gguf, "-q", "IQ2_M", *own, "-o", tmp_path / "out")
+    assert code == 0, made
+    kept = tmp_path / "out" / "base.imatrix.gguf"
+    with open_gguf(kept) as file:
+        assert file.metadata["imatrix.datasets"].value == ["own.txt"]
+        assert file.metadata["imatrix.chunk_count"].value == 2
+    code, again = trainpack("quantize", gguf, "-q", "IQ2_M", "--imatrix", kept, "-o", tmp_path / "again")
+    assert code == 0, again
+    assert again["files"][0]["sha256"] == made["files"][0]["sha256"]
+    code, there = trainpack("quantize", gguf, "-q", "IQ2_S", *own, "-o", tmp_path / "out")
+    assert (code, there["error"]["code"]) == (2, "output_exists")
+    assert str(kept) in there["error"]["remedy"]
+    for arguments, flag in ((own[2:], "--model"), (("--imatrix", kept, *own), "--imatrix")):
+        code, refused = trainpack("quantize", gguf, "-q", "IQ2_M", *arguments, "-o", tmp_path / "no")
+        assert (code, refused["error"]["code"]) == (2, "request_invalid")
+        assert flag in refused["error"]["remedy"]
+
+
 def test_inputs_that_are_no_model_are_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
     _, gguf = models
     (tmp_path / "text.gguf").write_text("not a model")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
+from api_client.cli.commands import console, submit
 from api_client.console.settings import Token
 from api_client.contract.quant_types import QuantType
+from api_client.contract.task import TrainingTask
 from api_client.contract.templates import BUILTIN_TEMPLATES
 from tests.unit.cli.conftest import Ran
 
@@ -103,7 +107,23 @@ def test_the_version_is_printed(cli: Callable[..., Ran]) -> None:
 
 
 def test_a_new_token_is_one_that_the_console_takes(cli: Callable[..., Ran]) -> None:
-    ran = cli("console", "--new-token", "submit")
-    [table] = tomllib.loads(ran.out)["tokens"]
+    [table] = tomllib.loads(cli("console", "token", "new", "--role", "submit", "--name", "ci@host").out)["tokens"]
+    token = Token.model_validate(table)
+    assert (token.role.value, token.name) == ("submit", "ci@host")
+    made = cli("console", "token", "new", "--role", "read", "--json").document
+    assert made["secret"] != table["secret"]
+    assert made["name"].startswith("read-")
+    refused = cli("console", "token", "new", "--role", "sumbit", "--json")
+    assert refused.error["fields"]["suggestion"] == "submit"
+    named = cli("console", "token", "new", "--role", "read", "--name", "two words", "--json")
+    assert (named.code, named.error["fields"]["field"]) == (2, "name")
+    assert "new" in cli("console", "token", "--help").out
+
+
+def test_files_that_the_help_shows_are_taken() -> None:
+    lines = Text.from_markup(submit.EXAMPLES).plain.splitlines()
+    [task] = [line for line in lines if line.strip().startswith("{")]
+    TrainingTask.model_validate(json.loads(task)).require_packageable()
+    toml = Text.from_markup(console.CONSOLE_EXAMPLES).plain.partition("tokens.toml\n\n")[2]
+    [table] = tomllib.loads(toml)["tokens"]
     assert Token.model_validate(table).role.value == "submit"
-    assert cli("console", "--new-token", "sumbit", "--json").error["fields"]["suggestion"] == "submit"

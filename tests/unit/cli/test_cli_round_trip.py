@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import typer.main
 from hypothesis import HealthCheck, given, settings
 
 from api_client.cli.app import build_app
 from api_client.cli.flags import SET_PATH, RequestFlags, flag_parameters
 from api_client.cli.requests import build_request, default_at
+from api_client.contract.errors import PackagingError
 from api_client.contract.field_types import FieldKind
 from api_client.contract.field_values import pair_text, value_at
 from api_client.contract.request import ImatrixOptions, PackagingRequest
@@ -48,7 +50,8 @@ def command_line(request: PackagingRequest, task_file: Path) -> Iterator[str]:
 def parse(*line: str) -> PackagingRequest:
     context = SUBMIT.make_context("submit", list(line))
     names = [parameter.name for parameter in flag_parameters()]
-    return build_request(RequestFlags(**{name: context.params[name] for name in names}))
+    given = {name: context.params[name] for name in names}
+    return build_request(RequestFlags.of(given, lambda name: context.get_parameter_source(name).name != "DEFAULT"))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,6 +68,16 @@ def test_no_flag_says_nothing() -> None:
     """What is the default is not stored, so that an older worker can run what a newer client sends."""
     assert parse().model_fields_set == set()
     assert parse("--template", "merge_quantize", "--gguf-dtype", "auto").model_fields_set == set()
+
+
+def test_twins_of_a_switch_mean_it_and_contraries_are_refused() -> None:
+    assert parse("--keep-unquantized").model_fields_set == set()
+    assert parse("--no-keep-unquantized").keep_unquantized is False
+    for line in (["--companions"], ["--model-card"], ["--ollama"], ["--ollama", "--model-card", "--companions"]):
+        assert parse(*line) == PackagingRequest(companions=True)
+    with pytest.raises(PackagingError) as caught:
+        parse("--no-keep-unquantized", "--keep-unquantized")
+    assert caught.value.fields["field"] == "keep_unquantized"
 
 
 def test_every_field_has_a_flag() -> None:

@@ -42,7 +42,7 @@ def test_choices_are_those_of_the_request() -> None:
 
 
 def test_names_stand_once() -> None:
-    flags = [name for row in FIELDS if row.flag for name in (row.flag.name, row.flag.short) if name]
+    flags = [name for row in FIELDS if row.flag for name in row.flag.names]
     controls = [row.control.name for row in FIELDS if row.control and row.control.name != "switches"]
     codes = [code for row in FIELDS for code in row.codes]
     for names in (flags, controls, codes):

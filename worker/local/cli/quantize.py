@@ -40,6 +40,8 @@ QUANTIZE_EXAMPLES = """[bold]Examples[/bold]
 
   trainpack quantize merged_model.gguf -q IQ2_M --imatrix imatrix.gguf --output /out
 
+  trainpack quantize merged_model.gguf -q IQ2_M --model merged_model-hf --calibration text.txt --output /out
+
   trainpack quantize merged_model.gguf -q fit:5.5GiB --sensitivity merged_model.sensitivity.gguf --output /out
 """
 
@@ -56,7 +58,11 @@ class FitFlags(FlagGroup):
     ] = None
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Directory of the model, to compute and measure a fit with.", metavar="DIR"),
+        typer.Option(
+            "--model",
+            help="Directory of the model, to compute a matrix with, and to compute and measure a fit.",
+            metavar="DIR",
+        ),
     ] = None
 
     def matrix(self) -> ImatrixData | None:
@@ -68,6 +74,29 @@ class FitFlags(FlagGroup):
         from worker.models.imatrix.merge import load_merged
 
         return load_merged([path.expanduser().absolute() for path in self.imatrix]) if self.imatrix else None
+
+
+@dataclass(frozen=True)
+class CalibrationFlags(FlagGroup):
+    """What a matrix is computed from."""
+
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="Text to compute the importance matrix from, with --model; the one that comes with trainpack.",
+            metavar="FILE",
+        ),
+    ] = None
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            "--chunks",
+            help="How many chunks of the calibration text to use; all if left out.",
+            min=1,
+            metavar="N",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -104,17 +133,21 @@ def quantize(
     ],
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
     fitting: FitFlags,
+    calibrating: CalibrationFlags,
     writing: WritingFlags,
 ) -> int:
     """Quantize a GGUF file on this machine, to all types in one pass.
 
     Byte for byte what llama-quantize makes. Ctrl-C keeps what is done; the same command goes on from there.
 
+    A type that needs an importance matrix gets one computed with the model's directory, kept beside the files.
+
     A fit needs the model's directory or a sensitivity file; its recipe is written beside the file.
     """
     with needs_extra("worker"):
         from config.settings import load_settings
         from worker.local.fits import decide_kept, write_recipes
+        from worker.local.matrix import MatrixSource, computed_matrix
         from worker.models.kernels import use_cache
         from worker.models.mixture.recipe import Recipe, Recipes
         from worker.models.quantize.local import LocalOptions, parse_quant_types, quantize_local
@@ -124,9 +157,16 @@ def quantize(
     names = [name for given in quant_type for name in given.split(",") if name.strip()]
     matrix = fitting.matrix()
     request = build_request(flags)
-    fits = fits_of(tuple(parse_quant_types(names)))
+    kinds = parse_quant_types(names)
+    fits = fits_of(tuple(kinds))
+    computing = MatrixSource(fitting.model, calibrating.calibration, calibrating.chunks)
+    computing.check(given=matrix is not None)
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
         setting = WorkSetting(threads=writing.threads, report=report, should_stop=should_stop)
+        if matrix is None and computing.is_wanted(kinds):
+            matrix = computed_matrix(
+                computing, source.absolute(), output_dir.expanduser().absolute(), writing.overwrite, setting
+            )
         decided = (
             decide_kept(source, fits, request, model=fitting.model, imatrix=matrix, setting=setting) if fits else None
         )
