@@ -16,7 +16,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function, str_schema, to_string_ser_schema
+from pydantic_core.core_schema import (
+    CoreSchema,
+    no_info_after_validator_function,
+    plain_serializer_function_ser_schema,
+    str_schema,
+)
 
 from api_client.contract.byte_sizes import memory_bytes, size_in_its_one_form
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -98,10 +103,10 @@ class FitType(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A string in JSON."""
-        return no_info_after_validator_function(
-            cls, str_schema(pattern=f"^{PREFIX}"), serialization=to_string_ser_schema()
-        )
+        """A string in JSON, of one form in both directions: generators of clients take two schemas for a mistake."""
+        text = str_schema(pattern=f"^{PREFIX}")
+        written = plain_serializer_function_ser_schema(str, return_schema=text, when_used="json-unless-none")
+        return no_info_after_validator_function(cls, text, serialization=written)
 
 
 def _canonical(text: str) -> str:
