@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRAS ?= worker,embedded,console,flower,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs worker up bench reference lock licences sbom audit clean
+.PHONY: help install demo test lint format docs pictures consumers worker up bench reference lock licences sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -77,8 +77,15 @@ worker: install ## Run a worker against TRAINPACK_REDIS_URL
 up: install ## Run the embedded stack: Valkey, SeaweedFS and a worker
 	$(BIN)/trainpack up
 
-docs: install ## Write the READMEs' tables anew from the code
-	$(BIN)/python -m tests.readme_tables
+docs: install ## Write the tables of READMEs and reference pages anew from the code
+	$(BIN)/python -m tests.reference_tables
+
+pictures: export TRAINPACK_HOME := $(or $(TRAINPACK_HOME),$(CURDIR)/.cache)
+pictures: install ## Make the READMEs' pictures anew from the job of make demo (needs Chromium)
+	$(BIN)/python scripts/pictures.py
+
+consumers: install ## Pyright on a producer's code, clients in two languages from the OpenAPI document, both tried (fetches the tools)
+	$(BIN)/python scripts/consumers.py
 
 bench: install ## Speed and memory against the usual scripts, in one run
 	$(BIN)/python -m tests.bench

@@ -80,15 +80,23 @@ class Settings(BaseSettings):
     """Buckets that jobs may read and write (``:``-separated). Unset: every bucket that the credentials open."""
 
     s3_endpoint_url: str | None = None
+    """Address of the S3-compatible storage. Unset: the public one of the region."""
     s3_region: str = "us-east-1"
+    """Its region; most servers other than the public ones take any."""
     s3_access_key: SecretStr | None = None
+    """Name of the credentials. Unset: as the environment of boto3 says."""
     s3_secret_key: SecretStr | None = None
+    """Their secret."""
     s3_bucket: str | None = None
+    """Bucket that outputs are uploaded to. Unset: nothing is, unless a job's output directory is ``s3://``."""
     s3_prefix: str = ""
+    """What the keys of all outputs begin with, before the job's id."""
     s3_part_size_bytes: int = Field(default=16 * 2**20, ge=5 * 2**20)
     """Part size of multipart uploads. Low: many requests; high: more is sent again after a failure."""
     s3_concurrency: int = Field(default=4, ge=1, le=64)
+    """Parts that are uploaded at once. Low: slow over long distances; high: as many parts are in memory."""
     s3_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest wait for one answer of the storage, before the request is sent again."""
 
     threads: int = Field(default=0, ge=0)
     """Threads for quantizing and converting. 0: all cores that the process may use."""
@@ -130,6 +138,7 @@ class Settings(BaseSettings):
     retry_base_s: float = Field(default=2.0, gt=0)
     """First delay before a retry; doubles each time, with jitter."""
     retry_max_s: float = Field(default=300.0, gt=0)
+    """Longest delay before a retry."""
     max_crashes: int = Field(default=3, ge=1)
     """Deaths of a stage's process, or rescues, before the stage fails with ``stage_crashed``."""
     outage_s: float = Field(default=300.0, ge=0)
@@ -164,7 +173,9 @@ class Settings(BaseSettings):
     callback_timeout_s: float = Field(default=10.0, gt=0, le=30)
     """Longest time of one try, from connecting to the end of the answer."""
     log_format: str = Field(default="console", pattern="^(console|json)$")
+    """``console`` for people, ``json`` for programs: one object a line."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    """Least serious of the entries that are written."""
 
     @field_validator("home", "scratch_dir", "templates_file", "llama_cpp_dir", "kernel_cache_dir")
     @classmethod

@@ -53,7 +53,7 @@ def pages() -> list[Path]:
     """The documentation."""
     return [
         *sorted(ROOT.glob("README*.md")),
-        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs").glob("**/*.md")),
         *sorted(ROOT.glob("deploy/**/*.md")),
     ]
 

@@ -1,8 +1,8 @@
 """Names of the files a job makes: one row for each output. Pure; the one place that knows the naming rules.
 
 Prepare checks that the names are free, stages write under them, the console shows them before a job exists, and the
-READMEs' table is made of the rows. Names come from what the request says, so that they can be told without opening
-anything; only where a base model has moved is it the place where it was found that gives the name.
+reference pages' table is made of the rows. Names come from what the request says, so that they can be told without
+opening anything; only where a base model has moved is it the place where it was found that gives the name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OutputSpec:
         recipe: Its name; ``{model}``, ``{adapter}`` and ``{quant}`` are filled in. One that ends in ``/`` is a
             directory, whose files the row does not name.
         made: Whether a job makes it and publishes it.
-        when_en: When that is, for the READMEs.
+        when_en: When that is, for the reference pages.
         when_zh: The same in Chinese.
     """
 

@@ -41,6 +41,7 @@ NOT_RUN = {
     "kustomize": "no cluster here; the deployment tests check the manifests",
     "systemctl": "needs systemd as the first process",
     "sudo": "changes the machine",
+    "pip": "changes the environment; tests/unit/docs/test_supply_chain.py checks the pins and the extras",
     "cp": "prepares one of the above",
     "cd": "prepares one of the above",
     "openssl": "makes secrets for one of the above",

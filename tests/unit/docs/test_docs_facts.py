@@ -64,6 +64,18 @@ def test_links_and_files_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as they are made where the pages are read."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sections_that_are_linked_exist(page: Path) -> None:
+    for target, section in re.findall(r"\]\(([^)#:]*\.md)?#([^)]+)\)", text_of(page)):
+        assert section in anchors(page.parent / target if target else page), f"{target}#{section}"
+
+
 def test_the_architecture_page_names_the_main_path() -> None:
     """Each module in the table exists, and the states drawn are the states there are."""
     from api_client import JobState

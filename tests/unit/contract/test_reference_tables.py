@@ -1,10 +1,10 @@
-"""The READMEs' tables of quant types and error codes say what the code says."""
+"""The tables of READMEs and reference pages say what the code says."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.readme_tables import ROOT, TABLES, updated
+from tests.reference_tables import ROOT, TABLES, updated
 
 
 @pytest.mark.parametrize("file", TABLES)
