@@ -117,7 +117,7 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
         ),
     )
     assert result.prepared is not None, "prepare hands its inputs over"
-    metadata, _ = predict_file_sizes(result.prepared.base_dir)
+    metadata, _ = predict_file_sizes(result.prepared.base_dir, settings.allowed_roots)
     apart = not on_one_disk(place, target)
     model_bytes, written = int(result.facts.get(MODEL_BYTES_FACT, 0)), writes_unquantized(resolved, options)
     is_kept = any(output.spec is UNQUANTIZED for output in named)
