@@ -77,8 +77,8 @@ class FitFlags(FlagGroup):
 
 
 @dataclass(frozen=True)
-class CalibrationFlags(FlagGroup):
-    """What a matrix is computed from."""
+class ComputingFlags(FitFlags):
+    """The same, and what a matrix is computed from where none is given."""
 
     calibration: Annotated[
         Path | None,
@@ -132,8 +132,7 @@ def quantize(
         ),
     ],
     output_dir: Annotated[Path, typer.Option("--output", "-o", help="Output directory.", metavar="DIR")],
-    fitting: FitFlags,
-    calibrating: CalibrationFlags,
+    fitting: ComputingFlags,
     writing: WritingFlags,
 ) -> int:
     """Quantize a GGUF file on this machine, to all types in one pass.
@@ -159,7 +158,7 @@ def quantize(
     request = build_request(flags)
     kinds = parse_quant_types(names)
     fits = fits_of(tuple(kinds))
-    computing = MatrixSource(fitting.model, calibrating.calibration, calibrating.chunks)
+    computing = MatrixSource(fitting.model, fitting.calibration, fitting.chunks)
     computing.check(given=matrix is not None)
     with stop_on_signals() as should_stop, _bar(output) as report, contextlib.suppress(StopRequested):
         setting = WorkSetting(threads=writing.threads, report=report, should_stop=should_stop)

@@ -23,8 +23,8 @@ def storage_bytes() -> tuple[int, int]:
 
 def peak_memory_bytes() -> int:
     """Most resident memory of this process, or of one of its ended children; mapped files count as far as in memory."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(one).ru_maxrss for one in who) * 1024
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(process).ru_maxrss for process in processes) * 1024
 
 
 class Usage:
