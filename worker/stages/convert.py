@@ -26,7 +26,7 @@ from worker.models.convert.pipeline import (
 )
 from worker.stages.ahead import works_ahead, write_and_quantize
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
+from worker.stages.inputs import job_metadata, job_overlay, job_source, job_tokenizer
 from worker.stages.layout import keep_layout
 from worker.stages.projector import projector_dtype
 
@@ -34,12 +34,12 @@ from worker.stages.projector import projector_dtype
 def run(context: StageContext) -> StageResult:
     """Convert."""
     overlay, tokenizer = job_overlay(context), job_tokenizer(context)
-    setting, base_dir = context.setting(), context.prepared.base_dir
+    setting, source = context.setting(), job_source(context)
     own, files = Naming(job_metadata(context)), context.scratch
     projector = None
     if context.prepared.has_projector:
         projector = convert(
-            base_dir,
+            source,
             files / context.names.name(PROJECTOR),
             overlay=overlay,
             tokenizer=tokenizer,
@@ -49,7 +49,7 @@ def run(context: StageContext) -> StageResult:
         )
     artifacts = [_artifact(context, projector, ModelPart.PROJECTOR)] if projector is not None else []
     conversion = open_conversion(
-        base_dir,
+        source,
         overlay=overlay,
         tokenizer=tokenizer,
         gguf_dtype=context.request.gguf_dtype,
