@@ -46,6 +46,11 @@ def lazy_keywords(node: Any) -> Mapping[str, Any]:
     return keywords
 
 
+def converted_dtypes(lazy_class: Any) -> frozenset[str]:
+    """Names of the safetensors dtypes that the converter's lazy tensor reads; of another one it says nothing but it."""
+    return frozenset(lazy_class._dtype_str_map)
+
+
 def packed_value(writer: Any, entry: Any) -> bytes:
     """A metadata entry as upstream's ``GGUFWriter`` encodes it: the odd ones, whose rules only upstream has."""
     encoded: bytes = writer._pack_val(entry.value, entry.type, add_vtype=True, sub_type=entry.sub_type)

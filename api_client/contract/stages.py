@@ -163,7 +163,7 @@ class StageName(StrEnum):
     )
     VERIFY = (
         "verify",
-        StageSpec(EventKind.VERIFY, "Verify", "校验", lambda *_: True, reads=_GGUFS, may_make=_MODELS),
+        StageSpec(EventKind.VERIFY, "Verify", "校验", lambda *_: True, reads=_GGUFS | {_K.OVERLAY}, may_make=_MODELS),
     )
     EVALUATE = (
         "evaluate",

@@ -1,12 +1,14 @@
-"""Models that write no text: encoders, a reranker, and an encoder with a decoder."""
+"""Models that write no text: encoders, embedders of sentence-transformers, rerankers, an encoder with a decoder."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from tests.field.vocabularies import FAMILIES
 
@@ -22,7 +24,7 @@ _T5 = {"d_model": 64, "d_ff": 96, "num_layers": 2, "num_heads": 4, "d_kv": 16, "
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "xlm-roberta": ("xlm-roberta", "XLMRobertaModel", _XLMR),
     "reranker": ("xlm-roberta", "XLMRobertaForSequenceClassification", {**_XLMR, "num_labels": 1}),
-    "modernbert": ("gpt2", "ModernBertModel", _MODERN),
+    "modernbert": ("gpt2-ends", "ModernBertModel", _MODERN),
     "t5-encoder": ("t5", "T5EncoderModel", _T5),
     "t5": ("t5", "T5ForConditionalGeneration", _T5),
 }
@@ -41,3 +43,94 @@ def save_encoder(name: str, directory: Path, *, scale: float = 1.0) -> Path:
             parameter.mul_(scale)
     model.save_pretrained(directory)
     return directory
+
+
+_DECODER = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_GEMMA = {
+    "use_bidirectional_attention": True, "layer_types": ["sliding_attention", "full_attention"],
+    "query_pre_attn_scalar": 16,
+}  # fmt: skip
+_PROMPTS = {"query": "query: ", "document": "passage: "}
+_NAMED = {"id2label": {0: "RELEVANCE"}, "label2id": {"RELEVANCE": 0}}
+
+# name -> (tokenizer, class, settings, pooling, sizes of the dense layers after it)
+EMBEDDERS: dict[str, tuple[str, str, dict[str, Any], str, tuple[int, ...]]] = {
+    "bert": ("bert", "BertModel", {**_BERT, "pad_token_id": 0}, "mean_tokens", ()),
+    "xlm-roberta": ("xlm-roberta", "XLMRobertaModel", _XLMR, "cls_token", ()),
+    "masked-xlm-roberta": ("xlm-roberta", "XLMRobertaForMaskedLM", _XLMR, "mean_tokens", ()),
+    "modernbert": ("gpt2-ends", "ModernBertModel", _MODERN, "cls_token", ()),
+    "qwen3": ("llama", "Qwen3Model", _DECODER, "lasttoken", ()),
+    "embedding-gemma": (
+        "llama", "Gemma3TextModel", {**_DECODER, **_GEMMA}, "mean_tokens", (96, 64)
+    ),
+}  # fmt: skip
+RERANKERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("bert", "BertForSequenceClassification", {**_BERT, "pad_token_id": 0, **_NAMED}),
+    "xlm-roberta": ("xlm-roberta", "XLMRobertaForSequenceClassification", {**_XLMR, **_NAMED}),
+    "qwen3": ("gpt2", "Qwen3ForCausalLM", {**_DECODER, "tie_word_embeddings": True}),
+}
+
+
+def _saved(family: str, class_name: str, settings: dict[str, Any], directory: Path, scale: float) -> None:
+    directory.mkdir(parents=True)
+    tokens = FAMILIES[family](directory)
+    torch.manual_seed(4)
+    model_class = getattr(transformers, class_name)
+    model = model_class(model_class.config_class(vocab_size=tokens, **settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(scale)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(directory)
+
+
+def save_embedder(name: str, directory: Path, *, scale: float = 3.0) -> Path:
+    """A directory of sentence-transformers with pooling, dense layers, normalisation and prompts."""
+    family, class_name, settings, pooling, dense = EMBEDDERS[name]
+    _saved(family, class_name, settings, directory, scale)
+    if class_name == "Gemma3TextModel":  # whose tokenizer puts no space before a text
+        names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+        config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names}
+        (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    _put(directory / "1_Pooling", {"word_embedding_dimension": 64, f"pooling_mode_{pooling}": True})
+    sizes = (64, *dense)
+    for number, (before, after) in enumerate(zip(sizes, dense, strict=False), start=2):
+        steps.append((f"{number}_Dense", "Dense"))
+        linear = {"in_features": before, "out_features": after, "bias": False}
+        _put(directory / f"{number}_Dense", linear | {"activation_function": "torch.nn.modules.linear.Identity"})
+        save_file({"linear.weight": torch.randn(after, before)}, directory / f"{number}_Dense" / "model.safetensors")
+    steps.append((f"{len(steps)}_Normalize", "Normalize"))
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(steps)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    said = {"prompts": _PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(said))
+    return directory
+
+
+def save_reranker(name: str, directory: Path, *, scale: float = 3.0) -> Path:
+    """A model that scores a query and a document; Qwen3's does by the probability of an answer."""
+    family, class_name, settings = RERANKERS[name]
+    _saved(family, class_name, settings, directory, scale)
+    if name == "qwen3":
+        (directory / "README.md").write_text("# Qwen3-Reranker-0.6B\n")
+        description = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+        for number, text in enumerate(("yes", "no", "|"), start=49010):
+            description["added_tokens"].append(
+                {**description["added_tokens"][0], "id": number, "content": text, "special": False}
+            )
+        (directory / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
+    return directory
+
+
+def _put(directory: Path, config: dict[str, Any]) -> None:
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))

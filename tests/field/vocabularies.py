@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.tiny import TEXT, tiny_tokenizer
+from worker.models.convert.upstream import load_upstream
+from worker.models.hardening import replaced
 
 BPE_FILE = Path(__file__).parents[1] / "unit" / "convert" / "data" / "bpe_tokenizer.json"
 BPE_TOKENS, SPM_TOKENS = 49152, 400
@@ -26,6 +29,19 @@ def _special(index: int, text: str) -> dict[str, Any]:
     return {
         "id": index, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
         "special": True,
+    }  # fmt: skip
+
+
+def _between(ends: dict[str, int], middle: list[str]) -> dict[str, Any]:
+    """The step that puts tokens before and after a text, and others between two; ``ends`` has their ids."""
+    (begin, _), (end, _) = ends.items()
+    before, after = ({"SpecialToken": {"id": text, "type_id": 0}} for text in (begin, end))
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B")]
+    parting = [{"SpecialToken": {"id": text, "type_id": 0}} for text in middle]
+    return {
+        "type": "TemplateProcessing", "single": [before, texts[0], after],
+        "pair": [before, texts[0], after, *parting, texts[1], after],
+        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]} for text, number in ends.items()},
     }  # fmt: skip
 
 
@@ -57,6 +73,42 @@ def gpt2_bos(directory: Path) -> int:
     ends = {"sep_token": "<|im_end|>", "cls_token": "<|im_start|>", "add_bos_token": True}
     _write(directory, "tokenizer_config.json", config | ends)
     return tokens
+
+
+def gpt2_ends(directory: Path) -> int:
+    """The same, with the step that puts tokens around a text; upstream knows it in :func:`known_with_ends` alone."""
+    tokens = gpt2_bos(directory)
+    description = json.loads((directory / "tokenizer.json").read_text("utf-8"))
+    around = {"<|im_start|>": 1, "<|im_end|>": 2}
+    _write(directory, "tokenizer.json", description | {"post_processor": _between(around, [])})
+    return tokens
+
+
+@contextmanager
+def known_with_ends() -> Iterator[None]:
+    """Have upstream know the BPE tokenizer also where it puts tokens around the text that recognition goes by."""
+    text_model = load_upstream().conversion.TextModel
+    original = text_model.get_vocab_base_pre
+
+    def known(model: Any, tokenizer: Any) -> str:
+        try:
+            return str(original(model, tokenizer))
+        except NotImplementedError:
+            return str(original(model, _WithoutEnds(tokenizer)))
+
+    with replaced(text_model, "get_vocab_base_pre", known):
+        yield
+
+
+class _WithoutEnds:
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> Any:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
 
 def gemma4(directory: Path) -> int:
@@ -140,7 +192,9 @@ def xlm_roberta(directory: Path) -> int:
     vocabulary = [*own, *pieces, ["<mask>", 0.0]]
     special = [0, 1, 2, 3, len(vocabulary) - 1]
     model = directory / "sentencepiece.bpe.model"
-    _write(directory, "tokenizer.json", _unigram_description(model, vocabulary, 3, special))
+    description = _unigram_description(model, vocabulary, 3, special)
+    around = _between({"<s>": 0, "</s>": 2}, ["</s>"])
+    _write(directory, "tokenizer.json", description | {"post_processor": around})
     names = {
         "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>",
         "sep_token": "</s>", "mask_token": "<mask>",
@@ -185,6 +239,6 @@ def _charsmap(model: Path) -> bytes:
 
 
 FAMILIES: dict[str, Callable[[Path], int]] = {
-    "llama": llama, "gpt2": gpt2, "gpt2-bos": gpt2_bos, "gemma4": gemma4, "bert": bert, "t5": t5,
-    "xlm-roberta": xlm_roberta,
+    "llama": llama, "gpt2": gpt2, "gpt2-bos": gpt2_bos, "gpt2-ends": gpt2_ends, "gemma4": gemma4, "bert": bert,
+    "t5": t5, "xlm-roberta": xlm_roberta,
 }  # fmt: skip

@@ -45,6 +45,12 @@ def test_a_lazy_node_shows_what_it_is_computed_from() -> None:
     assert torch.equal(computed, torch.arange(6.0).reshape(2, 3))
 
 
+def test_the_converter_says_which_dtypes_it_reads() -> None:
+    dtypes = foreign.converted_dtypes(load_upstream(None).conversion.LazyTorchTensor)
+    assert {"F64", "F32", "BF16", "F8_E4M3", "F8_E5M2", "I8"} <= dtypes
+    assert not {"F8_E4M3FNUZ", "U32", "C64"} & dtypes
+
+
 def test_the_writer_encodes_one_entry(tmp_path: Path) -> None:
     writer = load_upstream(None).gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_uint32("a.number", 7)

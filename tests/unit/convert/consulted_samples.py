@@ -42,9 +42,10 @@ def save_pooling(directory: Path, mode: str = "mean_tokens", *dense: str) -> Non
     ]
     put(directory / "modules.json", modules)
     put(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, f"pooling_mode_{mode}": True})
-    for path in dense:
-        put(directory / path / "config.json", {"in_features": 32, "out_features": 16, "bias": False})
-        save_file({"linear.weight": torch.randn(16, 32)}, directory / path / "model.safetensors")
+    sizes = [32, *([48] * (len(dense) - 1)), 32] if len(dense) > 1 else [32, 16]
+    for path, before, after in zip(dense, sizes, sizes[1:], strict=False):
+        put(directory / path / "config.json", {"in_features": before, "out_features": after, "bias": False})
+        save_file({"linear.weight": torch.randn(after, before)}, directory / path / "model.safetensors")
 
 
 def save_wordpiece(directory: Path) -> int:
@@ -147,7 +148,7 @@ def xlm_roberta(directory: Path, *, with_sentencepiece: bool = True) -> None:
 
 
 def embedding_gemma(directory: Path) -> None:
-    """Two dense layers after the pooling, which upstream leaves out."""
+    """Two dense layers after the pooling, which upstream leaves out unless it is told."""
     torch.manual_seed(4)
     config = transformers.Gemma3TextConfig(**ARCHITECTURES["gemma3"][1], use_bidirectional_attention=True)
     transformers.Gemma3TextModel(config).save_pretrained(directory)

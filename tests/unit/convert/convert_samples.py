@@ -84,15 +84,10 @@ WITHOUT_MTP: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-# upstream's converter takes its experts as they are where they are MXFP4
-IN_MXFP4: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt-oss": ("GptOssConfig", {**_BPE, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
-}
-
 
 def save_model(name: str, directory: Path, *, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Path:
     """A model of random weights with its tokenizer. Norms and biases are spread, so that a mix-up shows."""
-    config_class, settings = (ARCHITECTURES | WITHOUT_MTP | IN_MXFP4)[name]
+    config_class, settings = (ARCHITECTURES | WITHOUT_MTP)[name]
     torch.manual_seed(5)
     config = getattr(transformers, config_class)(**{**settings, **changes})
     with warnings.catch_warnings():
@@ -198,7 +193,9 @@ def teach_pre_tokenizers(monkeypatch: Any) -> None:
     monkeypatch.setattr(text_model, "get_vocab_base_pre", taught)
 
 
-def upstream_convert(model_dir: Path, out: Path, dtype: str = "GUESSED", name: str | None = "M") -> Path:
+def upstream_convert(
+    model_dir: Path, out: Path, dtype: str = "GUESSED", name: str | None = "M", **options: Any
+) -> Path:
     """Upstream's converter as it is, on a directory with weights."""
     upstream = load_upstream()
     hparams = upstream.conversion.ModelBase.load_hparams(model_dir, False)
@@ -207,7 +204,9 @@ def upstream_convert(model_dir: Path, out: Path, dtype: str = "GUESSED", name: s
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         model_class = upstream.model_class(hparams["architectures"][0])
-        model_class(model_dir, upstream.gguf.LlamaFileType[dtype], out, model_name=name, **repaired).write()
+        for kept in ("module_paths", "dense_features_dims"):  # EmbeddingGemma's class keeps them from model to model
+            getattr(model_class, kept, []).clear()
+        model_class(model_dir, upstream.gguf.LlamaFileType[dtype], out, model_name=name, **repaired, **options).write()
     return out
 
 

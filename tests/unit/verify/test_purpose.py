@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from api_client.contract.job import StageName
 from api_client.contract.quality import QualityReport
 from api_client.contract.request import PackagingRequest
 from tests.field.encoders import MODELS, save_encoder
+from tests.field.vocabularies import known_with_ends
 from tests.harness import RecordingReporter, run_stages
 from worker.models.convert.pipeline import convert
 from worker.models.verify.ask import Question
@@ -20,9 +22,16 @@ from worker.models.verify.reason import last_lines, reason_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
 
+
+@pytest.fixture(autouse=True)
+def _known_pre_tokenizers() -> Iterator[None]:
+    with known_with_ends():
+        yield
+
+
 DOES = {
     "xlm-roberta": (Purpose.EMBED, "embeds texts as vectors of 64 numbers"),
-    "reranker": (Purpose.RANK, "ranks: "),
+    "reranker": (Purpose.RANK, "ranks, scores within "),
     "modernbert": (Purpose.EMBED, "embeds texts as vectors of 64 numbers"),
     "t5-encoder": (Purpose.EMBED, "embeds texts as vectors of 64 numbers"),
     "t5": (Purpose.LOAD, "is not run"),

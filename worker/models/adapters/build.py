@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.adapter import Adapter
 from worker.models.adapters.config import lora_settings, refuse_activated
 from worker.models.adapters.draft import Draft
+from worker.models.adapters.heads import plan_head
 from worker.models.adapters.locator import Locator
 from worker.models.adapters.lora import plan_lora
 from worker.models.adapters.misfits import refuse_doubled, refuse_unmatched
@@ -21,7 +23,13 @@ from worker.setting import Report, no_report
 
 
 def build_overlay(
-    adapter: Adapter, base: BaseModel, out_path: Path, *, precision: Precision, report: Report = no_report
+    adapter: Adapter,
+    base: BaseModel,
+    out_path: Path,
+    *,
+    precision: Precision,
+    report: Report = no_report,
+    classes: Collection[str] = (),
 ) -> OverlaySummary:
     """Write the overlay that turns ``base`` into the merged model.
 
@@ -31,6 +39,7 @@ def build_overlay(
         out_path: File to write; appears complete or not at all.
         precision: ``base`` to round as PEFT's merge does, ``f32`` to leave float32 sums (``gguf_dtype`` f32 or f16).
         report: Is told modules done and in all.
+        classes: Architectures that the converter takes; a head that the base lacks is added to make one of them.
 
     Raises:
         PackagingError: ``adapter_mismatch``, ``adapter_not_finite``, ``adapter_unsupported``, ``adapter_invalid``,
@@ -44,7 +53,7 @@ def build_overlay(
         )
     if adapter.peft_type == "LORA":
         refuse_activated(lora_settings(adapter.config, str(adapter.directory)), str(adapter.directory))
-    draft, one_adapter_for_both, tying = read_draft(adapter, base, report)
+    draft, one_adapter_for_both, tying = read_draft(adapter, base, report, classes)
     steps, changes, notes = settle_tying(draft.steps, base, tying, one_adapter_for_both)
     steps, vocabulary, cuts = settle_vocabulary(steps, base)
     return write_overlay(
@@ -52,19 +61,23 @@ def build_overlay(
         steps,
         base,
         precision=precision,
-        config_changes={**changes, **vocabulary},
+        config_changes={**changes, **vocabulary, **draft.config_changes},
         notes=[*draft.notes, *notes, *cuts],
     )
 
 
-def read_draft(adapter: Adapter, base: BaseModel, report: Report = no_report) -> tuple[Draft, bool, Tying | None]:
+def read_draft(
+    adapter: Adapter, base: BaseModel, report: Report = no_report, classes: Collection[str] = ()
+) -> tuple[Draft, bool, Tying | None]:
     """Every adapter tensor assigned; whether one adapter serves both embedding and head; how the base is tied.
 
     Raises:
         PackagingError: As :func:`build_overlay`.
     """
     tying = read_tying(base)
-    draft = Draft(adapter, base, Locator(base, tying.embedding if tying is not None and not tying.stored else None))
+    head_source = tying.embedding if tying is not None and not tying.stored else None
+    task_type = str(adapter.config.get("task_type") or "")
+    draft = Draft(adapter, base, Locator(base, head_source, task_type), classes=classes)
     one_adapter_for_both = False
     if adapter.peft_type == "LORA":
         settings = lora_settings(adapter.config, str(adapter.directory))
@@ -82,6 +95,7 @@ def read_draft(adapter: Adapter, base: BaseModel, report: Report = no_report) ->
             remedy="Merge it with PEFT first and package the result with `quantize_base`.",
             fields={"feature": adapter.peft_type},
         )
+    draft.config_changes.update(plan_head(draft))
     refuse_unmatched(draft)
     refuse_doubled(draft)
     return draft, one_adapter_for_both, tying

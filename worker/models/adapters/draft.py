@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.adapter import Adapter
@@ -34,6 +35,8 @@ class Draft:
         steps: In the order in which they apply to each target.
         unmatched: Adapter tensors without a place in the base.
         notes: Sentences for the user.
+        classes: Architectures that the converter takes, one of which a trained head may make of the merged model.
+        config_changes: What the merged model's config says otherwise, beside vocabulary and tying.
         beside: Target -> the tensor beside the adapter whose values it has.
         one_experts: Experts trained one by one, by tensor, rank, orientation and rows, until all are known.
     """
@@ -44,6 +47,8 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     unmatched: list[AdapterKey] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    classes: Collection[str] = ()
+    config_changes: dict[str, Any] = field(default_factory=dict)
     beside: dict[str, AdapterKey] = field(default_factory=dict)
     one_experts: dict[tuple[Place, int, bool, tuple[int, int] | None], list[OneExpert]] = field(default_factory=dict)
     _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -18,21 +18,23 @@ _ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 class Locator:
     """Finds the places of adapted parameters: by name where names agree, else by what transformers does on loading."""
 
-    def __init__(self, base: BaseModel, head_source: str | None) -> None:
+    def __init__(self, base: BaseModel, head_source: str | None, task_type: str = "") -> None:
         """Prepare.
 
         Args:
             base: The base model.
             head_source: The embedding that is the head as well where the base has no head tensor, else None.
+            task_type: PEFT's, as for :func:`~worker.models.adapters.module_tree.read_module_tree`.
         """
         self._base = base
         self._names = TensorNames(base.tensors)
         self._head_source = head_source
+        self._task_type = task_type
 
     @cached_property
     def tree(self) -> ModuleTree | None:
         """What transformers makes of the base; asked once, when names alone do not answer."""
-        return read_module_tree(self._base)
+        return read_module_tree(self._base, self._task_type)
 
     def places(self, name: str) -> Sequence[Place]:
         """The tensors that hold the parameter an adapter calls ``name``; empty where the base has none such."""

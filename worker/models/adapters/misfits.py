@@ -10,6 +10,7 @@ from pathlib import Path
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.adapters.draft import Draft
 from worker.models.adapters.keys import AdapterKey
+from worker.models.adapters.module_tree import CLASSIFIES
 
 # heads of other classes than a language model's, by the last component of their path
 _OTHER_HEADS = frozenset(
@@ -71,11 +72,16 @@ def _head(draft: Draft, keys: Sequence[AdapterKey]) -> _Cause | None:
         return None
     task = draft.adapter.config.get("task_type")
     architecture = (draft.base.config.get("architectures") or ["its class"])[0]
+    trained = draft.locator.tree.class_name if draft.locator.tree is not None else ""
+    kept_nowhere = draft.classes and trained not in draft.classes and task == CLASSIFIES
     return _Cause(
         f": the adapter carries a trained head, {heads[0].module!r}{f' (task_type {task})' if task else ''}, which "
-        f"{architecture} does not have",
-        "Load the base with the class that was trained (e.g. AutoModelForSequenceClassification), merge the adapter "
-        "with PEFT and package the result with `quantize_base`; or train a language model without a head of its own.",
+        f"{architecture} does not have" + (f"; {trained} is not among what is converted" if kept_nowhere else ""),
+        "No GGUF file has a place for such a head. Train a language model without a head of its own, or an encoder."
+        if kept_nowhere
+        else "Load the base with the class that was trained (e.g. AutoModelForSequenceClassification), merge the "
+        "adapter with PEFT and package the result with `quantize_base`; or train a language model without a head of "
+        "its own.",
     )
 
 

@@ -19,6 +19,8 @@ from worker.models.adapters.places import Place
 from worker.models.checkpoint.base_model import BaseModel
 from worker.models.hardening import locked_down
 
+CLASSIFIES, _EMBEDS = "SEQ_CLS", "FEATURE_EXTRACTION"
+"""PEFT's task types of classifiers, rerankers and reward models, and of encoders without a head."""
 _MAX_MODULES = 4096
 _COUNTED = ("layer", "depth", "expert")  # parts of config keys that count modules
 
@@ -59,11 +61,13 @@ class ModuleTree:
         parameters: Name -> parameter, in order of registration (PEFT nests its wrappers in this order).
         places: Parameter name -> the tensors it is made of; empty where the way is one that is not followed here.
         parameter_of: Base tensor -> name of the parameter that it becomes, or becomes part of.
+        class_name: transformers' class.
     """
 
     parameters: Mapping[str, Parameter]
     places: Mapping[str, Sequence[Place]]
     parameter_of: Mapping[str, str]
+    class_name: str
     _rename: Callable[[str], str] = field(repr=False)
 
     def rename(self, name: str) -> str:
@@ -76,11 +80,17 @@ class ModuleTree:
         return None if parameter is None else parameter.kind
 
 
-def read_module_tree(base: BaseModel) -> ModuleTree | None:
-    """Ask transformers about ``base``; None where it does not know the model type or cannot build the model."""
+def read_module_tree(base: BaseModel, task_type: str = "") -> ModuleTree | None:
+    """Ask transformers about ``base``; None where it does not know the model type or cannot build the model.
+
+    Args:
+        base: The base model.
+        task_type: PEFT's, which says to what class of model the adapter was attached: a classifier, or an encoder
+            without a head; any other is attached to the class that config.json names.
+    """
     try:
         with locked_down():
-            model = _build(base)
+            model = _build(base, task_type)
         return None if model is None else _describe(model, base)
     except Exception:
         # Whatever a strange config makes transformers raise, the answer is the same: it does not know this model. The
@@ -88,7 +98,7 @@ def read_module_tree(base: BaseModel) -> ModuleTree | None:
         return None
 
 
-def _build(base: BaseModel) -> Any:
+def _build(base: BaseModel, task_type: str) -> Any:
     import torch
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -99,8 +109,14 @@ def _build(base: BaseModel) -> Any:
     config = config_class.from_dict(finite_config(config_class, base.config))
     attend_eagerly(config)
     architectures = base.config.get("architectures") or [""]
+    by_task = {
+        CLASSIFIES: transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        _EMBEDS: transformers.MODEL_MAPPING,
+    }.get(task_type, {})
     model_class = getattr(transformers, str(architectures[0]), None)
-    if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
+    if type(config) in by_task:
+        model_class = by_task[type(config)]
+    elif not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
         model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         return model_class(config)
@@ -153,7 +169,7 @@ def _describe(model: Any, base: BaseModel) -> ModuleTree:
             places[renamed] = [Place(sources[-1][0], sources[-1][0])]
         else:
             places.update(_converted(renamed, sources, by_pattern[pattern], parameters, base))
-    return ModuleTree(parameters, places, parameter_of, lambda name: locate(name)[0])
+    return ModuleTree(parameters, places, parameter_of, type(model).__name__, lambda name: locate(name)[0])
 
 
 def _parameters(model: Any) -> dict[str, Parameter]:

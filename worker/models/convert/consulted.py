@@ -225,13 +225,6 @@ def weights_beside(places: Sequence[Path], allowed_roots: Roots) -> dict[str, Pa
     return weights
 
 
-def dense_modules(places: Sequence[Path], allowed_roots: Roots) -> list[str]:
-    """Directories of the dense layers that follow the pooling, by the nearest ``modules.json``."""
-    owner = _owner(MODULES, places)
-    modules = read_modules(owner, allowed_roots) if owner is not None else []
-    return [module["path"] for module in modules if module["type"].endswith("Dense")]
-
-
 def _stage_module(staged: Path, owner: Path, module: Mapping[str, Any], allowed_roots: Roots) -> None:
     directory = module["path"]
     if not directory:  # the transformer itself, whose files are the model's

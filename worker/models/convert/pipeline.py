@@ -26,13 +26,21 @@ from worker.models.adapters.names import config_keys
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.convert.card import Card, read_card
-from worker.models.convert.consulted import dense_modules, weights_beside
+from worker.models.convert.consulted import weights_beside
 from worker.models.convert.consumed import check_consumed
 from worker.models.convert.metadata import OWN_CARD, Naming
 from worker.models.convert.projector import check_complete
+from worker.models.convert.sentence_modules import SentenceModules, check_dense, read_sentence_modules
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
-from worker.models.convert.upstream import Upstream, check_architecture, load_upstream, upstream_version
+from worker.models.convert.upstream import (
+    Upstream,
+    check_architecture,
+    class_change,
+    load_upstream,
+    supported_architectures,
+    upstream_version,
+)
 from worker.models.convert.vocabulary import check_vocabulary, embedding_rows
 from worker.models.convert.weights import MergedWeights
 from worker.models.gguf.reader import GGUFFile
@@ -81,7 +89,7 @@ class ConvertResult:
 
 
 def convert(
-    model: Path | BaseModel,
+    model_dir: Path,
     out_path: Path,
     *,
     overlay: Overlay | None = None,
@@ -93,7 +101,7 @@ def convert(
     """Convert.
 
     Args:
-        model: The base model's directory; or the base model, opened.
+        model_dir: The base model.
         out_path: File to make; replaced if it exists. Its directory must exist.
         overlay: Updates to merge; its own precision decides where sums are rounded.
         tokenizer: From ``find_tokenizer``; the base model's own where not given.
@@ -111,7 +119,7 @@ def convert(
             ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
     conversion = open_conversion(
-        model, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
+        model_dir, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
     )
     written = write_conversion(conversion, out_path, setting)
     return describe_result(conversion.plan, written, conversion.upstream)
@@ -135,7 +143,7 @@ class Conversion:
 
 
 def open_conversion(
-    model: Path | BaseModel,
+    model_dir: Path,
     *,
     overlay: Overlay | None = None,
     tokenizer: TokenizerChoice | None = None,
@@ -144,7 +152,7 @@ def open_conversion(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> Conversion:
     """Open a model and plan its conversion. Reads no weights. Arguments and errors as :func:`convert`."""
-    base = _opened(model, overlay, setting)
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
     upstream, plan = plan_conversion(
         base, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
     )
@@ -169,7 +177,7 @@ def write_conversion(conversion: Conversion, out_path: Path, setting: WorkSettin
 
 
 def reopen_conversion(
-    model: Path | BaseModel,
+    model_dir: Path,
     header: bytes,
     *,
     overlay: Overlay | None = None,
@@ -180,7 +188,7 @@ def reopen_conversion(
     """Open a conversion of a text model again whose header is known, for its tensors: much quicker than planning it.
 
     Args:
-        model: As :func:`convert`.
+        model_dir: The base model.
         header: The header as it was planned.
         overlay: As :func:`convert`, as all that follows.
         tokenizer: The same.
@@ -192,7 +200,7 @@ def reopen_conversion(
     """
     from worker.models.convert.plan import StagedModel, plan_model
 
-    base = _opened(model, overlay, setting)
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
     upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay)
     with _scratch(setting) as scratch:
@@ -204,13 +212,13 @@ def reopen_conversion(
             metadata_override=None,
             header=header,
         )
-    planned = GGUFFile(str(base.directory), memoryview(header), _ANY_SIZE)
+    planned = GGUFFile(str(model_dir), memoryview(header), _ANY_SIZE)
     if [(t.name, t.type.name, t.shape) for t in planned.tensors] != [
         (t.name, t.type, normal_shape(t.shape)) for t in plan.tensors
     ]:
         raise PackagingError(
             ErrorCode.BASE_MODEL_INVALID,
-            f"{base.directory} is not the model any more whose conversion was planned",
+            f"{model_dir} is not the model any more whose conversion was planned",
             remedy="Replay from prepare, which looks at the model again.",
         )
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
@@ -218,7 +226,7 @@ def reopen_conversion(
 
 
 def conversion_identity(
-    model: Path | BaseModel,
+    model_dir: Path,
     header: bytes,
     *,
     overlay: Overlay | None = None,
@@ -226,16 +234,9 @@ def conversion_identity(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> str:
     """``Conversion.identity`` of what :func:`reopen_conversion` would open, without opening it."""
-    base = _opened(model, overlay, setting)
+    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
     return input_fingerprint(header, base, overlay, upstream_version(setting.llama_cpp_dir), beside)
-
-
-def _opened(model: Path | BaseModel, overlay: Overlay | None, setting: WorkSetting) -> BaseModel:
-    """The base model; alone, its weights are left as they are stored where upstream's converter reads them itself."""
-    if isinstance(model, BaseModel):
-        return model
-    return open_base_model(model, allowed_roots=setting.roots, as_stored=overlay is None)
 
 
 @contextmanager
@@ -264,14 +265,17 @@ def plan_conversion(
 
     metadata = naming.metadata
     is_projector = naming.part is ModelPart.PROJECTOR
-    if not is_projector:
-        check_architecture(base.config, setting.llama_cpp_dir)
     if tokenizer is None:
         tokenizer = find_tokenizer(None, base.directory, allowed_roots=setting.roots)
     changes = overlay.config_changes() if overlay is not None else {}
+    config = {**base.config, **{key: value for key, value in changes.items() if key == "architectures"}}
+    if not is_projector:
+        check_architecture(config, setting.llama_cpp_dir)
+        changes |= class_change(config, supported_architectures(setting.llama_cpp_dir))
     if vocabulary_rows is not None:
         changes |= dict.fromkeys(config_keys(base, "vocab_size"), vocabulary_rows)
     check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
+    modules = SentenceModules() if is_projector else read_sentence_modules(tokenizer.places, setting.roots)
     upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay, rows=vocabulary_rows)
     with _scratch(setting) as scratch:
@@ -295,16 +299,9 @@ def plan_conversion(
     has_projector = naming.projector_left_out is not None
     nowhere = set(plan.left_out).intersection(naming.projector_left_out or plan.left_out)
     notes = check_consumed(weights, nowhere, plan.architecture, beside_projector=has_projector)
-    notes += _dense_layers_left_out(plan, dense_modules(tokenizer.places, setting.roots))
-    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
-    return upstream, replace(plan, notes=notes, beside=beside)
-
-
-def _dense_layers_left_out(plan: ConversionPlan, directories: Sequence[str]) -> tuple[str, ...]:
-    """Upstream's default file of an embedding model ends with the pooling; who compares vectors wants to know."""
-    if not directories or any(tensor.name.startswith("dense") for tensor in plan.tensors):
-        return ()
-    return (f"dense layers after the pooling are not in the file: {', '.join(directories)}",)
+    check_dense(modules, [tensor.name for tensor in plan.tensors], plan.architecture)
+    beside = {*weights_beside(tokenizer.places, setting.roots).values(), *(layer.weights for layer in modules.dense)}
+    return upstream, replace(plan, notes=(*notes, *modules.notes()), beside=tuple(sorted(beside)))
 
 
 def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:

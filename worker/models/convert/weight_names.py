@@ -24,6 +24,18 @@ _NAMES: Mapping[str, tuple[re.Pattern[str], str]] = {
     "BertForSequenceClassification": (re.compile(r"(?:bert\.)?pooler\.dense\.(.+)"), r"classifier.dense.\1"),
     # the head for masked tokens, which upstream leaves out of every other encoder
     "ModernBertForMaskedLM": (re.compile(r"(?:head|decoder)\..+"), ""),
+    # the same of encoders, and of classifiers trained from a model for masked tokens
+    **dict.fromkeys(
+        (
+            "RobertaModel",
+            "XLMRobertaModel",
+            "EuroBertModel",
+            "RobertaForSequenceClassification",
+            "XLMRobertaForSequenceClassification",
+        ),
+        (re.compile(r"lm_head\..+"), ""),
+    ),
+    "ModernBertForSequenceClassification": (re.compile(r"decoder\..+"), ""),
     # transformers 5 saves the layers without experts under the name of those with
     **dict.fromkeys(
         ("KimiLinearForCausalLM", "KimiLinearModel"),

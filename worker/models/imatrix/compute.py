@@ -197,7 +197,7 @@ def _run(skeleton: Skeleton, tokens: torch.Tensor, layered: bool, setting: WorkS
         tap.forget(f"{door.name}.")
         skeleton.free(f"{door.name}.")
 
-    doors = _doors(skeleton) if layered else []
+    doors = layer_doors(skeleton) if layered else []
     tap.register(skeleton.load(skeleton.prefix, without=tuple(f"{door.name}." for door in doors)))
     batches = torch.split(tokens, BATCH_CHUNKS)
     passes = [partial(_forward, skeleton, batch) for batch in batches]
@@ -224,7 +224,7 @@ def _forward(skeleton: Skeleton, ids: torch.Tensor) -> None:
     skeleton.body(**named, use_cache=False)
 
 
-def _doors(skeleton: Skeleton) -> list[Door]:
+def layer_doors(skeleton: Skeleton) -> list[Door]:
     """The layers to load one at a time, by their names in the whole model; none where layers share weights."""
     doors = [Door(skeleton.prefix + door.name, door.module) for door in find_doors(skeleton.body)]
     inside = tuple(f"{door.name}." for door in doors)

@@ -92,7 +92,7 @@ class Skeleton:
             config_changes: Settings of config.json, dotted where nested, that the merged model has otherwise.
 
         Raises:
-            PackagingError: ``unsupported_architecture``.
+            PackagingError: ``unsupported_architecture``, ``base_model_quantized``.
         """
         self._changes = dict(config_changes or {})
         self.model = _build(directory, device, self._changes)
@@ -181,6 +181,35 @@ class Skeleton:
             )
         return parameters
 
+    def keep_rows(self, ids: torch.Tensor) -> str:
+        """Have the input embedding hold the rows of some token ids alone; for short texts through large vocabularies.
+
+        Args:
+            ids: int64, any shape; no other ids may run afterwards.
+
+        Returns:
+            Beginning of the names of its parameters, not to be loaded any more; empty where it is of another kind and
+            is to be loaded whole.
+        """
+        embedding = self.model.get_input_embeddings()
+        name = next((name for name, module in self.model.named_modules() if module is embedding), "")
+        sources = self._sources.get(f"{name}.weight", [])
+        if len(sources) != 1 or not isinstance(embedding, torch.nn.Embedding):
+            return ""
+        wanted = torch.unique(ids)
+        rows = self._tensors[sources[0]].load()[wanted]
+        self.put({f"{name}.weight": rows.to(device=self._device, dtype=self.model.dtype)})
+
+        def among_kept(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            places = torch.searchsorted(wanted.to(arguments[0].device), arguments[0])
+            return (places, *arguments[1:])
+
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.weight is embedding.weight:
+                module.padding_idx = None
+                module.register_forward_pre_hook(among_kept)
+        return f"{name}."
+
     def stores(self, prefix: str) -> bool:
         """Whether the checkpoint has weights under ``prefix``; a head that is the embedding has none of its own."""
         return any(target.startswith(prefix) for target in self._sources)
@@ -230,9 +259,13 @@ def _build(
             config = transformers.AutoConfig.from_pretrained(directory)
     except (OSError, ModelCodeRefusedError, *MODEL_ERRORS) as error:
         raise _cannot_build(directory, error) from error
-    for part in (config, config.get_text_config()):
-        vars(part).pop("quantization_config", None)  # weights come plain, whatever the files hold
-    names = config.architectures or [""]
+    if getattr(config, "quantization_config", None) is not None:
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_QUANTIZED,
+            f"{directory}: an importance matrix is computed from 16-bit or 32-bit weights, these are quantized",
+            remedy=WITHOUT_MATRIX,
+        )
+    names = changes.get("architectures") or config.architectures or [""]
     cls = getattr(transformers, names[0], None)
     if cls is None:
         raise PackagingError(

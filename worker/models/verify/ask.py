@@ -26,7 +26,7 @@ NO_LLAMA_CPP = 69
 
 _CUT_TIMEOUT_S = 60.0
 OTHER_TEXT = "The sun rises in the east, and 345 birds sing."
-"""Embedded or ranked beside the prompt; the two must not come out the same."""
+"""Embedded or ranked beside the prompt where there are no others; the two must not come out the same."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Question:
         projector: Path of the projector that belongs to the file.
         senses: What to show or play with the prompt, one message part of the chat endpoint each (``image_url``,
             ``input_audio``).
-        texts: Plain texts to cut with no token put before them and none read as control; ``text_ids`` of the answer.
+        texts: Plain texts to cut with no token put before them and none read as control; ``text_ids`` of the answer,
+            which are those of prompt and others where texts are embedded.
         chats: Bodies for the server's template endpoint; ``prompts`` of the answer has of each the ``text`` and its
             ``ids`` as the server cuts a prompt, or ``error``. Nothing is written where texts or chats are given.
-        others: More prompts, each asked by itself of the same loaded file; ``texts`` of the answer has them all.
+        others: More prompts, each asked by itself of the same loaded file; ``texts`` of the answer has them all. More
+            texts to embed, or the documents to rank for the prompt, where that is what the file is for.
         until_end: Stop where the model ends, and let an answer be empty; a proof of a file wants tokens.
     """
 
@@ -122,7 +124,8 @@ def ask(question: Question) -> dict[str, Any]:
     """
     server, key = open_server(question)
     if question.purpose in (Purpose.EMBED, Purpose.RANK):
-        return {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
+        answer = {"text": "", "tokens": 0, "vectors": _vectors(server, question)}
+        return answer | ({"text_ids": _text_ids(server, key, question)} if question.purpose == Purpose.EMBED else {})
     endpoint = _Endpoint(server.listening_address, key)
     if question.texts or question.chats:
         return {
@@ -176,12 +179,19 @@ class _Endpoint:
 def _vectors(server: Any, question: Question) -> list[list[float | None]]:
     """A vector of each text; of a ranking model, its one score. What is no number comes as None."""
     if question.purpose == Purpose.RANK:
-        reply = _decoded(server.handle_rerank({"query": question.prompt, "documents": [question.prompt, OTHER_TEXT]}))
+        documents = [*question.others] or [question.prompt, OTHER_TEXT]
+        reply = _decoded(server.handle_rerank({"query": question.prompt, "documents": documents}))
         return [
             [result["relevance_score"]] for result in sorted(reply["results"], key=lambda result: int(result["index"]))
         ]
-    reply = _decoded(server.handle_embeddings({"input": [question.prompt, OTHER_TEXT]}))
+    reply = _decoded(server.handle_embeddings({"input": [question.prompt, *(question.others or (OTHER_TEXT,))]}))
     return [item["embedding"] for item in sorted(reply["data"], key=lambda item: int(item["index"]))]
+
+
+def _text_ids(server: Any, key: str, question: Question) -> list[list[int]]:
+    """Ids of the texts that are embedded, as the server cuts them for it."""
+    endpoint = _Endpoint(server.listening_address, key)
+    return [endpoint.cut(text, special=True, begun=True) for text in (question.prompt, *question.others)]
 
 
 def _written(server: Any, question: Question, prompt: str) -> dict[str, Any]:

@@ -54,18 +54,18 @@ def prove(question: Question, chat: Rendered | None = None) -> str:
     question = replace(question, purpose=purpose, pooled=pooling_is_set(path), cut=text)
     if text and chat is not None and chat.question:
         question = replace(question, prompt=chat.question, may_end=True, max_tokens=max(question.max_tokens, _ANSWER))
+    if purpose in (Purpose.EMBED, Purpose.RANK):
+        vectors, _ = vectors_of(question)
+        if purpose is Purpose.RANK:
+            return f"ranks: {', '.join(f'{vector[0]:.4g}' for vector in vectors)}"
+        return f"embeds texts as vectors of {len(vectors[0])} numbers"
     answer = _answered(question)
     alike = chat is None or not text or check_tokens(path.name, chat, answer["ids"])
     if purpose is Purpose.WRITE:
         said = " ".join(answer["text"].split())
         did = f'answers "{QUESTION}"' if question.may_end else f'continues "{question.prompt}"'
         return f'{did} with "{said}"' + ("" if alike else SPACES_READ)
-    if purpose is Purpose.LOAD:
-        return "is not run: llama.cpp's server has no use for such a model"
-    _check_vectors(question, answer["vectors"])
-    if purpose is Purpose.RANK:
-        return f"ranks: {', '.join(f'{vector[0]:.4g}' for vector in answer['vectors'])}"
-    return f"embeds texts as vectors of {len(answer['vectors'][0])} numbers"
+    return "is not run: llama.cpp's server has no use for such a model"
 
 
 def generate(question: Question) -> str:
@@ -79,6 +79,23 @@ def generate(question: Question) -> str:
             package is installed and cannot be imported.
     """
     return str(_answered(question)["text"])
+
+
+def vectors_of(question: Question) -> tuple[list[list[float]], list[list[int]]]:
+    """Load a file and have it embed the prompt and the others, or rank the others for the prompt: one number each.
+
+    Returns:
+        The vectors, and of texts that were embedded their ids.
+
+    Raises:
+        PackagingError: as :func:`generate`; ``output_does_not_load`` also where vectors are not finite, or are the same
+            for all texts or throughout.
+    """
+    question = replace(question, pooled=pooling_is_set(Path(question.model)))
+    answer = _answered(question)
+    vectors: list[list[float]] = answer["vectors"]
+    _check_vectors(question, vectors)
+    return vectors, answer.get("text_ids", [])
 
 
 def read_prompts(question: Question) -> dict[str, Any]:

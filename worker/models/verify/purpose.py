@@ -15,9 +15,19 @@ _ENCODERS = frozenset(
 """GGUF architectures that give embeddings and no text."""
 _ONLY_LOAD = frozenset({"t5", "wavtokenizer-dec"})
 """An encoder with a decoder, which llama.cpp's server does not run, and a decoder of sound, which reads no text."""
-_POOLED = frozenset({1, 2, 3})  # llama.h, enum llama_pooling_type: mean, first token, last token
-_RANKED = 4
+_RANKED = 4  # llama.h, enum llama_pooling_type
 _HEAD = "cls.output.weight"
+
+
+class Pooling(StrEnum):
+    """How the vectors of a text's tokens become one."""
+
+    MEAN = "mean"
+    FIRST = "cls"
+    LAST = "lasttoken"
+
+
+_POOLINGS = {1: Pooling.MEAN, 2: Pooling.FIRST, 3: Pooling.LAST}
 
 
 class Purpose(StrEnum):
@@ -45,7 +55,14 @@ def purpose_of(path: Path) -> Purpose:
 def pooling_is_set(path: Path) -> bool:
     """Whether the file itself says how the vectors of its tokens become one."""
     with open_gguf(path) as file:
-        return _key(file, "pooling_type") in _POOLED | {_RANKED}
+        return _key(file, "pooling_type") in {*_POOLINGS, _RANKED}
+
+
+def pooling_of(path: Path) -> Pooling | None:
+    """How the file says that they do; None where it does not."""
+    with open_gguf(path) as file:
+        key = _key(file, "pooling_type")
+    return _POOLINGS.get(key) if isinstance(key, int) else None
 
 
 def _purpose(file: GGUFFile) -> Purpose:
@@ -56,7 +73,7 @@ def _purpose(file: GGUFFile) -> Purpose:
     if pooling == _RANKED or (architecture in _ENCODERS and any(tensor.name == _HEAD for tensor in file.tensors)):
         return Purpose.RANK
     # attention without a mask: encoders, and models that denoise a whole text, which llama.cpp's server does not do
-    if architecture in _ENCODERS or pooling in _POOLED or _key(file, "attention.causal") is False:
+    if architecture in _ENCODERS or pooling in _POOLINGS or _key(file, "attention.causal") is False:
         return Purpose.EMBED
     return Purpose.WRITE
 
