@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -23,7 +24,7 @@ from api_client.contract.forecast import (
     forecast,
     usual_memory_bytes,
 )
-from api_client.contract.job import JobState
+from api_client.contract.job import Job, JobState
 from api_client.contract.locations import is_remote
 from api_client.contract.outputs import QUANTIZED, UNQUANTIZED, InputNames, planned_outputs
 from api_client.contract.plan import plan_stages
@@ -138,6 +139,29 @@ def show_outlook(output: Output, outlook: Outlook) -> int:
 def past_forecast(client: PackagingClient, work: Workload, host: str | None) -> Forecast:
     """A forecast by the newest jobs that succeeded."""
     return forecast(work, client.list(JobState.SUCCEEDED, limit=MOST_JOBS), host)
+
+
+def announce_matrix(output: Output, client: PackagingClient, job: Job) -> None:
+    """Say of a job that computes an importance matrix how long that will take: it may be most of the time."""
+    if StageName.IMATRIX not in job.plan:
+        return
+    model_bytes = _weights_bytes(job.request.base_model)
+    told = past_forecast(client, Workload(job.plan, model_bytes, 0), None) if model_bytes else None
+    seconds = told.seconds.get(StageName.IMATRIX) if told else None
+    if seconds is None:
+        output.say(output.text("matrix_takes_unknown"))
+    else:
+        output.say(output.text("matrix_takes", time=format_duration(seconds)))
+
+
+def _weights_bytes(base_model: str | None) -> int:
+    """Size of a model's weights, where this machine sees them: about that of its unquantized file. Else 0."""
+    if base_model is None or is_remote(base_model):
+        return 0
+    try:
+        return sum(path.stat().st_size for path in Path(base_model).glob("*.safetensors"))
+    except OSError:
+        return 0
 
 
 def ask_outlook(client: PackagingClient, request: PackagingRequest) -> Outlook:

@@ -430,9 +430,9 @@ class ErrorCode(StrEnum):
     BASE_MODEL_QUANTIZED = ErrorRow(
         "base_model_quantized",
         _R,
-        "The base model's weights are already quantized (bitsandbytes, GPTQ, AWQ, ...).",
+        "The base model's weights are quantized in a way that is not read (GPTQ, AWQ, ...), or the scales do not fit.",
         "Use the original 16-bit base model; a QLoRA adapter merges into it.",
-        "基础模型权重已被量化（bitsandbytes、GPTQ、AWQ 等）。",
+        "基础模型权重的量化方式无法读取（GPTQ、AWQ 等），或其缩放因子不匹配。",
         "使用原始 16 位基础模型，QLoRA 适配器可以合并到其中。",
     )
     WEIGHTS_PICKLED = ErrorRow(

@@ -45,6 +45,7 @@ def _number(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(_number)]
 GgufDtype = Literal["auto", "f32", "f16", "bf16"]
+BasePrecision = Literal["stored", "nf4", "nf4_nested"]
 ProjectorChoice = Literal["auto", "off", "f16", "bf16", "f32", "q8_0"]
 EvaluationLevel = Literal["off", "quick", "full"]
 
@@ -173,6 +174,7 @@ class RequestValues(TypedDict, total=False):
     quant_types: str | Iterable[QuantType | FitType | str] | None
     fit: FitOptions | Mapping[str, Any]
     recipe: RecipeOptions | Mapping[str, Any]
+    base_precision: BasePrecision
     gguf_dtype: GgufDtype
     projector: ProjectorChoice
     imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
@@ -212,6 +214,7 @@ class PackagingRequest(BaseModel, frozen=True):
     quant_types: tuple[QuantTypeField, ...] | None = None
     fit: FitOptions = FitOptions()
     recipe: RecipeOptions = RecipeOptions()
+    base_precision: BasePrecision = "stored"
     gguf_dtype: GgufDtype = "auto"
     projector: ProjectorChoice = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()

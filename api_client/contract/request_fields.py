@@ -318,6 +318,23 @@ FIELDS: Final = (
         ),
     ),
     _F(
+        "base_precision",
+        _K.CHOICE,
+        _HOW,
+        _B(
+            "Weights that the adapter is merged into: stored (as the base holds them), nf4 or nf4_nested (rounded to 4 "
+            "bits as QLoRA training saw them).",
+            "适配器合并到的权重：stored（按基础模型原样）、nf4 或 nf4_nested（按 QLoRA 训练所见，先舍入为 4 位）。",
+        ),
+        Flag("--base-precision", metavar="PRECISION"),
+        Control("base_precision", "more", _B("Weights merged into", "合并所用的权重")),
+        choices={
+            "stored": _B("as the base holds them", "按基础模型原样"),
+            "nf4": _B("rounded to NF4", "舍入为 NF4"),
+            "nf4_nested": _B("rounded to NF4, nested scales (double quantization)", "舍入为 NF4，缩放因子二次量化"),
+        },
+    ),
+    _F(
         "gguf_dtype",
         _K.CHOICE,
         _HOW,

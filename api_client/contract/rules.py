@@ -172,6 +172,7 @@ def _needs_imatrix(quant_type: AnyQuantType) -> bool:
 def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
     """A field that would silently have no effect is a misunderstanding; say so."""
     for field, given, switch in (
+        ("base_precision", request.base_precision != "stored", "merge_lora"),
         ("projector", request.names_projector, "export_gguf"),
         ("imatrix", request.imatrix.mode in ("compute", "file"), "quantize"),
         ("recipe", request.recipe != RecipeOptions(), "quantize"),

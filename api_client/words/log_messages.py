@@ -42,6 +42,9 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "Base model {0} of the task does not exist; taking {1}, which {2} names": (
         "任务的基础模型 {0} 不存在，改用 {2} 指明的 {1}"
     ),
+    "Its {0} weights are read as plain {1}, as transformers makes them": (
+        "其 {0} 权重按 transformers 的方式还原为 {1} 读取"
+    ),
     "Checkpoint {0}: {1} adapter, {2} tensors": "检查点 {0}：{1} 适配器，{2} 个张量",
     "Checkpoint {0} of {1} is {2}": "{1} 的检查点 {0} 即 {2}",
     "{0} is newer than {1}, but cannot be packaged: {2}": "{0} 比 {1} 新，但无法打包：{2}",
@@ -55,6 +58,15 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "Only the text model is packaged: {0} ({1})": "仅打包文本模型：{0}（{1}）",
     # merge, convert, LoRA
     "The adapter changes {0} of {1} tensors": "适配器改变了 {1} 个张量中的 {0} 个",
+    (
+        "Trained on {0} weights, by {1}: the base merged into differs from them by {2} times what the adapter changes "
+        "({3} against {4} of the weights, measured on {5} of {6})"
+    ): "据 {1}，适配器在 {0} 权重上训练：合并所用的基础模型与其差异为适配器改变量的 {2} 倍（占权重 {3} 对 {4}，"
+    "测量了 {6} 个权重中的 {5} 个）",
+    (
+        "That is more than {0} times: what was learned may not outweigh the change of base; "
+        "compare with a merge into the weights that it was trained on (base_precision)"
+    ): "超过 {0} 倍：所学内容可能不足以抵消基础模型的差异，请与合并到训练所用权重（base_precision）的结果比较",
     "{0}: the merged model in {1} files": "{0}：合并后的模型，共 {1} 个文件",
     "{0}: {1} tensors, {2} parameters": "{0}：{1} 个张量，{2} 个参数",
     "{0} is not kept and not written: {1} tensors, {2} parameters, made as they are quantized": (

@@ -121,6 +121,15 @@ PHRASES: dict[str, tuple[str, str]] = {
         "本机尚无成功的作业，无法预计用时。",
     ),
     "foreseen_total": ("About {time} in all, by {jobs} jobs of this host", "合计约 {time}（依据本机 {jobs} 个作业）"),
+    "matrix_takes": (
+        "Computing the importance matrix will take about {time}; --imatrix FILE takes one that exists.",
+        "计算重要性矩阵约需 {time}；已有矩阵可用 --imatrix FILE 给出。",
+    ),
+    "matrix_takes_unknown": (
+        "Computing the importance matrix runs the model over a text, which may take most of the time; --imatrix FILE "
+        "takes one that exists.",
+        "计算重要性矩阵需要用文本运行模型，可能占去大部分时间；已有矩阵可用 --imatrix FILE 给出。",
+    ),
     "memory_taken": ("memory", "内存"),
     "memory_measured": (
         "Memory: {needed} at most, as jobs of such models had here; the machine has {machine}",

@@ -18,7 +18,8 @@ PROMPT = "The three primary colours are"
 
 def test_adapter_on_base_answers_as_the_merged_model(smollm2: Path, smollm2_adapter: Path, tmp_path: Path) -> None:
     def package(name: str, **fields: Any) -> Path:
-        request = PackagingRequest(base_model=smollm2, output_dir=tmp_path / name, gguf_dtype="f32", **fields)
+        fields |= {"gguf_dtype": "f32", "evaluation": "off"}
+        request = PackagingRequest(base_model=smollm2, output_dir=tmp_path / name, **fields)
         run_stages(request, tmp_path / f"scratch-{name}")
         return next((tmp_path / name).glob("*.gguf"))
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import SHORT_LEASE, Installation
+from tests.integration.harness import REAL_STAGES, SHORT_LEASE, Installation
 from tests.ports import free_port
+from worker.local.embedded.stack import Stack
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +44,35 @@ def _shared(valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
     installation.close()
 
 
-@pytest.fixture
-def running(_shared: Installation, tmp_path: Path) -> Iterator[Installation]:
-    """A service with a worker that many tests use, each with a directory of its own. Nobody may stop the worker."""
-    view = Installation(_shared.url, tmp_path, prefix=_shared.prefix, workers=_shared.workers)
+@pytest.fixture(scope="session")
+def _shared_real(valkey: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    installation = Installation(valkey, tmp_path_factory.mktemp("real"))
+    installation.start_worker(**REAL_STAGES)
+    yield installation
+    installation.close()
+
+
+def _view(shared: Installation, directory: Path) -> Iterator[Installation]:
+    view = Installation(shared.url, directory, prefix=shared.prefix, workers=shared.workers)
     yield view
     view.client.close()
     view.redis.close()
+
+
+@pytest.fixture
+def real(_shared_real: Installation, tmp_path: Path) -> Iterator[Installation]:
+    """As ``running``, with a worker that does the work itself: loading torch for it takes seconds."""
+    yield from _view(_shared_real, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The embedded stack with a worker, which many tests use. Nobody may stop any of it."""
+    with Stack(tmp_path_factory.mktemp("home"), workers=1) as running:
+        yield running
+
+
+@pytest.fixture
+def running(_shared: Installation, tmp_path: Path) -> Iterator[Installation]:
+    """A service with a worker that many tests use, each with a directory of its own. Nobody may stop the worker."""
+    yield from _view(_shared, tmp_path)

@@ -9,12 +9,11 @@ import pytest
 from api_client import ArtifactKind, ErrorCode, StageName
 from api_client.contract.quality import QualityReport
 from api_client.ledger.questions import Questions
-from tests.integration.harness import REAL_STAGES, Installation
+from tests.integration.harness import Installation
 from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from worker.storage.checksums import parse_checksums
 
 PROMPT = "What is a checkpoint?"
-REAL = REAL_STAGES | {"verify_load": False}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +31,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_report_is_published_and_a_bound_keeps_the_files_back(
-    service: Installation, model: dict[str, str], text: str
+    real: Installation, model: dict[str, str], text: str
 ) -> None:
-    service.start_worker(**REAL)
     wanted = {"quant_types": ["Q8_0", "Q4_0"], "gguf_dtype": "f32", **model}
     asking = {"text": text, "min_retention": 0.2, "questions": [PROMPT]}
-    kept = service.wait(service.submit("kept", evaluation=asking, **wanted), 180)
+    kept = real.wait(real.submit("kept", evaluation=asking, **wanted), 180)
     assert kept.error is None
     assert StageName.EVALUATE in kept.plan
     assert ArtifactKind.QUALITY in {artifact.kind for artifact in kept.outputs}
@@ -51,7 +49,7 @@ def test_the_report_is_published_and_a_bound_keeps_the_files_back(
     assert str(directory.parent) not in (directory / "quality.json").read_text()
 
     # what status, outputs and the console read of it, and what later recommendations are told
-    lines = {line.name: line for line in service.client.get(kept.id).quality}
+    lines = {line.name: line for line in real.client.get(kept.id).quality}
     overall = report.files[2].overall
     assert overall is not None
     assert lines["merged_model-Q4_0.gguf"].mean_kld == overall.mean_kld
@@ -60,14 +58,14 @@ def test_the_report_is_published_and_a_bound_keeps_the_files_back(
     assert kept.report.files == report.files
     (asked,) = kept.report.questions
     assert [answer.by for answer in asked.answers] == ["reference", *(file.name for file in report.files)]
-    measured = {one.quant_type.value: one for one in service.client.figures("llama")}
+    measured = {one.quant_type.value: one for one in real.client.figures("llama")}
     assert measured["Q4_0"].mean_kld.value == q4
-    _, found = Questions(service.client).recommend(str(directory / "merged_model.gguf"), "gpu-8g")
+    _, found = Questions(real.client).recommend(str(directory / "merged_model.gguf"), "gpu-8g")
     told = {choice.quant_type.value: choice.measured for choice in found.choices}
     assert told["Q4_0"] == measured["Q4_0"]
     assert told["Q5_K_M"] is None
 
-    below = service.wait(service.submit("below", evaluation={"text": text, "max_mean_kld": q4 / 2}, **wanted), 180)
+    below = real.wait(real.submit("below", evaluation={"text": text, "max_mean_kld": q4 / 2}, **wanted), 180)
     assert below.error is not None
     assert below.error["code"] == ErrorCode.QUALITY_BELOW_THRESHOLD
     assert "merged_model-Q4_0.gguf" in below.error["message"]
@@ -75,7 +73,7 @@ def test_the_report_is_published_and_a_bound_keeps_the_files_back(
     assert {line.name: line.mean_kld for line in below.quality} == {n: line.mean_kld for n, line in lines.items()}
 
     wrong = {"questions": {PROMPT: "what no random model says"}}
-    silent = service.wait(service.submit("silent", template="merge", evaluation=wrong, **model), 180)
+    silent = real.wait(real.submit("silent", template="merge", evaluation=wrong, **model), 180)
     assert silent.error is not None
     assert silent.error["code"] == ErrorCode.QUALITY_BELOW_THRESHOLD
     assert silent.error["fields"]["question"] == PROMPT

@@ -11,14 +11,12 @@ import pytest
 from api_client import ArtifactKind, ErrorCode, Job, StageName
 from api_client.contract.quant_types import QuantType
 from api_client.contract.recipe import RecipeOptions, recipe_lines
-from tests.integration.harness import REAL_STAGES, Installation
+from tests.integration.harness import Installation
 from tests.tiny import TEXT, tiny_base, tiny_checkpoint
 from worker.models.imatrix.load import load_imatrix
 from worker.models.mixture.recipe import Recipe, Recipes
 from worker.models.quantize.engine import quantize_file
 from worker.storage.checksums import parse_checksums, sha256_file
-
-REAL = REAL_STAGES | {"verify_load": False}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +45,11 @@ def fit_facts(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_fits_keep_their_bounds_beside_other_types_and_recipes_make_them_again(
-    service: Installation, wanted: dict[str, Any]
+    real: Installation, wanted: dict[str, Any]
 ) -> None:
-    service.start_worker(**REAL)
     types = ["Q4_K_M", "fit:like:Q4_K_M", "fit:kld:0.001", "fit:16bpw", "fit:target:cpu"]
     kept = {"tensor_types": ["attn_v=q8_0"]}
-    job = service.wait(service.submit("fits", quant_types=types, recipe=kept, **wanted), 300)
+    job = real.wait(real.submit("fits", quant_types=types, recipe=kept, **wanted), 300)
     directory = published(job)
     assert StageName.SENSITIVITY in job.plan
     labels = ["FIT-Q4_K_M", "FIT-kld0.001", "FIT-16.00bpw", "FIT-cpu"]
@@ -88,27 +85,25 @@ def test_fits_keep_their_bounds_beside_other_types_and_recipes_make_them_again(
     assert curve.fit[0].kld > curve.fit[-1].kld
     # there is room for all of the model in both: made once, linked, said
     assert files["FIT-16.00bpw"].samefile(files["FIT-cpu"])
-    said = [event.message for event in service.client.events(job.id) if "made once, linked" in event.message]
+    said = [event.message for event in real.client.events(job.id) if "made once, linked" in event.message]
     assert len(said) == 1
 
 
 def test_where_nothing_beats_the_stock_mixture_it_is_what_is_written(
-    service: Installation, wanted: dict[str, Any]
+    real: Installation, wanted: dict[str, Any]
 ) -> None:
-    service.start_worker(**REAL)
     fit = {"types": "q8_0"}
-    job = service.wait(service.submit("stock", quant_types=["fit:like:Q8_0", "Q8_0"], fit=fit, **wanted), 300)
+    job = real.wait(real.submit("stock", quant_types=["fit:like:Q8_0", "Q8_0"], fit=fit, **wanted), 300)
     directory = published(job)
     (facts,) = fit_facts(directory).values()
     assert facts["origin"] == "Q8_0"
     assert facts["measured"]["mean_kld"]["value"] >= 0
     assert (directory / "merged_model-FIT-Q8_0.gguf").samefile(directory / "merged_model-Q8_0.gguf")
-    said = [event.message for event in service.client.events(job.id)]
+    said = [event.message for event in real.client.events(job.id)]
     assert any("the stock mixture of Q8_0; none was better" in message for message in said)
 
 
-def test_what_cannot_be_is_refused_before_any_work(service: Installation, wanted: dict[str, Any]) -> None:
-    service.start_worker(**REAL)
+def test_what_cannot_be_is_refused_before_any_work(real: Installation, wanted: dict[str, Any]) -> None:
     unmatched = {"quant_types": ["fit:4.5bpw"], "recipe": {"tensor_types": ["ffn_gate_exps=q8_0"]}}
     cases: list[tuple[dict[str, Any], ErrorCode, str]] = [
         ({"quant_types": ["fit:100000"]}, ErrorCode.FIT_IMPOSSIBLE, "there are files from"),
@@ -117,7 +112,7 @@ def test_what_cannot_be_is_refused_before_any_work(service: Installation, wanted
         (unmatched, ErrorCode.RECIPE_INVALID, "matches no tensor"),
     ]
     for changes, code, said in cases:
-        job = service.wait(service.submit("refused", **wanted, **changes), 120)
+        job = real.wait(real.submit("refused", **wanted, **changes), 120)
         assert job.error is not None
         assert (job.error["code"], job.error.get("stage")) == (code, "prepare")
         assert said in job.error["message"]

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from api_client import ArtifactKind, Job
-from tests.integration.harness import REAL_STAGES, Installation
+from tests.integration.harness import Installation
 from tests.tiny import tiny_base, tiny_checkpoint
 from worker.storage.checksums import parse_checksums
 
-REAL = REAL_STAGES | {"verify_load": False}
 MATRIX = "merged_model.imatrix.gguf"
 
 
@@ -23,8 +22,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"base_model": str(base), "checkpoint": str(tiny_checkpoint(base, directory / "run"))}
 
 
-def published(service: Installation, job: Job, name: str) -> bytes:
-    ended = service.wait(job, 180)
+def published(real: Installation, job: Job, name: str) -> bytes:
+    ended = real.wait(job, 180)
     assert ended.error is None
     matrices = [artifact.name for artifact in ended.outputs if artifact.kind is ArtifactKind.IMATRIX]
     assert matrices == [name]
@@ -36,39 +35,36 @@ def published(service: Installation, job: Job, name: str) -> bytes:
 
 
 def test_the_published_matrix_is_the_merged_model_s_and_not_the_base_s(
-    service: Installation, model: dict[str, str]
+    real: Installation, model: dict[str, str]
 ) -> None:
-    service.start_worker(**REAL)
-    wanted = {"quant_types": ["IQ2_M"], "imatrix": {"chunks": 2}}
-    job = service.submit("merged", save_merged=True, **wanted, **model)
-    merged = published(service, job, MATRIX)
-    checkpoint = service.path("merged_model-hf", "merged")
+    wanted = {"quant_types": ["IQ2_M"], "imatrix": {"chunks": 2}, "evaluation": "off"}
+    job = real.submit("merged", save_merged=True, **wanted, **model)
+    merged = published(real, job, MATRIX)
+    checkpoint = real.path("merged_model-hf", "merged")
     alone = {"template": "quantize_base", "checkpoint": None, **wanted}
-    of_checkpoint = service.submit("checkpoint", base_model=str(checkpoint), **alone)
-    assert merged == published(service, of_checkpoint, "merged_model-hf.imatrix.gguf")
-    of_base = service.submit("base", base_model=model["base_model"], **alone)
-    assert merged != published(service, of_base, "base.imatrix.gguf")
-    assert (service.path("merged_model-IQ2_M.gguf", "merged")).is_file()
+    of_checkpoint = real.submit("checkpoint", base_model=str(checkpoint), **alone)
+    assert merged == published(real, of_checkpoint, "merged_model-hf.imatrix.gguf")
+    of_base = real.submit("base", base_model=model["base_model"], **alone)
+    assert merged != published(real, of_base, "base.imatrix.gguf")
+    assert (real.path("merged_model-IQ2_M.gguf", "merged")).is_file()
 
 
 def test_a_matrix_that_was_given_is_used_as_it_is_and_not_published(
-    service: Installation, model: dict[str, str], tmp_path: Path
+    real: Installation, model: dict[str, str], tmp_path: Path
 ) -> None:
-    service.start_worker(**REAL)
     base = {
         "template": "quantize_base",
         "checkpoint": None,
         "base_model": model["base_model"],
         "quant_types": ["IQ2_M"],
+        "evaluation": "off",
     }
-    computed = service.submit("computed", imatrix={"chunks": 1}, **base)
+    computed = real.submit("computed", imatrix={"chunks": 1}, **base)
     matrix = tmp_path / "elsewhere" / "base.imatrix.gguf"  # quantized files say its name
     matrix.parent.mkdir()
-    matrix.write_bytes(published(service, computed, "base.imatrix.gguf"))
-    job = service.wait(service.submit("given", imatrix=str(matrix), **base), 180)
+    matrix.write_bytes(published(real, computed, "base.imatrix.gguf"))
+    job = real.wait(real.submit("given", imatrix=str(matrix), **base), 180)
     assert job.error is None
     assert [artifact.name for artifact in job.outputs if artifact.kind is ArtifactKind.IMATRIX] == []
     assert matrix.is_file()
-    assert service.path("base-IQ2_M.gguf", "given").read_bytes() == (
-        service.path("base-IQ2_M.gguf", "computed").read_bytes()
-    )
+    assert real.path("base-IQ2_M.gguf", "given").read_bytes() == (real.path("base-IQ2_M.gguf", "computed").read_bytes())

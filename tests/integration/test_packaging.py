@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ from worker.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.integration
 WAIT_S = 180
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("home"), workers=1) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from api_client import Job
 from api_client.contract.artifacts import ModelPart
 from api_client.contract.job import JobState
-from tests.integration.harness import REAL_STAGES, Installation
+from tests.integration.harness import Installation
 from tests.sighted import tiny_sighted
 from worker.models.convert.metadata import Naming
 from worker.models.convert.pipeline import convert
@@ -44,9 +44,9 @@ def adapter(base: Path, directory: Path, targets: str) -> str:
     return str(directory)
 
 
-def done(service: Installation, name: str, base: Path, **values: Any) -> tuple[Job, dict[str, dict[str, bytes]]]:
+def done(real: Installation, name: str, base: Path, **values: Any) -> tuple[Job, dict[str, dict[str, bytes]]]:
     """A job that went well, and the tensors of each file that it published."""
-    job = service.wait(service.submit(name, base_model=str(base), evaluation="off", **values), 180)
+    job = real.wait(real.submit(name, base_model=str(base), evaluation="off", **values), 180)
     assert job.error is None
     return job, {path.name: tensors(path) for path in Path(str(job.request.output_dir)).glob("*.gguf")}
 
@@ -61,14 +61,13 @@ def untuned(path: Path, part: ModelPart, base: Path) -> dict[str, bytes]:
     return tensors(path)
 
 
-def test_each_file_of_the_pair_holds_what_was_trained_of_it(service: Installation, base: Path, tmp_path: Path) -> None:
-    service.start_worker(**REAL_STAGES)
+def test_each_file_of_the_pair_holds_what_was_trained_of_it(real: Installation, base: Path, tmp_path: Path) -> None:
     tower = adapter(base, tmp_path / "tower" / "checkpoint-1", r".*visual.*\.(qkv|fc1|fc2)")
     text = adapter(base, tmp_path / "text" / "checkpoint-1", r".*language_model.*\.(q_proj|down_proj)")
     plain_text = untuned(tmp_path / "text.gguf", ModelPart.MODEL, base)
     plain_projector = untuned(tmp_path / "mmproj.gguf", ModelPart.PROJECTOR, base)
 
-    job, files = done(service, "of_tower", base, checkpoint=tower, quant_types=["Q8_0"], companions=True)
+    job, files = done(real, "of_tower", base, checkpoint=tower, quant_types=["Q8_0"], companions=True)
     assert sorted(files) == ["merged_model-Q8_0.gguf", "merged_model.gguf", PROJECTOR]
     (projector,) = [artifact for artifact in job.outputs if artifact.part is ModelPart.PROJECTOR]
     assert projector.name == PROJECTOR
@@ -81,25 +80,24 @@ def test_each_file_of_the_pair_holds_what_was_trained_of_it(service: Installatio
     manifest = json.loads((Path(str(job.request.output_dir)) / "manifest.json").read_text())
     assert PROJECTOR in {entry["name"] for entry in manifest["files"]}
     assert sorted(manifest["stages"]["verify"]["facts"]["loaded"]) == sorted(files)
-    messages = [event.message for event in service.client.events(job.id)]
+    messages = [event.message for event in real.client.events(job.id)]
     assert any(message.startswith(f"{PROJECTOR} beside merged_model.gguf answers ") for message in messages)
 
-    _, files = done(service, "of_text", base, checkpoint=text, quant_types=["Q8_0"], keep_unquantized=False)
+    _, files = done(real, "of_text", base, checkpoint=text, quant_types=["Q8_0"], keep_unquantized=False)
     assert sorted(files) == ["merged_model-Q8_0.gguf", PROJECTOR]
     assert files[PROJECTOR] == plain_projector
 
 
 def test_a_projector_is_left_out_on_request_and_refused_where_there_is_none(
-    service: Installation, base: Path, tmp_path: Path
+    real: Installation, base: Path, tmp_path: Path
 ) -> None:
     from tests.tiny import tiny_base
 
-    service.start_worker(**REAL_STAGES)
     alone = {"template": "quantize_base", "checkpoint": None, "quant_types": ["Q8_0"]}
-    _, files = done(service, "off", base, projector="off", **alone)
+    _, files = done(real, "off", base, projector="off", **alone)
     assert sorted(files) == ["seer-Q8_0.gguf", "seer.gguf"]
     blind = tiny_base(tmp_path / "blind")
-    job = service.wait(service.submit("blind", base_model=str(blind), projector="f16", **alone), 60)
+    job = real.wait(real.submit("blind", base_model=str(blind), projector="f16", **alone), 60)
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error["code"] == "projector_invalid"
@@ -107,17 +105,16 @@ def test_a_projector_is_left_out_on_request_and_refused_where_there_is_none(
 
 
 def test_what_was_saved_without_its_processor_is_packaged_as_text_and_the_log_says_so(
-    service: Installation, base: Path, tmp_path: Path
+    real: Installation, base: Path, tmp_path: Path
 ) -> None:
-    service.start_worker(**REAL_STAGES)
     bare = shutil.copytree(base, tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
     alone = {"template": "quantize_base", "checkpoint": None, "quant_types": ["Q8_0"]}
-    job, files = done(service, "bare", bare, **alone)
+    job, files = done(real, "bare", bare, **alone)
     assert sorted(files) == ["bare-Q8_0.gguf", "bare.gguf"]
-    notes = [event.message for event in service.client.events(job.id) if event.level == "warning"]
+    notes = [event.message for event in real.client.events(job.id) if event.level == "warning"]
     assert [note for note in notes if note.startswith("Only the text model is packaged: the directory has neither")]
-    job = service.wait(service.submit("named", base_model=str(bare), projector="f16", **alone), 60)
+    job = real.wait(real.submit("named", base_model=str(bare), projector="f16", **alone), 60)
     assert job.error is not None
     assert job.error["code"] == "projector_invalid"
     assert "image_mean is missing" in job.error["message"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AddedToken, AutoTokenizer
 
-from tests.integration.harness import REAL_STAGES, Installation
+from tests.integration.harness import Installation
 from tests.tiny import VOCABULARY, tiny_base
 from worker.models.gguf.reader import open_gguf
 
@@ -33,11 +33,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_kinds_scores_and_chat_survive_where_only_tokenizer_json_is_left(service: Installation, base: Path) -> None:
-    service.start_worker(**REAL_STAGES)
-    job = service.wait(service.submit("tokens", base_model=str(base), **PLAIN), 240)
+def test_kinds_scores_and_chat_survive_where_only_tokenizer_json_is_left(real: Installation, base: Path) -> None:
+    job = real.wait(real.submit("tokens", base_model=str(base), **PLAIN), 240)
     assert job.error is None
-    with open_gguf(service.path("base-Q8_0.gguf", "tokens")) as file:
+    with open_gguf(real.path("base-Q8_0.gguf", "tokens")) as file:
         metadata = {key: value.value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
     tokens, kinds = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert {token: kinds[tokens.index(token)] for token in ADDED} == ADDED
@@ -45,7 +44,7 @@ def test_kinds_scores_and_chat_survive_where_only_tokenizer_json_is_left(service
 
 
 def test_spaces_that_llama_cpp_reads_are_told_and_no_reason_to_refuse(
-    service: Installation, base: Path, tmp_path: Path
+    real: Installation, base: Path, tmp_path: Path
 ) -> None:
     """In the older form upstream has llama.cpp put a space after every control token; this tokenizer puts none."""
     description = json.loads((base / "tokenizer.json").read_text())
@@ -57,9 +56,8 @@ def test_spaces_that_llama_cpp_reads_are_told_and_no_reason_to_refuse(
     for name in ("tokenizer.json", "chat_template.jinja"):
         (older / name).write_bytes((base / name).read_bytes())
     (older / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": decoder}))
-    service.start_worker(**REAL_STAGES)
-    job = service.wait(service.submit("older", base_model=str(older), **PLAIN), 240)
+    job = real.wait(real.submit("older", base_model=str(older), **PLAIN), 240)
     assert job.error is None
-    told = [event for event in service.client.events(job.id) if "reads a space after control tokens" in event.message]
+    told = [event for event in real.client.events(job.id) if "reads a space after control tokens" in event.message]
     assert [event.level for event in told] == ["warning"] * 2
-    assert service.path("base-Q8_0.gguf", "older").exists()
+    assert real.path("base-Q8_0.gguf", "older").exists()

@@ -59,7 +59,7 @@ def predict_projector_bytes(directory: Path, allowed_roots: Roots = NOWHERE_ELSE
     if not directory.is_dir():
         return None
     try:
-        base = open_base_model(directory, allowed_roots=allowed_roots, allow_quantized=True)
+        base = open_base_model(directory, allowed_roots=allowed_roots, as_stored=True)
         if not senses_of(base.config).has_projector:
             return None
         plan = _planned(base, ModelPart.PROJECTOR, allowed_roots)
@@ -115,7 +115,7 @@ def _from_directory(path: Path, allowed_roots: Roots) -> tuple[Mapping[str, Any]
     from worker.models.gguf.types import GGMLType
     from worker.models.mixture.model import facts_from_values
 
-    base = open_base_model(path, allowed_roots=allowed_roots, allow_quantized=True)
+    base = open_base_model(path, allowed_roots=allowed_roots, as_stored=True)
     plan = _planned(base, ModelPart.MODEL, allowed_roots)
     tensors = [TensorSpec(tensor.name, tensor.shape, GGMLType[tensor.type]) for tensor in plan.tensors]
     facts = facts_from_values(plan.metadata)

@@ -31,7 +31,7 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     models = [a for a in listed if a.kind.is_model and a.part is ModelPart.MODEL]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
-        base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, allow_quantized=True)
+        base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, as_stored=True)
         texts[names.name(MODELFILE)] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config), projector)
     return [_written(context.scratch / name, text) for name, text in texts.items()]
 

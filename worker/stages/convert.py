@@ -1,9 +1,9 @@
 """Convert: base model and overlay to one unquantized GGUF, tensor by tensor, no merged model anywhere.
 
 Reads the base model and ``overlay.safetensors``; writes the GGUF to scratch, of a vision or audio model the projector
-first. Where nobody wants the GGUF it is planned alone, and its header left for later stages (``layout``). Where an
-attempt stopped or died, the next one goes on. Raises ``unsupported_architecture``, ``tokenizer_unsupported``,
-``vocabulary_mismatch``, ``disk_space_insufficient``.
+first. Where nobody wants the GGUF it is planned alone, and its header left for later stages (``layout``). Where types
+can be made at once they are, in the same pass (``ahead``). Where an attempt stopped or died, the next one goes on.
+Raises ``unsupported_architecture``, ``tokenizer_unsupported``, ``vocabulary_mismatch``, ``disk_space_insufficient``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from worker.models.convert.pipeline import (
     open_conversion,
     write_conversion,
 )
+from worker.stages.ahead import works_ahead, write_and_quantize
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_metadata, job_overlay, job_tokenizer
+from worker.stages.inputs import job_metadata, job_overlay, job_source, job_tokenizer
 from worker.stages.layout import keep_layout
 from worker.stages.projector import projector_dtype
 
@@ -33,12 +34,12 @@ from worker.stages.projector import projector_dtype
 def run(context: StageContext) -> StageResult:
     """Convert."""
     overlay, tokenizer = job_overlay(context), job_tokenizer(context)
-    setting, base_dir = context.setting(), context.prepared.base_dir
+    setting, source = context.setting(), job_source(context)
     own, files = Naming(job_metadata(context)), context.scratch
     projector = None
     if context.prepared.has_projector:
         projector = convert(
-            base_dir,
+            source,
             files / context.names.name(PROJECTOR),
             overlay=overlay,
             tokenizer=tokenizer,
@@ -48,7 +49,7 @@ def run(context: StageContext) -> StageResult:
         )
     artifacts = [_artifact(context, projector, ModelPart.PROJECTOR)] if projector is not None else []
     conversion = open_conversion(
-        base_dir,
+        source,
         overlay=overlay,
         tokenizer=tokenizer,
         gguf_dtype=context.request.gguf_dtype,
@@ -59,8 +60,9 @@ def run(context: StageContext) -> StageResult:
     if not writes_unquantized(context.request, context.options):
         facts = _facts(plan.architecture, plan.parameters, upstream.version, 0)
         return StageResult((_layout(context, conversion), *artifacts), facts)
-    written = write_conversion(conversion, files / context.names.name(UNQUANTIZED), setting)
-    result = describe_result(plan, written, upstream)
+    path = files / context.names.name(UNQUANTIZED)
+    written = write_and_quantize(context, conversion, path) if works_ahead(context) else None
+    result = describe_result(plan, written or write_conversion(conversion, path, setting), upstream)
     return StageResult(
         (_artifact(context, result, ModelPart.MODEL), *artifacts),
         _facts(result.architecture, result.parameters, result.converter, result.resumed_bytes),

@@ -29,7 +29,7 @@ from api_client.contract.quality import (
 )
 from api_client.contract.request import EvaluationOptions
 from worker.models.adapters.beside import find_beside
-from worker.models.checkpoint import BaseModel, open_base_model
+from worker.models.checkpoint import BaseModel
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
 from worker.models.evaluate.sequences import TokenSequence
@@ -41,7 +41,7 @@ from worker.models.origin.trace import Trained, Unquantized, trace
 from worker.stages.context import StageContext, StageResult
 from worker.stages.deaths import deaths_before
 from worker.stages.facts import without_paths
-from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.inputs import job_base, job_overlay, job_tokenizer
 from worker.stages.layout import job_layout, open_layout
 from worker.stages.measurable import NEVER_HIDDEN, CannotRunError, running_model
 from worker.stages.questions import ask_all, questions_of_job, unmet
@@ -94,10 +94,9 @@ def _measured(context: StageContext, files: Sequence[Artifact]) -> QualityReport
 
 
 def _measure(context: StageContext, files: Sequence[Artifact]) -> QualityReport:
-    prepared, roots = context.prepared, context.settings.allowed_roots
-    base = open_base_model(prepared.base_dir, allowed_roots=roots)
+    base = job_base(context)
     tokenizer = load_tokenizer(job_tokenizer(context), base.config)
-    given = prepared.evaluation
+    given = context.prepared.evaluation
     own = text_of_run(context, tokenizer) if given.text is None and given.dataset is None else None
     text = own or chosen_text(tokenizer, given.text, given.dataset)
     with ExitStack() as stack:

@@ -12,7 +12,6 @@ from pathlib import Path
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import MATRIX
 from api_client.contract.quant_types import QuantType
-from worker.models.checkpoint import open_base_model
 from worker.models.imatrix.compute import CalibrationChunks, compute_imatrix
 from worker.models.imatrix.gguf_form import write_imatrix
 from worker.models.imatrix.load import load_imatrix
@@ -22,7 +21,7 @@ from worker.models.mixture.policy import choose_mixture
 from worker.models.mixture.recipe import Recipe
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_overlay, keep_given
+from worker.stages.inputs import job_base, job_overlay, keep_given
 from worker.stages.layout import open_header
 from worker.stages.run_data import calibration_text
 
@@ -51,7 +50,7 @@ def _compute(context: StageContext) -> Path:
     prepared = context.prepared
     text = calibration_text(context)
     computed = compute_imatrix(
-        open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots),
+        job_base(context),
         job_overlay(context),
         CalibrationChunks(text, prepared.tokenizer_dir, context.request.imatrix.chunks),
         setting=context.setting("chunks"),

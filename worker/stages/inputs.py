@@ -24,6 +24,7 @@ from api_client.runs.kinds import CheckpointKind
 from api_client.words.suggestions import did_you_mean
 from worker.models.adapters.adapter import Adapter, open_adapter
 from worker.models.adapters.overlay import Overlay
+from worker.models.adapters.trained_base import base_as_trained
 from worker.models.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
 from worker.models.convert.metadata import ModelMetadata, describe
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
@@ -118,13 +119,38 @@ def resolve_inputs(context: StageContext) -> JobInputs:
         base_dir, named_by = _base(context, request.base_model, checkpoint)
         names = replace(names, base=base_dir.name if named_by else names.base)
     roots = context.settings.allowed_roots
-    base = open_base_model(base_dir, allowed_roots=roots, allow_quantized=not options.merge_lora)
+    base = open_base_model(base_dir, allowed_roots=roots, as_stored=not options.merge_lora)
+    base = in_precision(context, base)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
     adapter = None
     if checkpoint is not None and uses_adapter:
         adapter = open_adapter(checkpoint, allowed_roots=roots)
     tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
     return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture, named_by)
+
+
+def job_base(context: StageContext) -> BaseModel:
+    """The base model that ``prepare`` found, opened again in a later stage, in the precision that the request names.
+
+    Its weights are plain, however the files hold them.
+
+    Raises:
+        PackagingError: as :func:`~worker.models.checkpoint.open_base_model` and
+            :func:`~worker.models.adapters.trained_base.base_as_trained`.
+    """
+    base = open_base_model(context.prepared.base_dir, allowed_roots=context.settings.allowed_roots)
+    return in_precision(context, base)
+
+
+def job_source(context: StageContext) -> Path | BaseModel:
+    """What is converted: merged into, the base with plain weights; alone, the directory, which upstream may know."""
+    return job_base(context) if context.options.merge_lora else context.prepared.base_dir
+
+
+def in_precision(context: StageContext, base: BaseModel) -> BaseModel:
+    """The base model in the precision that the request names."""
+    rounded_as = context.request.base_precision
+    return base if rounded_as == "stored" else base_as_trained(base, rounded_as)
 
 
 def job_tokenizer(context: StageContext) -> TokenizerChoice:

@@ -18,7 +18,7 @@ from worker.models.convert.pipeline import Conversion, conversion_identity, reop
 from worker.models.convert.unwritten import UnwrittenFile, open_unwritten
 from worker.models.gguf.reader import GGUFFile, open_gguf
 from worker.stages.context import StageContext
-from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.inputs import job_overlay, job_source, job_tokenizer
 from worker.storage.atomic import atomic_write_bytes
 
 _SUFFIX = ".layout"
@@ -58,7 +58,7 @@ def open_header(context: StageContext) -> Iterator[GGUFFile]:
 def layout_identity(context: StageContext, layout: Artifact) -> str:
     """The same as long as nobody writes to what the file would be made of."""
     return conversion_identity(
-        context.prepared.base_dir,
+        job_source(context),
         _header(layout),
         overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),
@@ -74,7 +74,7 @@ def open_layout(context: StageContext, layout: Artifact) -> Iterator[UnwrittenFi
         PackagingError: ``base_model_invalid`` where the base model is another one than was converted.
     """
     conversion = reopen_conversion(
-        context.prepared.base_dir,
+        job_source(context),
         _header(layout),
         overlay=job_overlay(context),
         tokenizer=job_tokenizer(context),

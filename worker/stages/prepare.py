@@ -86,6 +86,11 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
         f"{format_size(base.size_bytes)}",
         base_model=str(base.directory),
     )
+    if base.made_plain_from is not None:
+        context.report.log(
+            f"Its {base.made_plain_from} weights are read as plain {', '.join(sorted(base.made_dtypes()))}, "
+            "as transformers makes them"
+        )
     if inputs.adapter is not None:
         context.report.log(
             f"Checkpoint {inputs.checkpoint_name}: {inputs.adapter.peft_type} adapter, "
@@ -166,6 +171,7 @@ def _model_fingerprint(base: BaseModel) -> dict[str, Any]:
     """Headers only: hashing every shard would read the whole model once more."""
     return {
         "header_fingerprint": base.fingerprint,
+        **({"made_plain_from": base.made_plain_from} if base.made_plain_from else {}),
         "tensors": len(base.tensors),
         "files": {
             path.name: {"size_bytes": path.stat().st_size}

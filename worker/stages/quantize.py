@@ -28,9 +28,11 @@ from worker.models.mixture.recipe import PLAIN, Recipe, Recipes
 from worker.models.quantize.engine import quantize_source
 from worker.models.quantize.result import TypeOutcome
 from worker.models.quantize.source import Source, open_source
+from worker.stages.ahead import made_ahead
 from worker.stages.context import StageContext, StageResult
 from worker.stages.fitting import JobFit, curve_of, decide_fits, same_files, write_recipe
 from worker.stages.layout import job_layout, layout_identity, open_layout
+from worker.stages.quantized import quantized_artifact, tell_made
 from worker.storage.atomic import atomic_write_text, place_file
 
 RECORD = "quantized.json"
@@ -50,11 +52,16 @@ def run(context: StageContext) -> StageResult:
     same_inputs = context.previous.facts.get("made_from") == made_from
     # the supervisor has checked the digests of what is left from before a replay
     before = {artifact.name: artifact for artifact in context.previous.artifacts} if same_inputs else {}
-    finished = before | record.finished()
+    kept = before | record.finished()
     wanted = {name: quant for source in sources for quant, name in _names(context, source).items()}
-    for name in finished:
+    for name in kept:
         context.report.log(f"{name} is already made")
-    missing = [name for name in wanted if name not in finished]
+    ahead = {name: made for name, made in made_ahead(context, made_from).items() if name not in kept}
+    for made in ahead.values():
+        tell_made(context, made)
+    finished = kept | ahead
+    record.write(finished)
+    missing = [name for name in wanted if name not in kept]
     use_cache(context.settings.kernel_cache_dir)
     curve = context.previous.facts.get(CURVE_FACT) if same_inputs else None
     for source in sources:
@@ -200,27 +207,8 @@ def _artifact(
     outcome: TypeOutcome,
     fits: Mapping[FitType, JobFit],
 ) -> Artifact:
+    """Say what was made, and describe it."""
     fit = {"fit": fits[quant].facts()} if isinstance(quant, FitType) else {}
-    mixture = dict(outcome.mixture_counts)
-    note = (
-        f", {outcome.fallback_count} tensors fell back to a type that fits their rows" if outcome.fallback_count else ""
-    )
-    context.report.log(
-        f"{outcome.path.name}: {outcome.bits_per_weight:.2f} bits per weight{note}",
-        quant_type=quant.value,
-        mixture=mixture,
-    )
-    return Artifact.of(
-        outcome.path,
-        ArtifactKind.QUANTIZED,
-        sha256=outcome.sha256,
-        quant_type=quant.value,
-        part=source.part,
-        facts={
-            "mixture": mixture,
-            "bits_per_weight": outcome.bits_per_weight,
-            "fallback_count": outcome.fallback_count,
-            "resumed_tensors": outcome.resumed_tensors,
-            **fit,
-        },
-    )
+    artifact = quantized_artifact(quant, outcome, source.part, fit)
+    tell_made(context, artifact)
+    return artifact

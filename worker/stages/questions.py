@@ -16,7 +16,6 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Artifact
 from api_client.contract.quality import REFERENCE, Answer, AskedQuestion
-from worker.models.checkpoint import open_base_model
 from worker.models.convert.metadata import end_tokens
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.questions.files import read_questions
@@ -25,7 +24,7 @@ from worker.models.questions.reference import ask_reference
 from worker.models.verify.load import loader_installed
 from worker.models.verify.purpose import Purpose, purpose_of
 from worker.stages.context import StageContext
-from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.inputs import job_base, job_overlay, job_tokenizer
 from worker.storage.atomic import atomic_write_text
 
 MAX_TOKENS = 64
@@ -55,8 +54,7 @@ def ask_all(context: StageContext, files: Sequence[Artifact], questions: dict[st
     """
     prompts = list(questions)
     kept = _Kept(context.scratch / _KEPT, [*prompts, str(MAX_TOKENS)])
-    prepared = context.prepared
-    base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots)
+    base = job_base(context)
     tokenizer = load_tokenizer(job_tokenizer(context), base.config)
     said: dict[str, list[str]] = {}
 

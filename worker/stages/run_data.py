@@ -39,9 +39,7 @@ def look_for_run_data(context: StageContext, checkpoint: Path | None) -> RunData
     calibrates = computes and matrix.calibration is None
     if checkpoint is None or not (measures or calibrates):
         return RunDataFiles()
-    fetched = is_remote(context.request.checkpoint or "")
-    directories = [checkpoint] if fetched else [checkpoint, checkpoint.parent]
-    run_data = find_run_data(directories, context.settings.allowed_roots)
+    run_data = find_run_data(run_directories(context, checkpoint), context.settings.allowed_roots)
     for reason in run_data.passed_over:
         context.report.log(f"Data of the run is passed over: {reason}", level="warning")
     if run_data.path is not None:
@@ -50,6 +48,12 @@ def look_for_run_data(context: StageContext, checkpoint: Path | None) -> RunData
             f"The run's own data, by {run_data.named_by}: {run_data.path.name}{held_out}", data=str(run_data.path)
         )
     return RunDataFiles(path=run_data.path, held_out=run_data.held_out)
+
+
+def run_directories(context: StageContext, checkpoint: Path) -> list[Path]:
+    """Where a run's notes may be: beside the checkpoint's weights, and, of one that was not fetched alone, above it."""
+    fetched = is_remote(context.request.checkpoint or "")
+    return [checkpoint] if fetched else [checkpoint, checkpoint.parent]
 
 
 def text_of_run(context: StageContext, tokenizer: Any) -> EvaluationText | None:

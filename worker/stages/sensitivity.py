@@ -12,13 +12,12 @@ from pathlib import Path
 
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.outputs import SENSITIVITY
-from worker.models.checkpoint import open_base_model
 from worker.models.imatrix.compute import CalibrationChunks
 from worker.models.imatrix.load import read_imatrix
 from worker.models.sensitivity.compute import CHUNK_TOKENS, compute_sensitivity
 from worker.models.sensitivity.gguf_form import read_sensitivity, write_sensitivity
 from worker.stages.context import StageContext, StageResult
-from worker.stages.inputs import job_overlay, keep_given
+from worker.stages.inputs import job_base, job_overlay, keep_given
 from worker.stages.run_data import calibration_text
 
 _WORK = "sensitivity"
@@ -44,7 +43,7 @@ def _compute(context: StageContext) -> Path:
     prepared, matrix = context.prepared, context.matrix()
     text = calibration_text(context)
     computed = compute_sensitivity(
-        open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots),
+        job_base(context),
         job_overlay(context),
         CalibrationChunks(text, prepared.tokenizer_dir, None, CHUNK_TOKENS),
         work_dir=context.scratch / _WORK,

@@ -11,7 +11,7 @@ from api_client.cli.command import add_command
 from api_client.cli.commands.follow import end_of, watch_and_report
 from api_client.cli.flags import RequestFlags
 from api_client.cli.from_run import asked_for
-from api_client.cli.outlook import ask_outlook, show_outlook
+from api_client.cli.outlook import announce_matrix, ask_outlook, show_outlook
 from api_client.cli.output import Output
 from api_client.cli.render.job import headline
 from api_client.connection import open_client, service_is_local
@@ -64,6 +64,8 @@ def submit(
         if dry_run:
             return show_outlook(output, ask_outlook(client, request))
         job = client.submit(request)
+        if not output.as_json:
+            announce_matrix(output, client, job)
         if wait and not output.as_json:
             return watch_and_report(client, [job.id], output)
         if wait:

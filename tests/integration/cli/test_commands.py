@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -207,3 +208,18 @@ def test_watch_without_ids_follows_everything_that_is_open(trainpack: CommandLin
     assert states == ["succeeded", "succeeded"]
     assert ended <= set(jobs)
     eventually(lambda: trainpack("watch").code == 0, "nothing left to watch")
+
+
+def test_an_importance_matrix_announces_its_time_before_it_begins(
+    trainpack: CommandLine, installed: Installation, tmp_path: Path
+) -> None:
+    flags = [*inputs(installed), "-q", "IQ2_M", "--output"]
+    base = Path(flags[flags.index("--base") + 1])
+    (base / "model.safetensors").write_bytes(bytes(1000))
+    first = trainpack("submit", *flags, tmp_path / "first", "--wait")
+    assert first.code == 0, first
+    assert "importance matrix" in first.err
+    again = trainpack("submit", *flags, tmp_path / "again")
+    assert re.search(r"importance matrix will take about [\d.]+ s", again.err), again
+    plain = trainpack("submit", *inputs(installed), "--output", tmp_path / "plain")
+    assert "importance matrix" not in plain.err

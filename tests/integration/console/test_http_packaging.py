@@ -27,8 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def console(tmp_path_factory: pytest.TempPathFactory, run: tuple[Path, Path]) -> Iterator[RunningConsole]:
-    with Stack(tmp_path_factory.mktemp("home"), workers=1) as stack, pytest.MonkeyPatch.context() as patch:
+def console(stack: Stack, run: tuple[Path, Path]) -> Iterator[RunningConsole]:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.info.environment().items():
             patch.setenv(name, value)
         # The first question waits until the worker has loaded torch.

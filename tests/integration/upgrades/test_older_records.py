@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from api_client import Job, JobState, StageName
-from tests.integration.harness import Installation
+from tests.integration.harness import REAL_STAGES, Installation
 from tests.tiny import tiny_base, tiny_checkpoint
 
-REAL: dict[str, Any] = {
-    "stage_registry": "worker.stages.registry:STAGES",
-    "preload": "",
-    "lease_s": 30,
-    "verify_load": False,
-}
+REAL = REAL_STAGES | {"verify_load": False}
 
 
 def old_form(base: Path, checkpoint: Path) -> dict[str, Any]:

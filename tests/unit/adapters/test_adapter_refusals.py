@@ -278,7 +278,7 @@ def test_base_tensor_in_eight_bits(tmp_path: Path) -> None:
 
 def test_quantized_base(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "fp8"}}
-    model = open_base_model(write_base(tmp_path / "base", _BASE, **config), allow_quantized=True)
+    model = open_base_model(write_base(tmp_path / "base", _BASE, **config), as_stored=True)
     adapter = open_adapter(write_adapter(tmp_path / "adapter", _FACTORS))
 
     with pytest.raises(PackagingError) as caught:

@@ -84,10 +84,15 @@ WITHOUT_MTP: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+# upstream's converter takes its experts as they are where they are MXFP4
+IN_MXFP4: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt-oss": ("GptOssConfig", {**_BPE, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+}
+
 
 def save_model(name: str, directory: Path, *, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Path:
     """A model of random weights with its tokenizer. Norms and biases are spread, so that a mix-up shows."""
-    config_class, settings = (ARCHITECTURES | WITHOUT_MTP)[name]
+    config_class, settings = (ARCHITECTURES | WITHOUT_MTP | IN_MXFP4)[name]
     torch.manual_seed(5)
     config = getattr(transformers, config_class)(**{**settings, **changes})
     with warnings.catch_warnings():

@@ -28,9 +28,10 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_names_and_sizes_are_those_that_come(tiny: TinyRun, tmp_path: Path) -> None:
-    weights = tiny.base / "model.safetensors"
-    weights.rename(tmp_path / "blob")
-    weights.symlink_to(tmp_path / "blob")  # as in a cache of the Hub
+    weights, store = tiny.base / "model.safetensors", tmp_path / "store"
+    store.mkdir()
+    weights.rename(store / weights.name)
+    weights.symlink_to(store / weights.name)
     request = tiny.request(template="quantize_base", checkpoint=None, quant_types=["Q8_0", "Q4_0"])
     told = foresee(request, BUILTIN_TEMPLATES, Settings(home=tmp_path / "home"))
     assert not tiny.output.exists()

@@ -20,7 +20,7 @@ from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED
 from api_client.cli.flags import RequestFlags
 from api_client.cli.from_run import asked_for
-from api_client.cli.outlook import Outlook, past_forecast, show_outlook
+from api_client.cli.outlook import Outlook, announce_matrix, past_forecast, show_outlook
 from api_client.cli.output import Output, plain
 from api_client.cli.render.job import outputs_table, stage_table
 from api_client.cli.watching import watch_jobs
@@ -109,6 +109,8 @@ def package(
     request, objects = _where_it_goes(request)
     with running_stack(output, objects=objects) as stack, open_client(stack.info.redis_url) as client:
         job = client.submit(request)
+        if not output.as_json:
+            announce_matrix(output, client, job)
         if not client.workers():
             output.say(output.text("no_workers"), style="yellow")
         try:

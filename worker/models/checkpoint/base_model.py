@@ -2,7 +2,8 @@
 
 ``open_base_model`` reads ``config.json``, the weight index if there is one, and the header of every shard; a 70B model
 costs a few megabytes. ``BaseModel.read_tensor`` maps the bytes of one tensor, so resident memory is that of the
-tensors still referenced, whatever the size of the model.
+tensors still referenced, whatever the size of the model. Weights that lie there quantized are shown as the plain ones
+that transformers makes of them (``dequantize``), and made when they are read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import PICKLE_SUFFIXES
 from api_client.runs.shards import shards_among
 from config.roots import NOWHERE_ELSE, Roots
+from worker.models.checkpoint.bitsandbytes import RoundTrip
+from worker.models.checkpoint.dequantize import READ_METHODS, quantization_settings, refuse_method, unpack
 from worker.models.checkpoint.files import read_json, resolve_member
 from worker.models.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
 from worker.models.checkpoint.mapping import FileIdentity, check_file_unchanged, file_identity, map_tensor, torch_dtypes
+from worker.models.checkpoint.unpacking import WeightRecipe
 
 __all__ = ["BaseModel", "open_base_model", "torch_dtypes"]
 
@@ -46,9 +50,11 @@ class BaseModel:
 
     Attributes:
         directory: As given.
-        config: ``config.json``.
+        config: ``config.json``; of weights made plain, without ``quantization_config``.
         tensors: Tensor name -> entry, in file order.
-        quant_method: ``quantization_config.quant_method`` where the weights are quantized, else None.
+        quant_method: ``quantization_config.quant_method`` where the weights are left quantized, else None.
+        made_plain_from: That method where they were quantized and are shown as plain ones.
+        rounded_as: How weights were rounded to 4 bits and back, ``nf4`` or ``nf4_nested``; None where they were not.
         fingerprint: Hex digest over config and all headers; the same for copies of a model, not over its data.
     """
 
@@ -58,6 +64,10 @@ class BaseModel:
     quant_method: str | None
     fingerprint: str
     _identities: Mapping[Path, FileIdentity] = field(repr=False)
+    made_plain_from: str | None = None
+    rounded_as: str | None = None
+    _stored: Mapping[str, TensorEntry] = field(default_factory=dict, repr=False)
+    _recipes: Mapping[str, WeightRecipe] = field(default_factory=dict, repr=False)
 
     @property
     def model_type(self) -> str:
@@ -76,10 +86,32 @@ class BaseModel:
         """Bytes of all tensors."""
         return sum(entry.size_bytes for entry in self.tensors.values())
 
+    def made_dtypes(self) -> frozenset[str]:
+        """Safetensors names of the dtypes of weights that are quantized in the files."""
+        return frozenset(self.tensors[name].dtype for name in self._recipes)
+
+    def rounded(self, names: Iterable[str], *, nested: bool) -> BaseModel:
+        """The same model with the weights ``names`` as training in NF4 saw them.
+
+        Args:
+            names: Weights to round.
+            nested: Their scales are rounded, too.
+        """
+        recipes = {name: RoundTrip(name, self._recipes.get(name), "nf4", nested) for name in sorted(names)}
+        rounded_as = "nf4_nested" if nested else "nf4"
+        described = f"{self.fingerprint} {rounded_as} {' '.join(recipes)}"
+        return replace(
+            self,
+            fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+            rounded_as=rounded_as,
+            _recipes={**self._recipes, **recipes},
+        )
+
     def read_tensor(self, name: str) -> torch.Tensor:
         """Map one tensor. Thread-safe; no copy is made, and the mapping ends with the last reference to the tensor.
 
-        The pages are private to this process: writing to the tensor changes neither the file nor another mapping of it.
+        A weight that is quantized in the file is made anew each time. The pages are private to this process: writing to
+        the tensor changes neither the file nor another mapping of it.
 
         Raises:
             PackagingError: ``base_model_invalid`` for an unknown name, a dtype torch lacks, or a file that changed
@@ -88,6 +120,11 @@ class BaseModel:
         entry = self.tensors.get(name)
         if entry is None:
             raise PackagingError(_INVALID, f"{self.directory} has no tensor {name!r}")
+        recipe = self._recipes.get(name)
+        return recipe.make(self._read_stored) if recipe else map_tensor(entry, self._identities[entry.file])
+
+    def _read_stored(self, name: str) -> torch.Tensor:
+        entry = self._stored[name]
         return map_tensor(entry, self._identities[entry.file])
 
     def check_unchanged(self) -> None:
@@ -100,16 +137,14 @@ class BaseModel:
             check_file_unchanged(path, identity)
 
 
-def open_base_model(
-    directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, allow_quantized: bool = False
-) -> BaseModel:
-    """Open a base model from headers only.
+def open_base_model(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, as_stored: bool = False) -> BaseModel:
+    """Open a base model from headers only (and the few bytes that describe each 4-bit weight of bitsandbytes).
 
     Args:
         directory: Hugging Face directory with ``config.json`` and safetensors weights, single or sharded.
         allowed_roots: Where symlinks inside the directory may lead besides the directory itself.
-        allow_quantized: Accept methods that the converter turns back into floats (``DEQUANTIZED_BY_CONVERTER``); an
-            adapter cannot be merged into such weights.
+        as_stored: Leave weights quantized where the converter turns them back into floats by itself
+            (``DEQUANTIZED_BY_CONVERTER``), so that its file is upstream's; an adapter cannot be merged into them.
 
     Raises:
         PackagingError: ``base_model_not_found``, ``base_model_invalid``, ``base_model_quantized``, ``weights_pickled``,
@@ -124,20 +159,31 @@ def open_base_model(
     shards, weight_map = _shard_names(directory, allowed_roots)
     headers = [_read_shard(directory, name, allowed_roots) for name in shards]
     tensors = _collect(zip(shards, headers, strict=True), weight_map, directory)
+    identities = {header.path: file_identity(header.path) for header in headers}
     quant_method = _quant_method(config, tensors)
-    if quant_method is not None and not (allow_quantized and quant_method in DEQUANTIZED_BY_CONVERTER):
-        raise PackagingError(
-            ErrorCode.BASE_MODEL_QUANTIZED,
-            f"{directory} holds weights quantized with {quant_method}",
-            fields={"quant_method": quant_method},
-        )
+    fingerprint = _fingerprint(config, tensors)
+    stored = tensors
+    recipes: dict[str, WeightRecipe] = {}
+    left = as_stored and quant_method in DEQUANTIZED_BY_CONVERTER
+    if quant_method is not None and not left:
+        if quant_method not in READ_METHODS:
+            refuse_method(directory, quant_method)
+
+        def read(name: str) -> torch.Tensor:
+            return map_tensor(stored[name], identities[stored[name].file])
+
+        config, tensors, recipes = unpack(directory, quant_method, config, stored, read)
+        fingerprint = hashlib.sha256(f"{fingerprint} made plain".encode()).hexdigest()
     return BaseModel(
         directory=directory,
         config=config,
         tensors=tensors,
-        quant_method=quant_method,
-        fingerprint=_fingerprint(config, tensors),
-        _identities={header.path: file_identity(header.path) for header in headers},
+        quant_method=quant_method if left else None,
+        fingerprint=fingerprint,
+        _identities=identities,
+        made_plain_from=None if left else quant_method,
+        _stored=stored,
+        _recipes=recipes,
     )
 
 
@@ -224,14 +270,13 @@ def _collect(
 
 
 def _quant_method(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str | None:
-    for part in (config, config.get("text_config")):
-        quantization = part.get("quantization_config") if isinstance(part, dict) else None
-        if isinstance(quantization, dict):
-            method = quantization.get("quant_method")
-            if isinstance(method, str):
-                return method
-            # old bitsandbytes configs only have the switches
-            return "bitsandbytes" if "load_in_4bit" in quantization or "load_in_8bit" in quantization else "unknown"
+    settings = quantization_settings(config)
+    if settings is not None:
+        method = settings.get("quant_method")
+        if isinstance(method, str):
+            return method
+        # old bitsandbytes configs only have the switches
+        return "bitsandbytes" if "load_in_4bit" in settings or "load_in_8bit" in settings else "unknown"
     suspicious = next((name for name in tensors if name.endswith(_QUANTIZED_SUFFIXES)), None)
     if suspicious is None:
         _refuse_left_scales(tensors)

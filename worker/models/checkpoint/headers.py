@@ -51,8 +51,8 @@ class TensorEntry:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of data."""
-        return self.end - self.start
+        """Bytes of data as ``dtype``: those of the file, but for a weight that is packed there."""
+        return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class ConvertResult:
 
 
 def convert(
-    model_dir: Path,
+    model: Path | BaseModel,
     out_path: Path,
     *,
     overlay: Overlay | None = None,
@@ -101,7 +101,7 @@ def convert(
     """Convert.
 
     Args:
-        model_dir: The base model.
+        model: The base model's directory; or the base model, opened.
         out_path: File to make; replaced if it exists. Its directory must exist.
         overlay: Updates to merge; its own precision decides where sums are rounded.
         tokenizer: From ``find_tokenizer``; the base model's own where not given.
@@ -119,7 +119,7 @@ def convert(
             ``disk_space_insufficient``, ``output_dir_not_writable``, ``out_of_memory``, ``dependency_missing``.
     """
     conversion = open_conversion(
-        model_dir, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
+        model, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
     )
     written = write_conversion(conversion, out_path, setting)
     return describe_result(conversion.plan, written, conversion.upstream)
@@ -143,7 +143,7 @@ class Conversion:
 
 
 def open_conversion(
-    model_dir: Path,
+    model: Path | BaseModel,
     *,
     overlay: Overlay | None = None,
     tokenizer: TokenizerChoice | None = None,
@@ -152,7 +152,7 @@ def open_conversion(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> Conversion:
     """Open a model and plan its conversion. Reads no weights. Arguments and errors as :func:`convert`."""
-    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    base = _opened(model, overlay, setting)
     upstream, plan = plan_conversion(
         base, overlay=overlay, tokenizer=tokenizer, gguf_dtype=gguf_dtype, naming=naming, setting=setting
     )
@@ -177,7 +177,7 @@ def write_conversion(conversion: Conversion, out_path: Path, setting: WorkSettin
 
 
 def reopen_conversion(
-    model_dir: Path,
+    model: Path | BaseModel,
     header: bytes,
     *,
     overlay: Overlay | None = None,
@@ -188,7 +188,7 @@ def reopen_conversion(
     """Open a conversion of a text model again whose header is known, for its tensors: much quicker than planning it.
 
     Args:
-        model_dir: The base model.
+        model: As :func:`convert`.
         header: The header as it was planned.
         overlay: As :func:`convert`, as all that follows.
         tokenizer: The same.
@@ -200,7 +200,7 @@ def reopen_conversion(
     """
     from worker.models.convert.plan import StagedModel, plan_model
 
-    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    base = _opened(model, overlay, setting)
     upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay)
     with _scratch(setting) as scratch:
@@ -212,13 +212,13 @@ def reopen_conversion(
             metadata_override=None,
             header=header,
         )
-    planned = GGUFFile(str(model_dir), memoryview(header), _ANY_SIZE)
+    planned = GGUFFile(str(base.directory), memoryview(header), _ANY_SIZE)
     if [(t.name, t.type.name, t.shape) for t in planned.tensors] != [
         (t.name, t.type, normal_shape(t.shape)) for t in plan.tensors
     ]:
         raise PackagingError(
             ErrorCode.BASE_MODEL_INVALID,
-            f"{model_dir} is not the model any more whose conversion was planned",
+            f"{base.directory} is not the model any more whose conversion was planned",
             remedy="Replay from prepare, which looks at the model again.",
         )
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
@@ -226,7 +226,7 @@ def reopen_conversion(
 
 
 def conversion_identity(
-    model_dir: Path,
+    model: Path | BaseModel,
     header: bytes,
     *,
     overlay: Overlay | None = None,
@@ -234,9 +234,16 @@ def conversion_identity(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> str:
     """``Conversion.identity`` of what :func:`reopen_conversion` would open, without opening it."""
-    base = open_base_model(model_dir, allowed_roots=setting.roots, allow_quantized=overlay is None)
+    base = _opened(model, overlay, setting)
     beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
     return input_fingerprint(header, base, overlay, upstream_version(setting.llama_cpp_dir), beside)
+
+
+def _opened(model: Path | BaseModel, overlay: Overlay | None, setting: WorkSetting) -> BaseModel:
+    """The base model; alone, its weights are left as they are stored where upstream's converter reads them itself."""
+    if isinstance(model, BaseModel):
+        return model
+    return open_base_model(model, allowed_roots=setting.roots, as_stored=overlay is None)
 
 
 @contextmanager

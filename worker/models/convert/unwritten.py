@@ -2,8 +2,8 @@
 
 Whoever quantizes it reads the base model itself, and no unquantized file is written or read. Tensors are made on
 threads of their own, ahead of whoever reads them in the order that was announced, and let go after their last row.
-Memory: as ``worker.models.convert.writer``, 256 MiB or twice the largest tensor, of which untouched ones are pages of
-the base model's files.
+Memory: the tensor that is read and the next one, more of them up to 32 MiB for each thread; of tensors that nobody has
+changed it is pages of the base model's files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worker.models.gguf.metadata import Metadata
 from worker.models.gguf.reader import GGUFFile
 from worker.models.gguf.tensors import TensorInfo
 
-_AHEAD_BYTES = 256 * 1024 * 1024
+_AHEAD_BYTES = 32 * 1024 * 1024  # for each thread
 
 
 class UnwrittenFile:
@@ -41,7 +41,7 @@ class UnwrittenFile:
         identity: The same as long as nobody writes to these.
     """
 
-    def __init__(self, name: str, conversion: Conversion, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, conversion: Conversion, pool: ThreadPoolExecutor, ahead_bytes: int) -> None:
         plan = conversion.plan
         self.name = name
         self.header = GGUFFile(name, memoryview(plan.header), plan.size_bytes)
@@ -53,7 +53,7 @@ class UnwrittenFile:
         self._base = conversion.base
         self._evaluator = plan.evaluator
         self._values = {tensor.name: tensor.value for tensor in plan.tensors}
-        self._most_bytes = max(_AHEAD_BYTES, *(2 * tensor.size_bytes for tensor in self.tensors))
+        self._ahead_bytes = ahead_bytes
         self._pool = pool
         self._lock = threading.Lock()
         self._coming: deque[TensorInfo] = deque()
@@ -118,7 +118,7 @@ class UnwrittenFile:
     def _begin_more(self) -> None:
         while self._coming:
             tensor = self._coming[0]
-            if self._made and self._made_bytes + tensor.size_bytes > self._most_bytes:
+            if len(self._made) > 1 and self._made_bytes + tensor.size_bytes > self._ahead_bytes:
                 return
             self._begin(self._coming.popleft())
 
@@ -155,6 +155,6 @@ def open_unwritten(name: str, conversion: Conversion, threads: int | None = None
     with ExitStack() as stack:
         stack.enter_context(shared_cores(threads))
         pool = stack.enter_context(ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="convert"))
-        file = UnwrittenFile(name, conversion, pool)
+        file = UnwrittenFile(name, conversion, pool, threads * _AHEAD_BYTES)
         stack.callback(file.close)
         yield file

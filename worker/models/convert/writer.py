@@ -3,16 +3,14 @@
 Worker threads evaluate tensors; the calling thread takes the finished ones in file order and hashes them and the
 padding between them, while one other thread writes them to their place. (Several threads writing one file would only
 wait for its lock.) How far evaluation may run ahead of hashing is bounded in bytes, so memory stays at a few times the
-largest tensor. The file is whole under its final name or not there (``worker.storage.partial``). A line of its journal
-says that its first ``end`` bytes have a sha256, which costs nothing, since the file is hashed in order anyway; a later
-attempt hashes the partial file again from its start and keeps everything up to the last line that still agrees.
+largest tensor. The file is whole under its final name or not there (``worker.storage.partial``), and a later attempt
+keeps its good beginning (``prefix``).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from worker.models.convert.prefix import known_digests, prefix_entry, verified_prefix
 from worker.setting import WorkProgress, WorkSetting
 from worker.stop import StopRequested
-from worker.storage.journal import Entry
 from worker.storage.partial import PartialFile
 from worker.storage.paths import check_disk_space
 
 _AHEAD_BYTES = 256 * 1024 * 1024
-_READ_BYTES = 8 * 1024 * 1024
 
 
 class Placed(Protocol):
@@ -119,10 +116,10 @@ def write_plan(
     """
     file = PartialFile(path, fingerprint=fingerprint)
     try:
-        known = _known_digests(file.open())
-        digest, kept = _verified_prefix(file, plan, known)
+        known = known_digests(file.open())
+        digest, kept = verified_prefix(file, [*(tensor.offset for tensor in plan.tensors), plan.size_bytes], known)
         check_disk_space({path: plan.size_bytes - kept})
-        good = [_entry(end, sha256) for end, sha256 in known.items() if end <= kept]
+        good = [prefix_entry(end, sha256) for end, sha256 in known.items() if end <= kept]
         file.claim(plan.size_bytes, kept, good)  # what follows the good beginning is not trusted
         _Pass(file, plan, digest).run(kept, setting)
         file.finish()
@@ -153,7 +150,7 @@ class _Pass:
         if kept == 0:
             self._file.write(memoryview(self._plan.header), 0)
             self._digest.update(self._plan.header)
-            self._file.note(_entry(len(self._plan.header), self._digest.hexdigest()))
+            self._file.note(prefix_entry(len(self._plan.header), self._digest.hexdigest()))
         tensors = self._plan.tensors
         ends = [*(tensor.offset for tensor in tensors[1:]), self._plan.size_bytes]
         left = deque((tensor, end) for tensor, end in zip(tensors, ends, strict=True) if end > kept)
@@ -197,7 +194,7 @@ class _Pass:
         self._digest.update(data)
         self._digest.update(bytes(end - tensor.offset - tensor.size_bytes))
         writing.result()
-        self._file.note(_entry(end, self._digest.hexdigest()))
+        self._file.note(prefix_entry(end, self._digest.hexdigest()))
 
 
 def _cancel_waiting(running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]]) -> list[tuple[Placed, int]]:
@@ -207,42 +204,3 @@ def _cancel_waiting(running: deque[tuple[Placed, int, Future[NDArray[np.uint8]]]
         tensor, end, _ = running.pop()
         taken.append((tensor, end))
     return taken
-
-
-def _entry(end: int, sha256: str) -> Entry:
-    """The journal's line: the first ``end`` bytes of the file are written and have this digest."""
-    return {"end": end, "sha256": sha256}
-
-
-def _known_digests(entries: Iterable[Entry]) -> dict[int, str]:
-    """Digests by end of prefix, of the lines that have the form of :func:`_entry`."""
-    known = {}
-    for entry in entries:
-        end, sha256 = entry.get("end"), entry.get("sha256")
-        if isinstance(end, int) and isinstance(sha256, str):
-            known[end] = sha256
-    return known
-
-
-def _verified_prefix(file: PartialFile, plan: FilePlan, known: dict[int, str]) -> tuple[Any, int]:
-    """Hash the partial file as far as the journal vouches for it.
-
-    Returns:
-        The hash object over the good beginning, and its length in bytes; 0 where nothing is good.
-    """
-    running, good, length = hashlib.sha256(), hashlib.sha256(), 0
-    boundaries = [tensor.offset for tensor in plan.tensors] + [plan.size_bytes]
-    position = 0
-    for end in boundaries:
-        if end not in known:
-            break
-        while position < end:
-            piece = file.read(min(_READ_BYTES, end - position), position)
-            if not piece:
-                return good, length
-            running.update(piece)
-            position += len(piece)
-        if running.hexdigest() != known[end]:
-            break
-        good, length = running.copy(), end
-    return good, length

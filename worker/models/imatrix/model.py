@@ -92,7 +92,7 @@ class Skeleton:
             config_changes: Settings of config.json, dotted where nested, that the merged model has otherwise.
 
         Raises:
-            PackagingError: ``unsupported_architecture``, ``base_model_quantized``.
+            PackagingError: ``unsupported_architecture``.
         """
         self._changes = dict(config_changes or {})
         self.model = _build(directory, device, self._changes)
@@ -259,12 +259,8 @@ def _build(
             config = transformers.AutoConfig.from_pretrained(directory)
     except (OSError, ModelCodeRefusedError, *MODEL_ERRORS) as error:
         raise _cannot_build(directory, error) from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise PackagingError(
-            ErrorCode.BASE_MODEL_QUANTIZED,
-            f"{directory}: an importance matrix is computed from 16-bit or 32-bit weights, these are quantized",
-            remedy=WITHOUT_MATRIX,
-        )
+    for part in (config, config.get_text_config()):
+        vars(part).pop("quantization_config", None)  # weights come plain, whatever the files hold
     names = changes.get("architectures") or config.architectures or [""]
     cls = getattr(transformers, names[0], None)
     if cls is None:

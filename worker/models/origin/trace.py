@@ -132,6 +132,8 @@ def _weights(
     way = WeightWay(merged.skeleton, merged.converter)
     steps = [way.conversion(file)]
     try:
+        if trained.base.rounded_as is not None:
+            raise NoWitnessError(f"they do not round the base ({trained.base.rounded_as})")
         if trained.beside:
             raise NoWitnessError(f"they do not read {', '.join(trained.beside)}")
         witness = WholeModel.open(

@@ -6,18 +6,25 @@ the others go on working.
 
 from __future__ import annotations
 
-import hashlib
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class OrderedDigest:
-    """Digest of a header followed by numbered parts; safe to use from many threads."""
+    """Digest of a beginning followed by numbered parts; safe to use from many threads.
 
-    def __init__(self, header: bytes) -> None:
-        self._hash = hashlib.sha256(header)
+    Args:
+        beginning: A sha256 that has been given what comes before the parts.
+        told: Is told after each part its number, on the thread that hashes.
+    """
+
+    def __init__(self, beginning: Any, told: Callable[[int], None] | None = None) -> None:
+        self._hash = beginning
+        self._told = told
         self._next = 0
         self._waiting: dict[int, tuple[NDArray[np.uint8], int]] = {}
         self._hashing = False
@@ -33,6 +40,8 @@ class OrderedDigest:
         while (part := self._take_next()) is not None:
             self._hash.update(part[0].data)
             self._hash.update(bytes(part[1]))
+            if self._told is not None:
+                self._told(self._next - 1)
 
     def _take_next(self) -> tuple[NDArray[np.uint8], int] | None:
         with self._changed:
@@ -51,4 +60,5 @@ class OrderedDigest:
 
     def hexdigest(self) -> str:
         """The digest; all parts must have been added and the adding calls returned."""
-        return self._hash.hexdigest()
+        digest: str = self._hash.hexdigest()
+        return digest

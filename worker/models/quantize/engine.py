@@ -26,9 +26,10 @@ from api_client.contract.fit import AnyQuantType
 from worker.models.heap import keep_freed_memory
 from worker.models.kernels import gpu_if_there
 from worker.models.mixture.recipe import NO_RECIPES, Recipes
+from worker.models.quantize.copy_file import CopyFile
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.journal import fingerprint
-from worker.models.quantize.output_file import OutputFile
+from worker.models.quantize.output_file import FileInTheMaking, OutputFile
 from worker.models.quantize.prepare import Preparation, prepare
 from worker.models.quantize.result import QuantizeProgress, QuantizeResult, TypeOutcome
 from worker.models.quantize.slabs import Slab, cut_slabs, encode_slab
@@ -37,7 +38,7 @@ from worker.setting import ON_THIS_MACHINE, Report, WorkSetting
 from worker.stop import ShouldStop, StopRequested
 
 _AHEAD = 3  # slabs handed out per thread: a slow one must not leave the others idle
-_Work = tuple[Slab, list[OutputFile], "Future[dict[OutputFile, int]]"]
+_Work = tuple[Slab, list[FileInTheMaking], "Future[dict[FileInTheMaking, int]]"]
 
 
 def quantize_file(
@@ -94,14 +95,33 @@ def quantize_source(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> QuantizeResult:
     """Quantize an open source; all else as :func:`quantize_file`, and its own errors when it is read."""
+    preparation = prepare(source, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
+    return run_pass(source, preparation, outputs, imatrix=imatrix, resumable=resumable, setting=setting)
+
+
+def run_pass(
+    source: Source,
+    preparation: Preparation,
+    outputs: Mapping[AnyQuantType, Path],
+    *,
+    imatrix: ImatrixData | None = None,
+    copy: CopyFile | None = None,
+    resumable: bool = True,
+    setting: WorkSetting = ON_THIS_MACHINE,
+) -> QuantizeResult:
+    """Make the files that were prepared, and where ``copy`` is given the unquantized one as well.
+
+    Arguments and errors as :func:`quantize_file`. With a copy, tensors are read in its order, and the digests of the
+    others are read from the finished files. ``copy.error`` says why it is not there.
+    """
     keep_freed_memory()
     _check_paths(source.paths, outputs)
-    preparation = prepare(source, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
     files = {
         quant_type: OutputFile(
             outputs[quant_type],
             plan,
             fingerprint(source.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
+            in_order=copy is None,
         )
         for quant_type, plan in preparation.plans.items()
     }
@@ -109,6 +129,7 @@ def quantize_source(
         source,
         preparation,
         files,
+        copy,
         threads=setting.threads or available_cpus(),
         report=setting.report,
         should_stop=setting.should_stop,
@@ -137,10 +158,11 @@ class _Pass:
     source: Source
     preparation: Preparation
     files: Mapping[AnyQuantType, OutputFile]
+    copy: CopyFile | None
     threads: int
     report: Report
     should_stop: ShouldStop
-    checks: dict[OutputFile, list[int]] = field(default_factory=lambda: defaultdict(list))
+    checks: dict[FileInTheMaking, list[int]] = field(default_factory=lambda: defaultdict(list))
     tensors_done: int = 0
     elements_done: int = 0
     elements_total: int = 0
@@ -149,22 +171,31 @@ class _Pass:
 
     def run(self) -> QuantizeResult:
         slabs = list(cut_slabs(self.preparation.tensors))
+        if self.copy is not None:
+            places = {tensor.name: place for place, tensor in enumerate(self.copy.plan.tensors)}
+            slabs.sort(key=lambda slab: places[slab.tensor.name])  # and within a tensor as they are
         try:
-            for file in self.files.values():
+            for file in self._all:
                 file.open(slabs)
             self._count_totals()
-            self._announce()
+            self._announce(slabs)
             self._work_off(slabs)
             self.source.check_unchanged()
-            digests = {quant_type: self._finish(file) for quant_type, file in self.files.items()}
+            with ThreadPoolExecutor(self.threads, thread_name_prefix="finish") as pool:
+                digests = dict(zip(self._all, pool.map(self._finish, self._all), strict=True))
         except (StopRequested, KeyboardInterrupt):
-            for file in self.files.values():
+            for file in self._all:
                 file.suspend()
             raise
         finally:
-            for file in self.files.values():
+            for file in self._all:
                 file.discard()
         return self._result(digests)
+
+    @property
+    def _all(self) -> list[FileInTheMaking]:
+        """The copy first: it is the largest."""
+        return [*([self.copy] if self.copy is not None else []), *self.files.values()]
 
     def _work_off(self, slabs: Sequence[Slab]) -> None:
         """Hand slabs to the threads, a few ahead, and take the results in order."""
@@ -196,25 +227,19 @@ class _Pass:
                     future.cancel()
                 raise
 
-    def _announce(self) -> None:
+    def _announce(self, slabs: Sequence[Slab]) -> None:
         """Tell the source what will be read: what an earlier attempt has made for every file is not."""
         alive = self._alive()
-        tensors = enumerate(self.preparation.tensors)
-        self.source.will_read(
-            [
-                tensor
-                for index, tensor in tensors
-                if tensor.element_count and any(index not in file.finished for file in alive)
-            ]
-        )
+        read = [slab for slab in slabs if slab.is_last and any(slab.tensor_index not in f.finished for f in alive)]
+        self.source.will_read([slab.tensor for slab in read])
 
-    def _alive(self) -> list[OutputFile]:
-        return [file for file in self.files.values() if file.error is None]
+    def _alive(self) -> list[FileInTheMaking]:
+        return [file for file in self._all if file.error is None]
 
-    def _process(self, slab: Slab, wanted: list[OutputFile]) -> dict[OutputFile, int]:
+    def _process(self, slab: Slab, wanted: list[FileInTheMaking]) -> dict[FileInTheMaking, int]:
         """On a thread: make a slab in every type wanted and write it; CRC-32 by file."""
         alive = [file for file in wanted if file.error is None]
-        target_of = {file: file.plan.tensors[slab.tensor_index].type for file in alive}
+        target_of = {file: file.type_of(slab) for file in alive}
         weights = self.preparation.weights.get(slab.tensor.name)
         targets = dict.fromkeys(target_of.values())
         encoded = encode_slab(self.source, slab, targets, weights)
@@ -237,7 +262,7 @@ class _Pass:
                 values = tuple(self.checks.pop(file, ()))
                 if file.error is None:
                     file.tensor_done(slab.tensor_index, values)
-        for file in self.files.values():
+        for file in self._all:
             if file.error is None:
                 file.wait_for_digest(_AHEAD * self.threads)
             else:
@@ -271,17 +296,17 @@ class _Pass:
             )
         )
 
-    def _finish(self, file: OutputFile) -> str:
+    def _finish(self, file: FileInTheMaking) -> str:
         return file.finish() if file.error is None else ""
 
-    def _result(self, digests: Mapping[AnyQuantType, str]) -> QuantizeResult:
+    def _result(self, digests: Mapping[FileInTheMaking, str]) -> QuantizeResult:
         return QuantizeResult(
             {
                 quant_type: TypeOutcome(
                     file.final,
                     file.error,
                     file.plan.size_bytes,
-                    digests[quant_type],
+                    digests[file],
                     file.plan.mixture.counts,
                     file.plan.mixture.fallback_count,
                     file.plan.bits_per_weight,

@@ -1,7 +1,7 @@
-"""A file being made.
+"""Files being made.
 
-It grows beside its name (``worker.storage.partial``) and has its final size from the start, so tensors can be written
-in any order and the disk's space is claimed before the work.
+A file grows beside its name (``worker.storage.partial``) and has its final size from the start, so tensors can be
+written in any order and the disk's space is claimed before the work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from api_client.contract.errors import PackagingError
 from worker.models.gguf.tensors import align_up
+from worker.models.gguf.types import GGMLType
 from worker.models.mixture.plan import OutputPlan
 from worker.models.quantize.digest import OrderedDigest
 from worker.models.quantize.journal import stated_tensors, tensor_entry
@@ -26,29 +27,107 @@ from worker.storage.partial import PartialFile
 _READ_BYTES = 4 << 20
 
 
-class OutputFile:
-    """One quant type's file.
+class FileInTheMaking:
+    """A file of the pass. A failure is kept in :attr:`error`; the file is of no use then.
 
     Life: :meth:`open`, any number of :meth:`write` (from any thread) and :meth:`tensor_done`, then one of
-    :meth:`finish`, :meth:`discard`, :meth:`suspend`. A failure is kept in :attr:`error`; the file is of no use then.
+    :meth:`finish`, :meth:`discard`, :meth:`suspend`.
 
     Attributes:
         final: The name it will have.
-        plan: What is to be written.
         error: Why it failed, or None.
-        finished: Tensors that need not be made any more.
-        resumed: How many of them an earlier attempt made.
+        finished: Tensors, in the order of the pass, that need not be made any more.
     """
 
-    def __init__(self, final: Path, plan: OutputPlan, fingerprint: str | None) -> None:
+    def __init__(self, final: Path, fingerprint: str | None) -> None:
         self.final = final
-        self.plan = plan
         self.error: PackagingError | None = None
         self.finished: set[int] = set()
-        self.resumed = 0
         self._file = PartialFile(final, fingerprint=fingerprint)
         self._digest: OrderedDigest | None = None
         self._failing = threading.Lock()
+
+    def open(self, slabs: Sequence[Slab]) -> None:
+        """Create the partial file, or take up an earlier attempt's. A failure shows in :attr:`error`."""
+        raise NotImplementedError
+
+    def type_of(self, slab: Slab) -> GGMLType:
+        """The type that its tensor has in this file."""
+        raise NotImplementedError
+
+    def write(self, slab: Slab, data: NDArray[np.uint8]) -> int:
+        """Write a slab's bytes, uint8 ``(row_count, row_bytes)``; failures as :meth:`open`.
+
+        Returns:
+            What :meth:`tensor_done` is told of it.
+        """
+        raise NotImplementedError
+
+    def tensor_done(self, index: int, values: tuple[int, ...], /) -> None:
+        """Note that all slabs of a tensor are written; ``values`` are what :meth:`write` returned for them."""
+        raise NotImplementedError
+
+    def finish(self) -> str:
+        """Sync, rename, and return the SHA-256; failures as :meth:`open`, with an empty digest then."""
+        try:
+            digest = self._hexdigest()
+            self._file.sync()
+            self._file.finish()
+        except PackagingError as error:
+            self.fail(error)
+            return ""
+        return digest
+
+    def wait_for_digest(self, count: int) -> None:
+        """Let the digest catch up until fewer than ``count`` slabs wait for it."""
+        if self._digest is not None:
+            self._digest.wait_below(count)
+
+    def fail(self, error: PackagingError) -> None:
+        """Keep the first error."""
+        with self._failing:
+            if self.error is None:
+                self.error = error
+
+    def release(self) -> None:
+        """Give a failed file's disk space back at once; a thread may still write to it."""
+        self._file.release()
+
+    def discard(self) -> None:
+        """Remove everything but a finished file."""
+        self._file.discard()
+
+    def suspend(self) -> None:
+        """Leave partial file and journal for a later attempt."""
+        self._file.suspend()
+
+    def _hexdigest(self) -> str:
+        raise NotImplementedError
+
+
+class OutputFile(FileInTheMaking):
+    """One quant type's file.
+
+    Attributes:
+        plan: What is to be written.
+        resumed: How many tensors an earlier attempt made.
+
+    Args:
+        final: The name it will have.
+        plan: What is to be written.
+        fingerprint: Digest of all that decides its bytes, where a later attempt may take it up.
+        in_order: Whether slabs come in the order in which the file has them; its digest is made on the way then.
+    """
+
+    def __init__(self, final: Path, plan: OutputPlan, fingerprint: str | None, *, in_order: bool = True) -> None:
+        super().__init__(final, fingerprint)
+        self.plan = plan
+        self.resumed = 0
+        self._in_order = in_order
+
+    def type_of(self, slab: Slab) -> GGMLType:
+        """The type that its tensor has in this file."""
+        return self.plan.tensors[slab.tensor_index].type
 
     def open(self, slabs: Sequence[Slab]) -> None:
         """Create the partial file, or take up an earlier attempt's. A failure shows in :attr:`error`."""
@@ -63,7 +142,8 @@ class OutputFile:
             return
         self.finished = set(done)
         self.resumed = len(done)
-        self._digest = None if done else OrderedDigest(self.plan.header)
+        if self._in_order and not done:
+            self._digest = OrderedDigest(hashlib.sha256(self.plan.header))
 
     def write(self, slab: Slab, data: NDArray[np.uint8]) -> int:
         """Write a slab's bytes, uint8 ``(row_count, row_bytes)``, and return their CRC-32; failures as :meth:`open`."""
@@ -86,43 +166,8 @@ class OutputFile:
         except PackagingError as error:
             self.fail(error)
 
-    def wait_for_digest(self, count: int) -> None:
-        """Let the digest catch up until fewer than ``count`` slabs wait for it."""
-        if self._digest is not None:
-            self._digest.wait_below(count)
-
-    def finish(self) -> str:
-        """Sync, rename, and return the SHA-256; failures as :meth:`open`, with an empty digest then."""
-        try:
-            digest = self._digest.hexdigest() if self._digest else self._read_digest()
-            self._file.sync()
-        except PackagingError as error:
-            self.fail(error)
-            return ""
-        try:
-            self._file.finish()
-        except PackagingError as error:
-            self.fail(error)
-            return ""
-        return digest
-
-    def fail(self, error: PackagingError) -> None:
-        """Keep the first error."""
-        with self._failing:
-            if self.error is None:
-                self.error = error
-
-    def release(self) -> None:
-        """Give a failed file's disk space back at once; a thread may still write to it."""
-        self._file.release()
-
-    def discard(self) -> None:
-        """Remove everything but a finished file."""
-        self._file.discard()
-
-    def suspend(self) -> None:
-        """Leave partial file and journal for a later attempt."""
-        self._file.suspend()
+    def _hexdigest(self) -> str:
+        return self._digest.hexdigest() if self._digest else self._read_digest()
 
     def _verified(self, stated: dict[int, tuple[int, ...]], slabs: Sequence[Slab]) -> dict[int, tuple[int, ...]]:
         """Tensors of an earlier attempt whose bytes are what the journal says."""

@@ -15,16 +15,14 @@ any (TRL, Unsloth)    front matter of the run's ``README.md``        ``datasets`
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from worker.models.rundata.text_files import json_values, small_text, yaml_values
 
-_MAX_BYTES = 1 << 20
 _CARD_BLOCK = re.compile(r"```ya?ml\n(?P<text>.*?)```", re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n(?P<text>.*?)\n---", re.DOTALL)
 _PART = re.compile(r"#\d+$")
@@ -50,19 +48,19 @@ class NamedData:
 def named_data(directory: Path) -> Iterator[NamedData]:
     """Everything that notes in a directory name, the most exact notes first. What cannot be read names nothing."""
     for name, reader in _READERS:
-        text = _text(directory / name)
+        text = small_text(directory / name)
         if text is not None:
             yield from reader(directory, name, text)
 
 
 def _llama_factory(directory: Path, name: str, text: str) -> Iterator[NamedData]:
-    values = _yaml(text)
+    values = yaml_values(text)
     values = {key.removeprefix("train."): value for key, value in values.items()}
     place = values.get("dataset_dir")
     data_dir = Path(place) if isinstance(place, str) else Path("data")
     homes = [home / data_dir for home in (directory, *directory.parents[:4])]  # an absolute one stands for itself
     home = next((home for home in homes if (home / "dataset_info.json").is_file()), None)
-    known = _json(_text(home / "dataset_info.json") or "") if home is not None else {}
+    known = json_values(small_text(home / "dataset_info.json") or "") if home is not None else {}
     for key, held_out in (("dataset", False), ("eval_dataset", True)):
         for data in _names(values.get(key)):
             entry = known.get(data)
@@ -72,7 +70,7 @@ def _llama_factory(directory: Path, name: str, text: str) -> Iterator[NamedData]
 
 
 def _axolotl(directory: Path, name: str, text: str) -> Iterator[NamedData]:
-    values = _yaml(text)
+    values = yaml_values(text)
     for key, held_out in (("datasets", False), ("test_datasets", True)):
         entries = values.get(key)
         for entry in entries if isinstance(entries, list) else ():
@@ -82,7 +80,7 @@ def _axolotl(directory: Path, name: str, text: str) -> Iterator[NamedData]:
 
 
 def _swift(directory: Path, name: str, text: str) -> Iterator[NamedData]:
-    values = _json(text)
+    values = json_values(text)
     for key, held_out in (("dataset", False), ("val_dataset", True)):
         for path in _listed(values.get(key)):
             yield NamedData(_PART.sub("", path), held_out, name, directory)
@@ -92,7 +90,7 @@ def _card(directory: Path, name: str, text: str) -> Iterator[NamedData]:
     for block in _CARD_BLOCK.finditer(text):
         yield from _axolotl(directory, name, block["text"])
     front = _FRONT_MATTER.match(text)
-    for path in _listed(_yaml(front["text"]).get("datasets")) if front else ():
+    for path in _listed(yaml_values(front["text"]).get("datasets")) if front else ():
         yield NamedData(path, False, name, directory)
 
 
@@ -106,31 +104,6 @@ _READERS: tuple[tuple[str, Callable[[Path, str, str], Iterator[NamedData]]], ...
     ("config.yaml", _axolotl),
     ("README.md", _card),
 )
-
-
-def _text(path: Path) -> str | None:
-    try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            return None
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _yaml(text: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _names(value: Any) -> list[str]:
