@@ -25,7 +25,7 @@ from worker.models.verify.tokens import Rendered, rendered_chat
 from worker.models.verify.witness import Proof, Witness
 from worker.stages.context import StageContext, StageResult
 from worker.stages.facts import without_paths
-from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.inputs import job_base, job_overlay, job_tokenizer
 from worker.stages.splitting import must_split, split
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def _trained(context: StageContext) -> TrainedModel:
     from worker.models.verify.reference import TrainedModel
 
     tokenizer, roots = job_tokenizer(context), context.settings.allowed_roots
-    base = open_base_model(context.prepared.base_dir, allowed_roots=roots, allow_quantized=True)
     modules = read_sentence_modules(tokenizer.places, roots)
-    return TrainedModel(base, job_overlay(context), tokenizer, modules, context.setting())
+    return TrainedModel(job_base(context), job_overlay(context), tokenizer, modules, context.setting())
 
 
 def _answer(context: StageContext, artifact: Artifact, chat: Rendered | None = None) -> str:
