@@ -27,9 +27,10 @@ from api_client.contract.rules import resolve_request
 from api_client.contract.task import RegisteredTask, TaskScores, TrainingTask
 from api_client.contract.templates import BUILTIN_TEMPLATES, Template
 from api_client.ledger import durability
-from api_client.ledger.address import find_redis_url, masked_url, no_writes
+from api_client.ledger.address import find_redis_url, masked_url
 from api_client.ledger.asking import QuestionKind, ask, no_worker
 from api_client.ledger.confirming import SubmitWait, find_submit_wait
+from api_client.ledger.connecting import no_writes
 from api_client.ledger.controls import Controls
 from api_client.ledger.counts import Counts, read_counts
 from api_client.ledger.figures import read_figures

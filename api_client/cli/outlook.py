@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -14,7 +14,6 @@ from api_client.cli.failures import DONE, JOB_FAILED
 from api_client.cli.output import Output
 from api_client.cli.render.states import stage_name
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
-from api_client.client import PackagingClient
 from api_client.contract.disk_need import DiskNeed, disk_needs
 from api_client.contract.forecast import (
     MOST_JOBS,
@@ -32,8 +31,10 @@ from api_client.contract.quant_types import QuantType
 from api_client.contract.request import PackagingRequest, unquantized_type
 from api_client.contract.rules import resolve_request, writes_unquantized
 from api_client.contract.stages import StageName
-from api_client.ledger.questions import Questions
 from api_client.words.formatting import format_duration, format_size, one_line
+
+if TYPE_CHECKING:
+    from api_client.client import PackagingClient
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def ask_outlook(client: PackagingClient, request: PackagingRequest) -> Outlook:
     Raises:
         PackagingError: what would refuse the request; ``question_unanswered`` without a worker, and what it found.
     """
+    from api_client.ledger.questions import Questions  # commands that ask no worker load nothing of Redis
+
     resolved, options = resolve_request(request, client.templates())
     questions = Questions(client)
     sizes = questions.sizes(resolved.base_model or "")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from api_client.cli.arguments import (
     CodeOption,
@@ -19,10 +20,12 @@ from api_client.cli.arguments import (
 )
 from api_client.cli.flags import FlagGroup
 from api_client.cli.requests import parse_labels
-from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import Job, JobState
 from api_client.contract.job_search import SEARCHED_FIELDS, searched_texts
+
+if TYPE_CHECKING:
+    from api_client.client import PackagingClient
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Group
 from rich.live import Live
@@ -17,11 +17,13 @@ from rich.live import Live
 from api_client.cli.output import Output
 from api_client.cli.render.log import log_line, progress_fraction
 from api_client.cli.render.watch import MAX_TAIL, Frame, watch_lines
-from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import Job
 from api_client.contract.waiting import WaitReason
+
+if TYPE_CHECKING:
+    from api_client.client import PackagingClient
 
 POLL_S = 0.25
 REDIS_PATIENCE_S = 60.0

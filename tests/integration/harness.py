@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from api_client import AttemptOutcome, Job, PackagingClient, PackagingRequest, StageName
-from api_client.ledger.address import connect
+from api_client.ledger.connecting import connect
 from api_client.ledger.keys import Keys
 from tests.waiting import BOUND_S, eventually
 

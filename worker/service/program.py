@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 
 from api_client.client import PackagingClient
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.ledger.address import connect, masked_url, unreachable
+from api_client.ledger.address import masked_url
+from api_client.ledger.connecting import connect, unreachable
 from api_client.ledger.keys import Keys
 from api_client.ledger.messages import MessageSender
 from config.celery import worker_queues

@@ -16,8 +16,8 @@ import structlog
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import SCHEMA_VERSION
-from api_client.ledger.address import connect
 from api_client.ledger.asking import ANSWER_KEPT_S, QUESTION_TIMEOUT_S, QuestionKind
+from api_client.ledger.connecting import connect
 from api_client.ledger.figures import read_figures
 from api_client.ledger.keys import Keys
 from config.log_events import LogEvent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,11 +26,13 @@ from api_client.cli.render.log import LEVELS, at_least, log_line
 from api_client.cli.render.made import made_lines
 from api_client.cli.requests import parse_labels
 from api_client.cli.watching import watch_jobs
-from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.events import Event, EventKind
 from api_client.contract.job import Job, JobState
+
+if TYPE_CHECKING:
+    from api_client.client import PackagingClient
 
 CHOSEN_LIMIT = 200
 """Jobs of one state that are followed at most."""

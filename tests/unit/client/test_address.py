@@ -14,12 +14,11 @@ from api_client.ledger.address import (
     DEFAULT_REDIS_URL,
     SentinelAddress,
     broker_address,
-    connect,
     find_redis_url,
     masked_url,
     parse_sentinel,
-    unreachable,
 )
+from api_client.ledger.connecting import connect, unreachable
 
 
 def test_the_nearest_address_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

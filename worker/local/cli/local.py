@@ -24,7 +24,6 @@ from api_client.cli.outlook import Outlook, announce_matrix, past_forecast, show
 from api_client.cli.output import Output, plain
 from api_client.cli.render.job import outputs_table, stage_table
 from api_client.cli.watching import watch_jobs
-from api_client.client import PackagingClient
 from api_client.connection import open_client
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.forecast import MemoryNeed, Workload
@@ -40,6 +39,7 @@ from worker.local.cli.signals import terminate_as_interrupt
 from worker.local.subject import subject_of_job
 
 if TYPE_CHECKING:
+    from api_client.client import PackagingClient
     from worker.local.embedded import Stack
 
 PACKAGE_EXAMPLES = """[bold]Examples[/bold]

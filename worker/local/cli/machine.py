@@ -13,7 +13,6 @@ from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, JOB_FAILED
 from api_client.cli.output import Output
 from api_client.cli.render.states import mark
-from api_client.client import PackagingClient
 from api_client.ledger.address import find_redis_url
 from api_client.words.formatting import one_line
 
@@ -30,6 +29,7 @@ def run_worker(output: Output) -> int:
     stops at a safe point and is handed back. With --json its log is JSON.
     """
     with needs_extra("worker"):
+        from api_client.client import PackagingClient
         from config.settings import load_settings
         from config.site_templates import load_site_templates
         from worker.service import program as service
