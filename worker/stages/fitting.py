@@ -18,7 +18,6 @@ from api_client.contract.fit import AnyQuantType, FitType
 from api_client.contract.job import Artifact, ArtifactKind
 from api_client.contract.quality import Divergence
 from api_client.contract.quant_types import QuantType
-from worker.models.checkpoint import open_base_model
 from worker.models.evaluate.texts import chosen_text
 from worker.models.evaluate.tokenizer import load_tokenizer
 from worker.models.fit.curve import priced_curve
@@ -36,7 +35,7 @@ from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.models.sizes import machine_memory_bytes
 from worker.stages.context import StageContext
-from worker.stages.inputs import job_overlay, job_tokenizer
+from worker.stages.inputs import job_base, job_overlay, job_tokenizer
 from worker.stages.measurable import CANNOT_RUN, CannotRunError, running_model
 from worker.storage.atomic import atomic_write_text
 
@@ -201,7 +200,7 @@ def _subject(context: StageContext, source: Artifact, matrix: ImatrixData | None
     """
     prepared = context.prepared
     try:
-        base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots)
+        base = job_base(context)
         tokenizer = load_tokenizer(job_tokenizer(context), base.config)
         text = chosen_text(tokenizer, prepared.evaluation.text, prepared.evaluation.dataset)
     except PackagingError as error:
