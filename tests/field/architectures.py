@@ -121,13 +121,16 @@ NULL: dict[str, dict[str, Any]] = {
     "Exaone4Config": {"sliding_window": None, "layer_types": ["full_attention", "full_attention"]},
 }
 # by architecture, where one config serves several
-OF_ARCHITECTURE: dict[str, dict[str, Any]] = {"Gemma3TextModel": {"use_bidirectional_attention": True}}
+OF_ARCHITECTURE: dict[str, dict[str, Any]] = {
+    "Gemma3TextModel": {"use_bidirectional_attention": True, "query_pre_attn_scalar": _SIZES["head_dim"]},
+    "ModernBertForSequenceClassification": {"classifier_pooling": "mean"},
+}
 _OTHER_TOKENIZER = {ErrorCode.TOKENIZER_UNSUPPORTED, ErrorCode.TOKENIZER_NOT_FOUND, ErrorCode.VOCABULARY_MISMATCH}
 # the family of the tokenizer, where it is not told by trying
 _FAMILIES = {
     "bert": ("bert",), "nomic_bert": ("bert",), "roberta": ("gpt2",), "xlm-roberta": ("xlm-roberta",), "t5": ("t5",),
     "umt5": ("t5",),
-    "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "modernbert": ("gpt2-bos",),
+    "gemma4": ("gemma4",), "gemma4_text": ("gemma4",), "modernbert": ("gpt2-ends",),
     "deepseek_v32": ("gpt2-bos",), "jamba": ("llama",),
 }  # fmt: skip
 
@@ -211,6 +214,8 @@ def save_small(architecture: str, directory: Path, family: str) -> Path:
 
 def families_of(architecture: str) -> tuple[str, ...]:
     """Tokenizers to try with an architecture."""
+    if architecture == "Gemma3TextModel":
+        return ("gemma3",)
     model_type = str(getattr(model_class(architecture).config_class, "model_type", ""))
     return _FAMILIES.get(model_type, _USUAL_FAMILIES)
 

@@ -21,6 +21,7 @@ from api_client.contract.request import PackagingRequest
 from config.settings import StageSettings
 from tests.field.architectures import NotBuiltError, model_class, save_convertible
 from tests.field.hidden import LENGTH, NoVectorError, angle, by_llama_cpp, by_transformers
+from tests.field.vocabularies import known_with_ends
 from tests.harness import run_stages, stage_settings
 from worker.models.convert.repairs import completed_configs, repaired
 from worker.models.convert.upstream import load_upstream
@@ -89,6 +90,11 @@ class Trial:
 
 def cells(architecture: str, directory: Path) -> dict[str, str]:
     """Every column's outcome: ``yes``, or why not. Columns that need one that failed are left out."""
+    with known_with_ends():
+        return _cells(architecture, directory)
+
+
+def _cells(architecture: str, directory: Path) -> dict[str, str]:
     trial = Trial(architecture, directory)
     found = {BUILT: _told(lambda: _build(trial))}
     if found[BUILT] != YES:

@@ -64,7 +64,7 @@ EMBEDDERS: dict[str, tuple[str, str, dict[str, Any], str, tuple[int, ...]]] = {
     "modernbert": ("gpt2-ends", "ModernBertModel", _MODERN, "cls_token", ()),
     "qwen3": ("llama", "Qwen3Model", _DECODER, "lasttoken", ()),
     "embedding-gemma": (
-        "llama", "Gemma3TextModel", {**_DECODER, **_GEMMA}, "mean_tokens", (96, 64)
+        "gemma3", "Gemma3TextModel", {**_DECODER, **_GEMMA}, "mean_tokens", (96, 64)
     ),
 }  # fmt: skip
 RERANKERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -93,10 +93,6 @@ def save_embedder(name: str, directory: Path, *, scale: float = 3.0) -> Path:
     """A directory of sentence-transformers with pooling, dense layers, normalisation and prompts."""
     family, class_name, settings, pooling, dense = EMBEDDERS[name]
     _saved(family, class_name, settings, directory, scale)
-    if class_name == "Gemma3TextModel":  # whose tokenizer puts no space before a text
-        names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
-        config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names}
-        (directory / "tokenizer_config.json").write_text(json.dumps(config))
     steps = [("", "Transformer"), ("1_Pooling", "Pooling")]
     _put(directory / "1_Pooling", {"word_embedding_dimension": 64, f"pooling_mode_{pooling}": True})
     sizes = (64, *dense)

@@ -55,6 +55,14 @@ def llama(directory: Path) -> int:
     return SPM_TOKENS
 
 
+def gemma3(directory: Path) -> int:
+    """The same as Gemma has it: no space before a text."""
+    tokens = llama(directory)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    _write(directory, "tokenizer_config.json", {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names})
+    return tokens
+
+
 def gpt2(directory: Path) -> int:
     """Byte-level BPE with a pre-tokenizer that upstream knows."""
     description = json.loads(BPE_FILE.read_text(encoding="utf-8"))
@@ -240,5 +248,5 @@ def _charsmap(model: Path) -> bytes:
 
 FAMILIES: dict[str, Callable[[Path], int]] = {
     "llama": llama, "gpt2": gpt2, "gpt2-bos": gpt2_bos, "gpt2-ends": gpt2_ends, "gemma4": gemma4, "bert": bert,
-    "t5": t5, "xlm-roberta": xlm_roberta,
+    "gemma3": gemma3, "t5": t5, "xlm-roberta": xlm_roberta,
 }  # fmt: skip

@@ -18,6 +18,7 @@ from tests.field.architectures import NotBuiltError, chosen, save_convertible
 from tests.field.cells import UNCAUGHT, YES, cells
 from tests.field.page import recorded
 from tests.field.proven import PROVEN
+from tests.field.vocabularies import known_with_ends
 from worker.models.verify.ask import Question
 from worker.models.verify.load import prove
 
@@ -37,7 +38,8 @@ def test_an_architecture_converts_and_works_or_is_refused_by_name(tmp_path: Path
 
 def _outcome(architecture: str, directory: Path) -> str:
     try:
-        save_convertible(architecture, directory)
+        with known_with_ends():
+            save_convertible(architecture, directory)
         return f"works: it {prove(Question(str(directory / 'base.gguf'), max_tokens=2))}"
     except NotBuiltError as error:
         return f"not built here: {error}"
