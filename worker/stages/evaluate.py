@@ -142,7 +142,7 @@ def _origin(
     trained = Trained(base, None, None, tokenizer)
     if overlay is not None and adapter_dir is not None:
         beside = find_beside(checkpoint_dir or adapter_dir, adapter_dir, context.settings.allowed_roots)
-        trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(path.name for path in beside.weights))
+        trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(beside.weights.values()))
     try:
         with _unquantized(context, files, name) as unquantized:
             steps = trace(

@@ -100,7 +100,7 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
         for name in inputs.adapter.left_out:
             context.report.log(f"{name} of the checkpoint is not part of what is packaged", level="warning", file=name)
         for name in sorted(
-            {entry.file.name for key, entry in inputs.adapter.tensors.items() if inputs.adapter.is_beside(key)}
+            {entry.file_name for key, entry in inputs.adapter.tensors.items() if inputs.adapter.is_beside(key)}
         ):
             context.report.log(
                 f"{name} of the checkpoint holds trained weights; they replace the base model's", file=name
@@ -155,11 +155,11 @@ def _fingerprints(inputs: JobInputs) -> dict[str, Any]:
     """What the manifest says of the inputs: names, sizes and digests, no path of this machine."""
     fingerprints: dict[str, Any] = {"base_model": {"name": inputs.base_name, **_model_fingerprint(inputs.base)}}
     if inputs.adapter is not None:
-        weights = sorted({entry.file for entry in inputs.adapter.tensors.values()})
+        weights = sorted({(entry.file_name, entry.file) for entry in inputs.adapter.tensors.values()})
         fingerprints["adapter"] = {
             "name": inputs.checkpoint_name,
             "base_model": Path(inputs.adapter.base_name).name,
-            "files": {path.name: {"size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in weights},
+            "files": {name: {"size_bytes": path.stat().st_size, "sha256": sha256_file(path)} for name, path in weights},
         }
     fingerprints["tokenizer"] = {
         "files": {name: {"sha256": sha256_file(path)} for name, path in sorted(inputs.tokenizer.files.items())}
@@ -174,8 +174,8 @@ def _model_fingerprint(base: BaseModel) -> dict[str, Any]:
         **({"made_plain_from": base.made_plain_from} if base.made_plain_from else {}),
         "tensors": len(base.tensors),
         "files": {
-            path.name: {"size_bytes": path.stat().st_size}
-            for path in sorted({entry.file for entry in base.tensors.values()})
+            name: {"size_bytes": path.stat().st_size}
+            for name, path in sorted({(entry.file_name, entry.file) for entry in base.tensors.values()})
         },
     }
 

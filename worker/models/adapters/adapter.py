@@ -108,11 +108,11 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
     weights = resolve_member(directory, ADAPTER_WEIGHTS, allowed_roots, _INVALID)
     beside = find_beside(opened, directory, allowed_roots)
     files = {path: MappedFile(path, file_identity(path)) for path in (weights, *beside.weights)}
-    tensors = _read_names(weights)
+    tensors = _read_names(weights, ADAPTER_WEIGHTS)
     if not tensors:
         raise PackagingError(_INVALID, f"{weights} holds no tensors: its process had none", remedy=_GATHER)
-    for path in beside.weights:
-        _add_names(tensors, path, files)
+    for path, name in beside.weights.items():
+        _add_names(tensors, path, name, files)
     _check_one_adapter(tensors, weights)
     nemo = {}
     if (directory / NEMO_CONFIG).exists():
@@ -123,19 +123,19 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
     return adapter
 
 
-def _read_names(weights: Path) -> dict[AdapterKey, TensorEntry]:
+def _read_names(weights: Path, file_name: str) -> dict[AdapterKey, TensorEntry]:
     """The tensors of one file by parsed name, from its header.
 
     Raises:
         PackagingError: ``adapter_invalid``, ``adapter_unsupported`` for dtypes, ``weights_truncated``.
     """
-    header = read_safetensors_header(weights, invalid=_INVALID)
+    header = read_safetensors_header(weights, name=file_name, invalid=_INVALID)
     tensors: dict[AdapterKey, TensorEntry] = {}
     for name, entry in header.tensors.items():
         if is_superseded(name, header.tensors):
             continue
         # a file that is one module's, such as embed_tokens.safetensors, may leave its name out
-        key = parse_key(name if name not in ("weight", "bias") else f"{weights.stem}.{name}")
+        key = parse_key(name if name not in ("weight", "bias") else f"{Path(file_name).stem}.{name}")
         if key in tensors:
             raise PackagingError(_INVALID, f"{weights}: {name} and {tensors[key].name} name the same tensor")
         if entry.dtype not in ("F64", "F32", "F16", "BF16", "I32", "I64"):  # integers: where sparse methods act
@@ -149,19 +149,21 @@ def _read_names(weights: Path) -> dict[AdapterKey, TensorEntry]:
     return tensors
 
 
-def _add_names(tensors: dict[AdapterKey, TensorEntry], path: Path, files: Mapping[Path, MappedFile]) -> None:
+def _add_names(
+    tensors: dict[AdapterKey, TensorEntry], path: Path, file_name: str, files: Mapping[Path, MappedFile]
+) -> None:
     """Add the tensors of a file beside the adapter; one that both hold must be the same in both."""
     import torch
 
-    for key, entry in _read_names(path).items():
+    for key, entry in _read_names(path, file_name).items():
         mine = tensors.setdefault(key, entry)
         alike = (mine.dtype, mine.shape) == (entry.dtype, entry.shape)
         if not (alike and (mine is entry or torch.equal(files[mine.file].read(mine), files[path].read(entry)))):
             raise PackagingError(
                 _INVALID,
-                f"{path.name} and {mine.file.name} of {path.parent} both hold {entry.name}, with other values",
+                f"{file_name} and {mine.file_name} of the checkpoint both hold {entry.name}, with other values",
                 remedy="Move away the file that is not wanted.",
-                fields={"tensor": entry.name, "file": path.name},
+                fields={"tensor": entry.name, "file": file_name},
             )
 
 

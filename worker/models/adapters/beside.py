@@ -9,8 +9,8 @@ model, which lies beside the adapter that is merged into it, is left alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode
@@ -31,11 +31,11 @@ class Beside:
     """The files beside an adapter.
 
     Attributes:
-        weights: Safetensors files to read as more tensors of the adapter.
+        weights: Safetensors files to read as more tensors of the adapter, links followed -> their names there.
         left_out: Names of files with weights that are not read, and are no part of the model.
     """
 
-    weights: tuple[Path, ...] = ()
+    weights: Mapping[Path, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
@@ -50,7 +50,8 @@ def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside
     Raises:
         PackagingError: ``weights_pickled``, naming the file and the command that converts it; ``path_not_allowed``.
     """
-    weights, left_out = [], []
+    weights: dict[Path, str] = {}
+    left_out = []
     for directory in _directories(opened, adapter_dir):
         names = sorted(entry.name for entry in directory.iterdir() if entry.is_file())
         merged_beside = _TORCHTUNE in names
@@ -60,12 +61,12 @@ def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside
             if suffix in _OTHER_WEIGHTS or is_value_head or (merged_beside and _MERGED.fullmatch(name)):
                 left_out.append(name)
             elif suffix == ".safetensors" and name != ADAPTER_WEIGHTS and not is_state(stem):
-                weights.append(resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID))
+                weights[resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID)] = name
             elif suffix in PICKLE_SUFFIXES and f"{stem}.safetensors" not in names:
                 path = resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID)
                 if may_hold_weights(path, stem):
                     raise pickled_beside(str(directory / name), {"size_bytes": path.stat().st_size})
-    return Beside(tuple(weights), tuple(left_out))
+    return Beside(weights, tuple(left_out))
 
 
 def _directories(opened: Path, adapter_dir: Path) -> Iterator[Path]:

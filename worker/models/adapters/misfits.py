@@ -56,7 +56,7 @@ def refuse_unmatched(draft: Draft) -> None:
 
 def _beside(draft: Draft, keys: Sequence[AdapterKey]) -> _Cause | None:
     """A file beside the adapter holds something that is not in the base."""
-    files = sorted({draft.adapter.tensors[key].file.name for key in keys if draft.adapter.is_beside(key)})
+    files = sorted({draft.adapter.tensors[key].file_name for key in keys if draft.adapter.is_beside(key)})
     if not files or not all(draft.adapter.is_beside(key) for key in keys):
         return None
     return _Cause(
@@ -174,8 +174,8 @@ def refuse_doubled(draft: Draft) -> None:
     entry = draft.adapter.tensors[draft.beside[doubled]]
     raise PackagingError(
         ErrorCode.ADAPTER_UNSUPPORTED,
-        f"{entry.file.name} beside the adapter of {draft.adapter.directory} holds weights of {doubled}, which the "
+        f"{entry.file_name} beside the adapter of {draft.adapter.directory} holds weights of {doubled}, which the "
         "adapter changes as well and which are not the base model's: the adapter may be merged into them already",
-        remedy=f"Move {entry.file.name} away to merge the adapter into the base, or package it alone as full weights.",
-        fields={"file": entry.file.name, "tensor": entry.name},
+        remedy=f"Move {entry.file_name} away to merge the adapter into the base, or package it alone as full weights.",
+        fields={"file": entry.file_name, "tensor": entry.name},
     )

@@ -245,7 +245,7 @@ def _read_shard(directory: Path, name: str, allowed_roots: Roots) -> Safetensors
             f"{directory / INDEX} names {name}, which is missing",
             fields={"shard": name},
         )
-    return read_safetensors_header(path)
+    return read_safetensors_header(path, name=name)
 
 
 def _collect(

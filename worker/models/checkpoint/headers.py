@@ -38,6 +38,7 @@ class TensorEntry:
         dtype: Safetensors dtype name, e.g. ``BF16``.
         shape: Dimensions, outermost first.
         file: The file that holds it, symlinks resolved.
+        file_name: What the file is called in the model's directory; where a link leads it may be called otherwise.
         start: First byte, counted from the start of the file.
         end: One past the last byte.
     """
@@ -46,6 +47,7 @@ class TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    file_name: str
     start: int
     end: int
 
@@ -65,11 +67,14 @@ class SafetensorsHeader:
     tensors: Mapping[str, TensorEntry]
 
 
-def read_safetensors_header(path: Path, *, invalid: ErrorCode = ErrorCode.BASE_MODEL_INVALID) -> SafetensorsHeader:
+def read_safetensors_header(
+    path: Path, *, name: str | None = None, invalid: ErrorCode = ErrorCode.BASE_MODEL_INVALID
+) -> SafetensorsHeader:
     """Read and check the header of ``path``; no tensor data is read.
 
     Args:
         path: A regular file; resolve and check symlinks before calling.
+        name: What it is called where the link to it lies; by default its own name.
         invalid: Code for a header that breaks the format (``adapter_invalid`` for adapter files).
 
     Raises:
@@ -81,7 +86,8 @@ def read_safetensors_header(path: Path, *, invalid: ErrorCode = ErrorCode.BASE_M
         raise PackagingError(invalid, f"{path}: the safetensors header is not a JSON object")
     data_start = 8 + len(raw)
     metadata = _metadata(header.pop("__metadata__", {}), path, invalid)
-    tensors = {name: _entry(name, value, path, data_start, invalid) for name, value in header.items()}
+    file_name = path.name if name is None else name
+    tensors = {key: _entry(key, value, (path, file_name), data_start, invalid) for key, value in header.items()}
     _check_tiling(tensors, path, data_start, size_bytes, invalid)
     return SafetensorsHeader(path=path, size_bytes=size_bytes, metadata=metadata, tensors=tensors)
 
@@ -125,8 +131,9 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _entry(name: str, value: Any, path: Path, data_start: int, invalid: ErrorCode) -> TensorEntry:
+def _entry(name: str, value: Any, file: tuple[Path, str], data_start: int, invalid: ErrorCode) -> TensorEntry:
     """One checked tensor entry: known dtype, sane shape, offsets of exactly the size that both imply."""
+    path, file_name = file
     where = f"{path}: tensor {name[:200]!r}"
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise PackagingError(invalid, f"{where} lacks dtype, shape or data_offsets, or has more than these")
@@ -143,7 +150,7 @@ def _entry(name: str, value: Any, path: Path, data_start: int, invalid: ErrorCod
         raise PackagingError(
             invalid, f"{where} ({dtype} {shape}) needs {bits // 8} bytes, its data_offsets hold {end - begin}"
         )
-    return TensorEntry(name, dtype, tuple(shape), path, data_start + begin, data_start + end)
+    return TensorEntry(name, dtype, tuple(shape), path, file_name, data_start + begin, data_start + end)
 
 
 def _check_tiling(

@@ -79,7 +79,7 @@ class MergedWeights:
         """Shard file name -> its entries, both sorted, as upstream reads them. Added tensors are in the last shard."""
         shards: dict[str, dict[str, WeightEntry]] = {}
         for name, entry in self.base.tensors.items():
-            shards.setdefault(entry.file.name, {})[name] = self._entry(name, name)
+            shards.setdefault(entry.file_name, {})[name] = self._entry(name, name)
         for name, source in self._added.items():
             shards[max(shards)][name] = self._entry(name, source)
         return {file: dict(sorted(shards[file].items())) for file in sorted(shards)}
