@@ -3,7 +3,7 @@
 # hash: for builds of torch that constraints.txt does not know.
 PYTHON ?= python3
 HASHES ?= yes
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

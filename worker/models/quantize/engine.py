@@ -95,6 +95,7 @@ def quantize_source(
     setting: WorkSetting = ON_THIS_MACHINE,
 ) -> QuantizeResult:
     """Quantize an open source; all else as :func:`quantize_file`, and its own errors when it is read."""
+    _check_paths(source.paths, outputs)
     preparation = prepare(source, list(outputs), imatrix, recipes, allow_requantize=allow_requantize)
     return run_pass(source, preparation, outputs, imatrix=imatrix, resumable=resumable, setting=setting)
 
@@ -115,7 +116,6 @@ def run_pass(
     others are read from the finished files. ``copy.error`` says why it is not there.
     """
     keep_freed_memory()
-    _check_paths(source.paths, outputs)
     files = {
         quant_type: OutputFile(
             outputs[quant_type],
