@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,9 @@ from api_client.disk import existing, failed_write, free_bytes
 from api_client.words.formatting import format_size
 from config.roots import Roots
 from worker.storage.held import HeldDirectory, hold_made
+
+_NAMELESS_UNKNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+"""What file systems (NFS) and kernels answer that know no files without a name, open(2)."""
 
 
 def check_bucket(bucket: str, allowed_buckets: Sequence[str] | None, *, for_writing: bool = False) -> None:
@@ -51,14 +55,28 @@ def open_output_dir(path: str | Path, allowed_roots: Roots) -> HeldDirectory:
     except OSError as error:
         raise failed_write(real, error) from error
     try:
-        probe = f".trainpack-{secrets.token_hex(8)}.tmp"
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.descriptor))
-        os.unlink(probe, dir_fd=held.descriptor)
+        _try_to_write(held.descriptor)
     except OSError as error:
         held.undo()
         held.close()
         raise failed_write(real, error) from error
     return held
+
+
+def _try_to_write(directory: int) -> None:
+    """Make a file in an open directory: one without a name, of which nothing is left however the process ends.
+
+    Raises:
+        OSError: as the file system has it.
+    """
+    try:
+        os.close(os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory))
+    except OSError as error:
+        if error.errno not in _NAMELESS_UNKNOWN:
+            raise
+        probe = f".trainpack-{secrets.token_hex(8)}.tmp"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory))
+        os.unlink(probe, dir_fd=directory)
 
 
 def check_output_dir(path: str | Path, allowed_roots: Roots) -> Path:

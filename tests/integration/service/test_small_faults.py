@@ -79,7 +79,16 @@ def test_an_answer_that_comes_late_is_waited_for_once_more(own: Server) -> None:
             os.kill(own.process.pid, signal.SIGCONT)
 
 
-def test_a_long_queue_is_read_in_pages_and_no_further_than_needed(service: Installation) -> None:
+def test_a_long_queue_is_read_in_pages_and_no_further_than_needed(tmp_path: Path) -> None:
+    with server(
+        "bundled", tmp_path / "data", acl=None, options=()
+    ) as alone:  # of the shared one, workers of other tests read queues as well
+        service = Installation(alone.url("default"), tmp_path)
+        _read_a_long_queue(service)
+        service.close()
+
+
+def _read_a_long_queue(service: Installation) -> None:
     (first, *_) = queue_keys(service.keys, "packaging.io")
 
     def message(number: int) -> str:

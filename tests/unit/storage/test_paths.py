@@ -133,3 +133,24 @@ def test_the_reserve_counts_only_when_something_is_written(tmp_path: Path) -> No
 def test_system_errors_become_codes_by_their_number(tmp_path: Path, number: int, code: ErrorCode | None) -> None:
     error = write_error(tmp_path / "x.gguf", OSError(number, os.strerror(number)))
     assert (error and error.code) == code
+
+
+def test_trying_to_write_never_has_a_name_that_a_killed_process_would_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(*_: object, **__: object) -> None:
+        raise AssertionError("a file with a name was made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", named)
+        assert ensure_output_dir(tmp_path / "out", Roots.anywhere()) == tmp_path / "out"
+    real_open = os.open
+
+    def older(path: str, flags: int, *rest: int, **at: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real_open(path, flags, *rest, **at)
+
+    monkeypatch.setattr(os, "open", older)  # as NFS answers
+    assert ensure_output_dir(tmp_path / "out", Roots.anywhere()) == tmp_path / "out"
+    assert [*(tmp_path / "out").iterdir()] == []
