@@ -91,7 +91,12 @@ def test_ten_thousand_jobs_make_a_scrape_no_dearer(service: Installation) -> Non
 
 
 def commands_of_a_scrape(service: Installation) -> int:
-    """Commands that one scrape sends; the connection that counts them adds the same each time."""
+    """Commands that one scrape sends: the least of some, since workers of other tests use the server as well."""
+    return min(_commands_meanwhile(service) for _ in range(5))
+
+
+def _commands_meanwhile(service: Installation) -> int:
+    """Those that a scrape and whoever else sends; the connection that counts them adds the same each time."""
     before = service.redis.info("commandstats")
     metrics_text(service.client)
     after = service.redis.info("commandstats")
