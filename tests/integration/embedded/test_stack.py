@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.ledger.address import find_redis_url
 from api_client.s3 import make_client
 from worker.local.embedded import Stack, StackInfo, read_stack
+from worker.local.embedded.ports import choose_ports
 from worker.local.embedded.processes import ProcessId
 from worker.local.embedded.state import write_stack
 from worker.local.embedded.workers import GRACE_S, WorkerProgram
@@ -297,3 +298,28 @@ def test_the_real_worker_serves_when_the_start_returns(tmp_path: Path) -> None:
         process = psutil.Process(worker.pid)
         children = process.children(recursive=True)
     assert psutil.wait_procs([process, *children], timeout=BOUND_S)[1] == []
+
+
+def test_a_port_that_another_stack_held_for_a_moment_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that start at once try the same ports; the one that holds a port while it chooses lets it go again."""
+    chosen: list[dict[str, int]] = []
+
+    def choose(preferred: Mapping[str, int]) -> dict[str, int]:
+        ports = choose_ports(dict.fromkeys(preferred, 0))
+        if not chosen:
+            ports["s3"] = busy.getsockname()[1]
+        else:
+            busy.close()
+        chosen.append(ports)
+        return ports
+
+    monkeypatch.setattr("worker.local.embedded.stack.choose_ports", choose)
+    monkeypatch.setattr("worker.local.embedded.stack.is_free", lambda _: True)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(1)
+        with Stack(tmp_path, workers=0) as stack:
+            assert stack.info.endpoint_url.endswith(str(chosen[1]["s3"]))
+    assert len(chosen) == 2

@@ -34,6 +34,11 @@ def is_free(port: int) -> bool:
     return True
 
 
+def says_port_taken(log: str) -> bool:
+    """Whether a server says that a port was somebody else's when it wanted it: as the system words it, or SeaweedFS."""
+    return any(words in log.lower() for words in ("address already in use", "port allocation failed"))
+
+
 def _hold(port: int) -> socket.socket | None:
     """A socket bound to the port while others are being chosen; as servers do, with ``SO_REUSEADDR``."""
     holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

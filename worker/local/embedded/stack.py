@@ -19,7 +19,7 @@ from typing import Self
 from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from worker.local.embedded import guard, seaweedfs, valkey, workers
-from worker.local.embedded.ports import LOOPBACK, choose_ports, is_free
+from worker.local.embedded.ports import LOOPBACK, choose_ports, is_free, says_port_taken
 from worker.local.embedded.processes import Processes, ProcessId, StackProcess, start_ticks
 from worker.local.embedded.state import StackInfo, StackSecrets, last_stack, read_stack, remove_stack, write_stack
 from worker.local.embedded.workers import OWN_PROGRAM, WorkerProgram
@@ -212,11 +212,12 @@ class Stack:
             ports = choose_ports(valkey.PREFERRED_PORTS | (seaweedfs.PREFERRED_PORTS if self._objects else {}))
             try:
                 return self._launch(processes, ports, secrets)
-            except PackagingError:
+            except PackagingError as error:
                 for service in processes.services:
                     processes.end(service.name)
-                taken = [port for port in ports.values() if not is_free(port)]
-                if not taken or attempt == _PORT_ATTEMPTS:  # a port may be lost between choosing it and using it
+                # lost between choosing it and using it, or held for a moment by another stack that chose
+                lost = says_port_taken(error.message) or not all(is_free(port) for port in ports.values())
+                if not lost or attempt == _PORT_ATTEMPTS:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
