@@ -28,7 +28,9 @@ from api_client.contract.quality import (
     StepWord,
 )
 from api_client.contract.request import EvaluationOptions
+from worker.models.adapters import open_adapter
 from worker.models.adapters.beside import find_beside
+from worker.models.adapters.writer import misread_by_installed
 from worker.models.checkpoint import BaseModel
 from worker.models.evaluate.report import make_report
 from worker.models.evaluate.run import Budget, evaluate_files
@@ -141,8 +143,11 @@ def _origin(
     adapter_dir, checkpoint_dir = context.prepared.adapter_dir, context.prepared.checkpoint_dir
     trained = Trained(base, None, None, tokenizer)
     if overlay is not None and adapter_dir is not None:
-        beside = find_beside(checkpoint_dir or adapter_dir, adapter_dir, context.settings.allowed_roots)
-        trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(beside.weights.values()))
+        roots = context.settings.allowed_roots
+        beside = find_beside(checkpoint_dir or adapter_dir, adapter_dir, roots)
+        adapter = open_adapter(adapter_dir, allowed_roots=roots)
+        misread = misread_by_installed(adapter.config, adapter.writer)
+        trained = Trained(base, adapter_dir, overlay, tokenizer, tuple(beside.weights.values()), misread)
     try:
         with _unquantized(context, files, name) as unquantized:
             steps = trace(

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.job import ArtifactKind, StageName
+from api_client.contract.quality import QualityReport, StepState, StepWord
 from api_client.contract.request import PackagingRequest
 from tests.harness import RecordingReporter, run_stages
-from tests.tiny import HIDDEN, VOCABULARY, tiny_checkpoint, tiny_tokenizer
+from tests.tiny import HIDDEN, TEXT, VOCABULARY, tiny_checkpoint, tiny_tokenizer
 from tests.unit.stages.conftest import TinyRun
 from worker.models.adapters import Overlay
 from worker.models.gguf.reader import open_gguf
@@ -81,6 +82,27 @@ def test_an_adapter_of_unsloth_s_is_packaged_as_it_was_trained(mixture: tuple[Pa
     theirs = as_unsloth_wrote_it(checkpoint, tmp_path / "run" / "checkpoint-10")
     assert packaged(base, theirs, tmp_path / "theirs", reporter) == packaged(base, checkpoint, tmp_path / "ours")
     assert any("lora_B_layout" in line for _, line in reporter.lines)
+
+
+def test_peft_does_not_judge_what_it_would_misread(mixture: tuple[Path, Path], tmp_path: Path) -> None:
+    """The file is right, and not what the installed PEFT makes of the adapter; before, the job ended for that."""
+    base, checkpoint = mixture
+    (tmp_path / "text.txt").write_text("\n".join(TEXT * 40))
+    theirs = as_unsloth_wrote_it(checkpoint, tmp_path / "run" / "checkpoint-10")
+    for name, adapter in (("ours", checkpoint), ("theirs", theirs)):
+        wanted = {"text": tmp_path / "text.txt"}
+        out = tmp_path / name
+        request = PackagingRequest(
+            base_model=base, checkpoint=adapter, output_dir=out, template="merge", evaluation=wanted
+        )
+        run_stages(request, tmp_path / f"scratch-{name}")
+        report = QualityReport.model_validate_json((out / "quality.json").read_bytes())
+        steps = {step.step: step for step in report.origin}
+        if name == "ours":
+            assert steps[StepWord.MERGE].state is steps[StepWord.LOGITS].state is StepState.SAME, steps
+        else:
+            assert steps[StepWord.MERGE].state is steps[StepWord.LOGITS].state is StepState.NOT_CHECKED, steps
+            assert "they read experts in Unsloth's order otherwise than who wrote it" in steps[StepWord.MERGE].fact
 
 
 NORM = "base_model.model.model.norm.weight"

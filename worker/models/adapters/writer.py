@@ -24,6 +24,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 
 NEMO_CONFIG = "automodel_peft_config.json"
 _NEMO_LAYOUTS = {"peft-0.18": (0, 18, 0), "peft-0.19.1": (0, 19, 1)}
+_LAYOUT_OF_TODAY = (0, 19, 1)
 _DETAIL, _FLAT, _MARK = "unsloth_fused_expert_lora", "lora_B_layout", "unsloth_fixed"
 # transformers' packages whose experts Unsloth trained by a forward pass of its own before 2026.9.6
 _GROUPED_BEFORE = frozenset({
@@ -92,6 +93,21 @@ class Writer:
             return ColumnOrder.RANK_MAJOR, True
         grouped = family in _GROUPED_BEFORE and parameter in _OF_UNSLOTH
         return (ColumnOrder.GROUPED_BY_EXPERT if grouped else ColumnOrder.RANK_MAJOR), False
+
+
+def misread_by_installed(config: Mapping[str, Any], writer: Writer) -> str:
+    """What of an adapter the installed PEFT, which knows nothing of writers, may read otherwise; empty for nothing.
+
+    Args:
+        config: ``adapter_config.json``.
+        writer: Who wrote it.
+    """
+    if not config.get("target_parameters"):
+        return ""
+    if writer.peft is not None and writer.peft < _LAYOUT_OF_TODAY:
+        return f"experts in the layout of PEFT {'.'.join(map(str, writer.peft))}"
+    grouped = any(order != ColumnOrder.RANK_MAJOR for order in writer.orders.values())
+    return "experts in Unsloth's order" if grouped or (writer.unsloth and not writer.orders) else ""
 
 
 def read_writer(config: Mapping[str, Any], nemo: Mapping[str, Any], where: str) -> Writer:

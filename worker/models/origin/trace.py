@@ -47,6 +47,7 @@ class Trained:
         overlay: The adapter as it was merged here.
         tokenizer: The run's tokenizer in transformers.
         beside: Files beside the adapter whose weights were trained, too; PEFT does not read them.
+        misread: What of the adapter the installed PEFT takes for something else than who wrote it; empty for nothing.
     """
 
     base: BaseModel
@@ -54,6 +55,7 @@ class Trained:
     overlay: Overlay | None
     tokenizer: Any
     beside: tuple[str, ...] = ()
+    misread: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def _weights(
             raise NoWitnessError(f"they do not round the base ({trained.base.rounded_as})")
         if trained.beside:
             raise NoWitnessError(f"they do not read {', '.join(trained.beside)}")
+        if trained.misread:
+            raise NoWitnessError(f"they read {trained.misread} otherwise than who wrote it")
         witness = WholeModel.open(
             trained.base.directory, trained.adapter_dir, _merge_type(merged, trained.overlay), count
         )

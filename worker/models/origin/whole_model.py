@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from worker.models.hardening import locked_down
 
-_PARTLY_TAKEN = ("missing adapter keys", "unexpected keys")
 _SHARE_OF_FREE_MEMORY = 0.5
 _FLOAT32_BYTES = 4
 
@@ -58,17 +57,13 @@ class WholeModel:
         if adapter is not None and not (adapter / "adapter_model.safetensors").is_file():
             raise NoWitnessError("the adapter is in a form that PEFT does not read")
         try:
-            with locked_down(weights_from=base), warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                model = _loaded(base, adapter, dtype)
+            with locked_down(weights_from=base), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return cls(_loaded(base, adapter, dtype))
+        except NoWitnessError:
+            raise
         except Exception as error:  # whatever transformers or PEFT raise for what they cannot take says nothing of ours
             raise NoWitnessError(f"{type(error).__name__}: {str(error)[:200]}") from error
-        partly = [
-            str(warning.message) for warning in caught if any(word in str(warning.message) for word in _PARTLY_TAKEN)
-        ]
-        if partly:
-            raise NoWitnessError(f"PEFT takes only part of the adapter: {partly[0][:200]}")
-        return cls(model)
 
     def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Of each token that really follows, by the model's own forward in float32; ``(len(ids) - 1,)``."""
@@ -89,5 +84,10 @@ def _loaded(base: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        tuned = PeftModel.from_pretrained(model, str(adapter))
+        # the same weights once more: opening a model warns of the names that it lacks and not of those left over
+        taken = tuned.load_adapter(str(adapter), "default")
+        if left := [*taken.missing_keys, *taken.unexpected_keys]:
+            raise NoWitnessError(f"PEFT takes only part of the adapter: not {left[0][:200]}, and {len(left) - 1} more")
+        model = tuned.merge_and_unload()
     return model.eval()
