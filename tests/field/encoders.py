@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def save_encoder(name: str, directory: Path, *, scale: float = 1.0) -> Path:
     """A random model with its tokenizer, its weights times ``scale``."""
-    family, class_name, settings = MODELS[name]
-    directory.mkdir(parents=True)
-    tokens = FAMILIES[family](directory)
-    torch.manual_seed(4)
-    model_class = getattr(transformers, class_name)
-    model = model_class(model_class.config_class(vocab_size=tokens, **settings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(scale)
-    model.save_pretrained(directory)
-    return directory
+    return _saved(MODELS[name], directory, lambda parameter: parameter.mul_(scale))
 
 
 _DECODER = {
@@ -74,25 +65,32 @@ RERANKERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def _saved(family: str, class_name: str, settings: dict[str, Any], directory: Path, scale: float) -> None:
+def _scaled(parameter: torch.Tensor, scale: float) -> torch.Tensor:
+    """Matrices times ``scale``; biases and norms, which start at nothing and one, some way off that."""
+    return parameter.mul_(scale) if parameter.ndim > 1 else parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def _saved(
+    model: tuple[str, str, dict[str, Any]], directory: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Path:
+    """A random model with its tokenizer, its parameters changed in place."""
+    family, class_name, settings = model
     directory.mkdir(parents=True)
     tokens = FAMILIES[family](directory)
     torch.manual_seed(4)
     model_class = getattr(transformers, class_name)
-    model = model_class(model_class.config_class(vocab_size=tokens, **settings))
+    made = model_class(model_class.config_class(vocab_size=tokens, **settings))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(scale)
-            else:
-                parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(directory)
+        for parameter in made.parameters():
+            change(parameter)
+    made.save_pretrained(directory)
+    return directory
 
 
 def save_embedder(name: str, directory: Path, *, scale: float = 3.0) -> Path:
     """A directory of sentence-transformers with pooling, dense layers, normalisation and prompts."""
     family, class_name, settings, pooling, dense = EMBEDDERS[name]
-    _saved(family, class_name, settings, directory, scale)
+    _saved((family, class_name, settings), directory, lambda parameter: _scaled(parameter, scale))
     steps = [("", "Transformer"), ("1_Pooling", "Pooling")]
     _put(directory / "1_Pooling", {"word_embedding_dimension": 64, f"pooling_mode_{pooling}": True})
     sizes = (64, *dense)
@@ -114,8 +112,7 @@ def save_embedder(name: str, directory: Path, *, scale: float = 3.0) -> Path:
 
 def save_reranker(name: str, directory: Path, *, scale: float = 3.0) -> Path:
     """A model that scores a query and a document; Qwen3's does by the probability of an answer."""
-    family, class_name, settings = RERANKERS[name]
-    _saved(family, class_name, settings, directory, scale)
+    _saved(RERANKERS[name], directory, lambda parameter: _scaled(parameter, scale))
     if name == "qwen3":
         (directory / "README.md").write_text("# Qwen3-Reranker-0.6B\n")
         description = json.loads((directory / "tokenizer.json").read_text("utf-8"))

@@ -18,6 +18,8 @@ BPE_TOKENS, SPM_TOKENS = 49152, 400
 """The BPE tokenizer is SmolLM's (Apache-2.0) cut down to what upstream's recognition needs, at the original ids."""
 WORDPIECE_FILE = Path(__file__).parent / "data" / "wordpiece.json"
 """What upstream's recognition needs of BERT's vocabulary (Apache-2.0), at the original ids."""
+Recognise = Callable[[Any, Any], str]
+"""Upstream's model and a tokenizer -> the name of its pre-tokenizer."""
 _SPACE = "▁"
 # tokens that converters of the GLM and Solar families ask for by their text
 _ASKED_FOR = ("<|user|>", "[gMASK]", "<|observation|>", "<unk>", "<|startoftext|>")
@@ -97,15 +99,21 @@ def known_with_ends() -> Iterator[None]:
     """Have upstream know the BPE tokenizer also where it puts tokens around the text that recognition goes by."""
     text_model = load_upstream().conversion.TextModel
     original = text_model.get_vocab_base_pre
+    known = known_or(original, lambda model, tokenizer: str(original(model, _WithoutEnds(tokenizer))))
+    with replaced(text_model, "get_vocab_base_pre", known):
+        yield
+
+
+def known_or(original: Recognise, otherwise: Recognise) -> Recognise:
+    """Upstream's way to recognise a pre-tokenizer, and another one where it knows none."""
 
     def known(model: Any, tokenizer: Any) -> str:
         try:
             return str(original(model, tokenizer))
         except NotImplementedError:
-            return str(original(model, _WithoutEnds(tokenizer)))
+            return otherwise(model, tokenizer)
 
-    with replaced(text_model, "get_vocab_base_pre", known):
-        yield
+    return known
 
 
 class _WithoutEnds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_weights_on_the_grid_have_no_error(tmp_path: Path) -> None:
 def test_an_adapter_that_changes_nothing_has_no_ratio(tmp_path: Path) -> None:
     overlay, base = merge(torch.randn(64, 64), torch.zeros(64, 64), tmp_path)
     assert measure_base_error(overlay, base, "nf4") is None
+
+
+def test_names_of_the_overlay_are_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of experts: a set of all names for each of them would take the time of their square."""
+    overlay, base = merge(torch.randn(64, 64), torch.ones(64, 64), tmp_path)
+    asked, own = [], Overlay.names
+
+    def counted(self: Overlay) -> frozenset[str]:
+        asked.append(self)
+        return own(self)
+
+    monkeypatch.setattr(Overlay, "names", counted)
+    many = dataclasses.replace(base, tensors={**base.tensors, **dict.fromkeys("abc", base.tensors[WEIGHT])})
+    assert measure_base_error(overlay, many, "nf4") is not None
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("rows", [64, 37])

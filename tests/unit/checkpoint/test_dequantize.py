@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -19,6 +20,8 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from tests.quantized import WEIGHTS, float_quantized, fp8, in_blocks, int8, mxfp4, nf4
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.checkpoint.bitsandbytes import FP4, NF4
+from worker.models.checkpoint.headers import DTYPE_BITS, TensorEntry
+from worker.models.checkpoint.unpacking import Unpacking
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
@@ -132,6 +135,48 @@ def test_pieces_of_a_weight_are_the_whole(plain: Path, tmp_path: Path, monkeypat
     for i, once in enumerate(whole):
         pieces = read(open_base_model(tmp_path / f"{i}"))
         assert all(torch.equal(once[name], pieces[name]) for name in once)
+
+
+class Widest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches how many float32 values any one operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype is torch.float32:
+            self.most = max(self.most, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("block", [(32, 96), None], ids=["tall blocks", "one scale"])
+def test_a_scale_of_many_rows_widens_some_rows_at_a_time(
+    block: tuple[int, int] | None, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_base_model(fp8(plain, tmp_path / "fp8", block))
+    whole = model.read_tensor(Q)
+    monkeypatch.setattr("worker.models.checkpoint.scaled.CHUNK_ELEMENTS", 1000)
+    with Widest() as widest:  # type: ignore[no-untyped-call]
+        pieces = model.read_tensor(Q)
+    assert 0 < widest.most <= 1000
+    assert torch.equal(pieces, whole)
+
+
+@pytest.mark.parametrize("scale", [torch.ones(()), torch.ones(0, 1)], ids=["one scale", "a scale a row"])
+def test_a_weight_without_rows_is_one(scale: torch.Tensor, plain: Path, tmp_path: Path) -> None:
+    stored = load_file(fp8(plain, tmp_path / "fp8") / WEIGHTS)
+    empty = {Q: torch.empty(0, 96, dtype=torch.float8_e4m3fn), f"{Q}_scale_inv": scale}
+    save_file(stored | empty, tmp_path / "fp8" / WEIGHTS)
+    assert open_base_model(tmp_path / "fp8").read_tensor(Q).shape == (0, 96)
+
+
+@pytest.mark.parametrize("dtype", sorted(name for name, bits in DTYPE_BITS.items() if bits <= 8 and name != "BOOL"))
+def test_values_of_few_bits_without_scales_are_refused_whatever_their_dtype(dtype: str, tmp_path: Path) -> None:
+    entry = TensorEntry(Q, dtype, (4, 8), tmp_path, WEIGHTS, 0, 4 * 8 * DTYPE_BITS[dtype] // 8)
+    unpacking = Unpacking(tmp_path, "fp8", {}, "BF16", {Q: entry}, dict[str, torch.Tensor]().__getitem__)
+    with pytest.raises(PackagingError, match="the scales that fp8 keeps for it are not there") as caught:
+        unpacking.finish()
+    assert caught.value.fields["dtype"] == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
@@ -361,3 +406,28 @@ def test_quant_states_that_lie(plain: Path, tmp_path: Path) -> None:
         raw = json.dumps(good | lie).encode()
         packed = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
         spoiled(nf4, plain, tmp_path / "lie", partial(put, name, packed))
+
+
+@pytest.mark.parametrize("key", ["blocksize", "nested_blocksize"])
+def test_blocks_that_bitsandbytes_never_writes_are_refused_by_their_size(key: str, plain: Path, tmp_path: Path) -> None:
+    """Scales are spread over their blocks: one of two thousand million weights would be that many numbers."""
+    name = f"{Q}.quant_state.bitsandbytes__nf4"
+
+    def lie(stored: dict[str, torch.Tensor]) -> None:
+        state = json.loads(bytes(stored[name].tolist())) | {key: 1 << 31}
+        stored[name] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
+        one = {"blocksize": ("absmax", torch.uint8), "nested_blocksize": ("nested_absmax", torch.float32)}
+        part, dtype = one[key]
+        stored[f"{Q}.{part}"] = torch.ones(1, dtype=dtype)
+        if key == "blocksize":
+            stored[f"{Q}.nested_absmax"] = torch.ones(1)
+
+    error = spoiled(partial(nf4, nested=True), plain, tmp_path / "lie", lie)
+    assert f"says {key} 2147483648" in error.message
+    assert "64" in error.message
+
+
+@pytest.mark.parametrize("block", [32, 4096])
+def test_blocks_of_every_size_that_bitsandbytes_writes(block: int, plain: Path, tmp_path: Path) -> None:
+    model = open_base_model(nf4(plain, tmp_path / "nf4", block=block))
+    assert model.read_tensor(Q).shape == (64, 96)

@@ -13,6 +13,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from tests.field.vocabularies import known_or
 from tests.tiny import tiny_tokenizer
 from worker.models.convert.repairs import config_repairs
 from worker.models.convert.upstream import load_upstream
@@ -182,20 +183,16 @@ def teach_pre_tokenizers(monkeypatch: Any) -> None:
     Upstream knows a pre-tokenizer by the ids that one vocabulary gives to one text, so no small vocabulary is known.
     """
     text_model = load_upstream().conversion.TextModel
-    original = text_model.get_vocab_base_pre
+    monkeypatch.setattr(text_model, "get_vocab_base_pre", known_or(text_model.get_vocab_base_pre, _taught))
 
-    def taught(model: Any, tokenizer: Any) -> str:
-        try:
-            return str(original(model, tokenizer))
-        except NotImplementedError:
-            description = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
-            steps = description.get("pretokenizers", [description])
-            patterns = [step["pattern"]["Regex"] for step in steps if "Regex" in step.get("pattern", {})]
-            if not patterns:
-                return _PRE_TOKENIZERS.get(str(description.get("type")), "gpt-2")
-            return "llama-bpe" if "1,3" in patterns[0] else "qwen2"
 
-    monkeypatch.setattr(text_model, "get_vocab_base_pre", taught)
+def _taught(_: Any, tokenizer: Any) -> str:
+    description = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    steps = description.get("pretokenizers", [description])
+    patterns = [step["pattern"]["Regex"] for step in steps if "Regex" in step.get("pattern", {})]
+    if not patterns:
+        return _PRE_TOKENIZERS.get(str(description.get("type")), "gpt-2")
+    return "llama-bpe" if "1,3" in patterns[0] else "qwen2"
 
 
 def upstream_convert(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,9 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from api_client.contract.errors import ErrorCode, PackagingError
+from config.roots import Roots
 from tests.field.vocabularies import FAMILIES
+from tests.unit.adapters.hand_made import Q, pair, write_adapter, write_base
 from tests.unit.convert.convert_samples import read_gguf, upstream_convert
 from tests.unit.convert.test_convert_equality import assert_same_file
 from worker.models.adapters import Overlay, build_overlay, open_adapter
@@ -169,3 +173,45 @@ def test_labels_are_those_beside_the_adapter(tmp_path: Path) -> None:
     (adapter / "config.json").write_text('{"id2label": {"0": "good", "1": "bad", "2": "ugly"}}')
     metadata = read_gguf(merged_here(base, adapter, tmp_path / "out.gguf"))[0]
     assert metadata["bert.classifier.output_labels"] == ["good", "bad", "ugly"]
+
+
+def test_labels_beside_an_adapter_in_the_form_of_the_hubs_cache(tmp_path: Path) -> None:
+    """Every file of a snapshot is a link; one that leads out of the roots is refused, as any other file's."""
+    auto, base = transformers.AutoModelForSequenceClassification, save_base("BertModel", tmp_path / "b", torch.float32)
+    adapter = save_adapter(base, tmp_path / "hub" / "snapshots" / "0", auto, "SEQ_CLS", num_labels=3)
+    (blobs := tmp_path / "hub" / "blobs").mkdir()
+    (adapter / "config.json").write_text('{"id2label": {"0": "good", "1": "bad", "2": "ugly"}}')
+    for file in sorted(adapter.iterdir()):
+        (adapter / file.name).rename(blobs / f"digest-of-{file.name}")
+        file.symlink_to(Path("../../blobs") / f"digest-of-{file.name}")
+
+    def labels(roots: Roots) -> Any:
+        opened = open_adapter(adapter, allowed_roots=roots)
+        classes = supported_architectures()
+        build_overlay(opened, open_base_model(base), tmp_path / "overlay", precision="base", classes=classes)
+        return Overlay.load(tmp_path / "overlay").config_changes()["id2label"]
+
+    assert labels(Roots.only(tmp_path)) == {"0": "good", "1": "bad", "2": "ugly"}
+    (adapter / "config.json").unlink()
+    (outside := tmp_path.parent / f"{tmp_path.name}-outside.json").write_text('{"id2label": {}}')
+    (adapter / "config.json").symlink_to(outside)
+    with pytest.raises(PackagingError) as caught:
+        labels(Roots.only(tmp_path))
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_where_no_head_is_at_stake_transformers_is_not_imported(tmp_path: Path) -> None:
+    """It takes seconds, and names alone say where plain LoRA goes."""
+    base = write_base(tmp_path / "base", {f"{Q}.weight": torch.zeros(4, 3)})
+    adapter = write_adapter(tmp_path / "adapter", pair(Q, [[1.0, 2.0, 3.0]], [[1.0], [0.0], [0.0], [1.0]]))
+    program = """
+import sys
+from pathlib import Path
+from worker.models.adapters import build_overlay, open_adapter
+from worker.models.checkpoint import open_base_model
+base, adapter, out = map(Path, sys.argv[1:])
+build_overlay(open_adapter(adapter), open_base_model(base), out, precision="base", classes={"BertModel"})
+print("transformers" in sys.modules)
+"""
+    command = [sys.executable, "-c", program, str(base), str(adapter), str(tmp_path / "overlay")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fit import AnyQuantType
 from api_client.contract.quant_types import QuantType
+from tests.unit.convert import consulted_samples
 from tests.unit.convert.conftest import Run
+from tests.unit.convert.convert_samples import teach_pre_tokenizers
+from tests.unit.convert.test_classifiers import save_base
 from worker.models.adapters import Overlay
 from worker.models.convert.evaluate import Evaluator
 from worker.models.convert.pipeline import conversion_identity, convert, open_conversion, reopen_conversion
@@ -27,6 +32,7 @@ from worker.setting import WorkProgress, WorkSetting
 from worker.stop import StopRequested
 from worker.storage.checksums import sha256_file
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # upstream leaves files open
 SAMPLES = ("llama", "gemma2", "phi3", "mixtral", "gpt2")
 """Permuted rows; a tied head and values that are computed; fused tensors cut up; stacked experts; transposed."""
 KINDS = (QuantType.Q8_0, QuantType.Q4_0, QuantType.F16)
@@ -66,6 +72,32 @@ def test_it_reads_as_the_file_and_gives_the_same_quantized_files(
     assert result.failed == expected.failed == {}
     for kind, outcome in result.outcomes.items():
         assert outcome.sha256 == expected.outcomes[kind].sha256 == sha256_file(outcome.path), kind
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaForMaskedLM", "BertForMaskedLM"])
+def test_a_class_that_is_converted_as_another_is_opened_again_as_that(name: str, tmp_path: Path) -> None:
+    base = save_base(name, tmp_path / "base", torch.bfloat16)
+    convert(base, tmp_path / "m.gguf")
+    with opened(base, None) as file, open_gguf(tmp_path / "m.gguf") as written:
+        assert [tensor.name for tensor in file.tensors] == [tensor.name for tensor in written.tensors]
+        for tensor in file.tensors:
+            assert np.array_equal(file.tensor_bytes(tensor), written.tensor_bytes(tensor)), tensor.name
+
+
+def test_dense_layers_that_changed_make_it_another_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teach_pre_tokenizers(monkeypatch)
+    (base := tmp_path / "base").mkdir()
+    consulted_samples.SAMPLES["embedding-gemma"](base)
+    with opened(base, None) as file:
+        dense = file.tensor_bytes(next(t for t in file.tensors if t.name.startswith("dense_2"))).copy()
+    planned = open_conversion(base)
+    tokenizer, header = find_tokenizer(None, base), planned.plan.header
+    save_file({"linear.weight": torch.zeros(48, 32)}, base / "2_Dense" / "model.safetensors")
+    assert conversion_identity(base, header, tokenizer=tokenizer) != planned.identity
+    with opened(base, None) as file:
+        again = file.tensor_bytes(next(t for t in file.tensors if t.name.startswith("dense_2")))
+        assert dense.any()
+        assert not again.any()
 
 
 def test_rows_are_there_for_whoever_reads_in_another_order(run_of: Callable[[str], Run], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from config.roots import NOWHERE_ELSE, Roots
 from worker.models.adapters.beside import find_beside
 from worker.models.adapters.keys import AdapterKey, is_superseded, parse_key
 from worker.models.adapters.writer import NEMO_CONFIG, Writer, read_writer
+from worker.models.checkpoint.base_model import CONFIG
 from worker.models.checkpoint.files import read_json, resolve_member
 from worker.models.checkpoint.headers import TensorEntry, read_safetensors_header
 from worker.models.checkpoint.kinds import require_adapter
@@ -52,6 +53,7 @@ class Adapter:
     left_out: tuple[str, ...]
     weights: Path
     _files: Mapping[Path, MappedFile]
+    _allowed_roots: Roots
 
     @property
     def peft_type(self) -> str:
@@ -69,6 +71,15 @@ class Adapter:
         """Map one tensor in its stored dtype."""
         entry = self.tensors[key]
         return self._files[entry.file].read(entry)
+
+    def model_config(self) -> Mapping[str, Any]:
+        """``config.json`` of the trained model where the trainer left one beside the adapter; else empty.
+
+        Raises:
+            PackagingError: ``adapter_invalid`` for what is no JSON object, ``path_not_allowed`` for a link elsewhere.
+        """
+        path = resolve_member(self.directory, CONFIG, self._allowed_roots, _INVALID)
+        return read_json(path, _INVALID) if path.exists() else {}
 
     def is_beside(self, key: AdapterKey) -> bool:
         """Whether a tensor comes from a file beside the adapter's own."""
@@ -118,7 +129,7 @@ def open_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Ada
     if (directory / NEMO_CONFIG).exists():
         nemo = read_json(resolve_member(directory, NEMO_CONFIG, allowed_roots, _INVALID), _INVALID)
     writer = read_writer(config, nemo, str(directory))
-    adapter = Adapter(directory, config, tensors, writer, beside.left_out, weights, files)
+    adapter = Adapter(directory, config, tensors, writer, beside.left_out, weights, files, allowed_roots)
     _check_gathered(adapter)
     return adapter
 

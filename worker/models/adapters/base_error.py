@@ -58,7 +58,8 @@ def measure_base_error(overlay: Overlay, base: BaseModel, kind: str) -> BaseErro
     Memory: twice the largest weight in float32.
     """
     exact = replace(overlay, precision="f32")  # the adapter's change itself, not what is left of it after rounding
-    names = [name for name in base.tensors if name in overlay.names() and _is_rounded(base, name)]
+    changed = overlay.names()
+    names = [name for name in base.tensors if name in changed and _is_rounded(base, name)]
     error = change = size = 0.0
     chosen = _spread(names, base)
     for name in chosen:

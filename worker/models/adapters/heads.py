@@ -7,7 +7,6 @@ merged model and ``config.json`` names that class; where it does not, ``misfits`
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
@@ -17,9 +16,6 @@ from worker.models.adapters.module_tree import CLASSIFIES
 from worker.models.adapters.names import text_embedding
 from worker.models.adapters.places import Place
 from worker.models.adapters.updates import ReplaceUpdate
-from worker.models.checkpoint.files import read_json
-
-_CONFIG = "config.json"
 
 
 def plan_head(draft: Draft) -> dict[str, Any]:
@@ -34,10 +30,10 @@ def plan_head(draft: Draft) -> dict[str, Any]:
     Raises:
         PackagingError: ``adapter_mismatch`` where a part of the trained class is in neither base nor adapter.
     """
-    tree, source = draft.locator.tree, text_embedding(draft.base)
     named = {f"{key.module}{key.part}": key for key in draft.unmatched if key.part.startswith(".")}
     if draft.adapter.config.get("task_type") != CLASSIFIES or not named or len(named) < len(draft.unmatched):
-        return {}
+        return {}  # before transformers is asked, whose import alone takes seconds
+    tree, source = draft.locator.tree, text_embedding(draft.base)
     if (
         tree is None
         or source is None
@@ -76,15 +72,9 @@ def _labels(draft: Draft, output: AdapterKey) -> dict[str, str]:
         output: The head's last matrix, (labels, hidden).
     """
     count = draft.shape(output)[0]
-    for config in (_beside(draft.adapter.directory), draft.base.config):
+    for config in (draft.adapter.model_config(), draft.base.config):
         labels = config.get("id2label")
         numbers = {str(number) for number in range(count)}
         if isinstance(labels, dict) and labels.keys() == numbers and all(isinstance(x, str) for x in labels.values()):
             return dict(labels)
     return {str(number): f"LABEL_{number}" for number in range(count)}
-
-
-def _beside(directory: Path) -> dict[str, Any]:
-    """A config that the trainer left beside the adapter; a link is none of the trainer's."""
-    path = directory / _CONFIG
-    return read_json(path, ErrorCode.ADAPTER_INVALID) if path.is_file() and not path.is_symlink() else {}

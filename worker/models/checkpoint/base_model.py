@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.runs.kinds import PICKLE_SUFFIXES
-from api_client.runs.shards import shards_among
 from config.roots import NOWHERE_ELSE, Roots
 from worker.models.checkpoint.bitsandbytes import RoundTrip
-from worker.models.checkpoint.dequantize import READ_METHODS, quantization_settings, refuse_method, unpack
+from worker.models.checkpoint.dequantize import DEQUANTIZED_BY_CONVERTER, quant_method, unpack
 from worker.models.checkpoint.files import read_json, resolve_member
 from worker.models.checkpoint.headers import SafetensorsHeader, TensorEntry, read_safetensors_header
-from worker.models.checkpoint.mapping import FileIdentity, check_file_unchanged, file_identity, map_tensor, torch_dtypes
+from worker.models.checkpoint.kinds import refuse_shards
+from worker.models.checkpoint.mapping import StoredTensors, file_identity, torch_dtypes
 from worker.models.checkpoint.unpacking import WeightRecipe
 
 __all__ = ["BaseModel", "open_base_model", "torch_dtypes"]
@@ -37,11 +37,6 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _INVALID = ErrorCode.BASE_MODEL_INVALID
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-# quantization methods whose weights upstream's converter turns back into floats by itself
-DEQUANTIZED_BY_CONVERTER = frozenset({"fp8", "mxfp4", "compressed-tensors", "modelopt", "bitnet"})
-# tensors that only a quantized checkpoint has, also where config.json does not say so
-_SCALE = re.compile(r"(?<=\.weight)_scale(_inv|_2)?$")
-_QUANTIZED_SUFFIXES = (".SCB", ".absmax", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".qzeros")
 
 
 @dataclass(frozen=True)
@@ -63,10 +58,9 @@ class BaseModel:
     tensors: Mapping[str, TensorEntry]
     quant_method: str | None
     fingerprint: str
-    _identities: Mapping[Path, FileIdentity] = field(repr=False)
+    _stored: StoredTensors = field(repr=False)
     made_plain_from: str | None = None
     rounded_as: str | None = None
-    _stored: Mapping[str, TensorEntry] = field(default_factory=dict, repr=False)
     _recipes: Mapping[str, WeightRecipe] = field(default_factory=dict, repr=False)
 
     @property
@@ -117,15 +111,10 @@ class BaseModel:
             PackagingError: ``base_model_invalid`` for an unknown name, a dtype torch lacks, or a file that changed
                 after it was opened.
         """
-        entry = self.tensors.get(name)
-        if entry is None:
+        if name not in self.tensors:
             raise PackagingError(_INVALID, f"{self.directory} has no tensor {name!r}")
         recipe = self._recipes.get(name)
-        return recipe.make(self._read_stored) if recipe else map_tensor(entry, self._identities[entry.file])
-
-    def _read_stored(self, name: str) -> torch.Tensor:
-        entry = self._stored[name]
-        return map_tensor(entry, self._identities[entry.file])
+        return recipe.make(self._stored.read) if recipe else self._stored.read(name)
 
     def check_unchanged(self) -> None:
         """Refuse a model that somebody has written to since it was opened.
@@ -133,8 +122,7 @@ class BaseModel:
         Raises:
             PackagingError: ``base_model_invalid`` naming the file.
         """
-        for path, identity in self._identities.items():
-            check_file_unchanged(path, identity)
+        self._stored.check_unchanged()
 
 
 def open_base_model(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, as_stored: bool = False) -> BaseModel:
@@ -153,36 +141,28 @@ def open_base_model(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE, as_
     if not directory.is_dir():
         raise PackagingError(ErrorCode.BASE_MODEL_NOT_FOUND, f"{directory} is not a directory")
     if not (directory / CONFIG).exists():
-        _refuse_shards(directory, [entry.name for entry in directory.iterdir()])
+        refuse_shards(directory, [entry.name for entry in directory.iterdir()], _INVALID)
         raise PackagingError(_INVALID, f"{directory} has no {CONFIG}")
     config = read_json(resolve_member(directory, CONFIG, allowed_roots, _INVALID), _INVALID)
     shards, weight_map = _shard_names(directory, allowed_roots)
     headers = [_read_shard(directory, name, allowed_roots) for name in shards]
     tensors = _collect(zip(shards, headers, strict=True), weight_map, directory)
-    identities = {header.path: file_identity(header.path) for header in headers}
-    quant_method = _quant_method(config, tensors)
+    stored = StoredTensors(tensors, {header.path: file_identity(header.path) for header in headers})
+    method = quant_method(config, tensors)
     fingerprint = _fingerprint(config, tensors)
-    stored = tensors
     recipes: dict[str, WeightRecipe] = {}
-    left = as_stored and quant_method in DEQUANTIZED_BY_CONVERTER
-    if quant_method is not None and not left:
-        if quant_method not in READ_METHODS:
-            refuse_method(directory, quant_method)
-
-        def read(name: str) -> torch.Tensor:
-            return map_tensor(stored[name], identities[stored[name].file])
-
-        config, tensors, recipes = unpack(directory, quant_method, config, stored, read)
+    left = as_stored and method in DEQUANTIZED_BY_CONVERTER
+    if method is not None and not left:
+        config, tensors, recipes = unpack(directory, method, config, stored)
         fingerprint = hashlib.sha256(f"{fingerprint} made plain".encode()).hexdigest()
     return BaseModel(
         directory=directory,
         config=config,
         tensors=tensors,
-        quant_method=quant_method if left else None,
+        quant_method=method if left else None,
         fingerprint=fingerprint,
-        _identities=identities,
-        made_plain_from=None if left else quant_method,
         _stored=stored,
+        made_plain_from=None if left else method,
         _recipes=recipes,
     )
 
@@ -199,20 +179,13 @@ def _shard_names(directory: Path, allowed_roots: Roots) -> tuple[list[str], dict
     if shards:
         _check_numbering(directory, shards)
         return shards, None
-    _refuse_shards(directory, names)
+    refuse_shards(directory, names, _INVALID)
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES) and name != "training_args.bin"]
     if pickles:
         raise PackagingError(
             ErrorCode.WEIGHTS_PICKLED, f"{directory} holds only pickled weights: {', '.join(pickles[:3])}"
         )
     raise PackagingError(_INVALID, f"{directory} has no model*.safetensors weights")
-
-
-def _refuse_shards(directory: Path, names: Iterable[str]) -> None:
-    """Refuse a directory in which a sharding trainer saved its own parts alone, with the command that joins them."""
-    shard_set = shards_among(names, str(directory))
-    if shard_set is not None:
-        raise PackagingError(_INVALID, f"{directory} holds {shard_set.what}", remedy=f"{shard_set.remedy}.")
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -267,41 +240,6 @@ def _collect(
     if not tensors:
         raise PackagingError(_INVALID, f"{directory} holds no tensors")
     return tensors
-
-
-def _quant_method(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str | None:
-    settings = quantization_settings(config)
-    if settings is not None:
-        method = settings.get("quant_method")
-        if isinstance(method, str):
-            return method
-        # old bitsandbytes configs only have the switches
-        return "bitsandbytes" if "load_in_4bit" in settings or "load_in_8bit" in settings else "unknown"
-    suspicious = next((name for name in tensors if name.endswith(_QUANTIZED_SUFFIXES)), None)
-    if suspicious is None:
-        _refuse_left_scales(tensors)
-        return None
-    return "gptq or awq" if suspicious.endswith(".qzeros") else "bitsandbytes"
-
-
-def _refuse_left_scales(tensors: Mapping[str, TensorEntry]) -> None:
-    """Refuse weights beside scales that no config explains, as a "16-bit" save of an FP8 model leaves them.
-
-    Raises:
-        PackagingError: ``base_model_quantized``, naming weight and scale.
-    """
-    scale = next((name for name in tensors if _SCALE.search(name) and _SCALE.sub("", name) in tensors), None)
-    if scale is None:
-        return
-    weight = tensors[_SCALE.sub("", scale)]
-    raise PackagingError(
-        ErrorCode.BASE_MODEL_QUANTIZED,
-        f"{weight.file.parent}: {weight.name} is stored as {weight.dtype} with its scale {scale} beside it, but "
-        "config.json has no quantization_config: read as they are, the weights would be wrong by the scale",
-        remedy="Use the 16-bit model; or put the quantization_config that the weights were saved with back into "
-        "config.json; or, if they are multiplied out already, save them without the scales.",
-        fields={"quant_method": "unknown", "tensor": weight.name, "dtype": weight.dtype},
-    )
 
 
 def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> str:

@@ -35,8 +35,13 @@ FP4 = (*_FP4_MAGNITUDES, *(-value for value in _FP4_MAGNITUDES))
 
 _CODES = {"nf4": NF4, "fp4": FP4}
 _STATE = ".quant_state.bitsandbytes__"
+_SCALES_4, _SCALES_8 = ".absmax", ".SCB"
+BITSANDBYTES_ENDS = (_SCALES_8, _SCALES_4, *(f"{_STATE}{kind}" for kind in _CODES))
+"""Ends of names by which a checkpoint is known as bitsandbytes'."""
 _MAX_STATE_BYTES = 4096
 NESTED_BLOCK = 256
+_BLOCKS = tuple(1 << power for power in range(5, 13))
+"""Sizes of blocks that bitsandbytes has kernels for, of weights and of scales: 32 to 4096."""
 _ROW_MAJOR = 0  # weight_format of 8-bit weights that lie row by row
 
 
@@ -184,10 +189,10 @@ def read_bitsandbytes(unpacking: Unpacking) -> None:
         PackagingError: ``base_model_quantized`` for parts that are missing or do not fit together.
     """
     for name in unpacking.tensors:
-        if name.endswith(".absmax") and not name.endswith(".nested_absmax"):
-            _add_four_bit(unpacking, name.removesuffix(".absmax"))
-        elif name.endswith(".SCB"):
-            module = name.removesuffix(".SCB")
+        if name.endswith(_SCALES_4):
+            _add_four_bit(unpacking, name.removesuffix(_SCALES_4))
+        elif name.endswith(_SCALES_8):
+            module = name.removesuffix(_SCALES_8)
             layout = f"{module}.weight_format"
             if layout in unpacking.tensors:
                 if any(int(value) != _ROW_MAJOR for value in unpacking.read(layout).reshape(-1)):
@@ -225,11 +230,15 @@ def _recipe(unpacking: Unpacking, weight: str, state_name: str) -> FourBitWeight
     state = _state(unpacking, state_name)
     kind, dtype = state.get("quant_type"), named_dtype(state.get("dtype"))
     shape, block = _counts(state.get("shape")), _counts([state.get("blocksize")])
-    if not (isinstance(kind, str) and kind in _CODES and shape and block and block[0] and block[0] % 2 == 0 and dtype):
+    if not (isinstance(kind, str) and kind in _CODES and shape and block and dtype):
         unpacking.refuse(state_name, "names no type, shape, block size and dtype of 4-bit weights")
     nested_block, offset = _counts([state.get("nested_blocksize", 0)]), state.get("nested_offset", 0.0)
     if not nested_block or not isinstance(offset, int | float):
         unpacking.refuse(state_name, "names no block size and offset of nested scales")
+    for key, size in (("blocksize", block[0]), ("nested_blocksize", nested_block[0] or NESTED_BLOCK)):
+        if size not in _BLOCKS:
+            sizes = ", ".join(map(str, _BLOCKS))
+            unpacking.refuse(state_name, f"says {key} {size}, and bitsandbytes has blocks of {sizes}")
     return FourBitWeight(weight, kind, shape, dtype, block[0], nested_block[0], float(offset))
 
 

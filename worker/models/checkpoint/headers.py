@@ -27,6 +27,11 @@ DTYPE_BITS: Mapping[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "F8_E5M2": 8, "F8_E4M3": 8,
     "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
+EXPONENTS = "F8_E8M0"
+"""A byte that is a power of two: scales, no values."""
+FP8_DTYPES = frozenset(name for name in DTYPE_BITS if name.startswith("F8_")) - {EXPONENTS}
+FEW_BITS = frozenset(name for name, bits in DTYPE_BITS.items() if bits <= 8 and name != "BOOL")
+"""Dtypes of values that mean little without scales."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE)
     names = _names(directory)
     if any(name.endswith(".safetensors") for name in names):
         return CheckpointLayout(CheckpointKind.FULL, directory)
-    refuse_shards(directory, names)
+    refuse_shards(directory, names, ErrorCode.CHECKPOINT_NOT_FOUND)
     pickles = [name for name in names if is_pickled_weights(name)]
     if pickles:
         raise PackagingError(
@@ -59,17 +59,15 @@ def classify_checkpoint(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE)
     )
 
 
-def refuse_shards(directory: Path, names: Iterable[str]) -> None:
+def refuse_shards(directory: Path, names: Iterable[str], code: ErrorCode) -> None:
     """Refuse a directory in which a sharding trainer saved its own parts alone, with the command that joins them.
 
     Raises:
-        PackagingError: ``checkpoint_not_found``.
+        PackagingError: ``code``.
     """
     shards = shards_among(names, str(directory))
     if shards is not None:
-        raise PackagingError(
-            ErrorCode.CHECKPOINT_NOT_FOUND, f"{directory} holds {shards.what}", remedy=f"{shards.remedy}."
-        )
+        raise PackagingError(code, f"{directory} holds {shards.what}", remedy=f"{shards.remedy}.")
 
 
 def require_adapter(directory: Path, *, allowed_roots: Roots = NOWHERE_ELSE) -> Path:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,6 +64,37 @@ def map_tensor(entry: TensorEntry, identity: FileIdentity) -> torch.Tensor:
     if entry.size_bytes:
         mapped = _map(entry.file, identity, skip + entry.size_bytes, entry.start - skip)
     return _tensor(mapped, skip, entry)
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The tensors of a checkpoint as they lie in its files, each mapped when it is read. Thread-safe.
+
+    Attributes:
+        entries: Name -> entry.
+        identities: Every file whose header was read.
+    """
+
+    entries: Mapping[str, TensorEntry]
+    identities: Mapping[Path, FileIdentity]
+
+    def read(self, name: str) -> torch.Tensor:
+        """Map one tensor.
+
+        Raises:
+            PackagingError: As :func:`map_tensor`.
+        """
+        entry = self.entries[name]
+        return map_tensor(entry, self.identities[entry.file])
+
+    def check_unchanged(self) -> None:
+        """Refuse files that somebody has written to since their headers were read.
+
+        Raises:
+            PackagingError: ``base_model_invalid`` naming the file.
+        """
+        for path, identity in self.identities.items():
+            check_file_unchanged(path, identity)
 
 
 class MappedFile:

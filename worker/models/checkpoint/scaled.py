@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from worker.models.checkpoint.headers import EXPONENTS, FP8_DTYPES
 from worker.models.checkpoint.unpacking import CHUNK_ELEMENTS, Read, Unpacking
 
 if TYPE_CHECKING:
     import torch
 
-_FP8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-_SCALE_DTYPES = frozenset({"F32", "BF16", "F16", "F8_E8M0", "U8"})
+_SCALE_DTYPES = frozenset({"F32", "BF16", "F16", EXPONENTS, "U8"})
 _INT8_STEP = 7.874015718698502e-3  # 1 / 127 as bitsandbytes writes it
 # ends of the names of FP8 scales -> what takes their place in the weight's name
 _FP8_SCALES = {"_scale_inv": "", ".qscale_weight": ".weight", ".weight_scale": ".weight"}
@@ -81,14 +81,16 @@ class ScaledWeight:
         return made
 
     def _multiply(self, values: torch.Tensor, scales: torch.Tensor, made: torch.Tensor) -> None:
+        import torch
+
         rows, columns = values.shape
         high, wide = self.block
-        step = max(high, CHUNK_ELEMENTS // max(columns, 1) // high * high)
+        step = max(1, CHUNK_ELEMENTS // max(columns, 1))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             grid = scales[start // high : math.ceil(stop / high)]
             if grid.shape[0] > 1 and high > 1:
-                grid = grid.repeat_interleave(high, 0)[: stop - start]
+                grid = grid[torch.arange(start, stop) // high - start // high]
             if grid.shape[1] > 1 and wide > 1:
                 grid = grid.repeat_interleave(wide, 1)[:, :columns]
             product = values[start:stop].to(scales.dtype) * grid
@@ -109,7 +111,7 @@ def read_fp8(unpacking: Unpacking) -> None:
     Raises:
         PackagingError: ``base_model_quantized`` for scales that do not fit.
     """
-    rule = ScaleRule(_FP8, unpacking.settings.get("weight_block_size"))
+    rule = ScaleRule(FP8_DTYPES, unpacking.settings.get("weight_block_size"))
     for name in unpacking.tensors:
         end = next((end for end in _FP8_SCALES if name.endswith(end)), None)
         if end is not None:
@@ -133,7 +135,7 @@ def read_compressed_tensors(unpacking: Unpacking) -> None:
     if unread:
         unpacking.refuse("config.json", f"says that the weights are compressed-tensors ({', '.join(unread)})")
     blocks = [group["weights"].get("block_structure") for group in _groups(unpacking.settings)]
-    rule = ScaleRule(_FP8 | {"I8"}, blocks[0] if len(blocks) == 1 else None, in_scale_dtype=True)
+    rule = ScaleRule(FP8_DTYPES | {"I8"}, blocks[0] if len(blocks) == 1 else None, in_scale_dtype=True)
     for name in unpacking.tensors:
         if name.endswith((".weight_zero_point", ".weight_g_idx")):
             unpacking.refuse(name, "belongs to weights that are quantized asymmetrically or in another order")

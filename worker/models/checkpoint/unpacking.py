@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from worker.models.checkpoint.headers import TensorEntry
+from worker.models.checkpoint.headers import FEW_BITS, TensorEntry
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,6 @@ Read = Callable[[str], "torch.Tensor"]
 CHUNK_ELEMENTS = 1 << 22
 """Weights worked on at a time, which bounds the widened copies."""
 
-_PACKED = frozenset({"U8", "I8", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ"})
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 SIXTEEN_BIT = "Use the 16-bit model that it was quantized from."
 
@@ -97,7 +96,7 @@ class Unpacking:
                     self.refuse(name, f"is packed, and {entry.name} is stored beside it")
                 weights[entry.name], recipes[entry.name] = entry, recipe
             elif name not in self.used:
-                if stored.dtype in _PACKED:
+                if stored.dtype in FEW_BITS:
                     self.refuse(
                         name,
                         f"is stored as {stored.dtype}, and the scales that {self.method} keeps for it are not there",

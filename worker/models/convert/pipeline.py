@@ -26,18 +26,17 @@ from worker.models.adapters.names import config_keys
 from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.convert.card import Card, read_card
-from worker.models.convert.consulted import weights_beside
 from worker.models.convert.consumed import check_consumed
 from worker.models.convert.metadata import OWN_CARD, Naming
 from worker.models.convert.projector import check_complete
-from worker.models.convert.sentence_modules import SentenceModules, check_dense, read_sentence_modules
+from worker.models.convert.sentence_modules import SentenceModules, check_dense, files_beside, read_sentence_modules
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.models.convert.upstream import (
     Upstream,
     check_architecture,
-    class_change,
     load_upstream,
+    shown_changes,
     supported_architectures,
     upstream_version,
 )
@@ -204,7 +203,8 @@ def reopen_conversion(
     upstream = load_upstream(setting.llama_cpp_dir)
     weights = MergedWeights(base, overlay)
     with _scratch(setting) as scratch:
-        staged = stage(scratch, weights, tokenizer, weights.config_changes(), card=None, allowed_roots=setting.roots)
+        changes = shown_changes(base.config, weights.config_changes(), upstream.conversion.TEXT_MODEL_MAP)
+        staged = stage(scratch, weights, tokenizer, changes, card=None, allowed_roots=setting.roots)
         plan = plan_model(
             StagedModel(upstream, staged, weights),
             gguf_dtype=gguf_dtype,
@@ -221,7 +221,7 @@ def reopen_conversion(
             f"{base.directory} is not the model any more whose conversion was planned",
             remedy="Replay from prepare, which looks at the model again.",
         )
-    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
+    beside = files_beside(tokenizer.places, setting.roots)
     return Conversion(base, upstream, plan, input_fingerprint(header, base, overlay, upstream.version, beside))
 
 
@@ -235,7 +235,7 @@ def conversion_identity(
 ) -> str:
     """``Conversion.identity`` of what :func:`reopen_conversion` would open, without opening it."""
     base = _opened(model, overlay, setting)
-    beside = tuple(weights_beside(tokenizer.places, setting.roots).values())
+    beside = files_beside(tokenizer.places, setting.roots)
     return input_fingerprint(header, base, overlay, upstream_version(setting.llama_cpp_dir), beside)
 
 
@@ -275,10 +275,9 @@ def plan_conversion(
     if tokenizer is None:
         tokenizer = find_tokenizer(None, base.directory, allowed_roots=setting.roots)
     changes = overlay.config_changes() if overlay is not None else {}
-    config = {**base.config, **{key: value for key, value in changes.items() if key == "architectures"}}
     if not is_projector:
-        check_architecture(config, setting.llama_cpp_dir)
-        changes |= class_change(config, supported_architectures(setting.llama_cpp_dir))
+        check_architecture({**base.config, **changes}, setting.llama_cpp_dir)
+        changes = shown_changes(base.config, changes, supported_architectures(setting.llama_cpp_dir))
     if vocabulary_rows is not None:
         changes |= dict.fromkeys(config_keys(base, "vocab_size"), vocabulary_rows)
     check_vocabulary(tokenizer, embedding_rows(base, changes), base.directory)
@@ -307,8 +306,8 @@ def plan_conversion(
     nowhere = set(plan.left_out).intersection(naming.projector_left_out or plan.left_out)
     notes = check_consumed(weights, nowhere, plan.architecture, beside_projector=has_projector)
     check_dense(modules, [tensor.name for tensor in plan.tensors], plan.architecture)
-    beside = {*weights_beside(tokenizer.places, setting.roots).values(), *(layer.weights for layer in modules.dense)}
-    return upstream, replace(plan, notes=(*notes, *modules.notes()), beside=tuple(sorted(beside)))
+    beside = files_beside(tokenizer.places, setting.roots, modules)
+    return upstream, replace(plan, notes=(*notes, *modules.notes()), beside=beside)
 
 
 def _trained_end_of_turn(tokenizer: TokenizerChoice) -> Callable[[Any], None]:

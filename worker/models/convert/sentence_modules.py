@@ -15,7 +15,7 @@ from typing import Any
 from api_client.contract.errors import ErrorCode, PackagingError
 from config.roots import Roots
 from worker.models.checkpoint.files import read_json, resolve_member
-from worker.models.convert.consulted import MODULE_CONFIG, MODULE_WEIGHTS, MODULES, read_modules
+from worker.models.convert.consulted import MODULE_CONFIG, MODULE_WEIGHTS, MODULES, read_modules, weights_beside
 from worker.models.convert.tokenizer import hub_blobs
 
 _PROMPTS, _TRANSFORMER = "config_sentence_transformers.json", "sentence_bert_config.json"
@@ -110,6 +110,24 @@ def read_sentence_modules(places: Sequence[Path], allowed_roots: Roots) -> Sente
         default_prompt=default if isinstance(default, str) else None,
         pools_prompt=pools_prompt,
     )
+
+
+def files_beside(
+    places: Sequence[Path], allowed_roots: Roots, modules: SentenceModules | None = None
+) -> tuple[Path, ...]:
+    """The weight files besides the model's own that tensors of its file are made of, sorted.
+
+    Args:
+        places: As for :func:`read_sentence_modules`.
+        allowed_roots: The same.
+        modules: What that tells of them, where it was asked already.
+
+    Raises:
+        PackagingError: as :func:`read_sentence_modules`.
+    """
+    modules = modules or read_sentence_modules(places, allowed_roots)
+    dense = (layer.weights for layer in modules.dense)
+    return tuple(sorted({*weights_beside(places, allowed_roots).values(), *dense}))
 
 
 def check_dense(modules: SentenceModules, tensors: Sequence[str], architecture: str) -> None:

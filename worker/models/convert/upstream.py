@@ -167,16 +167,17 @@ def check_architecture(config: Mapping[str, Any], llama_cpp_dir: Path | None = N
     return known
 
 
-def class_change(config: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
-    """The change that config.json needs to name the class that is converted; empty where it names it itself.
+def shown_changes(config: Mapping[str, Any], merged: Mapping[str, Any], supported: Collection[str]) -> dict[str, Any]:
+    """All changes of config.json before upstream is shown it: the merge's, and the name of the class that is converted.
 
     Args:
-        config: ``config.json``.
+        config: ``config.json`` of the base model.
+        merged: What the merged model changes of it, dotted where nested, as ``Overlay.config_changes()``.
         supported: Architectures that upstream converts.
     """
-    named = architectures_of(config)
+    named = architectures_of({**config, **merged})
     known = _known(named, supported)
-    return {} if known is None or known in named else {"architectures": [known]}
+    return {**merged, **({} if known is None or known in named else {"architectures": [known]})}
 
 
 def _known(named: Sequence[str], supported: Collection[str]) -> str | None:

@@ -16,19 +16,13 @@ from config.roots import NOWHERE_ELSE, Roots
 from worker.models.convert.plan import UNUSED_OUTPUT, read_class, shown_weights, streamed_class
 from worker.models.convert.staging import stage
 from worker.models.convert.tokenizer import tokenizer_beside
-from worker.models.convert.upstream import Upstream, class_change
+from worker.models.convert.upstream import Upstream, shown_changes
 from worker.models.convert.upstream_errors import upstream_errors
 from worker.models.convert.weights import MergedWeights
 from worker.models.hardening import locked_down
 
 if TYPE_CHECKING:
     from worker.models.imatrix.names import Converter
-
-
-def _changes(upstream: Upstream, weights: MergedWeights) -> dict[str, Any]:
-    changes = weights.config_changes()
-    named = {key: value for key, value in changes.items() if key == "architectures"}
-    return changes | class_change({**weights.base.config, **named}, upstream.conversion.TEXT_MODEL_MAP)
 
 
 def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Roots = NOWHERE_ELSE) -> Converter:
@@ -53,7 +47,7 @@ def open_converter(upstream: Upstream, weights: MergedWeights, allowed_roots: Ro
             Path(scratch),
             weights,
             tokenizer_beside(weights.base.directory, allowed_roots),
-            _changes(upstream, weights),
+            shown_changes(weights.base.config, weights.config_changes(), upstream.conversion.TEXT_MODEL_MAP),
             card=None,
             allowed_roots=allowed_roots,
         )
