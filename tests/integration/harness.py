@@ -127,7 +127,10 @@ class Installation:
 
     def environment(self, **settings: Any) -> dict[str, str]:
         own = {"redis_url": self.url, "key_prefix": self.prefix, "home": self.directory / "home"}
-        own |= {"kernel_cache_dir": os.environ["TRAINPACK_KERNEL_CACHE_DIR"]}
+        kernels = os.environ.get(
+            "TRAINPACK_KERNEL_CACHE_DIR", self.directory / "kernels"
+        )  # set by pytest, not by a bench
+        own |= {"kernel_cache_dir": kernels}
         values = FAST | self.settings | own | settings
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")}
         return inherited | {f"TRAINPACK_{name.upper()}": str(value) for name, value in values.items()}
