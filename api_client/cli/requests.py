@@ -242,6 +242,14 @@ def _size(row: RequestField, text: str) -> int:
 
 
 def _unknown_option(name: str) -> PackagingError:
+    own = next((row for row in FIELDS if row.flag and name in (row.path, row.path.replace(".", "_"))), None)
+    if own is not None and own.flag is not None:
+        return PackagingError(
+            ErrorCode.UNKNOWN_FIELD,
+            f"--set does not take {name!r}, which has a flag of its own",
+            remedy=f"Use {own.flag.name}.",
+            fields={"field": own.path, "suggestion": own.flag.name},
+        )
     suggestion = nearest(name, _SETTABLE, 0.5)
     return PackagingError(
         ErrorCode.UNKNOWN_FIELD,

@@ -19,7 +19,7 @@ from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.locations import CHECKPOINT_WORDS
 from api_client.runs.checkpoint_names import is_checkpoint_name, step_of
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, LocalRunFiles, RunFile, RunFiles
-from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, shards_of
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, remedy_of, shards_of
 from api_client.runs.trainer_state import DecidingMetric, TrainerState, deciding_metric, parse_trainer_state
 from api_client.words.suggestions import did_you_mean, nearest
 
@@ -232,7 +232,6 @@ def _by_checkpoint(files: Mapping[str, RunFile]) -> dict[str, dict[str, RunFile]
 
 def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: TrainerState | None) -> Checkpoint:
     kind, weights, problem = classify(run, f"{name}/", files)
-    shards = None if kind is not CheckpointKind.INCOMPLETE else shards_of(run, f"{name}/", files)
     number = step_of(name)
     return Checkpoint(
         name=name,
@@ -243,7 +242,7 @@ def _checkpoint(run: RunFiles, name: str, files: Mapping[str, RunFile], state: T
         size_bytes=sum(file.size_bytes for file in files.values()),
         weights_bytes=sum(files[weight_file].size_bytes for weight_file in weights),
         problem=problem,
-        remedy=shards.remedy if shards is not None and shards.what == problem else None,
+        remedy=remedy_of(run, f"{name}/", files, problem),
     )
 
 

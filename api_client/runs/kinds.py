@@ -71,6 +71,12 @@ def shards_of(run: RunFiles, prefix: str, files: Iterable[str]) -> Shards | None
     return shards_among(entries, f"{run.location}/{prefix}".rstrip("/"))
 
 
+def remedy_of(run: RunFiles, prefix: str, files: Iterable[str], problem: str | None) -> str | None:
+    """What makes a checkpoint usable whose problem is that one, where a command does; arguments as :func:`classify`."""
+    shards = shards_of(run, prefix, files)
+    return shards.remedy if shards is not None and shards.what == problem else None
+
+
 def _checked(
     run: RunFiles, prefix: str, files: Mapping[str, RunFile], kind: CheckpointKind, weights: tuple[str, ...]
 ) -> tuple[CheckpointKind, tuple[str, ...], str | None]:

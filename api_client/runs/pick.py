@@ -15,7 +15,7 @@ from api_client.contract.locations import CHECKPOINT_WORDS, is_remote
 from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.checkpoints import CheckpointList, choose_checkpoint, empty_error, list_checkpoints
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES, RunFiles
-from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CheckpointKind, classify, remedy_of
 from api_client.words.suggestions import did_you_mean, nearest
 
 OpenRun = Callable[[str], RunFiles]
@@ -91,7 +91,8 @@ def pick(place: str, open_run: OpenRun, reference: str | None = None) -> Picked:
     error = empty_error(listing)
     if kind is CheckpointKind.INCOMPLETE:
         assert error is not None, "a list without checkpoints says why"
-        raise error if problem == "no weights" else _unusable(place, problem)
+        remedy = remedy_of(open_run(place), "", files, problem)
+        raise error if problem == "no weights" else _unusable(place, problem, remedy)
     above, _, name = place.rpartition("/")
     return Picked(above if is_checkpoint_name(name) else place, place, kind, Why.ITSELF, listing)
 
@@ -119,9 +120,12 @@ def _of_run(run: str, listing: CheckpointList, reference: str | None) -> Picked:
     return Picked(run, chosen.path, chosen.kind, why, listing)
 
 
-def _unusable(place: str, problem: str | None) -> PackagingError:
+def _unusable(place: str, problem: str | None, remedy: str | None) -> PackagingError:
     return PackagingError(
-        ErrorCode.CHECKPOINT_NOT_FOUND, f"{place} cannot be packaged: {problem}", fields={"checkpoint": place}
+        ErrorCode.CHECKPOINT_NOT_FOUND,
+        f"{place} cannot be packaged: {problem}",
+        remedy=remedy,
+        fields={"checkpoint": place},
     )
 
 

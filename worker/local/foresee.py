@@ -105,6 +105,7 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
             report=notes,
         )
         result = prepare.run(context)
+    assert result.prepared is not None, "prepare hands its inputs over"
     sizes = {str(name): int(size) for name, size in dict(result.facts.get("predicted_bytes", {})).items()}
     types = tuple(str(getattr(kind, "value", kind)) for kind in options.quant_types)
     named = planned_outputs(
@@ -113,10 +114,9 @@ def foresee(request: PackagingRequest, templates: Mapping[str, Template], settin
         InputNames(
             result.facts["base_name"],
             result.facts["checkpoint_name"],
-            has_projector=any(name.startswith("mmproj-") for name in sizes),
+            has_projector=result.prepared.has_projector,
         ),
     )
-    assert result.prepared is not None, "prepare hands its inputs over"
     metadata, _ = predict_file_sizes(result.prepared.base_dir, settings.allowed_roots)
     apart = not on_one_disk(place, target)
     model_bytes, written = int(result.facts.get(MODEL_BYTES_FACT, 0)), writes_unquantized(resolved, options)

@@ -24,6 +24,8 @@ BAD_REQUESTS = [
     (("submit", *BASE, "-q", "Q8_0,Q8_0"), "quant_type_duplicate", "Q8_0"),
     (("submit", *BASE, "--set", "quantize=off"), "template_locked", "'quantize'"),
     (("submit", *BASE, "--set", "quantise=off"), "unknown_field", "did you mean 'quantize'"),
+    (("submit", *BASE, "--set", "model_name=x"), "unknown_field", "flag of its own"),
+    (("submit", *BASE, "--set", "imatrix_calibration=x"), "unknown_field", "flag of its own"),
     (("submit", *BASE, "--set", "quantize"), "request_invalid", "option=value"),
     (("submit", *BASE, "-t", "custom", "--set", "quantize=maybe"), "request_invalid", "on or off"),
     (("submit", *BASE, "-t", "custom", "--set", "export-lora=on"), "merge_excludes_lora_export", "exclude"),

@@ -21,6 +21,7 @@ from api_client.runs.checkpoints import (
 )
 from api_client.runs.files import LocalRunFiles
 from api_client.runs.kinds import CheckpointKind
+from api_client.runs.pick import pick
 
 C = ErrorCode
 
@@ -416,5 +417,8 @@ def test_a_sharding_trainers_own_parts_are_told_with_the_command_that_joins_them
         with pytest.raises(PackagingError) as refused:
             resolve_checkpoint(reference, tmp_path / "run")
         assert command.format(checkpoint) in refused.value.remedy
+    with pytest.raises(PackagingError) as meant:
+        pick(str(checkpoint), lambda place: LocalRunFiles(Path(place)))
+    assert command.format(checkpoint) in meant.value.remedy
     adapter(checkpoint)  # gathered weights beside the parts are what is packaged
     assert list_checkpoints(tmp_path / "run").latest == "checkpoint-100"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from worker.storage.partial import PartialFile
 _READ_BYTES = 4 << 20
 
 
-class FileInTheMaking:
+class FileInTheMaking(ABC):
     """A file of the pass. A failure is kept in :attr:`error`; the file is of no use then.
 
     Life: :meth:`open`, any number of :meth:`write` (from any thread) and :meth:`tensor_done`, then one of
@@ -47,25 +48,25 @@ class FileInTheMaking:
         self._digest: OrderedDigest | None = None
         self._failing = threading.Lock()
 
+    @abstractmethod
     def open(self, slabs: Sequence[Slab]) -> None:
         """Create the partial file, or take up an earlier attempt's. A failure shows in :attr:`error`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def type_of(self, slab: Slab) -> GGMLType:
         """The type that its tensor has in this file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, slab: Slab, data: NDArray[np.uint8]) -> int:
         """Write a slab's bytes, uint8 ``(row_count, row_bytes)``; failures as :meth:`open`.
 
         Returns:
             What :meth:`tensor_done` is told of it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def tensor_done(self, index: int, values: tuple[int, ...], /) -> None:
         """Note that all slabs of a tensor are written; ``values`` are what :meth:`write` returned for them."""
-        raise NotImplementedError
 
     def finish(self) -> str:
         """Sync, rename, and return the SHA-256; failures as :meth:`open`, with an empty digest then."""
@@ -101,8 +102,9 @@ class FileInTheMaking:
         """Leave partial file and journal for a later attempt."""
         self._file.suspend()
 
+    @abstractmethod
     def _hexdigest(self) -> str:
-        raise NotImplementedError
+        """SHA-256 of the whole file."""
 
 
 class OutputFile(FileInTheMaking):
