@@ -93,5 +93,5 @@ bench: install ## Speed and memory against the usual scripts, in one run
 reference: install ## Build llama-quantize and llama-imatrix for the benchmarks (about 10 minutes, needs cmake)
 	$(BIN)/python -m tests.bench.reference
 
-clean: ## Remove the environment and caches
+clean: ## Remove the environment, caches and the demo's model and outputs
 	rm -rf $(VENV) build .cache .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,16 +11,15 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.running import ROOT, running_stack
+
 WORK = ROOT / "build" / "consumers"
 PYTHON_TOOLS = ("basedpyright==1.40.2", "openapi-python-client==0.29.1")
 NODE_TOOLS = ("openapi-typescript@7.13.0", "openapi-fetch@0.15.0", "typescript@5.9.3")
@@ -83,7 +82,10 @@ def main() -> int:
     wrong = check_user_code(tools)
     document = WORK / "openapi.json"
     document.write_text(openapi_document())
-    with console() as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="trainpack-consumers-") as home,
+        running_stack(Path(home), "--no-worker") as (url, _),
+    ):
         wrong += python_client(tools, document, url)
         if shutil.which("npm"):
             wrong += typescript_client(document, url)
@@ -175,22 +177,6 @@ def openapi_document() -> str:
     from api_client.console.settings import load_console_settings
 
     return json.dumps(create_app(load_console_settings({})).openapi())
-
-
-@contextmanager
-def console() -> Iterator[str]:
-    """The address of a console on a stack of its own."""
-    with tempfile.TemporaryDirectory(prefix="trainpack-consumers-") as home:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")}
-        environment = inherited | {"TRAINPACK_HOME": home, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "api_client.cli", "up", "--no-worker", "--json"]
-        up = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=home)
-        assert up.stdout is not None
-        try:
-            yield json.loads(up.stdout.readline())["console"]
-        finally:
-            up.send_signal(signal.SIGINT)
-            up.wait(60)
 
 
 def run(*command: object, at: Path = WORK, environment: dict[str, str] | None = None, may_fail: bool = False) -> str:

@@ -12,22 +12,22 @@ import os
 import pty
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.text import Text
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.running import ROOT, TRAINPACK, running_stack
+
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = 100
 CHROMIUM = os.environ.get("TRAINPACK_CHROMIUM") or "/usr/bin/chromium"
-TRAINPACK = (sys.executable, "-m", "api_client.cli")
 PAGE = {"width": 1200, "height": 860}
 QUESTION = "What is the capital city of the island of Velmora?"
 """The demo's own."""
@@ -37,7 +37,8 @@ PAGES = {"console.png": "en-US", "console.zh-CN.png": "zh-CN"}
 def main() -> None:
     """Have a job of the demo, then draw what the terminal says of it and photograph its page."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with stack() as (url, environment):
+    home = Path(os.environ.get("TRAINPACK_HOME") or ROOT / ".cache")
+    with running_stack(home) as (url, environment):
         job = demo_job(environment) or demo_job(environment, after_running_it=True)
         if job is None:
             raise SystemExit("the demo left no job that succeeded")
@@ -60,24 +61,6 @@ def demo_job(environment: dict[str, str], *, after_running_it: bool = False) -> 
         cwd=ROOT,
     )
     return next((job["id"] for job in json.loads(listed.stdout)["jobs"]), None)
-
-
-@contextmanager
-def stack() -> Iterator[tuple[str, dict[str, str]]]:
-    """A running stack with its console: the console's address, and the environment in which commands find it."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TRAINPACK_", "LC_"))}
-    home = os.environ.get("TRAINPACK_HOME") or str(ROOT / ".cache")
-    environment = inherited | {"TRAINPACK_HOME": home, "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT)}
-    up = subprocess.Popen([*TRAINPACK, "up", "--json"], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
-    assert up.stdout is not None
-    try:
-        console = json.loads(up.stdout.readline())["console"]
-        if console is None:
-            raise SystemExit(f"a stack runs already below {home}, or the console is not installed")
-        yield console, environment
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait(60)
 
 
 def shown_by(environment: dict[str, str], *arguments: str) -> str:

@@ -135,7 +135,7 @@ def _templates(head: Iterable[str], *, chinese: bool) -> str:
         switches = (template.merge_lora, template.export_gguf, template.quantize, template.export_lora)
         yield from (on if switch else off for switch in switches)
         yield ", ".join(map(str, options.quant_types)) or "-"
-        made = [f"`{output.name}`" for output in planned_outputs(request, options, names) if output.kind.is_model]
+        made = [f"`{output.name}`" for output in planned_outputs(request, options, names) if output.kind.is_gguf]
         yield ", ".join(made) if template.locked else custom
 
     return _table(head, map(row, BUILTIN_TEMPLATES))
