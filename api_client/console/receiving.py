@@ -1,4 +1,4 @@
-"""How long and how many: deadlines for headers and bodies, caps on connections, and a strict reading of line ends.
+"""How long and how many: deadlines for headers, bodies and unread answers, caps on connections, strict line ends.
 
 Nobody has shown a token yet while a header comes in, so nothing here may cost much, and a connection that only waits
 gives way to one that asks. What is refused here is answered in one line; the log has it at a bounded rate.
@@ -36,6 +36,7 @@ class Connections:
         most_each: How many of one address; proxies that are trusted stand for many.
         header_s: Longest time for a request's header.
         body_s: Longest time for its body.
+        unread_s: Longest time in which a client takes nothing of an answer.
         proxies: Networks whose addresses are not counted one by one.
     """
 
@@ -43,6 +44,7 @@ class Connections:
     most_each: int
     header_s: float
     body_s: float
+    unread_s: float
     proxies: Sequence[Any] = ()
     by_address: Counter[str] = field(default_factory=Counter)
     waiting: dict[BoundedProtocol, None] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class Connections:
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         most = min(settings.max_connections, max(_FEWEST, room))
         proxies = [ip_network(text, strict=False) for text in settings.trusted_proxies if _is_network(text)]
-        return cls(most, settings.max_connections_each, settings.header_s, settings.body_s, proxies)
+        times = (settings.header_s, settings.body_s, settings.unread_s)
+        return cls(most, settings.max_connections_each, *times, proxies)
 
     def admit(self, address: str) -> bool:
         """Whether one more may be open; where all places are taken, one that only waits gives its place up."""
@@ -99,6 +102,7 @@ class BoundedProtocol(H11Protocol):
         self._address: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._awaited = ""
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit it, or close it without a word."""
@@ -115,6 +119,7 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Free its place."""
         super().connection_lost(exc)
+        self.resume_writing()
         self._await("", 0)
         self.bounds.waiting.pop(self, None)
         self._leave()
@@ -131,6 +136,19 @@ class BoundedProtocol(H11Protocol):
             self._await("body", self.bounds.body_s)
         else:
             self._await("", 0)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered: it has a while to go on, or its place goes to others."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.bounds.unread_s, self._too_slow)
+
+    def resume_writing(self) -> None:
+        """It has read on."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def on_response_complete(self) -> None:
         """The next header has the keep-alive time to begin, and then its own."""
@@ -167,6 +185,10 @@ class BoundedProtocol(H11Protocol):
         self._awaited = what
         if what:
             self._deadline = self.loop.call_later(longest_s, self._too_late)
+
+    def _too_slow(self) -> None:
+        _log.warning("an answer that nobody read was given up")
+        self.transport.abort()
 
     def _too_late(self) -> None:
         if self.transport.is_closing():

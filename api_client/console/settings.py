@@ -90,6 +90,9 @@ class ConsoleSettings(BaseSettings):
     """Longest time for the header of a request. Low: slow lines are cut off; high: half-sent headers hold places."""
     body_s: float = Field(default=30.0, gt=0, le=3600)
     """Longest time for the body of a request."""
+    unread_s: float = Field(default=30.0, gt=0, le=3600)
+    """Longest time in which a client reads nothing of its answer. Low: downloads that stall are cut off; high: clients
+    that never read hold places."""
     max_streams: int = Field(default=100, ge=1)
     """Event streams open at once. Each idle one asks Redis about once a second."""
     max_streams_each: int = Field(default=20, ge=1)

@@ -23,7 +23,7 @@ OPERATOR = f"Authorization: Bearer {SECRETS['operate']}\r\n".encode()
 @pytest.fixture
 def small(service: Installation) -> Iterator[RunningConsole]:
     """A console with few places and short deadlines."""
-    bounds = {"max_connections": 40, "max_connections_each": 30, "header_s": 1.0, "body_s": 1.0}
+    bounds = {"max_connections": 40, "max_connections_each": 30, "header_s": 1.0, "body_s": 1.0, "unread_s": 1.0}
     with running_console(service.url, service.prefix, **bounds) as console:
         yield console
 
@@ -100,6 +100,23 @@ def test_a_body_that_does_not_come_has_its_deadline(small: RunningConsole) -> No
     got = answer(connected(small, head + b"\r\n{"))
     assert got.startswith(b"HTTP/1.1 408")
     assert time.monotonic() - began < 4
+
+
+def test_answers_that_nobody_reads_hold_up_nobody_for_long(small: RunningConsole) -> None:
+    held = []
+    for number in range(40):
+        opened = socket.socket()
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        opened.bind((f"127.0.0.{2 + number // 20}", 0))
+        opened.connect(("127.0.0.1", port_of(small)))
+        opened.settimeout(0.1)
+        with contextlib.suppress(OSError):  # until nothing more is taken: the console waits for its answers to be read
+            while True:
+                opened.sendall(b"GET /login HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+        held.append(opened)
+    eventually(lambda: lives(small, "127.0.1.1"), "their places are free again")
+    for each in held:
+        each.close()
 
 
 def test_a_kept_connection_has_a_new_deadline_for_each_header(small: RunningConsole) -> None:
