@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from api_client.contract.byte_bounds import cut
 from api_client.words.formatting import clean, one_line
 
 _WINDOW_S = 10.0
 _LINES_EACH = 10
 _LINES_OF_ACCESS = 1000
 _KINDS_MAX = 1000
+_ENTRY_BYTES = 2000
+"""Of an entry, and of a line of its traceback: an address alone may have 64 KB, and anybody may ask for one."""
 
 LOGGERS = ("uvicorn", "asyncio", "api_client")
 
@@ -24,9 +27,9 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        line = f"{_time(record)} {record.levelname.lower():<7} {one_line(record.getMessage())}"
+        line = f"{_time(record)} {record.levelname.lower():<7} {one_line(_entry(record))}"
         trace = clean(self.formatException(record.exc_info)) if record.exc_info else ""
-        return "\n    ".join([line, *trace.splitlines()])
+        return "\n    ".join([line, *(cut(text, _ENTRY_BYTES) for text in trace.splitlines())])
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "timestamp": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _entry(record),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
@@ -85,6 +88,10 @@ def configure_logs(*, as_json: bool) -> None:
             "loggers": {name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in LOGGERS},
         }
     )
+
+
+def _entry(record: logging.LogRecord) -> str:
+    return cut(record.getMessage(), _ENTRY_BYTES)
 
 
 def _time(record: logging.LogRecord) -> str:

