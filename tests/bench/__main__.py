@@ -6,7 +6,20 @@ import runpy
 import sys
 
 BENCHMARKS = ("kernels", "packaging", "scaleout", "fleet")
-OTHERS = ("evaluate", "imatrix", "fit", "service", "field", "kept", "model", "hostile", "fairness", "forecasts", "soak")
+OTHERS = (
+    "evaluate",
+    "imatrix",
+    "fit",
+    "service",
+    "field",
+    "kept",
+    "model",
+    "hostile",
+    "fairness",
+    "forecasts",
+    "soak",
+    "upgrade",
+)
 """Run by name only."""
 
 if sys.argv[1:] and sys.argv[1] not in (*BENCHMARKS, *OTHERS):
