@@ -499,6 +499,14 @@ class ErrorCode(StrEnum):
         "无法生成处理图像或声音的投影文件，或该文件与文本模型不匹配。",
         "补全模型目录，或将 `projector` 设为 `off`，只打包文本模型。",
     )
+    DRAFT_HEAD_INVALID = ErrorRow(
+        "draft_head_invalid",
+        _R,
+        "The prediction layers (MTP, NextN) are not there as asked for, or do not fit the model.",
+        "Set `draft_head` to `graft` and name the base model that has them, or to `drop` to leave them out.",
+        "预测层（MTP、NextN）并未按要求存在，或与模型不匹配。",
+        "将 `draft_head` 设为 `graft` 并指明含有预测层的基础模型，或设为 `drop` 以略去预测层。",
+    )
     UNSUPPORTED_ARCHITECTURE = ErrorRow(
         "unsupported_architecture",
         _R,

@@ -47,6 +47,7 @@ Count = Annotated[int, BeforeValidator(_number)]
 GgufDtype = Literal["auto", "f32", "f16", "bf16"]
 BasePrecision = Literal["stored", "nf4", "nf4_nested"]
 ProjectorChoice = Literal["auto", "off", "f16", "bf16", "f32", "q8_0"]
+DraftHeadChoice = Literal["auto", "keep", "graft", "drop"]
 EvaluationLevel = Literal["off", "quick", "full"]
 
 
@@ -177,6 +178,7 @@ class RequestValues(TypedDict, total=False):
     base_precision: BasePrecision
     gguf_dtype: GgufDtype
     projector: ProjectorChoice
+    draft_head: DraftHeadChoice
     imatrix: ImatrixOptions | Mapping[str, Any] | str | Path
     evaluation: EvaluationOptions | Mapping[str, Any] | EvaluationLevel
     keep_unquantized: bool
@@ -217,6 +219,7 @@ class PackagingRequest(BaseModel, frozen=True):
     base_precision: BasePrecision = "stored"
     gguf_dtype: GgufDtype = "auto"
     projector: ProjectorChoice = "auto"
+    draft_head: DraftHeadChoice = "auto"
     imatrix: ImatrixOptions = ImatrixOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     keep_unquantized: StrictBool = True

@@ -372,6 +372,24 @@ FIELDS: Final = (
         codes=(_C.PROJECTOR_INVALID,),
     ),
     _F(
+        "draft_head",
+        _K.CHOICE,
+        _HOW,
+        _B(
+            "Prediction layers (MTP, NextN): auto, keep, graft (what training dropped, from the base model), drop.",
+            "预测层（MTP、NextN）：auto、keep（保留）、graft（训练丢弃的层取自基础模型）或 drop（略去）。",
+        ),
+        Flag("--draft-head", metavar="WHAT"),
+        Control("draft_head", "more", _B("Prediction layers (MTP, NextN)", "预测层（MTP、NextN）")),
+        choices={
+            "auto": _B("kept, or taken from the base model, where there are any", "有则保留，或取自基础模型"),
+            "keep": _B("kept, those of the weights", "保留权重中的预测层"),
+            "graft": _B("taken from the base model where training dropped them", "训练丢弃时取自基础模型"),
+            "drop": _B("left out", "略去"),
+        },
+        codes=(_C.DRAFT_HEAD_INVALID,),
+    ),
+    _F(
         "imatrix",
         _K.PARTS,
         _HOW,

@@ -174,6 +174,7 @@ def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
     for field, given, switch in (
         ("base_precision", request.base_precision != "stored", "merge_lora"),
         ("projector", request.names_projector, "export_gguf"),
+        ("draft_head", request.draft_head != "auto", "export_gguf"),
         ("imatrix", request.imatrix.mode in ("compute", "file"), "quantize"),
         ("recipe", request.recipe != RecipeOptions(), "quantize"),
         ("save_merged", request.save_merged, "merge_lora"),

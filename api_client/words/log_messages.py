@@ -56,6 +56,15 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "Space: {0} needed": "需要空间：{0}",
     "Only the text model is packaged: {0}": "仅打包文本模型：{0}",
     "Only the text model is packaged: {0} ({1})": "仅打包文本模型：{0}（{1}）",
+    "{0} prediction layers (MTP, NextN) are kept": "保留 {0} 个预测层（MTP、NextN）",
+    "{0} prediction layers (MTP, NextN) are taken from the base model {1}": (
+        "{0} 个预测层（MTP、NextN）取自基础模型 {1}"
+    ),
+    "Prediction layers (MTP, NextN) are left out, as draft_head says": "按 draft_head 的要求略去预测层（MTP、NextN）",
+    "Prediction layers (MTP, NextN) are left out: {0}": "预测层（MTP、NextN）被略去：{0}",
+    "what the adapter changes in prediction layers is left out with them: {0}": (
+        "适配器在预测层中的改动随预测层一并略去：{0}"
+    ),
     # merge, convert, LoRA
     "The adapter changes {0} of {1} tensors": "适配器改变了 {1} 个张量中的 {0} 个",
     (

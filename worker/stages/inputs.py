@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from worker.models.adapters.adapter import Adapter, open_adapter
 from worker.models.adapters.overlay import Overlay
 from worker.models.adapters.trained_base import base_as_trained
 from worker.models.checkpoint import BaseModel, CheckpointLayout, classify_checkpoint, open_base_model
+from worker.models.convert.draft_head import with_draft_head_of, without_draft_head
 from worker.models.convert.metadata import ModelMetadata, describe
 from worker.models.convert.tokenizer import TokenizerChoice, find_tokenizer
 from worker.models.convert.upstream import check_architecture
 from worker.stages.context import StageContext
+from worker.stages.draft_head import DraftHead, settle_draft_head
 from worker.stages.prepared import GivenMatrix, GivenText, Prepared, RunDataFiles
 from worker.storage.atomic import atomic_write_bytes
 from worker.storage.inputs import fetch, fetch_file
@@ -51,6 +54,7 @@ class JobInputs:
         tokenizer: The tokenizer that goes into the GGUF.
         architecture: Hugging Face architecture name.
         base_named_by: File that names the base model, where the one that the task names is gone.
+        draft_head: What becomes of its prediction layers.
     """
 
     base: BaseModel
@@ -60,6 +64,12 @@ class JobInputs:
     tokenizer: TokenizerChoice
     architecture: str
     base_named_by: str | None = None
+    draft_head: DraftHead | None = None
+
+    @property
+    def converted(self) -> BaseModel:
+        """The model as it is converted: ``base``, with prediction layers or without."""
+        return self.draft_head.model if self.draft_head else self.base
 
     @property
     def base_name(self) -> str:
@@ -86,6 +96,8 @@ class JobInputs:
             checkpoint_name=self.checkpoint_name,
             tokenizer_dir=self.tokenizer.directory,
             has_projector=self.names.has_projector,
+            draft_head_does=self.draft_head.does if self.draft_head else "keep",
+            draft_head_dir=self.draft_head.donor.directory if self.draft_head and self.draft_head.donor else None,
             imatrix=imatrix,
             evaluation=evaluation,
             sensitivity=sensitivity,
@@ -121,12 +133,16 @@ def resolve_inputs(context: StageContext) -> JobInputs:
     roots = context.settings.allowed_roots
     base = open_base_model(base_dir, allowed_roots=roots, as_stored=not options.merge_lora)
     base = in_precision(context, base)
+    trained_from = None
+    if checkpoint is not None and not uses_adapter:
+        trained_from = partial(_donor, context, request.base_model, checkpoint)
     architecture = check_architecture(base.config, context.settings.llama_cpp_dir)
+    head = settle_draft_head(context, base, architecture, trained_from)
     adapter = None
     if checkpoint is not None and uses_adapter:
         adapter = open_adapter(checkpoint, allowed_roots=roots)
     tokenizer = _tokenizer(context, checkpoint, base_dir, adapter.base_name if adapter else None)
-    return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture, named_by)
+    return JobInputs(base, names, adapter, checkpoint, tokenizer, architecture, named_by, head)
 
 
 def job_base(context: StageContext) -> BaseModel:
@@ -143,8 +159,20 @@ def job_base(context: StageContext) -> BaseModel:
 
 
 def job_source(context: StageContext) -> Path | BaseModel:
-    """What is converted: merged into, the base with plain weights; alone, the directory, which upstream may know."""
-    return job_base(context) if context.options.merge_lora else context.prepared.base_dir
+    """What is converted: merged into, the base with plain weights; alone, the directory, which upstream may know.
+
+    Its prediction layers are as ``prepare`` settled them.
+    """
+    prepared, roots = context.prepared, context.settings.allowed_roots
+    if prepared.draft_head_dir is not None:
+        donor = open_base_model(prepared.draft_head_dir, allowed_roots=roots)
+        return with_draft_head_of(job_base(context), donor)
+    if context.options.merge_lora:
+        base = job_base(context)
+        return without_draft_head(base) if prepared.draft_head_does == "drop" else base
+    if prepared.draft_head_does == "drop":
+        return without_draft_head(open_base_model(prepared.base_dir, allowed_roots=roots, as_stored=True))
+    return prepared.base_dir
 
 
 def in_precision(context: StageContext, base: BaseModel) -> BaseModel:
@@ -256,6 +284,18 @@ def _base(context: StageContext, location: str, checkpoint: Path | None) -> tupl
             )
             return moved, named.file
     raise _base_missing(context, location, checkpoint)
+
+
+def _donor(context: StageContext, location: str, checkpoint: Path) -> BaseModel:
+    """The base model that full weights were trained from; one that is elsewhere is fetched where it is asked for."""
+    if is_remote(location) and context.request.draft_head != "graft":
+        raise PackagingError(
+            ErrorCode.BASE_MODEL_NOT_FOUND,
+            f"the base model {location} is fetched for them with draft_head `graft` alone",
+            fields={"field": "draft_head"},
+        )
+    directory, _ = _base(context, location, checkpoint)
+    return open_base_model(directory, allowed_roots=context.settings.allowed_roots)
 
 
 def _base_missing(context: StageContext, location: str, checkpoint: Path | None) -> PackagingError:

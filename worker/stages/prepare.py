@@ -27,6 +27,7 @@ from worker.models.imatrix.load import load_imatrix
 from worker.models.questions.files import read_questions
 from worker.models.sensitivity.gguf_form import read_sensitivity
 from worker.stages.context import StageContext, StageResult
+from worker.stages.draft_head import beyond_matrix, report_draft_head
 from worker.stages.estimate import SizeEstimate, estimate_sizes
 from worker.stages.inputs import JobInputs, fetch_evaluation, fetch_imatrix, fetch_sensitivity, resolve_inputs
 from worker.stages.ownership import check_free, check_records_free
@@ -61,6 +62,11 @@ def run(context: StageContext) -> StageResult:
                 check_free(context, target, output.name)
     context.stop_point()
     sizes = estimate_sizes(context, inputs, projector) if context.options.export_gguf else None
+    if sizes is not None and sizes.beyond_matrix:
+        inputs = replace(inputs, draft_head=beyond_matrix(context, inputs.base, sizes.beyond_matrix))
+        sizes = estimate_sizes(context, inputs, projector)
+    head = inputs.draft_head
+    head_facts = report_draft_head(context, head, sizes.prediction_layers) if head is not None and sizes else {}
     _check_space(context, inputs, sizes)
     _check_storage(context)
     imatrix = fetch_imatrix(context)
@@ -72,6 +78,7 @@ def run(context: StageContext) -> StageResult:
         "inputs": _fingerprints(inputs),
         "predicted_bytes": _predicted(outputs, sizes),
         **({MODEL_BYTES_FACT: sizes.unquantized_bytes} if sizes is not None else {}),
+        **head_facts,
     }
     evaluation = fetch_evaluation(context)
     _check_evaluation(evaluation)
@@ -154,6 +161,8 @@ def _check_evaluation(given: GivenText) -> None:
 def _fingerprints(inputs: JobInputs) -> dict[str, Any]:
     """What the manifest says of the inputs: names, sizes and digests, no path of this machine."""
     fingerprints: dict[str, Any] = {"base_model": {"name": inputs.base_name, **_model_fingerprint(inputs.base)}}
+    if inputs.draft_head is not None and (donor := inputs.draft_head.donor) is not None:
+        fingerprints["draft_head"] = {"name": donor.directory.name, **_model_fingerprint(donor)}
     if inputs.adapter is not None:
         weights = sorted({(entry.file_name, entry.file) for entry in inputs.adapter.tensors.values()})
         fingerprints["adapter"] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -70,6 +70,10 @@ class Prepared(BaseModel):
     tokenizer_dir: Path
     has_projector: bool = False
     """Whether a projector is made beside the text model."""
+    draft_head_does: Literal["keep", "graft", "drop"] = "keep"
+    """What is done with prediction layers; the public fact ``draft_head`` says what came of it."""
+    draft_head_dir: Path | None = None
+    """The base model that they are taken from."""
     imatrix: GivenMatrix = Field(default_factory=GivenMatrix)
     evaluation: GivenText = Field(default_factory=GivenText)
     run_data: RunDataFiles = Field(default_factory=RunDataFiles)
@@ -106,6 +110,8 @@ class Prepared(BaseModel):
             "base_named_by": None,
             "sensitivity": None,
             "has_projector": False,
+            "draft_head_does": "keep",
+            "draft_head_dir": None,
         }
         return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
@@ -120,6 +126,7 @@ class Prepared(BaseModel):
         """Places on this machine that it names, by what they are."""
         places = {
             "base model": self.base_dir,
+            "model of the prediction layers": self.draft_head_dir,
             "adapter": self.adapter_dir,
             "checkpoint": self.checkpoint_dir,
             "tokenizer": self.tokenizer_dir,

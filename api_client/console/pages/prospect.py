@@ -178,7 +178,8 @@ def memory_of(told: Forecast | None, answers: PathAnswers) -> MemoryNeed | None:
 
 def _row(output: PlannedOutput, request: PackagingRequest, options: ResolvedOptions, answers: PathAnswers) -> FileRow:
     sizes = answers.sizes.sizes if answers.sizes else {}
-    exact = not options.merge_lora  # a merged file says more of itself, and its vocabulary may have grown
+    # a merged file says more of itself, and its vocabulary may have grown; what is dropped was counted
+    exact = not options.merge_lora and request.draft_head in ("auto", "keep")
     if output.spec is QUANTIZED and isinstance(output.quant_type, QuantType):
         return FileRow(output.name, sizes.get(output.quant_type), exact)
     if output.spec in (UNQUANTIZED, MERGED_DIRECTORY):

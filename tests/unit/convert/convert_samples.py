@@ -85,6 +85,30 @@ WITHOUT_MTP: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+# families whose checkpoints have prediction layers that transformers does not save; ``draft_samples`` adds them
+PREDICTING: dict[str, tuple[str, dict[str, Any]]] = {
+    "glm4-moe": (
+        "Glm4MoeConfig",
+        {**_BPE, **_MOE, "head_dim": 8, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1,
+         "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 1},
+    ),
+    "glm4-moe-lite": (
+        "Glm4MoeLiteConfig",
+        {**_MLA, "q_lora_rank": 24, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 1,
+         "mlp_layer_types": ["dense", "sparse"]},
+    ),
+    "exaone-moe": (
+        "ExaoneMoeConfig",
+        {**_BPE, **_MOE, "head_dim": 8, "num_experts": 4, "num_shared_experts": 1, "n_group": 1, "topk_group": 1,
+         "first_k_dense_replace": 1, "num_nextn_predict_layers": 1,
+         "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16},
+    ),
+    "mimo2": (
+        "MiMoV2FlashConfig",
+        {**_BPE, **_MOE, "head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4},
+    ),
+}  # fmt: skip
+
 # upstream's converter takes its experts as they are where they are MXFP4
 IN_MXFP4: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-oss": ("GptOssConfig", {**_BPE, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
@@ -93,7 +117,7 @@ IN_MXFP4: dict[str, tuple[str, dict[str, Any]]] = {
 
 def save_model(name: str, directory: Path, *, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> Path:
     """A model of random weights with its tokenizer. Norms and biases are spread, so that a mix-up shows."""
-    config_class, settings = (ARCHITECTURES | WITHOUT_MTP | IN_MXFP4)[name]
+    config_class, settings = (ARCHITECTURES | WITHOUT_MTP | PREDICTING | IN_MXFP4)[name]
     torch.manual_seed(5)
     config = getattr(transformers, config_class)(**{**settings, **changes})
     with warnings.catch_warnings():
@@ -129,9 +153,9 @@ def save_tokenizer(directory: Path, tokens: int) -> None:
         tiny_tokenizer(directory)
         return
     description = json.loads(BPE_TOKENIZER.read_text(encoding="utf-8"))
-    # GLM-4's converter asks for this token
-    user = {**description["added_tokens"][0], "id": 49000, "content": "<|user|>"}
-    description["added_tokens"].append(user)
+    # GLM-4's converter asks for these tokens
+    for number, text in enumerate(("<|user|>", "[gMASK]", "<|observation|>")):
+        description["added_tokens"].append({**description["added_tokens"][0], "id": 49000 + number, "content": text})
     (directory / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     (directory / "tokenizer_config.json").write_text(json.dumps(config))

@@ -22,6 +22,7 @@ EMBEDDING_NAMES = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in
 # model types whose layers store (i, o) weights (transformers' Conv1D); only needed where a weight is square
 CONV1D_MODEL_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 _OTHER_TOWERS = re.compile(r"vision|visual|audio|speech")
+_INSIDE = re.compile(r"(^|\.)(layers\.\d+|mtp\w*)\.")  # prediction layers may have an embedding of their own
 HEAD_NAMES = frozenset({"lm_head", "embed_out", "output_layer"})
 
 
@@ -56,7 +57,10 @@ def text_embedding(base: BaseModel) -> str | None:
     embeddings = [
         name
         for name, entry in base.tensors.items()
-        if is_embedding(name) and len(entry.shape) == 2 and not _OTHER_TOWERS.search(name)
+        if is_embedding(name)
+        and len(entry.shape) == 2
+        and not _OTHER_TOWERS.search(name)
+        and not _INSIDE.search(canonical(name))
     ]
     return embeddings[0] if len(embeddings) == 1 else None
 

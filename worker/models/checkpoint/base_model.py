@@ -51,6 +51,7 @@ class BaseModel:
         made_plain_from: That method where they were quantized and are shown as plain ones.
         rounded_as: How weights were rounded to 4 bits and back, ``nf4`` or ``nf4_nested``; None where they were not.
         fingerprint: Hex digest over config and all headers; the same for copies of a model, not over its data.
+        unconverted: Names of tensors that no file is to be made of, though they are there.
     """
 
     directory: Path
@@ -61,6 +62,7 @@ class BaseModel:
     _stored: StoredTensors = field(repr=False)
     made_plain_from: str | None = None
     rounded_as: str | None = None
+    unconverted: frozenset[str] = frozenset()
     _recipes: Mapping[str, WeightRecipe] = field(default_factory=dict, repr=False)
 
     @property
@@ -99,6 +101,26 @@ class BaseModel:
             fingerprint=hashlib.sha256(described.encode()).hexdigest(),
             rounded_as=rounded_as,
             _recipes={**self._recipes, **recipes},
+        )
+
+    def with_tensors_of(self, donor: BaseModel, names: Iterable[str], config: Mapping[str, Any]) -> BaseModel:
+        """The same model with tensors of another one, as if they lay in its own last weight file.
+
+        Args:
+            donor: The other model, its weights plain.
+            names: Which of its tensors; none that this model has itself.
+            config: ``config.json`` of the result.
+        """
+        last = max(entry.file_name for entry in self.tensors.values())
+        taken = {name: replace(donor.tensors[name], file_name=last) for name in sorted(names)}
+        described = f"{self.fingerprint} {donor.fingerprint} {json.dumps(config, sort_keys=True)} {' '.join(taken)}"
+        return replace(
+            self,
+            config=config,
+            tensors={**self.tensors, **taken},
+            fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+            _stored=self._stored.beside(donor._stored),
+            _recipes={**{name: recipe for name, recipe in donor._recipes.items() if name in taken}, **self._recipes},
         )
 
     def read_tensor(self, name: str) -> torch.Tensor:

@@ -87,6 +87,10 @@ class StoredTensors:
         entry = self.entries[name]
         return map_tensor(entry, self.identities[entry.file])
 
+    def beside(self, others: StoredTensors) -> StoredTensors:
+        """These and those of another checkpoint; of two with one name, the one here."""
+        return StoredTensors({**others.entries, **self.entries}, {**others.identities, **self.identities})
+
     def check_unchanged(self) -> None:
         """Refuse files that somebody has written to since their headers were read.
 

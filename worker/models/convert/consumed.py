@@ -33,11 +33,13 @@ def check_consumed(
         beside_projector: Whether one is made.
 
     Returns:
-        Sentences worth telling the user: trained parts for pictures and sound that are in no file.
+        Sentences worth telling the user: trained parts for pictures and sound that are in no file, and trained
+        prediction layers that the job leaves out.
 
     Raises:
         PackagingError: ``adapter_unsupported`` naming the tensors.
     """
+    unconverted = sorted(name for name in weights.changed() & weights.base.unconverted if weights.alters(name))
     lost = sorted(weights.changed() & set(left_out))
     if not any(key.endswith("tie_word_embeddings") for key in weights.config_changes()):
         lost = [name for name in lost if not is_head(name)]  # still tied: the embedding says the same
@@ -49,10 +51,11 @@ def check_consumed(
             f"{architecture} files have no place for {listed(others)}, which the adapter changes",
             fields={"tensors": others[:100], "architecture": architecture},
         )
-    if not senses:
-        return ()
-    where = "in neither the text model nor its projector" if beside_projector else "not in the text model"
-    return (f"trained parts for pictures or sound are {where}: {listed(senses)}",)
+    notes = [f"what the adapter changes in prediction layers is left out with them: {listed(unconverted)}"]
+    if senses:
+        where = "in neither the text model nor its projector" if beside_projector else "not in the text model"
+        notes.append(f"trained parts for pictures or sound are {where}: {listed(senses)}")
+    return tuple(notes if unconverted else notes[1:])
 
 
 def is_of_another_sense(name: str) -> bool:

@@ -25,7 +25,7 @@ from worker.foreign import converted_dtypes, lazy_meta
 from worker.models.convert.evaluate import Evaluator, Rounding
 from worker.models.convert.header import encode_prepared
 from worker.models.convert.layer_kinds import check_assumptions, missing_pattern
-from worker.models.convert.nextn import holds_mtp
+from worker.models.convert.nextn import check_announced, holds_mtp, missing_layers
 from worker.models.convert.projector import names_for
 from worker.models.convert.repairs import completed_configs
 from worker.models.convert.upstream import Upstream, unsupported_architecture
@@ -80,6 +80,7 @@ class ConversionPlan:
         evaluator: Computes the tensors' bytes.
         notes: Sentences worth telling the user.
         beside: Weight files besides the base model's own that tensors may be made of.
+        prediction_layers: How many layers for predicting further ahead (MTP, NextN) are in the file.
     """
 
     header: bytes
@@ -92,6 +93,7 @@ class ConversionPlan:
     evaluator: Evaluator
     notes: tuple[str, ...] = ()
     beside: tuple[Path, ...] = ()
+    prediction_layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,10 @@ def plan_model(
             architecture, own_class = read_class(upstream, staged.directory, part)
         shown = names_for(own_class, weights.names()) if part is ModelPart.PROJECTOR else None
         model_class = streamed_class(upstream, own_class, architecture, weights.names(), shown)
+        has_place = upstream.has_place_for_prediction_layers(own_class)
+        if not has_place or missing_layers(weights.base.text_config, weights.names()):
+            # where the weights lack what the model's own config announces, the file says nothing of them
+            model_class.no_mtp = model_class.no_mtp or getattr(model_class, "supports_mtp_export", False)
         with (
             replaced(upstream.gguf.quants, "quantize", recognisable_rounding(upstream)),
             upstream_errors(ErrorCode.BASE_MODEL_INVALID, f"preparing {architecture}"),
@@ -169,9 +175,10 @@ def plan_model(
     _check_scores(plan)
     _check_vocabulary(plan)
     _check_gathered(plan)
+    predicting = check_announced(plan.architecture, plan.metadata, (tensor.name for tensor in plan.tensors))
     uses = [name for tensor in plan.tensors for name in plan.evaluator.sources(tensor.value)]
     weights.share(uses)
-    return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))))
+    return replace(plan, left_out=tuple(sorted(weights.names() - set(uses))), prediction_layers=predicting)
 
 
 def read_class(upstream: Upstream, staged: Path, part: ModelPart = ModelPart.MODEL) -> tuple[str, type[Any]]:

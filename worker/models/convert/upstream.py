@@ -75,6 +75,14 @@ class Upstream:
             raise unsupported_architecture(architecture, self.version)
         return cls
 
+    def has_place_for_prediction_layers(self, model_class: type[Any]) -> bool:
+        """Whether files of a class's GGUF architecture may hold layers for predicting further ahead (MTP, NextN).
+
+        Of others upstream leaves them out, or gives up on their names.
+        """
+        known = self.gguf.MODEL_TENSORS.get(model_class.model_arch, ())
+        return getattr(self.gguf.MODEL_TENSOR, "NEXTN_EH_PROJ", None) in known
+
 
 def load_upstream(llama_cpp_dir: Path | None = None) -> Upstream:
     """Import the conversion package; imports torch and transformers, which takes seconds the first time.

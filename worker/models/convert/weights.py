@@ -79,7 +79,8 @@ class MergedWeights:
         """Shard file name -> its entries, both sorted, as upstream reads them. Added tensors are in the last shard."""
         shards: dict[str, dict[str, WeightEntry]] = {}
         for name, entry in self.base.tensors.items():
-            shards.setdefault(entry.file_name, {})[name] = self._entry(name, name)
+            if name not in self.base.unconverted:
+                shards.setdefault(entry.file_name, {})[name] = self._entry(name, name)
         for name, source in self._added.items():
             shards[max(shards)][name] = self._entry(name, source)
         return {file: dict(sorted(shards[file].items())) for file in sorted(shards)}
@@ -89,8 +90,8 @@ class MergedWeights:
         return {name: entry for shard in self.shards().values() for name, entry in shard.items()}
 
     def names(self) -> set[str]:
-        """Names of all tensors of the merged model."""
-        return {*self.base.tensors, *self._added}
+        """Names of all tensors of the merged model, but for those that the base has unconverted."""
+        return {*self.base.tensors, *self._added} - self.base.unconverted
 
     def sources(self) -> dict[str, str]:
         """Tensors that only the merged model has -> the base model's tensor that each is made of."""
