@@ -18,6 +18,20 @@ _QUIET = {
 }
 
 
+class _LostAcknowledgement(logging.Filter):
+    """Of Celery's critical entry with a traceback, for each message that it cannot acknowledge while Redis is away.
+
+    The message may come again, and a message is only a wake-up: nothing that anybody has to be woken for.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Write it as a warning of one line."""
+        if str(record.msg).startswith(("Couldn't ack", "Couldn't reject")):
+            record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+            record.exc_info = None
+        return record.levelno >= logging.getLogger().level
+
+
 def name_attempt(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     """Add job, stage and attempt to what Celery logs of a task: its id holds them."""
     record = event.get("_record")
@@ -66,5 +80,7 @@ def configure_logging(log_format: str, log_level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(log_level.upper())
+    requests = logging.getLogger("celery.worker.request")
+    requests.filters[:] = [_LostAcknowledgement()]
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, root.level))

@@ -277,11 +277,15 @@ def _complaints(report: Report, service: Installation) -> None:
     for worker in service.workers:
         counts.update(COMPLAINTS.findall(worker.lines))
     codes = Counter(worker.process.returncode for worker in service.workers)
-    odd = {code: count for code, count in codes.items() if code not in (0, -signal.SIGKILL)}
+    odd = Counter(
+        worker.process.returncode
+        for worker in service.workers
+        if "worker_ready" in worker.lines and worker.process.returncode not in (0, -signal.SIGKILL)
+    )  # before that it ends with 3 where Redis is away, and by SIGTERM
     report.lines.append(f"| workers started; exit codes | {len(service.workers)}; {dict(codes)} |")
     report.lines.append(f"| complaints in their logs | {dict(counts) or 'none'} |")
     if odd:
-        report.wrong.append(f"workers ended by themselves: {odd}")
+        report.wrong.append(f"workers ended by themselves: {dict(odd)}")
 
 
 def main() -> int:
