@@ -37,6 +37,8 @@ class StageSettings(BaseModel):
     allowed_roots: Roots
     run_roots: tuple[Path, ...]
     allowed_buckets: tuple[str, ...] | None
+    allowed_uploads: tuple[str, ...] | None
+    registry_plain_http: bool
     threads: int
     disk_reserve_bytes: int
     input_cache_bytes: int
@@ -78,6 +80,11 @@ class Settings(BaseSettings):
     """Directories under which the console lists training runs (``:``-separated), as far as jobs may read them."""
     allowed_buckets: tuple[str, ...] | None = None
     """Buckets that jobs may read and write (``:``-separated). Unset: every bucket that the credentials open."""
+    allowed_uploads: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Beginnings of what ``upload_to`` may name (``hf://acme oci://registry.example``, separated by spaces). Empty:
+    no place. Unset: every one that the worker's credentials open; whoever submits then writes with your token."""
+    registry_plain_http: bool = False
+    """Speak HTTP, not HTTPS, to OCI registries, as inside a cluster. One on this machine is always spoken to so."""
 
     s3_endpoint_url: str | None = None
     """Address of the S3-compatible storage. Unset: the public one of the region."""
@@ -210,6 +217,11 @@ class Settings(BaseSettings):
     def _listed(cls, value: Any) -> Any:
         return _split(value)
 
+    @field_validator("allowed_uploads", mode="before")
+    @classmethod
+    def _parted_by_blanks(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.lease_s < 3 * self.heartbeat_s:
@@ -255,6 +267,8 @@ class Settings(BaseSettings):
             allowed_roots=self.allowed_roots,
             run_roots=self.run_roots,
             allowed_buckets=self.allowed_buckets,
+            allowed_uploads=self.allowed_uploads,
+            registry_plain_http=self.registry_plain_http,
             threads=self.threads or len(os.sched_getaffinity(0)),
             disk_reserve_bytes=self.disk_reserve_bytes,
             input_cache_bytes=self.input_cache_bytes,

@@ -131,6 +131,7 @@ def requests(draw: DrawFn) -> PackagingRequest:
         "split_max_size_bytes": st.integers(1_000_000, 10**15),
         "overwrite": _FLAGS,
         "upload": _FLAGS,
+        "upload_to": st.sampled_from(["hf://owner/a.name", "oci://registry.test:5000/team/model:v1", "oci://h/m"]),
         "priority": st.integers(0, 9),
         "labels": _labels(),
         "idempotency_key": _TEXT.filter(bool),

@@ -28,6 +28,7 @@ from api_client.contract.recipe import RecipeOptions
 from api_client.contract.request_fields import describe
 from api_client.contract.task import TrainingTask
 from api_client.contract.templates import DEFAULT_TEMPLATE, BuiltinTemplate, SiteTemplate
+from api_client.contract.upload_targets import TargetLocation
 from api_client.words.suggestions import did_you_mean, nearest
 
 __all__ = ["ImatrixOptions", "Options", "PackagingRequest", "is_remote", "request_error"]
@@ -187,6 +188,7 @@ class RequestValues(TypedDict, total=False):
     split_max_size_bytes: int | None
     overwrite: bool
     upload: bool
+    upload_to: str | None
     priority: int
     labels: Mapping[str, str]
     idempotency_key: str | None
@@ -228,6 +230,7 @@ class PackagingRequest(BaseModel, frozen=True):
     split_max_size_bytes: Count | None = Field(default=None, ge=1_000_000)
     overwrite: StrictBool = False
     upload: StrictBool = True
+    upload_to: TargetLocation | None = None
     priority: Count = Field(default=5, ge=0, le=9)
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)

@@ -694,6 +694,25 @@ FIELDS: Final = (
         Control("upload", "more", _B("Upload the outputs to object storage", "将输出上传到对象存储")),
     ),
     _F(
+        "upload_to",
+        _K.TEXT,
+        _HOW,
+        _B(
+            "Where the files are published as well: hf://owner/name, or oci://registry/repository:tag.",
+            "同时发布到：hf://owner/name 或 oci://registry/repository:tag。",
+        ),
+        Flag("--upload-to", metavar="URL"),
+        Control(
+            "upload_to",
+            "more",
+            _B("Publish to as well", "同时发布到"),
+            _B(
+                "hf://owner/name (made private), or oci://registry/repository:tag.",
+                "hf://owner/name（新建时为私有）或 oci://registry/repository:tag。",
+            ),
+        ),
+    ),
+    _F(
         "labels",
         _K.PAIRS,
         _QUEUE,

@@ -140,6 +140,12 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     # publish
     "Published {0} files": "已发布 {0} 个文件",
     "Uploaded and verified {0}": "已上传并校验 {0}",
+    "Published to {0} as commit {1}; only its owner sees it": "已发布到 {0}，提交为 {1}，仅所有者可见",
+    "Published to {0} as commit {1}; everybody sees it": "已发布到 {0}，提交为 {1}，所有人可见",
+    "Published the image {0}/{1}:{2}": "已发布镜像 {0}/{1}:{2}",
+    "{0} of {1} was left as it is: it is another one than this job's, and overwrite is off": (
+        "{1} 中的 {0} 保持原样：内容与本作业的不同，且未开启 overwrite"
+    ),
     "Waiting for another job to publish into {0}": "等待另一个作业完成向 {0} 的发布",
 }
 _PART: Final = re.compile(r"\{(\d)\}")

@@ -20,20 +20,28 @@ def write_companions(context: StageContext, files: Sequence[Artifact]) -> list[A
     """Write them to scratch where the request wants them; the Modelfile names the first quantized file."""
     if not context.request.companions:
         return []
-    prepared = context.prepared
-    listed = [artifact for artifact in files if artifact.kind.is_gguf]
-    quality = _quality(files)
-    names = context.names
-    projector = next((a.name for a in listed if a.part is ModelPart.PROJECTOR), None)
-    listed.sort(key=lambda artifact: artifact.part is ModelPart.PROJECTOR)
-    cards = [_card_file(artifact, quality) for artifact in listed]
-    texts = {names.name(CARD): model_card(names.model, job_metadata(context), cards, _relation(context), projector)}
-    models = [a for a in listed if a.kind.is_model and a.part is ModelPart.MODEL]
+    prepared, names = context.prepared, context.names
+    projector = _projector(files)
+    texts = {names.name(CARD): card_text(context, files)}
+    models = [a for a in files if a.kind.is_model and a.part is ModelPart.MODEL]
     if models:
         model = next((a for a in models if a.kind is ArtifactKind.QUANTIZED), models[0])
         base = open_base_model(prepared.base_dir, allowed_roots=context.settings.allowed_roots, as_stored=True)
         texts[names.name(MODELFILE)] = modelfile(model.name, end_tokens(job_tokenizer(context), base.config), projector)
     return [_written(context.scratch / name, text) for name, text in texts.items()]
+
+
+def card_text(context: StageContext, files: Sequence[Artifact]) -> str:
+    """The model card, with a row for every GGUF file."""
+    quality = _quality(files)
+    listed = [artifact for artifact in files if artifact.kind.is_gguf]
+    listed.sort(key=lambda artifact: artifact.part is ModelPart.PROJECTOR)
+    cards = [_card_file(artifact, quality) for artifact in listed]
+    return model_card(context.names.model, job_metadata(context), cards, _relation(context), _projector(files))
+
+
+def _projector(files: Sequence[Artifact]) -> str | None:
+    return next((a.name for a in files if a.kind.is_gguf and a.part is ModelPart.PROJECTOR), None)
 
 
 def _relation(context: StageContext) -> Relation:
@@ -48,9 +56,14 @@ def _quality(files: Sequence[Artifact]) -> QualityReport | None:
     return QualityReport.model_validate_json(Path(report.path).read_bytes()) if report is not None else None
 
 
-def _card_file(artifact: Artifact, quality: QualityReport | None) -> CardFile:
+def type_of(artifact: Artifact) -> str:
+    """Name of a GGUF file's type; of an unquantized one the type that most of it has."""
     mixture = artifact.facts["mixture"]
-    kind = artifact.quant_type or max(mixture, key=mixture.__getitem__)
+    return artifact.quant_type or str(max(mixture, key=mixture.__getitem__))
+
+
+def _card_file(artifact: Artifact, quality: QualityReport | None) -> CardFile:
+    kind = type_of(artifact)
     measured = quality.file(artifact.shard_of or artifact.name) if quality is not None else None
     bits = artifact.facts.get("bits_per_weight")
     return CardFile(artifact.name, kind, artifact.size_bytes, artifact.sha256, bits, measured)

@@ -35,6 +35,7 @@ from worker.stages.prepared import GivenMatrix, GivenText
 from worker.stages.projector import plan_projector
 from worker.stages.publish import local_target, upload_destination
 from worker.stages.run_data import look_for_run_data
+from worker.stages.targets import check_upload_target
 from worker.storage.checksums import sha256_file
 from worker.storage.paths import check_disk_space, check_output_dir
 from worker.storage.s3 import S3Storage
@@ -136,10 +137,11 @@ def _one_disk(scratch: Path, target: Path) -> bool:
 
 
 def _check_storage(context: StageContext) -> None:
-    """A bucket that cannot be written should fail a job in its first second, not after an hour."""
+    """What cannot be written, a bucket or another place, should fail a job in its first second, not after an hour."""
     destination = upload_destination(context)
     if destination is not None:
         S3Storage(context.settings.storage).check_bucket(destination.bucket)
+    check_upload_target(context)
 
 
 def _check_imatrix(given: GivenMatrix) -> None:

@@ -4,7 +4,8 @@ Reads the artifacts of all stages. What may fail for long comes first, so that a
 in the output directory. A file gets its final name by a hard link (a copy where the file system has none), so the
 scratch copy stays until the job has succeeded and a replay finds its inputs. Safe to repeat: what is already there,
 with the same size and sha256, stays. Jobs that share an output directory publish one after the other. The directory is
-opened once, and all is done through the open one, so that a link put in its place leads nothing astray.
+opened once, and all is done through the open one, so that a link put in its place leads nothing astray. A place that
+``upload_to`` names comes last: where that fails, the local files are there, and a replay sends them.
 Raises ``output_exists``, ``upload_failed``, ``storage_denied``.
 """
 
@@ -21,6 +22,7 @@ from worker.stages.companions import write_companions
 from worker.stages.context import LeaseLost, StageContext, StageResult
 from worker.stages.manifest import checksum_lines, digests, manifest, manifest_text
 from worker.stages.ownership import check_free, check_records_free, owner_of, reporter_of
+from worker.stages.targets import publish_to_target
 from worker.storage.atomic import atomic_write_bytes, atomic_write_text, place_file
 from worker.storage.checksums import format_checksums
 from worker.storage.held import HeldDirectory
@@ -34,7 +36,8 @@ def run(context: StageContext) -> StageResult:
     files = list(published_artifacts(context))
     files += write_companions(context, files)
     destination = upload_destination(context)
-    total = sum(artifact.size_bytes for artifact in files) * (1 if destination is None else 2)
+    ways = 1 + (destination is not None) + (context.request.upload_to is not None)
+    total = sum(artifact.size_bytes for artifact in files) * ways
     meter = _Meter(context, total)
     uploads = None if destination is None else _Uploads(context, destination)
     if uploads is not None:
@@ -57,8 +60,9 @@ def run(context: StageContext) -> StageResult:
                 files = _place_all(context, files, directory, meter)
                 context.report.confirm()
                 files += _write_records(context, files, directory, uploads)
+    facts = publish_to_target(context, files, meter.file)
     context.report.log(f"Published {len(files)} files", output_dir=context.request.output_dir)
-    return StageResult(tuple(files))
+    return StageResult(tuple(files), facts)
 
 
 def published_artifacts(context: StageContext) -> tuple[Artifact, ...]:

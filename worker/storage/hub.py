@@ -1,4 +1,6 @@
-"""Models of the Hugging Face Hub: what a revision holds, and its files. The one place where ``huggingface_hub`` is met.
+"""Models of the Hugging Face Hub: what a revision holds, and its files.
+
+Only here and in ``hub_upload`` is ``huggingface_hub`` met.
 
 A revision is pinned to its commit first. Files are checked by the SHA-256 that the Hub keeps for large ones. The token
 is looked for where ``huggingface_hub`` looks (``HF_TOKEN``, its login file); ``HF_ENDPOINT`` may name a mirror.
@@ -72,9 +74,9 @@ def look_up(location: str, missing: ErrorCode) -> HubRevision:
             ``download_failed`` where the Hub does not answer; ``request_invalid``; ``dependency_missing``.
     """
     repo, revision = parse_hub_location(location)
-    hub = _library()
+    hub = hub_library()
     with _mapped(location, missing):
-        info = hub.HfApi(endpoint=_endpoint()).model_info(
+        info = hub.HfApi(endpoint=hub_endpoint()).model_info(
             repo, revision=revision, timeout=_TIMEOUT_S, files_metadata=True
         )
     files = tuple(
@@ -113,12 +115,12 @@ def download_revision(
 
     def fetch(file: HubFile) -> None:
         with _mapped(f"{revision}/{file.name}", missing):
-            _library().hf_hub_download(
+            hub_library().hf_hub_download(
                 revision.repo,
                 file.name,
                 revision=revision.commit,
                 local_dir=directory,
-                endpoint=_endpoint(),
+                endpoint=hub_endpoint(),
                 tqdm_class=meter.bar_class(file.name),
             )
         _check(directory / file.name, file, str(revision), should_stop)
@@ -152,7 +154,7 @@ class _Meter:
 
     def bar_class(self, name: str) -> Any:
         """A class with the interface that the library expects of a progress bar."""
-        base: Any = _library().utils.tqdm
+        base: Any = hub_library().utils.tqdm
         meter = self
 
         class Bar(base):  # type: ignore[misc]
@@ -206,17 +208,23 @@ def _mapped(what: str, missing: ErrorCode) -> Iterator[None]:
         full = write_error(Path(what), error) if isinstance(error, OSError) and error.errno else None
         raise full or PackagingError(
             ErrorCode.DOWNLOAD_FAILED,
-            f"{what}: the Hub at {_endpoint() or 'https://huggingface.co'} does not answer ({type(error).__name__})",
+            f"{what}: the Hub at {hub_endpoint() or 'https://huggingface.co'} does not answer ({type(error).__name__})",
             remedy="Check the network, or give a local directory or s3:// location.",
             fields={"location": what},
         ) from error
 
 
-def _endpoint() -> str | None:
+def hub_endpoint() -> str | None:
+    """Address of a mirror, where one is set."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _library() -> Any:
+def hub_library() -> Any:
+    """The package ``huggingface_hub``.
+
+    Raises:
+        PackagingError: ``dependency_missing``.
+    """
     try:
         import huggingface_hub
     except ImportError as error:
