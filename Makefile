@@ -57,9 +57,10 @@ demo: export TRAINPACK_HOME := $(or $(TRAINPACK_HOME),$(CURDIR)/.cache)
 demo: install ## Train a small LoRA, package it through the real service, ask before and after
 	$(BIN)/trainpack demo
 
-# A file of tests stays in one process, as its servers and workers do. Much of the time is waiting for leases and processes.
+# A file of tests stays in one process, as its servers and workers do, and long ones begin first (tests/conftest.py). Much of
+# the time is waiting for leases and processes.
 test: install ## Run all tests: unit, integration (real servers and workers), end to end (real weights)
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: install ## Formatter, linter, type checker, and which rooms may import which
 	$(BIN)/ruff format --check .
