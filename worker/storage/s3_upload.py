@@ -196,6 +196,7 @@ class Upload:
 
         Its own SHA-256 of the object shows that it does, full or composite. Where it has none, or another one, the
         object is read back: servers write composite checksums in more than one way, and only bytes show a difference.
+        So is what was just sent to a server that keeps no metadata.
 
         Args:
             sent: SHA-256 of the parts just sent; read from the file where nothing was sent yet.
@@ -203,7 +204,7 @@ class Upload:
         head = self._head()
         if head is None or head["ContentLength"] != self.size_bytes:
             return False
-        if head.get("Metadata", {}).get(SHA256_METADATA) != self.sha256:
+        if head.get("Metadata", {}).get(SHA256_METADATA, self.sha256 if sent else "") != self.sha256:
             return False
         parts = split(self.size_bytes, self.settings.part_size_bytes)
         digests = sent or [sha256_range(self.path, part.offset, part.size_bytes) for part in parts]

@@ -27,7 +27,8 @@ from tests.integration.harness import eventually
 from tests.integration.storage.conftest import PART, QUICK
 from tests.integration.storage.proxy import Fault, Proxy
 from tests.integration.storage.test_s3_upload import noise
-from worker.local.embedded.ports import choose_ports
+from worker.local.embedded.ports import choose_ports, is_free
+from worker.storage.objects import SHA256_METADATA
 from worker.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.integration
@@ -80,15 +81,26 @@ def test_wrong_bytes_are_found_whatever_the_server_says(
     assert caught.value.code is ErrorCode.UPLOAD_FAILED
 
 
+def test_a_server_that_keeps_no_metadata_is_read_back(
+    proxied: S3Storage, proxy: Proxy, prefix: S3Location, big: Path
+) -> None:
+    proxy.faults.append(Fault("answer_header", "HEAD", "", (f"x-amz-meta-{SHA256_METADATA}", None)))
+    proxied.upload_file(big, prefix.child("x"))
+    sent = proxy.count("PUT")
+    proxied.upload_file(big, prefix.child("x"))
+    assert proxy.count("PUT") == 2 * sent, "nothing says that what is there is this file, so it is sent again"
+
+
 class S3Server(NamedTuple):
     """How a server of a package is started.
 
     Attributes:
         program: Its name; ``NAME_SERVER`` may say where it lies.
         arguments: With ``PORT`` and ``DIRECTORY`` for what varies.
-        ready: What it says then.
+        ready: What it says then; nothing: its port is enough.
         access_key: Of the credentials that it takes.
         secret_key: Of them.
+        environment: Further settings of it.
     """
 
     program: str
@@ -96,12 +108,22 @@ class S3Server(NamedTuple):
     ready: str
     access_key: str
     secret_key: str
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 SERVERS = {
     "moto": S3Server("moto_server", ("-H", "127.0.0.1", "-p", "PORT"), "Running on", "a", "aaaaaaaa"),
     "s3rver": S3Server(
         "s3rver", ("-d", "DIRECTORY", "-a", "127.0.0.1", "-p", "PORT"), "listening on", "S3RVER", "S3RVER"
+    ),
+    "localbucket": S3Server("localbucket", ("DIRECTORY", "--port", "PORT"), "", "a", "aaaaaaaa"),
+    "nanio": S3Server(
+        "nanio",
+        ("serve", "--host", "127.0.0.1", "--port", "PORT", "--data-dir", "DIRECTORY"),
+        "running on",
+        "a",
+        "aaaaaaaa",
+        (("NANIO_ACCESS_KEY", "a"), ("NANIO_SECRET_KEY", "aaaaaaaa")),
     ),
 }
 """Besides SeaweedFS, over which all other tests of the storage run."""
@@ -120,9 +142,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     given = {"PORT": str(port), "DIRECTORY": str(directory)}
     with log.open("wb") as output:
         command = [program, *(given.get(argument, argument) for argument in chosen.arguments)]
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | dict(chosen.environment))
     try:
         eventually(lambda: chosen.ready in log.read_text(errors="replace"), f"{chosen.program} is ready")
+        eventually(lambda: not is_free(port), f"{chosen.program} listens")
         settings = StorageSettings(
             endpoint_url=f"http://127.0.0.1:{port}",
             region="us-east-1",
