@@ -33,7 +33,7 @@ from tests.tiny import tiny_base, tiny_checkpoint
 
 PARTS = ("api_client", "config", "worker", "tests")
 WORKERS = 3
-BOUND_S = 300.0
+BOUND_S = 400.0
 BEHAVIOURS: tuple[dict[str, str], ...] = (
     {},
     {},
@@ -103,6 +103,29 @@ class Round:
         )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What one round does.
+
+    Attributes:
+        name: In the report.
+        producers: Versions that submit in turn.
+        places: The workers' versions; each list follows the one before, place by place, as jobs end.
+        requests: What is submitted.
+        settings: Of the workers.
+        right: What is wrong with the files of a job.
+        every_s: Between two workers' ends, at random.
+    """
+
+    name: str
+    producers: list[Version]
+    places: list[list[Version]]
+    requests: list[dict[str, Any]]
+    settings: dict[str, Any]
+    right: Callable[[Job], list[str]]
+    every_s: tuple[float, float] = (4, 12)
+
+
 def laid_out(revision: str, directory: Path) -> Version:
     """The packages of a commit."""
     directory.mkdir()
@@ -165,32 +188,24 @@ class Fleet:
     def odd_exits(self) -> dict[int, int]:
         """Exit codes of workers that neither were killed nor stopped as they were told.
 
-        One that did not listen to SIGTERM yet is ended by it.
+        One that does not listen to SIGTERM yet, or no more as it has drained, is ended by it.
         """
         odd = Counter[int]()
         for worker in self._started:
-            code, began = worker.process.poll(), "worker_ready" in worker.lines
-            if code not in (None, 0, -signal.SIGKILL) and (began or code != -signal.SIGTERM):
+            code, log = worker.process.poll(), worker.lines
+            deaf = "worker_ready" not in log or "draining" in log
+            if code not in (None, 0, -signal.SIGKILL) and not (deaf and code == -signal.SIGTERM):
                 odd[code] += 1
         return dict(odd)
 
 
-def one_round(
-    name: str,
-    service: Installation,
-    producers: list[Version],
-    places: list[list[Version]],
-    requests: list[dict[str, Any]],
-    settings: dict[str, Any],
-    draw: random.Random,
-    right: Callable[[Job], list[str]],
-) -> Round:
+def one_round(plan: Plan, service: Installation, draw: random.Random) -> Round:
     """Jobs under load; the workers' places become those of the next list, one after the other, as jobs end."""
-    report = Round(name, len(requests))
-    fleet = Fleet(service, settings, [*places[0]], draw)
-    steps = [(place, version) for after in places[1:] for place, version in enumerate(after)]
+    report, requests = Round(plan.name, len(plan.requests)), plan.requests
+    fleet = Fleet(service, plan.settings, [*plan.places[0]], draw)
+    steps = [(place, version) for after in plan.places[1:] for place, version in enumerate(after)]
     ids: list[str] = []
-    clients = [client_of(version, service) for version in producers]
+    clients = [client_of(version, service) for version in plan.producers]
     opened = [manager.__enter__() for manager in clients]
     try:
         until, next_end = time.monotonic() + BOUND_S, time.monotonic() + 2
@@ -201,7 +216,7 @@ def one_round(
                 ids.append(opened[len(ids) % len(opened)].ask(submit=waiting.pop(0)))
                 continue
             done = sum(service.client.get(job_id).finished for job_id in ids)
-            if steps and done >= len(requests) * (1 - len(steps) / (WORKERS * len(places))):
+            if steps and done >= len(requests) * (1 - len(steps) / (WORKERS * len(plan.places))):
                 place, version = steps.pop(0)
                 fleet.places[place] = version
                 killed = fleet.end_one(place)
@@ -209,14 +224,14 @@ def one_round(
             elif time.monotonic() > next_end and done < len(requests):
                 killed = fleet.end_one()
                 report.killed, report.drained = report.killed + killed, report.drained + (not killed)
-                next_end = time.monotonic() + draw.uniform(4, 12)
+                next_end = time.monotonic() + draw.uniform(*plan.every_s)
             time.sleep(0.1)
         jobs = [service.client.get(job_id) for job_id in ids]
-        report.wrong += look_at(jobs, right)
+        report.wrong += look_at(jobs, plan.right)
         report.wrong += [f"{len(requests) - len(set(ids))} jobs less than were asked for"] * (
             len(set(ids)) < len(requests)
         )
-        for version, client in zip(producers, opened, strict=True):
+        for version, client in zip(plan.producers, opened, strict=True):
             seen = client.ask(list=True)
             report.wrong += [f"the {version.name} client reads {job.id} as {seen.get(job.id)}, not {job.state}"
                              for job in jobs if seen.get(job.id) != job.state.value]  # fmt: skip
@@ -295,7 +310,9 @@ def real_round(service: Installation, versions: tuple[Version, Version], count: 
     requests = [_request(service, f"real-{number}", wanted) for number in range(count)]
     places = [[older] * WORKERS, [newer] * WORKERS, [older] * WORKERS]
     name = f"both, rolled over and back, real stages on a tiny model ({same})"
-    return one_round(name, service, [older, newer], places, requests, settings, draw, right)
+    # workers that load torch need longer until they work
+    plan = Plan(name, [older, newer], places, requests, settings, right, (15, 30))
+    return one_round(plan, service, draw)
 
 
 def _request(service: Installation, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -335,7 +352,8 @@ def main() -> int:
                     _request(service, f"out-{number}-{job}", {"labels": draw.choice(BEHAVIOURS)})
                     for job in range(given.jobs)
                 ]
-                ran = one_round(name, service, producers, places, requests, SETTINGS, draw, small_right(service))
+                plan = Plan(name, producers, places, requests, SETTINGS, small_right(service))
+                ran = one_round(plan, service, draw)
                 print(ran, *(f"  wrong: {text}" for text in ran.wrong), sep="\n", flush=True)
                 wrong += ran.wrong
             ran = real_round(service, (older, newer), given.real, draw)

@@ -64,3 +64,18 @@ def test_a_cancel_survives_the_death_of_the_worker(service: Installation) -> Non
     worker.kill()
     service.start_worker()
     assert service.wait(job).state is JobState.CANCELLED
+
+
+@pytest.mark.short_lease
+def test_what_a_dead_publish_left_goes_before_the_next_one_is_recorded(service: Installation) -> None:
+    worker = service.start_worker()
+    job = service.submit(labels={"publish": "hold"})
+    service.held("publish")
+    worker.kill()
+    service.path(".merged_model.gguf.deadbeef.tmp").write_bytes(b"half of a large file")
+    dying = service.start_worker(module="tests.integration.dying_worker")
+    service.let_go("publish")
+    job = service.wait(job)
+    assert dying.process.wait(10) == -signal.SIGKILL
+    service.start_worker()
+    service.assert_settled(job)

@@ -349,12 +349,15 @@ class Supervisor:
             artifacts = tuple(Artifact.model_validate(item) for item in outcome.answer["artifacts"])
             result = StageResult.read(artifacts, outcome.answer["facts"])
             message = f"{lease.stage.value} finished"
+            if lease.attempt > 1 and lease.stage is StageName.PUBLISH:
+                # What an attempt left that died with its worker goes before the record: nobody comes back to it after.
+                if self._ride_out(lambda: self._transitions.renew(lease)) == "lost":
+                    return None
+                self._sweep_output(stored, lease)
             settled = self._ride_out(lambda: self._transitions.complete(lease, result, message, stored.record.job))
             if settled is not None:
                 self._observer.succeeded(lease, artifacts)
                 self._tell_quality(result)
-                if lease.attempt > 1:
-                    self._sweep_output(stored, lease)  # What an attempt left that died with its worker.
             return settled
         if self._ride_out(lambda: self._transitions.renew(lease)) == "lost":
             return None  # Whatever lies there may be another attempt's by now.
