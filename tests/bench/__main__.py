@@ -19,6 +19,7 @@ OTHERS = (
     "forecasts",
     "soak",
     "upgrade",
+    "trainers",
 )
 """Run by name only."""
 

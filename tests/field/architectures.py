@@ -67,8 +67,13 @@ OWN: dict[str, dict[str, Any]] = {
     **{name: {**_LINEAR, "head_dim": 32, "rope_parameters": {
         **_MROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25, "mrope_interleaved": True,
     }} for name in ("Qwen3_5TextConfig", "Qwen3_5MoeTextConfig")},
-    "Qwen3NextConfig": _LINEAR,
-    "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED, "MellumConfig": _WINDOWED,
+    "Qwen3NextConfig": _LINEAR, "Qwen3MoeConfig": {"norm_topk_prob": True},  # as the Hub has it, and llama.cpp
+    "Gemma4TextConfig": _WINDOWED, "Gemma4UnifiedTextConfig": _WINDOWED,
+    # llama.cpp has one base for both kinds of layers
+    "MellumConfig": {**_WINDOWED, "rope_parameters": {
+        "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0,
+                           "original_max_position_embeddings": 128},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e5}}},
     "AfmoeConfig": {"mup_enabled": True},
     "CamembertConfig": {"max_position_embeddings": 514, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "NomicBertConfig": {"max_position_embeddings": 2048},
@@ -78,7 +83,8 @@ OWN: dict[str, dict[str, Any]] = {
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
                             for kind, theta in (("full_attention", 5e6), ("sliding_attention", 1e4))},
     },
-    "Step3p7TextConfig": {**_WINDOWED, "sliding_window": 16},
+    "Step3p7TextConfig": {**_WINDOWED, "sliding_window": 16, "rope_parameters": {
+        "full_attention": {**_MROPE, "partial_rotary_factor": 0.5}, "sliding_attention": _MROPE}},
     "Gemma3TextConfig": {"num_hidden_layers": 6}, "Llama4TextConfig": {"num_hidden_layers": 4},
     "BitNetConfig": {"tie_word_embeddings": True},
     "Ernie4_5_MoeConfig": {"intermediate_size": 1024},
@@ -119,6 +125,7 @@ OWN: dict[str, dict[str, Any]] = {
 # what must be said to be none; a None in OWN takes away what a key's name would say
 NULL: dict[str, dict[str, Any]] = {
     "Exaone4Config": {"sliding_window": None, "layer_types": ["full_attention", "full_attention"]},
+    "MistralConfig": {"sliding_window": None},  # as since 0.2; a window has no place in the file, which is told
 }
 # by architecture, where one config serves several
 OF_ARCHITECTURE: dict[str, dict[str, Any]] = {

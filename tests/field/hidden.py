@@ -84,6 +84,8 @@ def _main() -> None:
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     reply = xllamacpp.Server(params).handle_embeddings({"input": [asked["ids"]]})
     reply = json.loads(reply) if isinstance(reply, str | bytes) else reply
+    if "data" not in reply:
+        sys.exit(str(reply.get("error", reply))[:200])
     sys.stdout.write(json.dumps(reply["data"][0]["embedding"]))
 
 

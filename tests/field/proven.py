@@ -14,7 +14,6 @@ PROVEN = frozenset(
         "BertModel",
         "BloomForCausalLM",
         "BloomModel",
-        "CamembertModel",
         "Cohere2ForCausalLM",
         "Cohere2MoeForCausalLM",
         "CohereForCausalLM",

@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("MixtralConfig", {**_SPM, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2": ("Qwen2Config", _SPM),
     "qwen3": ("Qwen3Config", {**_SPM, "head_dim": 8}),
-    "qwen3-moe": ("Qwen3MoeConfig", {**_BPE, **_MOE, "head_dim": 8, "num_experts": 4}),
+    "qwen3-moe": ("Qwen3MoeConfig", {**_BPE, **_MOE, "head_dim": 8, "num_experts": 4, "norm_topk_prob": True}),
     "gemma2": ("Gemma2Config", {**_SPM, "head_dim": 8}),
     "gemma3": ("Gemma3TextConfig", {**_SPM, "head_dim": 8}),
     "phi3": ("Phi3Config", _SPM),

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from api_client.contract.errors import PackagingError
 from tests.field.vocabularies import BPE_TOKENS, FAMILIES
 from worker.models.convert.pipeline import convert
 from worker.models.convert.repairs import completed, repaired
@@ -163,6 +164,12 @@ _KIMI = {"model_type": "kimi_linear", "layer_types": ["linear_attention", "full_
         ({"model_type": "modernbert", "norm_eps": 1e-6}, "layer_norm_eps", 1e-6),
         ({"model_type": "minimax_m2"}, "scoring_func", "sigmoid"),
         ({"model_type": "exaone_moe", "scoring_func": "softmax"}, "scoring_func", "softmax"),
+        ({"model_type": "deepseek_v3"}, "scoring_func", "sigmoid"),
+        ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, "scoring_func", "softmax"),
+        ({"model_type": "glm4_moe_lite"}, "scoring_func", "sigmoid"),
+        ({"model_type": "glm", "max_position_embeddings": 131072}, "seq_length", 131072),
+        ({"model_type": "glm", "rms_norm_eps": 1.5625e-07}, "layernorm_epsilon", 1.5625e-07),
+        ({"model_type": "glm", "seq_length": 8, "max_position_embeddings": 16}, "seq_length", 8),
         ({"model_type": "dots1", "scoring_func": "noaux_tc"}, "scoring_func", "sigmoid"),
         (
             {"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]},
@@ -225,3 +232,10 @@ _KIMI = {"model_type": "kimi_linear", "layer_types": ["linear_attention", "full_
 )
 def test_keys_that_transformers_5_says_otherwise_are_said_again(config: dict[str, Any], key: str, value: float) -> None:
     assert repaired(config)[key] == value
+
+
+def test_a_rotation_that_llama_cpp_has_built_in_otherwise_is_refused_by_its_key() -> None:
+    """transformers rotates all of a layer whose part is not said."""
+    said = {kind: {"rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")}
+    with pytest.raises(PackagingError, match="rope_parameters has partial_rotary_factor"):
+        repaired({"model_type": "step3p5", "layer_types": list(said), "rope_parameters": said})

@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from api_client.contract.errors import ErrorCode, PackagingError
 from tests.field.hidden import LENGTH, angle, by_llama_cpp, by_transformers
 from tests.field.vocabularies import BPE_TOKENS, SPM_TOKENS, gpt2, llama
-from worker.models.convert.layer_kinds import check_assumptions, full_attention_interval, missing_pattern
+from worker.models.convert.layer_kinds import check_assumptions, full_attention_interval, lost_window, missing_pattern
 from worker.models.convert.pipeline import convert
 
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
@@ -101,6 +101,10 @@ def test_an_order_that_no_interval_makes_is_refused_naming_it(kinds: list[str]) 
     assert "layer_types" in caught.value.message
 
 
+def _ropes(whole: float, window: float) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": {"rope_theta": whole}, "sliding_attention": {"rope_theta": window}}}
+
+
 _EXAONE = {"sliding_window": 8, "num_hidden_layers": 30}
 
 
@@ -113,6 +117,9 @@ _EXAONE = {"sliding_window": 8, "num_hidden_layers": 30}
         ("exaone4", {"sliding_window": None, "num_hidden_layers": 30}, _EXAONE, "sliding_window"),
         ("exaone4", {"sliding_window": 8, "num_hidden_layers": 64}, _EXAONE, "sliding_window"),
         ("exaone4", {}, {"sliding_window": None, "num_hidden_layers": 64}, "sliding_window"),
+        ("qwen3moe", {"norm_topk_prob": True}, {"norm_topk_prob": False}, "norm_topk_prob is False"),
+        ("olmoe", {"norm_topk_prob": False}, {"norm_topk_prob": True}, "norm_topk_prob is True"),
+        ("mellum", _ropes(5e5, 5e5), _ropes(5e5, 1e4), "rope_theta 500000 for full_attention, 10000 for sliding_att"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_its_key(
@@ -122,3 +129,26 @@ def test_what_llama_cpp_has_built_in_otherwise_is_refused_by_its_key(
     with pytest.raises(PackagingError, match=key) as caught:
         check_assumptions(architecture, wrong)
     assert caught.value.code is ErrorCode.UNSUPPORTED_ARCHITECTURE
+
+
+_MISTRAL = {"model_type": "mistral", "sliding_window": 16, "max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "lost"),
+    [
+        (_MISTRAL, True),
+        ({**_MISTRAL, "sliding_window": None}, False),
+        ({**_MISTRAL, "max_position_embeddings": 16}, False),
+        ({**_MISTRAL, "layer_types": [SLIDING, FULL]}, True),
+        ({**_MISTRAL, "layer_types": [FULL, FULL]}, False),
+        ({**_MISTRAL, "model_type": "qwen2"}, False),
+        ({**_MISTRAL, "model_type": "qwen2", "use_sliding_window": True}, True),
+        ({**_MISTRAL, "model_type": "qwen2", "use_sliding_window": False}, False),
+    ],
+)
+def test_a_window_that_the_file_has_no_place_for_is_told(config: dict[str, Any], lost: bool) -> None:
+    told = lost_window("llama", config, {})
+    assert (told is not None) is lost
+    assert told is None or "16 tokens back" in told
+    assert lost_window("llama", config, {"llama.attention.sliding_window": 16}) is None

@@ -33,7 +33,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "phi3: fused projections": ("phi3", {}),
     "qwen3_moe: experts in one tensor": (
         "qwen3_moe",
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "decoder_sparse_step": 1,
+            "norm_topk_prob": True,
+        },
     ),
     "llama4: ids follow the embedding": (
         "llama4_text",

@@ -37,6 +37,7 @@ EXPERTS: dict[str, object] = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
     "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
 }
 ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("llama", {"tie_word_embeddings": False}),

@@ -29,11 +29,21 @@ _UNROTATED_STEPS: Mapping[str, int] = {"llama4": 4, "smollm3": 4}
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "afmoe": {"mup_enabled": True},
     "gemma-embedding": {"use_bidirectional_attention": True},
+    # whether the chosen experts' shares are made to add up to one; where the file can say it, it is not here
+    **{
+        name: {"norm_topk_prob": True} for name in ("cohere2moe", "lfm2moe", "mellum", "mimo2", "qwen3moe", "qwen3next")
+    },
+    **{name: {"norm_topk_prob": False} for name in ("olmoe", "qwen2moe")},
 }
 # GGUF architecture -> the number of layers with which llama.cpp has windows, and no rotation in the other layers; with
 # any other it has neither, whatever the file says
 _WINDOWED_DEPTH: Mapping[str, int] = {"exaone4": 64}
+# GGUF architectures whose layers llama.cpp rotates by one base, that of the layers that see the whole text, whatever
+# `rope.freq_base_swa` says (seen with b11549, tests/field)
+_ONE_ROPE_BASE = frozenset({"mellum"})
 _WHOLE_TEXT = "full_attention"
+# families whose window is off unless `use_sliding_window` switches it on
+_OFF_BY_DEFAULT = "qwen"
 
 
 def missing_pattern(architecture: str, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[bool] | None:
@@ -72,6 +82,41 @@ def check_assumptions(architecture: str, config: Mapping[str, Any]) -> None:
             raise _refused(architecture, key, f"is {config[key]}; llama.cpp computes such models with {value}")
     _check_depth(architecture, config)
     _check_rotation(architecture, config)
+    _check_bases(architecture, config)
+
+
+def lost_window(architecture: str, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+    """What to tell the user of a window that upstream leaves out of the file, so that llama.cpp sees the whole text.
+
+    Args:
+        architecture: GGUF architecture.
+        config: The text model's ``config.json`` as it lies on disk.
+        metadata: Key -> value of the file.
+    """
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
+    if not isinstance(window, int) or window <= 0 or f"{architecture}.{_WINDOW}" in metadata:
+        return None
+    on = config.get("use_sliding_window", not str(config.get("model_type")).startswith(_OFF_BY_DEFAULT))
+    kinds = _kinds(config)
+    if not on or (kinds and "sliding_attention" not in kinds) or (isinstance(longest, int) and longest <= window):
+        return None
+    return (
+        f"config.json: layers see {window} tokens back (sliding_window); {architecture} files have no place for that, "
+        f"and llama.cpp sees the whole text: the two compute the same up to {window} tokens"
+    )
+
+
+def _check_bases(architecture: str, config: Mapping[str, Any]) -> None:
+    ropes = config.get("rope_parameters")
+    if architecture not in _ONE_ROPE_BASE or not isinstance(ropes, Mapping):
+        return
+    bases = {kind: rope.get("rope_theta") for kind, rope in ropes.items() if isinstance(rope, Mapping)}
+    if len(set(bases.values())) > 1:
+        raise _refused(
+            architecture, "rope_parameters",
+            f"has rope_theta {', '.join(f'{base:g} for {kind}' for kind, base in sorted(bases.items()))}; "
+            "llama.cpp rotates all layers by that of full_attention",
+        )  # fmt: skip
 
 
 def _check_depth(architecture: str, config: Mapping[str, Any]) -> None:

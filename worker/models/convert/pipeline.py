@@ -27,6 +27,7 @@ from worker.models.adapters.overlay import Overlay
 from worker.models.checkpoint import BaseModel, open_base_model
 from worker.models.convert.card import Card, read_card
 from worker.models.convert.consumed import check_consumed
+from worker.models.convert.layer_kinds import lost_window
 from worker.models.convert.metadata import OWN_CARD, Naming
 from worker.models.convert.projector import check_complete
 from worker.models.convert.sentence_modules import SentenceModules, check_dense, files_beside, read_sentence_modules
@@ -305,6 +306,8 @@ def plan_conversion(
     has_projector = naming.projector_left_out is not None
     nowhere = set(plan.left_out).intersection(naming.projector_left_out or plan.left_out)
     notes = check_consumed(weights, nowhere, plan.architecture, beside_projector=has_projector)
+    if (window := lost_window(plan.architecture, base.text_config, plan.metadata)) is not None:
+        notes = (*notes, window)
     check_dense(modules, [tensor.name for tensor in plan.tensors], plan.architecture)
     beside = files_beside(tokenizer.places, setting.roots, modules)
     return upstream, replace(plan, notes=(*notes, *modules.notes()), beside=beside)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from api_client.contract.errors import ErrorCode
+from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.checkpoint.files import read_json
 from worker.models.convert.layer_kinds import full_attention_interval
 from worker.models.hardening import replaced
@@ -151,9 +151,18 @@ def _step3p5(config: _Config) -> dict[str, Any]:
     mended = {key: config[own] for key, own in named.items() if key not in config and own in config}
     kinds, feeds, rope = config.get("layer_types"), config.get("mlp_layer_types"), config.get("rope_parameters") or {}
     if isinstance(kinds, list) and "partial_rotary_factors" not in config:
-        # the classes' own, where none is said
-        usual = {"sliding_attention": 1.0, "full_attention": 0.5}
-        parts = {kind: (rope.get(kind) or {}).get("partial_rotary_factor", usual.get(kind, 1.0)) for kind in kinds}
+        built_in = {"sliding_attention": 1.0, "full_attention": 0.5}
+        # transformers rotates all of a layer that says nothing; where no kind of layer is told, its class has these
+        parts = {
+            kind: rope[kind].get("partial_rotary_factor", 1.0) if rope.get(kind) else built_in.get(kind, 1.0)
+            for kind in kinds
+        }
+        if parts != {kind: built_in.get(kind) for kind in kinds}:
+            raise PackagingError(
+                ErrorCode.UNSUPPORTED_ARCHITECTURE,
+                f"config.json: rope_parameters has partial_rotary_factor {parts}; llama.cpp rotates {built_in}",
+                fields={"key": "rope_parameters"},
+            )
         mended["partial_rotary_factors"] = [parts[kind] for kind in kinds]
     if isinstance(feeds, list) and "moe_layers_enum" not in config:
         mended["moe_layers_enum"] = ",".join(str(at) for at, kind in enumerate(feeds) if kind == "sparse")
@@ -197,8 +206,18 @@ def _qwen3_asr(config: _Config) -> dict[str, Any]:
     return {"text_config": {**text, "rope_parameters": {**rope, "mrope_section": sections}}}
 
 
+def _glm(config: _Config) -> dict[str, Any]:
+    """What the makers' own config calls otherwise; upstream takes the width for the context where it finds neither."""
+    named = {"seq_length": "max_position_embeddings", "layernorm_epsilon": "rms_norm_eps"}
+    return {old: config[new] for old, new in named.items() if old not in config and new in config}
+
+
+def _sigmoid_router(config: _Config) -> dict[str, Any]:
+    return {"scoring_func": config.get("scoring_func") or "sigmoid"}
+
+
 def _minimax_m2(config: _Config) -> dict[str, Any]:
-    mended: dict[str, Any] = {"scoring_func": config.get("scoring_func") or "sigmoid"}
+    mended = _sigmoid_router(config)
     if "rotary_dim" not in config and "head_dim" in config:
         mended["rotary_dim"] = int(_rotary_part(config) * config["head_dim"])
     return mended
@@ -245,11 +264,14 @@ _REPAIRS: Mapping[str, Callable[[_Config], dict[str, Any]]] = {
     ),
     # Cohere2Config and MiniMaxM2Config keep the part of a head that turns in rope_parameters alone
     "cohere2": lambda config: {"rotary_pct": _rotary_part(config)} if "rotary_pct" not in config else {},
-    "glm4_moe_lite": _leading_dense,
+    "glm": _glm,
+    "glm4_moe_lite": lambda config: {**_leading_dense(config), **_sigmoid_router(config)},
+    # without it llama.cpp takes such models for the older ones, whose router has a softmax
+    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm_moe_dsa"), _sigmoid_router),
     "minimax_m2": _minimax_m2,
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), full_attention_interval),
     # routers that know no other function, which their classes therefore do not keep
-    "exaone_moe": lambda config: {"scoring_func": config.get("scoring_func") or "sigmoid"},
+    "exaone_moe": _sigmoid_router,
     # the Hub's config calls it noaux_tc, which upstream's class no longer knows
     "dots1": lambda _: {"scoring_func": "sigmoid"},
     # one value by layer in the Hub's configs, where HunYuanMoEV1Config has one for all; one shared expert always

@@ -15,6 +15,10 @@ from api_client.contract.errors import ErrorCode, PackagingError
 _CLASSES = 2
 _CLASSIFIER = "ForSequenceClassification"
 _REFUSED = {
+    "CamembertModel": "upstream takes it for a BERT, whose positions begin with 0 and whose words WordPiece cuts; "
+    "CamemBERT's begin with 2, and sentencepiece cuts them",
+    "HunYuanMoEV1ForCausalLM": "upstream reads its tokenizer through its makers' own code (mergeable_ranks), which is "
+    "never run here",
     "DistilBertForSequenceClassification": "llama.cpp applies tanh in such a head, where DistilBERT has ReLU",
 }
 _FP4_ONLY = "DeepseekV4ForCausalLM"
