@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRAS ?= worker,embedded,console,flower,demo,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs pictures consumers worker up bench reference lock licences sbom audit clean
+.PHONY: help install demo test lint format docs pictures consumers worker up bench bench-gpu reference lock licences sbom audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ consumers: install ## Pyright on a producer's code, clients in two languages fro
 
 bench: install ## Speed and memory against the usual scripts, in one run
 	$(BIN)/python -m tests.bench
+
+bench-gpu: install ## Bytes and speeds of everything that runs on a GPU, in one call (needs one)
+	$(BIN)/python -m tests.bench gpu
 
 reference: install ## Build llama-quantize and llama-imatrix for the benchmarks (about 10 minutes, needs cmake)
 	$(BIN)/python -m tests.bench.reference

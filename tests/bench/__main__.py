@@ -10,6 +10,7 @@ OTHERS = (
     "evaluate",
     "imatrix",
     "fit",
+    "gpu",
     "service",
     "field",
     "kept",

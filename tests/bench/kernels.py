@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from tests.bench.reference import tool
 from worker.models.gguf.types import GGMLType, row_bytes
-from worker.models.kernels import on_gpu, quantize_rows, use_gpu, widen_rows
+from worker.models.kernels import quantize_rows, widen_rows
 from worker.models.kernels.catalogue import KERNELS
-from worker.models.kernels.compiled import kernel_of, quantize_by_reference
+from worker.models.kernels.compiled import quantize_by_reference
 from worker.models.kernels.compiler import load
 
 ROW_LENGTH = 4096
@@ -132,23 +132,6 @@ def bench_kernel(ggml_type: GGMLType, weighted: bool, reference: Path | None, re
     )
 
 
-def bench_gpu(ggml_type: GGMLType, weighted: bool, n_rows: int, repeat: int) -> str:
-    """One line about a kernel on the GPU, copies to and from it included."""
-    kernel, on_processor = on_gpu.kernel_of(ggml_type, weighted=weighted), kernel_of(ggml_type, weighted=weighted)
-    if kernel is None or on_processor is None:
-        return f"{ggml_type.name:8} not on the GPU"
-    case = Case(ggml_type, weighted, n_rows)
-    made, expected = case.output(n_rows), case.output(n_rows)
-    on_processor(case.rows, expected, case.weights)
-    speeds = []
-    for _ in range(repeat + 1):
-        started = time.perf_counter()
-        kernel(case.rows, made, case.weights)
-        speeds.append(case.rows.size / (time.perf_counter() - started) / 1e6)
-    same = "yes" if np.array_equal(made, expected) else "NO"
-    return f"{ggml_type.name:8} {'yes' if weighted else 'no':7} {statistics.median(speeds[1:]):8.1f} {same:>5}"
-
-
 def bench_conversions(repeat: int) -> None:
     """Float conversions in gigabytes read and written a second, beside a plain copy."""
     numbers = np.random.default_rng(1).standard_normal((64, 1 << 18)).astype(np.float32)
@@ -181,7 +164,6 @@ def main() -> None:
     parser.add_argument("--types", nargs="*", default=None, help="only these, e.g. Q4_K IQ4_XS")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512, help=f"rows of {ROW_LENGTH} at most")
-    parser.add_argument("--gpu", type=int, default=None, help="also measure this CUDA device")
     options = parser.parse_args()
     print(
         f"against {options.reference or 'libgguf'}, {len(os.sched_getaffinity(0))} cores, medians of {options.repeat}"
@@ -192,11 +174,6 @@ def main() -> None:
         if options.types is None or ggml_type.name in options.types:
             print(bench_kernel(ggml_type, weighted, options.reference, options.repeat, options.rows), flush=True)
     bench_conversions(options.repeat)
-    if options.gpu is not None and use_gpu(options.gpu):
-        print("\non the GPU, with copies: million weights/s\ntype     weights    speed  same")
-        for ggml_type, weighted in KERNELS:
-            if options.types is None or ggml_type.name in options.types:
-                print(bench_gpu(ggml_type, weighted, 8 * options.rows, options.repeat), flush=True)
 
 
 if __name__ == "__main__":
