@@ -788,10 +788,10 @@ class ErrorCode(StrEnum):
     STORAGE_DENIED = ErrorRow(
         "storage_denied",
         _R,
-        "The object storage refuses the credentials or the bucket.",
-        "Check the access key, its rights and the bucket's name.",
-        "对象存储拒绝了凭据或存储桶。",
-        "检查访问密钥、权限和存储桶名称。",
+        "The storage, the Hub or the registry refuses the credentials or the place.",
+        "Check the credentials, their rights and the name of the bucket or repository.",
+        "对象存储、Hub 或镜像仓库拒绝了凭据或目标位置。",
+        "检查凭据、权限以及存储桶或仓库的名称。",
         http_status=502,
     )
     DOWNLOAD_FAILED = ErrorRow(

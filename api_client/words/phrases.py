@@ -69,6 +69,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "made_ask": ("Ask it", "提问"),
     "made_elsewhere": ("Fetch the files", "获取文件"),
     "made_run": ("Run it in llama.cpp", "在 llama.cpp 中运行"),
+    "made_anywhere": ("From any machine", "在任何机器上"),
     "made_ollama": ("Give it to Ollama", "交给 Ollama"),
     "voice_base": ("base", "基础模型"),
     "voice_packaged": ("packaged", "打包后"),

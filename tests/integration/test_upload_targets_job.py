@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from api_client.cli.output import standard_output
+from api_client.cli.render.made import made_lines
 from api_client.contract.job import Job, JobState, StageName
 from tests.integration.harness import REAL_STAGES, Installation
 from tests.integration.storage.hub_server import TOKEN, Hub, hub_server
@@ -58,6 +60,10 @@ def done(service: Installation, name: str, run: dict[str, Any], target: str, **v
     return service.wait(service.submit(name, **run, upload_to=target, **values), 180)
 
 
+def last_line(job: Job) -> str:
+    return str(list(made_lines(standard_output(as_json=False), job, ready=True))[-1])
+
+
 def code_of(job: Job) -> str | None:
     return job.failure.code if job.failure is not None else None
 
@@ -78,6 +84,8 @@ def test_a_job_reaches_the_hub_with_its_card_and_a_replay_sends_nothing_twice(
         "Published to hf://owner/tiny as commit" in line and "only its owner" in line
         for line in service.messages(job.id)
     )
+
+    assert last_line(job) == "From any machine: llama-cli -hf owner/tiny:Q8_0"
 
     hub.seen.clear()
     service.client.replay(job.id, from_stage=StageName.PUBLISH)
@@ -131,6 +139,8 @@ def test_a_job_reaches_a_registry_as_an_image_for_each_type(
         assert (config["config"]["format"], config["config"]["quantization"]) == ("gguf", tag)
         assert config["config"]["architecture"] == "llama"
         assert config["rootfs"]["diff_ids"][0] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    assert last_line(job) == f"From any machine: docker model run {registry.host}/team/tiny:Q8_0"
 
     # the same content again is the same image; other content under its tag is not
     again = done(service, "again", run, target, quant_types=["Q8_0", "Q4_0"])

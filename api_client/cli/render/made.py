@@ -13,6 +13,8 @@ from api_client.contract.artifacts import Artifact, ArtifactKind, ModelPart
 from api_client.contract.job import Job
 from api_client.contract.outputs import MODELFILE, RECORDS
 from api_client.contract.quality import QualityLine
+from api_client.contract.stages import StageName
+from api_client.contract.upload_targets import TargetKind, UploadTarget
 from api_client.words.figures import format_kld, format_share
 from api_client.words.formatting import format_size, one_line
 
@@ -35,6 +37,7 @@ def made_lines(output: Output, job: Job, *, ready: bool) -> Iterator[Text]:
         yield Text(f"{one_line(_place(file)):<{width}}  {format_size(file.size_bytes):>9}{told}")
     if ready:
         yield from _commands(output, job, files)
+        yield from _from_anywhere(output, job)
 
 
 def _how_good(output: Output, line: QualityLine | None) -> str:
@@ -71,6 +74,23 @@ def _commands(output: Output, job: Job, files: list[Artifact]) -> Iterator[Text]
             job.request.model_name or Path(job.request.checkpoint or job.request.base_model or "model").name
         ).lower()
         yield _command(output, "made_ollama", "ollama", "create", name, "-f", modelfile.path)
+
+
+def _from_anywhere(output: Output, job: Job) -> Iterator[Text]:
+    """What fetches and runs the first quantized file, or the model, of the place that the request named."""
+    facts = next((stage.facts for stage in job.stages if stage.name is StageName.PUBLISH), {})
+    if job.request.upload_to is None or facts.get("upload_to") != job.request.upload_to:
+        return
+    target = UploadTarget.parse(job.request.upload_to)
+    models = [file for kind in _RUN_FIRST for file in job.outputs if file.kind is kind]
+    if target.kind is TargetKind.HUB and models:
+        quant = f":{models[0].quant_type}" if models[0].quant_type else ""
+        yield _command(output, "made_anywhere", "llama-cli", "-hf", target.name + quant)
+    tags = list(facts.get("images", {}))
+    if target.kind is TargetKind.REGISTRY and models and tags:
+        kind = models[0].quant_type or ""
+        tag = next((tag for tag in tags if kind and tag.endswith(kind)), tags[0])
+        yield _command(output, "made_anywhere", "docker", "model", "run", f"{target.host}/{target.name}:{tag}")
 
 
 def _command(output: Output, key: str, *words: str) -> Text:
