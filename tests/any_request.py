@@ -124,6 +124,7 @@ def requests(draw: DrawFn) -> PackagingRequest:
         "model_name": _names(),
         "gguf_dtype": st.sampled_from(["auto", "f32", "f16", "bf16"]),
         "base_precision": st.sampled_from(["stored"] + (["nf4", "nf4_nested"] if options.merge_lora else [])),
+        "lattice": st.sampled_from(["off"] + (["auto"] if options.quantize else [])),
         "projector": st.sampled_from(["auto", "off"] + (["f16", "q8_0"] if options.export_gguf else [])),
         "draft_head": st.sampled_from(["auto"] + (["keep", "graft", "drop"] if options.export_gguf else [])),
         "keep_unquantized": _FLAGS,

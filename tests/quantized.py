@@ -185,3 +185,23 @@ def int8(plain: Path, directory: Path) -> Path:
         return made
 
     return requantized(plain, directory, {"quant_method": "bitsandbytes", "load_in_8bit": True}, change)
+
+
+def on_lattice(plain: Path, directory: Path) -> Path:
+    """A checkpoint as quantization-aware training for Q4_0 leaves it: every matrix ``round(d * q)`` in bfloat16."""
+    shutil.copytree(plain, directory)
+    generator = torch.Generator().manual_seed(5)
+    tensors = load_file(plain / WEIGHTS)
+    matrices = {name: _near_lattice(weight, generator) for name, weight in tensors.items() if weight.ndim == 2}
+    save_file(tensors | matrices, directory / WEIGHTS, metadata={"format": "pt"})
+    return directory
+
+
+def _near_lattice(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The nearest weight whose blocks of 32 are levels -7 to 7, or -8 to 7, times a float16 scale of either sign."""
+    blocks = weight.float().reshape(-1, 32)
+    lowest = torch.randint(7, 9, (len(blocks), 1), generator=generator)
+    sign = torch.randint(0, 2, (len(blocks), 1), generator=generator) * 2 - 1
+    scale = (blocks.abs().amax(1, keepdim=True) / lowest * sign).half().float()
+    levels = (blocks / scale).round().clamp(min=-lowest, max=torch.full_like(lowest, 7))
+    return (scale * levels).reshape(weight.shape).to(weight.dtype)

@@ -164,7 +164,13 @@ class RequestFlags(FlagGroup):
 class MixtureFlags(RequestFlags):
     """The flags that decide tensors' types, for commands on kept files."""
 
-    PREFIXES = ("fit.", "recipe.")
+    PREFIXES: tuple[str, ...] = ("fit.", "recipe.")
+
+
+class QuantizingFlags(MixtureFlags):
+    """The same, and what else decides the bytes of kept files."""
+
+    PREFIXES = (*MixtureFlags.PREFIXES, "lattice")
 
 
 def flag_parameters(kind: type[RequestFlags] = RequestFlags) -> list[inspect.Parameter]:

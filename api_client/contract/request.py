@@ -47,6 +47,7 @@ def _number(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_number)]
 GgufDtype = Literal["auto", "f32", "f16", "bf16"]
 BasePrecision = Literal["stored", "nf4", "nf4_nested"]
+LatticeChoice = Literal["off", "auto"]
 ProjectorChoice = Literal["auto", "off", "f16", "bf16", "f32", "q8_0"]
 DraftHeadChoice = Literal["auto", "keep", "graft", "drop"]
 EvaluationLevel = Literal["off", "quick", "full"]
@@ -177,6 +178,7 @@ class RequestValues(TypedDict, total=False):
     fit: FitOptions | Mapping[str, Any]
     recipe: RecipeOptions | Mapping[str, Any]
     base_precision: BasePrecision
+    lattice: LatticeChoice
     gguf_dtype: GgufDtype
     projector: ProjectorChoice
     draft_head: DraftHeadChoice
@@ -219,6 +221,7 @@ class PackagingRequest(BaseModel, frozen=True):
     fit: FitOptions = FitOptions()
     recipe: RecipeOptions = RecipeOptions()
     base_precision: BasePrecision = "stored"
+    lattice: LatticeChoice = "off"
     gguf_dtype: GgufDtype = "auto"
     projector: ProjectorChoice = "auto"
     draft_head: DraftHeadChoice = "auto"

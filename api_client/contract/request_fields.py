@@ -335,6 +335,24 @@ FIELDS: Final = (
         },
     ),
     _F(
+        "lattice",
+        _K.CHOICE,
+        _HOW,
+        _B(
+            "Checkpoints of quantization-aware training: auto makes blocks of weights that lie on a lattice (whole "
+            "levels times a scale) exact in Q4_0, Q4_1 and Q8_0, where llama-quantize's are not; off: the bytes of "
+            "llama-quantize.",
+            "量化感知训练的检查点：auto 使落在格点（整数级乘缩放因子）上的权重块在 Q4_0、Q4_1、Q8_0 中完全精确"
+            "（llama-quantize 做不到之处）；off：与 llama-quantize 逐字节一致。",
+        ),
+        Flag("--lattice", metavar="WHEN"),
+        Control("lattice", "more", _B("Lattice of quantization-aware training", "量化感知训练的格点")),
+        choices={
+            "off": _B("as llama-quantize", "与 llama-quantize 一致"),
+            "auto": _B("exact where weights lie on one", "权重落在格点上时精确保留"),
+        },
+    ),
+    _F(
         "gguf_dtype",
         _K.CHOICE,
         _HOW,

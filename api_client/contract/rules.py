@@ -177,6 +177,7 @@ def _refuse_unused(request: PackagingRequest, options: ResolvedOptions) -> None:
         ("draft_head", request.draft_head != "auto", "export_gguf"),
         ("imatrix", request.imatrix.mode in ("compute", "file"), "quantize"),
         ("recipe", request.recipe != RecipeOptions(), "quantize"),
+        ("lattice", request.lattice != "off", "quantize"),
         ("save_merged", request.save_merged, "merge_lora"),
         ("evaluation", request.evaluation.is_asked_for, "export_gguf"),
         ("evaluation.min_retention", request.evaluation.min_retention is not None, "merge_lora"),

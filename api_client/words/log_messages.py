@@ -111,6 +111,24 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     ),
     # quantize
     "{0}: {1} bits per weight{2}": "{0}：每权重 {1} 位{2}",
+    (
+        "{0} of {1} quantized tensors lie on the lattice of Q4_0, as after quantization-aware training: "
+        "the quant type Q4_0 with `lattice: auto` holds them exactly"
+    ): (
+        "{1} 个量化张量中有 {0} 个落在 Q4_0 的格点上（如经量化感知训练）："
+        "量化类型 Q4_0 配合 `lattice: auto` 可完全精确保留"
+    ),
+    (
+        "{0} of {1} quantized tensors lie on the lattice of MXFP4: "
+        "the quant type MXFP4_MOE holds those of experts exactly"
+    ): "{1} 个量化张量中有 {0} 个落在 MXFP4 的格点上：量化类型 MXFP4_MOE 可完全精确保留其中的专家权重",
+    "{0}: {1} tensors that lie on a lattice are of types that cannot hold it ({2}); a recipe can name Q4_0 for them": (
+        "{0}：{1} 个落在格点上的张量采用了不能保留格点的类型（{2}）；可用配方为其指定 Q4_0"
+    ),
+    "{0}: no tensor is made of a type that can hold a lattice exactly": "{0}：没有张量采用能精确保留格点的类型",
+    "{0}: {1} of {2} weights in {3} tensors are those of the checkpoint ({4} as llama-quantize makes them)": (
+        "{0}：{3} 个张量的 {2} 个权重中有 {1} 个与检查点完全一致（llama-quantize 的结果为 {4} 个）"
+    ),
     "{0} is already made": "{0} 已生成",
     "{0} has come out the same as {1}: made once, linked": "{0} 与 {1} 相同：只生成一次并链接",
     "{0} is split into {1} files": "{0} 分为 {1} 个文件",

@@ -81,6 +81,12 @@ PHRASES: dict[str, tuple[str, str]] = {
     "kld_999": ("99.9 % KLD", "99.9% KLD"),
     "last_seen": ("last seen", "最近心跳"),
     "latest": ("latest", "最新"),
+    "exact_weights": (
+        "{file}: {exact} of {weights} weights in {tensors} tensors are those of the source ({stock} as llama-quantize "
+        "makes them)",
+        "{file}：{tensors} 个张量的 {weights} 个权重中有 {exact} 个与源文件完全一致"
+        "（llama-quantize 的结果为 {stock} 个）",
+    ),
     "left": ("{time} left", "剩余 {time}"),
     "mean_kld": ("mean KLD", "平均 KLD"),
     "measuring": ("Reading the model's headers", "正在读取模型头信息"),

@@ -31,7 +31,7 @@ from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.prepare import prepare
 from worker.models.quantize.result import QuantizeResult
 from worker.stages.context import StageContext
-from worker.stages.quantized import quantized_artifact
+from worker.stages.quantized import quantized_artifact, tell_lattices
 from worker.storage.atomic import atomic_write_text
 from worker.storage.checksums import sha256_file
 
@@ -73,6 +73,7 @@ def write_and_quantize(context: StageContext, conversion: Conversion, path: Path
         result, copy = _pass(context, conversion, path, missing, imatrix)
     except PackagingError:  # convert without it, and quantize after it, meet it again and say so in their place
         return None
+    tell_lattices(context, result)
     for quant, outcome in result.outcomes.items():
         if outcome.error is None:
             artifact = quantized_artifact(quant, outcome, ModelPart.MODEL)
@@ -98,7 +99,7 @@ def _pass(
     outputs: Mapping[AnyQuantType, Path],
     imatrix: ImatrixData | None,
 ) -> tuple[QuantizeResult, CopyFile]:
-    recipes = Recipes(Recipe.of(context.request.recipe), {})
+    recipes = Recipes(Recipe.of(context.request.recipe), hits_lattice=context.request.lattice == "auto")
     with open_unwritten(str(path), conversion, context.settings.threads) as source:
         preparation = prepare(source, list(outputs), imatrix, recipes, allow_requantize=False)
         plan = CopyPlan(conversion.plan.header, source.tensors, source.size_bytes, conversion.identity)

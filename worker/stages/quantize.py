@@ -32,7 +32,7 @@ from worker.stages.ahead import made_ahead
 from worker.stages.context import StageContext, StageResult
 from worker.stages.fitting import JobFit, curve_of, decide_fits, same_files, write_recipe
 from worker.stages.layout import job_layout, layout_identity, open_layout
-from worker.stages.quantized import quantized_artifact, tell_made
+from worker.stages.quantized import quantized_artifact, tell_lattices, tell_made
 from worker.storage.atomic import atomic_write_text, place_file
 
 RECORD = "quantized.json"
@@ -138,9 +138,14 @@ def _quantize(
             opened,
             {quant: path for quant, path in missing.items() if quant not in same},
             imatrix=load_imatrix(Path(matrix.path)) if matrix else None,
-            recipes=Recipes(asked, {fit: job_fit.decision.mixture.made for fit, job_fit in fits.items()}),
+            recipes=Recipes(
+                asked,
+                {fit: job_fit.decision.mixture.made for fit, job_fit in fits.items()},
+                hits_lattice=context.request.lattice == "auto",
+            ),
             setting=context.setting("weights"),
         )
+    tell_lattices(context, result)
     for quant, outcome in result.outcomes.items():
         if outcome.error is None:
             finished[names[quant]] = _artifact(context, source, quant, outcome, fits)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api_client.contract.fit import AnyQuantType
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart
-from worker.models.quantize.result import TypeOutcome
+from worker.models.gguf.types import GGMLType
+from worker.models.quantize.lattice import exactness_facts
+from worker.models.quantize.result import QuantizeResult, TypeOutcome
 from worker.stages.context import StageContext
+
+LATTICE_FACT = "lattice"
+"""Fact of a quantized file of a job that hits lattices."""
+_MOST_NAMED = 3
 
 
 def quantized_artifact(
@@ -26,8 +33,58 @@ def quantized_artifact(
             "bits_per_weight": outcome.bits_per_weight,
             "fallback_count": outcome.fallback_count,
             "resumed_tensors": outcome.resumed_tensors,
+            **({} if outcome.exactness is None else {LATTICE_FACT: exactness_facts(outcome.exactness)}),
             **(more or {}),
         },
+    )
+
+
+def tell_lattices(context: StageContext, result: QuantizeResult) -> None:
+    """Say which weights lie on a lattice and are not held exactly: unasked for, or of a type that cannot."""
+    lattices = result.lattices
+    if context.request.lattice != "off":
+        for outcome in result.outcomes.values():
+            _tell_left(context, outcome, [name for name, lattice in lattices.items() if lattice is GGMLType.Q4_0])
+        return
+    counts, total = Counter(lattices.values()), len(lattices)
+    if counts[GGMLType.Q4_0]:
+        context.report.log(
+            f"{counts[GGMLType.Q4_0]} of {total} quantized tensors lie on the lattice of Q4_0, as after "
+            "quantization-aware training: the quant type Q4_0 with `lattice: auto` holds them exactly"
+        )
+    if counts[GGMLType.MXFP4]:
+        context.report.log(
+            f"{counts[GGMLType.MXFP4]} of {total} quantized tensors lie on the lattice of MXFP4: the quant type "
+            "MXFP4_MOE holds those of experts exactly"
+        )
+
+
+def _tell_left(context: StageContext, outcome: TypeOutcome, on_lattice: Sequence[str]) -> None:
+    left = [name for name in on_lattice if name not in (outcome.exactness or {})]
+    if left and outcome.error is None:
+        context.report.log(
+            f"{outcome.path.name}: {len(left)} tensors that lie on a lattice are of types that cannot hold it "
+            f"({', '.join(left[:_MOST_NAMED])}); a recipe can name Q4_0 for them",
+            level="warning",
+        )
+
+
+def _tell_exactness(context: StageContext, artifact: Artifact) -> None:
+    facts = artifact.facts.get(LATTICE_FACT)
+    if facts is None:
+        return
+    if not facts["tensors"]:
+        context.report.log(
+            f"{artifact.name}: no tensor is made of a type that can hold a lattice exactly",
+            level="warning",
+            quant_type=artifact.quant_type,
+        )
+        return
+    context.report.log(
+        f"{artifact.name}: {facts['exact']:,} of {facts['weights']:,} weights in {facts['tensors']} tensors are those "
+        f"of the checkpoint ({facts['stock']:,} as llama-quantize makes them)",
+        quant_type=artifact.quant_type,
+        lattice=facts,
     )
 
 
@@ -44,3 +101,4 @@ def tell_made(context: StageContext, artifact: Artifact) -> None:
         quant_type=artifact.quant_type,
         mixture=facts["mixture"],
     )
+    _tell_exactness(context, artifact)

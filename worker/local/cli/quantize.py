@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from api_client.cli.extras import needs_extra
 from api_client.cli.failures import DONE, INTERRUPTED, JOB_FAILED, error_text
-from api_client.cli.flags import FlagGroup, MixtureFlags, complete_quant_type
+from api_client.cli.flags import FlagGroup, QuantizingFlags, complete_quant_type
 from api_client.cli.output import Output
 from api_client.cli.render.tables import ALWAYS, Column, fit_table
 from api_client.cli.requests import build_request
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from api_client.contract.fit import AnyQuantType
     from worker.models.quantize.imatrix_data import ImatrixData
     from worker.models.quantize.local import LocalResult
+    from worker.models.quantize.result import TypeOutcome
     from worker.setting import WorkProgress
 
 _UNITS = {"M": 10**6, "G": 10**9}
@@ -119,7 +120,7 @@ class WritingFlags(FlagGroup):
 def quantize(
     output: Output,
     *,
-    flags: MixtureFlags,
+    flags: QuantizingFlags,
     source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="Unquantized GGUF file, or its first shard.")],
     quant_type: Annotated[
         list[str],
@@ -171,7 +172,7 @@ def quantize(
         )
         made = {fit: decision.mixture.made for fit, (_, decision) in decided.fits.items()} if decided else {}
         matrix = decided.imatrix if decided else matrix
-        recipes = Recipes(Recipe.of(request.recipe), made)
+        recipes = Recipes(Recipe.of(request.recipe), made, hits_lattice=request.lattice == "auto")
         result = quantize_local(
             source.expanduser().absolute(),
             names,
@@ -212,6 +213,8 @@ def _report(output: Output, result: LocalResult) -> int:
         output.document({"files": [_document(kind, result) for kind in result.files], "failed": errors})
     else:
         output.show(_table(output, result))
+        for kind in result.files:
+            _say_exactness(output, result.result.outcomes[kind])
         for kind, error in failed.items():
             output.notes.print(kind.value, error_text(output, error))
     return JOB_FAILED if failed else DONE
@@ -219,6 +222,8 @@ def _report(output: Output, result: LocalResult) -> int:
 
 def _document(kind: AnyQuantType, result: LocalResult) -> dict[str, Any]:
     """What is told of one type; where it was split, there is no digest of the whole, which is gone."""
+    from worker.models.quantize.lattice import exactness_facts
+
     outcome, files = result.result.outcomes[kind], result.files[kind]
     single = len(files) == 1
     return {
@@ -231,7 +236,17 @@ def _document(kind: AnyQuantType, result: LocalResult) -> dict[str, Any]:
         else [{"path": str(file.path), "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files],
         "bits_per_weight": outcome.bits_per_weight,
         "mixture_counts": dict(outcome.mixture_counts),
+        **({} if outcome.exactness is None else {"lattice": exactness_facts(outcome.exactness)}),
     }
+
+
+def _say_exactness(output: Output, outcome: TypeOutcome) -> None:
+    from worker.models.quantize.lattice import exactness_facts
+
+    if outcome.exactness is not None:
+        facts = exactness_facts(outcome.exactness)
+        counts = {key: f"{facts[key]:,}" for key in ("exact", "weights", "tensors", "stock")}
+        output.say(output.text("exact_weights", file=outcome.path.name, **counts))
 
 
 def _table(output: Output, result: LocalResult) -> Table:

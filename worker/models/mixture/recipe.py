@@ -137,10 +137,12 @@ class Recipes:
     Attributes:
         asked: The request's, for every ordinary type.
         fitted: What each fit has come to.
+        hits_lattice: Whether blocks that training left on a lattice are made exact, where llama-quantize's are not.
     """
 
     asked: Recipe = PLAIN
     fitted: Mapping[FitType, Made] = field(default_factory=dict)
+    hits_lattice: bool = False
 
     def of(self, quant_type: AnyQuantType) -> Made:
         """What the file of a quant type is made by."""

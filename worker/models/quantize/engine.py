@@ -18,27 +18,44 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from api_client.contract.fit import AnyQuantType
+from worker.models.gguf.types import GGMLType
 from worker.models.heap import keep_freed_memory
 from worker.models.kernels import gpu_if_there
 from worker.models.mixture.recipe import NO_RECIPES, Recipes
 from worker.models.quantize.copy_file import CopyFile
 from worker.models.quantize.imatrix_data import ImatrixData
 from worker.models.quantize.journal import fingerprint
+from worker.models.quantize.lattice import Exactness
 from worker.models.quantize.output_file import FileInTheMaking, OutputFile
 from worker.models.quantize.prepare import Preparation, prepare
 from worker.models.quantize.result import QuantizeProgress, QuantizeResult, TypeOutcome
-from worker.models.quantize.slabs import Slab, cut_slabs, encode_slab
+from worker.models.quantize.slabs import Encoded, Slab, cut_slabs, encode_slab
 from worker.models.quantize.source import Source, open_source
 from worker.setting import ON_THIS_MACHINE, Report, WorkSetting
 from worker.stop import ShouldStop, StopRequested
 
 _AHEAD = 3  # slabs handed out per thread: a slow one must not leave the others idle
-_Work = tuple[Slab, list[FileInTheMaking], "Future[dict[FileInTheMaking, int]]"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Processed:
+    """What became of a slab.
+
+    Attributes:
+        written: By file, CRC-32.
+        encoded: The slab in the types wanted, without their bytes.
+    """
+
+    written: Mapping[FileInTheMaking, int]
+    encoded: Encoded
+
+
+_Work = tuple[Slab, list[FileInTheMaking], Future[_Processed]]
 
 
 def quantize_file(
@@ -120,7 +137,14 @@ def run_pass(
         quant_type: OutputFile(
             outputs[quant_type],
             plan,
-            fingerprint(source.identity, plan, imatrix.sha256 if imatrix else None) if resumable else None,
+            fingerprint(
+                source.identity,
+                plan,
+                imatrix.sha256 if imatrix else None,
+                hits_lattice=preparation.hits_lattice,
+            )
+            if resumable
+            else None,
             in_order=copy is None,
         )
         for quant_type, plan in preparation.plans.items()
@@ -163,6 +187,7 @@ class _Pass:
     report: Report
     should_stop: ShouldStop
     checks: dict[FileInTheMaking, list[int]] = field(default_factory=lambda: defaultdict(list))
+    lattices: dict[str, GGMLType | None] = field(default_factory=dict)
     tensors_done: int = 0
     elements_done: int = 0
     elements_total: int = 0
@@ -236,27 +261,29 @@ class _Pass:
     def _alive(self) -> list[FileInTheMaking]:
         return [file for file in self._all if file.error is None]
 
-    def _process(self, slab: Slab, wanted: list[FileInTheMaking]) -> dict[FileInTheMaking, int]:
-        """On a thread: make a slab in every type wanted and write it; CRC-32 by file."""
+    def _process(self, slab: Slab, wanted: list[FileInTheMaking]) -> _Processed:
+        """On a thread: make a slab in every type wanted and write it."""
         alive = [file for file in wanted if file.error is None]
         target_of = {file: file.type_of(slab) for file in alive}
         weights = self.preparation.weights.get(slab.tensor.name)
         targets = dict.fromkeys(target_of.values())
-        encoded = encode_slab(self.source, slab, targets, weights)
+        encoded = encode_slab(self.source, slab, targets, weights, hit=self.preparation.hits_lattice)
         written = {}
         for file, target in target_of.items():
-            data = encoded[target]
+            data = encoded.data[target]
             if isinstance(data, PackagingError):
                 file.fail(data)
             else:
                 written[file] = file.write(slab, data)
-        return written
+        return _Processed(written, replace(encoded, data={}))
 
     def _collect(self, work: _Work) -> None:
         """Take the oldest slab's result; the last of a tensor completes it."""
         slab, wanted, future = work
-        for file, value in future.result().items():
+        processed = future.result()
+        for file, value in processed.written.items():
             self.checks[file].append(value)
+        self._count(slab, processed)
         if slab.is_last:
             for file in wanted:
                 values = tuple(self.checks.pop(file, ()))
@@ -268,6 +295,15 @@ class _Pass:
             else:
                 file.release()
         self._account(slab)
+
+    def _count(self, slab: Slab, processed: _Processed) -> None:
+        encoded = processed.encoded
+        for output in self.files.values():
+            exactness = encoded.exactness.get(output.type_of(slab))
+            if output in processed.written and exactness is not None:
+                output.count(slab.tensor_index, exactness)
+        if slab.is_first and encoded.is_quantized:
+            self.lattices[slab.tensor.name] = encoded.lattice
 
     def _count_totals(self) -> None:
         self.elements_total = sum(tensor.element_count for tensor in self.preparation.tensors)
@@ -299,6 +335,11 @@ class _Pass:
     def _finish(self, file: FileInTheMaking) -> str:
         return file.finish() if file.error is None else ""
 
+    def _exactness(self, file: OutputFile) -> dict[str, Exactness] | None:
+        if not self.preparation.hits_lattice:
+            return None
+        return {self.preparation.tensors[index].name: value for index, value in sorted(file.exactness.items())}
+
     def _result(self, digests: Mapping[FileInTheMaking, str]) -> QuantizeResult:
         return QuantizeResult(
             {
@@ -311,7 +352,9 @@ class _Pass:
                     file.plan.mixture.fallback_count,
                     file.plan.bits_per_weight,
                     file.resumed,
+                    self._exactness(file),
                 )
                 for quant_type, file in self.files.items()
-            }
+            },
+            self.lattices,
         )

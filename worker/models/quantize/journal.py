@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
 from worker.models.mixture.plan import OutputPlan
+from worker.models.quantize.lattice import Exactness
 from worker.models.quantize.slabs import SLAB_ELEMENTS
 from worker.storage.journal import Entry
 
@@ -18,7 +20,22 @@ JOURNAL_VERSION = 1
 """Raised whenever what a line says, or the bytes that some type is encoded to, change."""
 
 
-def fingerprint(source_identity: str, plan: OutputPlan, imatrix_sha256: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class StatedTensor:
+    """What a line says of a finished tensor.
+
+    Attributes:
+        crc32: Of its slabs.
+        exactness: How much of it is exact, where that is counted.
+    """
+
+    crc32: tuple[int, ...]
+    exactness: Exactness | None = None
+
+
+def fingerprint(
+    source_identity: str, plan: OutputPlan, imatrix_sha256: str | None, *, hits_lattice: bool = False
+) -> str:
     """Digest of all that decides an output file's bytes. The planned header covers mixture, offsets and metadata."""
     facts = {
         "version": JOURNAL_VERSION,
@@ -27,21 +44,27 @@ def fingerprint(source_identity: str, plan: OutputPlan, imatrix_sha256: str | No
         "header": hashlib.sha256(plan.header).hexdigest(),
         "imatrix": imatrix_sha256,
         "slab_elements": SLAB_ELEMENTS,
+        **({"hits_lattice": True} if hits_lattice else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def tensor_entry(index: int, values: tuple[int, ...]) -> Entry:
-    """The journal's line for a finished tensor; ``values`` are the CRC-32 of its slabs."""
-    return {"tensor": index, "crc32": list(values)}
+def tensor_entry(index: int, stated: StatedTensor) -> Entry:
+    """The journal's line for a finished tensor."""
+    counted = {} if stated.exactness is None else {"exactness": list(astuple(stated.exactness))}
+    return {"tensor": index, "crc32": list(stated.crc32), **counted}
 
 
-def stated_tensors(entries: Iterable[Entry]) -> dict[int, tuple[int, ...]]:
-    """CRC-32 values by tensor index, up to the first line that has not the form of :func:`tensor_entry`."""
-    stated: dict[int, tuple[int, ...]] = {}
+def stated_tensors(entries: Iterable[Entry]) -> dict[int, StatedTensor]:
+    """What is said, by tensor index, up to the first line that has not the form of :func:`tensor_entry`."""
+    stated: dict[int, StatedTensor] = {}
     for entry in entries:
         try:
-            stated[int(entry["tensor"])] = tuple(int(value) for value in entry["crc32"])
+            exactness = None
+            if "exactness" in entry:
+                weights, exact, stock, on_lattice = (int(count) for count in entry["exactness"])
+                exactness = Exactness(weights, exact, stock, on_lattice)
+            stated[int(entry["tensor"])] = StatedTensor(tuple(int(value) for value in entry["crc32"]), exactness)
         except (ValueError, KeyError, TypeError, OverflowError):
             break
     return stated

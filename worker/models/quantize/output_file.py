@@ -21,7 +21,8 @@ from worker.models.gguf.tensors import align_up
 from worker.models.gguf.types import GGMLType
 from worker.models.mixture.plan import OutputPlan
 from worker.models.quantize.digest import OrderedDigest
-from worker.models.quantize.journal import stated_tensors, tensor_entry
+from worker.models.quantize.journal import StatedTensor, stated_tensors, tensor_entry
+from worker.models.quantize.lattice import Exactness
 from worker.models.quantize.slabs import Slab
 from worker.storage.partial import PartialFile
 
@@ -113,6 +114,7 @@ class OutputFile(FileInTheMaking):
     Attributes:
         plan: What is to be written.
         resumed: How many tensors an earlier attempt made.
+        exactness: By tensor how much of it is exact, where that is counted.
 
     Args:
         final: The name it will have.
@@ -125,6 +127,7 @@ class OutputFile(FileInTheMaking):
         super().__init__(final, fingerprint)
         self.plan = plan
         self.resumed = 0
+        self.exactness: dict[int, Exactness] = {}
         self._in_order = in_order
 
     def type_of(self, slab: Slab) -> GGMLType:
@@ -135,7 +138,7 @@ class OutputFile(FileInTheMaking):
         """Create the partial file, or take up an earlier attempt's. A failure shows in :attr:`error`."""
         try:
             done = self._verified(stated_tensors(self._file.open()), slabs)
-            entries = (tensor_entry(index, values) for index, values in done.items())
+            entries = (tensor_entry(index, stated) for index, stated in done.items())
             self._file.claim(self.plan.size_bytes, self.plan.size_bytes if done else 0, entries)
             self._write_frame(padding=bool(done))
         except PackagingError as error:
@@ -144,6 +147,7 @@ class OutputFile(FileInTheMaking):
             return
         self.finished = set(done)
         self.resumed = len(done)
+        self.exactness = {index: stated.exactness for index, stated in done.items() if stated.exactness is not None}
         if self._in_order and not done:
             self._digest = OrderedDigest(hashlib.sha256(self.plan.header))
 
@@ -164,20 +168,26 @@ class OutputFile(FileInTheMaking):
         """Note that all slabs of a tensor are written; ``values`` are their CRC-32."""
         self.finished.add(index)
         try:
-            self._file.note(tensor_entry(index, values))
+            self._file.note(tensor_entry(index, StatedTensor(values, self.exactness.get(index))))
         except PackagingError as error:
             self.fail(error)
 
     def _hexdigest(self) -> str:
         return self._digest.hexdigest() if self._digest else self._read_digest()
 
-    def _verified(self, stated: dict[int, tuple[int, ...]], slabs: Sequence[Slab]) -> dict[int, tuple[int, ...]]:
+    def count(self, index: int, exactness: Exactness) -> None:
+        """Count a slab of a tensor that is not done yet."""
+        self.exactness[index] = self.exactness.get(index, Exactness()) + exactness
+
+    def _verified(self, stated: dict[int, StatedTensor], slabs: Sequence[Slab]) -> dict[int, StatedTensor]:
         """Tensors of an earlier attempt whose bytes are what the journal says."""
         read_back: dict[int, list[int]] = {index: [] for index in stated}
         for slab in slabs:
             if slab.tensor_index in read_back:
                 read_back[slab.tensor_index].append(self._read_crc(*self._place(slab)))
-        return {index: values for index, values in stated.items() if list(values) == read_back[index] and values}
+        return {
+            index: tensor for index, tensor in stated.items() if list(tensor.crc32) == read_back[index] and tensor.crc32
+        }
 
     def _read_crc(self, offset: int, size: int) -> int:
         value = 0

@@ -29,11 +29,13 @@ class Preparation:
         plans: The files to make. All of them list the same tensors in the same order.
         tensors: The source's tensors in that order.
         weights: Importance weights by tensor name, for tensors that have them.
+        hits_lattice: As of ``Recipes``.
     """
 
     plans: Mapping[AnyQuantType, OutputPlan]
     tensors: tuple[TensorInfo, ...]
     weights: Mapping[str, NDArray[np.float32]]
+    hits_lattice: bool = False
 
 
 def prepare(
@@ -71,7 +73,7 @@ def prepare(
     weights = _weights(imatrix, converted)
     if imatrix is not None:
         _check_needs(imatrix, plans, converted, weights)
-    return Preparation(plans, tensors, weights)
+    return Preparation(plans, tensors, weights, recipes.hits_lattice)
 
 
 def imatrix_required(quant_type: AnyQuantType, need: ImatrixNeed, why: str) -> PackagingError:

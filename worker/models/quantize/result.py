@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from api_client.contract.errors import PackagingError
 from api_client.contract.fit import AnyQuantType
+from worker.models.gguf.types import GGMLType
+from worker.models.quantize.lattice import Exactness
 from worker.setting import WorkProgress
 
 
@@ -41,6 +43,8 @@ class TypeOutcome:
         fallback_count: Tensors whose row length did not fit the type chosen for them.
         bits_per_weight: Bits of tensor data per element.
         resumed_tensors: Tensors taken over from an earlier attempt's partial file.
+        exactness: By tensor, of those whose type can hold a lattice, how much is what the source holds; None where
+            lattices are not hit.
     """
 
     path: Path
@@ -51,13 +55,20 @@ class TypeOutcome:
     fallback_count: int
     bits_per_weight: float
     resumed_tensors: int = 0
+    exactness: Mapping[str, Exactness] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeResult:
-    """Outcome of the pass, by quant type, in the order asked for."""
+    """Outcome of the pass.
+
+    Attributes:
+        outcomes: By quant type, in the order asked for.
+        lattices: By tensor that was quantized, the type on whose lattice it lies; None where it lies on none.
+    """
 
     outcomes: Mapping[AnyQuantType, TypeOutcome]
+    lattices: Mapping[str, GGMLType | None] = field(default_factory=dict)
 
     @property
     def failed(self) -> dict[AnyQuantType, PackagingError]:

@@ -7,8 +7,8 @@ for NaN and infinity, as llama-quantize checks it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.models.gguf.finite import first_not_finite
 from worker.models.gguf.types import GGMLType
+from worker.models.kernels import FLOAT_TYPES
+from worker.models.quantize.lattice import COUNTED, Exactness, find_lattice, hit_lattice
 
 if TYPE_CHECKING:
     from worker.models.gguf.tensors import TensorInfo
@@ -45,6 +47,11 @@ class Slab:
     row_count: int
 
     @property
+    def is_first(self) -> bool:
+        """Whether the tensor begins with this slab."""
+        return self.first_row == 0
+
+    @property
     def is_last(self) -> bool:
         """Whether the tensor ends with this slab."""
         return self.first_row + self.row_count == self.tensor.row_count
@@ -62,12 +69,32 @@ def cut_slabs(tensors: Sequence[TensorInfo]) -> Iterator[Slab]:
             index += 1
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A slab in the types wanted.
+
+    Attributes:
+        data: By type the bytes, uint8 ``(row_count, row_bytes)``, or the error where a scale left the range of its
+            format.
+        exactness: By type how much of it is what was read, where that was asked for and the type can hold it.
+        is_quantized: Whether one of the types is another than the source's, and quantized.
+        lattice: The type on whose lattice the rows lie; looked for where ``is_quantized``, in a tensor's first slab.
+    """
+
+    data: dict[GGMLType, NDArray[np.uint8] | PackagingError] = field(default_factory=dict)
+    exactness: dict[GGMLType, Exactness] = field(default_factory=dict)
+    is_quantized: bool = False
+    lattice: GGMLType | None = None
+
+
 def encode_slab(
     source: Source,
     slab: Slab,
-    targets: Iterable[GGMLType],
+    targets: Collection[GGMLType],
     weights: NDArray[np.float32] | None,
-) -> dict[GGMLType, NDArray[np.uint8] | PackagingError]:
+    *,
+    hit: bool = False,
+) -> Encoded:
     """Read a slab and turn it into the target types.
 
     Args:
@@ -75,9 +102,7 @@ def encode_slab(
         slab: What to read.
         targets: Types wanted.
         weights: Importance weights of the whole tensor, float32 ``(n_matrices, row_length)``, or None.
-
-    Returns:
-        By type the bytes, uint8 ``(row_count, row_bytes)``, or the error where a scale left the range of its format.
+        hit: Make blocks that lie on a lattice exact (``lattice``), and count.
 
     Raises:
         PackagingError: ``weights_not_finite`` if the source has a NaN or infinity, ``gguf_invalid`` if it ended early.
@@ -87,34 +112,38 @@ def encode_slab(
     bad = first_not_finite(tensor.type, raw)
     if bad is not None:
         raise _not_finite(source.file_of(tensor), slab, bad)
-    encoded: dict[GGMLType, NDArray[np.uint8] | PackagingError] = {}
-    rows: NDArray[np.float32] | None = None
-    for target in targets:
-        if target is tensor.type:
-            encoded[target] = raw
-            continue
-        if rows is None:
-            rows = _widen(tensor.type, raw)
-        encoded[target] = _quantize(slab, target, rows, weights)
+    changed = [target for target in targets if target is not tensor.type]
+    kept: dict[GGMLType, NDArray[np.uint8] | PackagingError] = dict.fromkeys(set(targets) - set(changed), raw)
+    if not changed:
+        return Encoded(kept)
+    rows = _widen(tensor.type, raw)
+    is_quantized = any(target.is_quantized for target in changed)
+    lattice = find_lattice(rows, tensor.type) if is_quantized and slab.is_first else None
+    encoded = Encoded(kept, is_quantized=is_quantized, lattice=lattice)
+    for target in changed:
+        made = _quantize(slab, target, rows, weights)
+        if hit and target in COUNTED and tensor.type in FLOAT_TYPES:
+            encoded.exactness[target] = hit_lattice(target, rows, made, tensor.type)
+        bad = first_not_finite(target, made)
+        encoded.data[target] = made if bad is None else _out_of_range(slab, target)
     return encoded
 
 
 def _widen(source_type: GGMLType, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    from worker.models.kernels import FLOAT_TYPES, dequantize_rows, widen_rows
+    from worker.models.kernels import dequantize_rows, widen_rows
 
     return widen_rows(source_type, raw) if source_type in FLOAT_TYPES else dequantize_rows(source_type, raw)
 
 
 def _quantize(
     slab: Slab, target: GGMLType, rows: NDArray[np.float32], weights: NDArray[np.float32] | None
-) -> NDArray[np.uint8] | PackagingError:
+) -> NDArray[np.uint8]:
     from worker.models.kernels import quantize_rows
 
     out = np.empty((slab.row_count, slab.tensor.with_type(target).row_bytes), np.uint8)
     for matrix, start, stop in _segments(slab):
         quantize_rows(target, rows[start:stop], out[start:stop], None if weights is None else weights[matrix])
-    bad = first_not_finite(target, out)
-    return out if bad is None else _out_of_range(slab, target)
+    return out
 
 
 def _segments(slab: Slab) -> Iterator[tuple[int, int, int]]:
