@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import statistics
@@ -29,7 +28,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from api_client.contract.job import Job, Stage
 
 PARTS: dict[str, tuple[str, ...]] = {
     "device": (),
@@ -279,10 +281,8 @@ def jobs_part(options: argparse.Namespace) -> int:
         made = {}
         for name, environment in shown:
             job = _package(directory, name, base, checkpoint, environment)
-            made[name] = {entry["name"]: entry["sha256"] for entry in job["outputs"]}
-            print(
-                f"{name:7} " + ", ".join(f"{s['name']} {s['duration_s'] or 0:.1f} s" for s in job["stages"]), flush=True
-            )
+            made[name] = {artifact.name: artifact.sha256 for artifact in job.outputs}
+            print(f"{name:7} " + ", ".join(f"{stage.name} {_seconds(stage):.1f} s" for stage in job.stages), flush=True)
         plain = [name for name in made["device"] if name.endswith(".gguf") and "IQ4" not in name and "Q4_K" not in name]
         same = [name for name in plain if made["device"][name] == made["hidden"].get(name)]
         print(f"files that no matrix changes: {len(same)} of {len(plain)} are the same bytes")
@@ -303,13 +303,20 @@ def _begin(
         return subprocess.Popen(command, stdout=out, text=True, env=os.environ | own | environment, cwd=directory)
 
 
-def _package(directory: Path, name: str, base: Path, checkpoint: Path, environment: dict[str, str]) -> dict[str, Any]:
+def _package(directory: Path, name: str, base: Path, checkpoint: Path, environment: dict[str, str]) -> Job:
+    from api_client.contract.job import Job
+
     code = _begin(directory, name, base, checkpoint, environment).wait()
     text = (directory / f"{name}.json").read_text()
     if code != 0:
         raise SystemExit(f"the job ended with {code}:\n{text[-2000:]}")
-    told: dict[str, Any] = json.loads(text.splitlines()[-1])
-    return told
+    return Job.model_validate_json(text.splitlines()[-1])
+
+
+def _seconds(stage: Stage) -> float:
+    """How long a stage's last attempt took."""
+    last = stage.attempts[-1] if stage.attempts else None
+    return (last.finished_at - last.started_at).total_seconds() if last and last.finished_at else 0.0
 
 
 def main() -> int:
