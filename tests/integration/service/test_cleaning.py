@@ -102,3 +102,17 @@ def test_an_attempt_waits_for_the_cleaning_and_makes_again_what_it_removed(servi
 def running_attempt(service: Installation, job: Job) -> int:
     stage = service.client.get(job.id).stage(StageName.QUANTIZE)
     return stage.attempt if stage.state == "running" else 0
+
+
+def test_the_log_that_a_dead_worker_had_not_kept_is_kept_before_its_directory_goes(service: Installation) -> None:
+    worker = service.start_worker()
+    job = service.wait(service.submit())
+    service.assert_settled(job)
+    worker.stop()
+    scratch, log = service.path(f".trainpack-{job.id}"), service.path("events.jsonl")
+    scratch.mkdir()
+    log.unlink()
+    service.path(".events.jsonl.deadbeef.tmp").write_text("half")
+    cleaner(service).clean(job.id, scratch)
+    assert job.id in log.read_text()
+    service.assert_settled(job)

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_client.contract.errors import ErrorCode, PackagingError
-from api_client.contract.job import Artifact, JobState, StageName
+from api_client.contract.job import Artifact, StageName
 from api_client.contract.outputs import CHECKSUMS, MANIFEST
 from api_client.contract.quality import REPORT_FACT, QualityReport
 from api_client.ledger.figures import record_figures
@@ -35,9 +35,7 @@ from worker.service.state.transitions import Begun, Ignored, Instead, Lease, Set
 from worker.service.supervisor.child import StageStart, as_packaging_error
 from worker.service.supervisor.cleaning import Cleaner
 from worker.service.supervisor.drain import Drain
-from worker.service.supervisor.event_file import export_events
 from worker.service.supervisor.heart import Heart, Holding
-from worker.service.supervisor.path_veil import PathVeil
 from worker.service.supervisor.process import StageProcess
 from worker.service.supervisor.relay import Relay
 from worker.service.supervisor.scratch import (
@@ -410,9 +408,6 @@ class Supervisor:
         if settled.finished is None or stored is None:
             return
         scratch = scratch_path(self._settings, stored.job.id, stored.request)
-        if settled.finished is JobState.SUCCEEDED and may_write(stored.request, self._settings):
-            veil = PathVeil.of_job(stored.job, self._settings, scratch)
-            export_events(self._redis, self._keys, stored.job.id, stored.request.output_dir, veil)
         try:
             self._cleaner.clean(stored.job.id, scratch)
         except (OSError, RedisError) as error:
