@@ -142,6 +142,10 @@ MESSAGES_ZH: Final[dict[str, str]] = {
     "{0} beside {1} {2}": "{0} 与 {1} 一起：{2}",
     "llama.cpp is not used here: structure is checked, loading is not": "此处未使用 llama.cpp：只检查结构，不检查加载",
     "llama.cpp is not installed here, so no file is asked": "此处未安装 llama.cpp，因此不对文件提问",
+    "{0}: {1} of {2} tokens drafted by its prediction layers are accepted": (
+        "{0}：预测层起草的 {2} 个 token 中有 {1} 个被接受"
+    ),
+    "{0}: llama.cpp does not draft with its prediction layers here: {1}": "{0}：llama.cpp 在此不使用其预测层起草：{1}",
     # evaluate
     "The trained model itself is not asked: {0}": "不对训练后的模型提问：{0}",
     "Compared over {0} tokens of {1} in {2} s, {3} of them scored": (

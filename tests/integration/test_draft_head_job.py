@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from api_client import ErrorCode, Job
 from tests.integration.harness import Installation
 from tests.tiny import TEXT, tiny_base
 from tests.unit.convert.convert_samples import read_gguf, save_adapter
-from tests.unit.convert.draft_samples import save_predicting, without_draft_head
+from tests.unit.convert.draft_samples import make_agreeing, save_predicting, without_draft_head
 from worker.models.gguf.reader import open_gguf
 
 FAMILY, NEXTN = "qwen3.5", "qwen35.nextn_predict_layers"
@@ -48,11 +49,11 @@ def nextn(path: Path) -> tuple[int, int]:
     return (announced.value if announced is not None else 0), present
 
 
-def refused(real: Installation, name: str, **values: Any) -> dict[str, Any]:
-    job = real.wait(real.submit(name, **values), 60)
+def refused(real: Installation, name: str, *, stage: str = "prepare", **values: Any) -> dict[str, Any]:
+    job = real.wait(real.submit(name, **values), 180)
     assert job.error is not None
     assert job.error["code"] == ErrorCode.DRAFT_HEAD_INVALID
-    assert job.error["stage"] == "prepare"
+    assert job.error["stage"] == stage
     return dict(job.error)
 
 
@@ -77,11 +78,37 @@ def test_a_full_tune_gets_the_layers_that_it_dropped_from_its_base(
     (plain,) = [path for path in weights if "Q8_0" not in path.name]
     assert manifest["stages"]["prepare"]["facts"]["predicted_bytes"][plain.name] == plain.stat().st_size
 
-    # asked for, and made without a file in between
-    _, manifest = done(real, "unwritten", **full, evaluation="off", keep_unquantized=False, draft_head="graft")
-    assert manifest["stages"]["prepare"]["facts"]["draft_head"]["did"] == "grafted"
-    (quantized,) = [path for path in weights if "Q8_0" in path.name]
-    assert nextn(real.path(quantized.name, "unwritten")) == (1, 1)
+    # random weights predict nothing: of layers that nobody asked for the log warns
+    drafts = manifest["stages"]["verify"]["facts"]["drafts"]
+    assert {name: told["accepted"] for name, told in drafts.items()} == {path.name: 0 for path in weights}
+    warned = [note for note in said(real, job, "warning") if "drafted by its prediction layers are accepted" in note]
+    assert len(warned) == len(weights)
+
+
+def test_layers_that_are_asked_for_have_to_predict(real: Installation, base: Path, tuned: Path, tmp_path: Path) -> None:
+    """llama.cpp drafts with them; the file is quantized without one in between."""
+    full: dict[str, Any] = {
+        "template": "quantize_base",
+        "quant_types": ["Q8_0"],
+        "evaluation": "off",
+        "keep_unquantized": False,
+    }
+    dead = {"base_model": str(base), "checkpoint": str(tuned), "draft_head": "graft"}
+    error = refused(real, "dead", stage="verify", **full, **dead)
+    assert "tokens drafted by its prediction layers is accepted" in error["message"]
+
+    shutil.copytree(base, tmp_path / "alive")
+    make_agreeing(tmp_path / "alive")
+    trained = without_draft_head(FAMILY, tmp_path / "alive", tmp_path / "run" / "checkpoint-8")
+    alive = {"base_model": str(tmp_path / "alive"), "checkpoint": str(trained), "draft_head": "graft"}
+    job, manifest = done(real, "alive", **full, **alive)
+    ((name, told),) = manifest["stages"]["verify"]["facts"]["drafts"].items()
+    assert told["accepted"] == told["drafted"] > 40
+    assert (
+        f"{name}: {told['drafted']} of {told['drafted']} tokens drafted by its prediction layers are accepted"
+        in said(real, job, "info")
+    )
+    assert nextn(real.path(name, "alive")) == (1, 1)
 
 
 def test_an_adapter_job_drops_them_on_request_and_keeps_them_by_itself(
@@ -111,7 +138,12 @@ def test_what_is_not_there_as_asked_is_refused_in_prepare(
     assert "config.json announces 1 (mtp_num_hidden_layers)" in error["message"]
     assert "`graft`" in error["remedy"]
     assert "`drop`" in error["remedy"]
-    alone = {"template": "quantize_base", "checkpoint": None, "base_model": str(tuned), "quant_types": ["Q8_0"]}
+    alone: dict[str, Any] = {
+        "template": "quantize_base",
+        "checkpoint": None,
+        "base_model": str(tuned),
+        "quant_types": ["Q8_0"],
+    }
     assert "no other model is named" in refused(real, "alone", **alone, draft_head="graft")["message"]
     other = tiny_base(tmp_path / "llama")
     assert "neither" in refused(real, "other", **full, base_model=str(other), draft_head="graft")["message"]

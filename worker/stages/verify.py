@@ -2,15 +2,15 @@
 
 What embeds or ranks is held to base and overlay in transformers (``witness``). Reads the artifacts of merge, convert,
 quantize and export_lora; writes nothing but the shards of files above the request's size limit. Safe to repeat.
-Raises ``gguf_invalid``, ``weights_not_finite``, ``output_does_not_load`` and, where llama.cpp reads a chat otherwise
-than training did, ``tokenizer_unsupported``.
+Raises ``gguf_invalid``, ``weights_not_finite``, ``output_does_not_load``, ``draft_head_invalid`` and, where llama.cpp
+reads a chat otherwise than training did, ``tokenizer_unsupported``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from api_client.contract.job import Artifact, ArtifactKind, ModelPart, StageName
 from worker.models.checkpoint import open_base_model
@@ -24,6 +24,7 @@ from worker.models.verify.senses import prove_projector
 from worker.models.verify.tokens import Rendered, rendered_chat
 from worker.models.verify.witness import Proof, Witness
 from worker.stages.context import StageContext, StageResult
+from worker.stages.drafts import prove_drafts
 from worker.stages.facts import without_paths
 from worker.stages.inputs import job_base, job_overlay, job_tokenizer
 from worker.stages.splitting import must_split, split
@@ -41,6 +42,7 @@ def run(context: StageContext) -> StageResult:
     loaded: list[str] = []
     alike: dict[str, dict[str, float | bool]] = {}
     prompts: dict[str, str] = {}
+    drafts: dict[str, dict[str, Any]] = {}
     witness = Witness(lambda: _trained(context))
     chat = rendered_chat(job_tokenizer(context)) if load and any(map(_runs, files)) else None
     shards: list[Artifact] = []
@@ -50,6 +52,8 @@ def run(context: StageContext) -> StageResult:
         context.stop_point()
         proof = _check(context, artifact, chat, witness if load else None)
         loaded += [artifact.name] if proof is not None else []
+        if proof is not None and (told := prove_drafts(context, artifact)) is not None:
+            drafts[artifact.name] = told
         if proof is not None and proof.likeness is not None:
             alike[artifact.name] = proof.likeness.to_json()
             prompts |= proof.prompts
@@ -64,7 +68,7 @@ def run(context: StageContext) -> StageResult:
     context.report.progress(len(files), len(files), "files")
     facts = {"loaded": sorted(loaded), "checked": [artifact.name for artifact in files]}
     embeds = {"alike": alike} | ({"prompts": without_paths(prompts)} if prompts else {})
-    return StageResult(tuple(shards), facts | (embeds if alike else {}))
+    return StageResult(tuple(shards), facts | (embeds if alike else {}) | ({"drafts": drafts} if drafts else {}))
 
 
 def _runs(artifact: Artifact) -> bool:

@@ -118,6 +118,22 @@ def add_draft_head(name: str, directory: Path, *, layers: int | None = None, see
     change_config(directory, **family.announces)
 
 
+def make_agreeing(directory: Path) -> None:
+    """Have a Qwen3.5 write one token for ever, and its prediction layer know: every draft is accepted."""
+    tensors = load_file(directory / WEIGHTS)
+    wide = tensors["model.embed_tokens.weight"].shape[1]
+    torch.manual_seed(13)
+    vector = torch.randn(wide).sign().to(torch.bfloat16)
+    tensors["model.embed_tokens.weight"][:] = vector
+    tensors["lm_head.weight"].zero_()
+    tensors["lm_head.weight"][100] = vector
+    for key, tensor in tensors.items():
+        if key.endswith(("o_proj.weight", "out_proj.weight", "down_proj.weight", "norm.weight")) or "norm_" in key:
+            tensor.zero_()
+    tensors["mtp.fc.weight"] = torch.eye(wide, 2 * wide).to(torch.bfloat16)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
 def without_draft_head(name: str, source: Path, directory: Path, *, announced: bool = True) -> Path:
     """A copy of a model as transformers would save it after training: its prediction layers gone."""
     shutil.copytree(source, directory)

@@ -25,6 +25,8 @@ NO_LLAMA_CPP = 69
 
 
 _CUT_TIMEOUT_S = 60.0
+_DRAFT_TOKENS = 1
+"""Tokens drafted at a time: each draft is then a trial of its own, and one that is wrong costs least."""
 OTHER_TEXT = "The sun rises in the east, and 345 birds sing."
 """Embedded or ranked beside the prompt where there are no others; the two must not come out the same."""
 
@@ -55,6 +57,8 @@ class Question:
         others: More prompts, each asked by itself of the same loaded file; ``texts`` of the answer has them all. More
             texts to embed, or the documents to rank for the prompt, where that is what the file is for.
         until_end: Stop where the model ends, and let an answer be empty; a proof of a file wants tokens.
+        drafts: Draft with the file's own prediction layers (MTP, NextN); ``drafted`` and ``accepted`` of the answer are
+            numbers of tokens, over all prompts.
     """
 
     model: str
@@ -74,6 +78,7 @@ class Question:
     chats: Sequence[Mapping[str, Any]] = ()
     others: Sequence[str] = ()
     until_end: bool = False
+    drafts: bool = False
 
     def to_json(self) -> str:
         """JSON form for the program's standard input."""
@@ -113,6 +118,11 @@ def open_server(question: Question) -> tuple[Any, str]:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     elif question.purpose == Purpose.EMBED and not question.pooled:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if question.drafts:
+        speculative = params.speculative
+        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_MTP]
+        speculative.draft.n_max = _DRAFT_TOKENS
+        params.speculative = speculative
     return xllamacpp.Server(params), params.api_keys[0]
 
 
@@ -137,8 +147,9 @@ def ask(question: Question) -> dict[str, Any]:
     if question.max_tokens == 0 or question.purpose == Purpose.LOAD:
         return {"text": "", "tokens": 0}
     ids = {"ids": endpoint.cut(question.cut, special=True, begun=False)} if question.cut else {}
-    first = _written(server, question, question.prompt)
-    return first | ids | {"texts": [first["text"], *(_written(server, question, p)["text"] for p in question.others)]}
+    answers = [_written(server, question, prompt) for prompt in (question.prompt, *question.others)]
+    drafts = {key: sum(answer[key] for answer in answers) for key in ("drafted", "accepted")}
+    return answers[0] | ids | drafts | {"texts": [answer["text"] for answer in answers]}
 
 
 class _Endpoint:
@@ -208,7 +219,9 @@ def _written(server: Any, question: Question, prompt: str) -> dict[str, Any]:
             # an untrained model may end at once; the proof wants tokens
             reply = _decoded(server.handle_completions(body | {"ignore_eos": True}))
         text = reply["choices"][0]["text"]
-    return {"text": text, "tokens": reply["usage"]["completion_tokens"]}
+    timings = reply.get("timings", {})
+    drafts = {"drafted": timings.get("draft_n", 0), "accepted": timings.get("draft_n_accepted", 0)}
+    return {"text": text, "tokens": reply["usage"]["completion_tokens"], **drafts}
 
 
 def _decoded(reply: Any) -> dict[str, Any]:

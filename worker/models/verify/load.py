@@ -121,6 +121,19 @@ def answers_of(question: Question) -> list[str]:
     return [str(text) for text in _answered(question)["texts"]]
 
 
+def drafts_of(question: Question) -> tuple[int, int]:
+    """Load a file and have it write, drafting with its own prediction layers (MTP, NextN).
+
+    Returns:
+        How many tokens were drafted, and how many of them the model itself then wrote.
+
+    Raises:
+        PackagingError: as :func:`generate`, also where llama.cpp cannot draft with such layers.
+    """
+    answer = _answered(replace(question, drafts=True))
+    return int(answer["drafted"]), int(answer["accepted"])
+
+
 def _answered(question: Question) -> dict[str, Any]:
     size_gb = Path(question.model).stat().st_size / 1e9
     timeout_s = (1 + len(question.others)) * (_BASE_TIMEOUT_S + _SECONDS_PER_GB * size_gb)
