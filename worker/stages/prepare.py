@@ -20,6 +20,7 @@ from api_client.contract.outputs import (
 )
 from api_client.contract.rules import writes_unquantized
 from api_client.words.formatting import format_size
+from worker.models.adapters.announced import absent_parts
 from worker.models.checkpoint import BaseModel
 from worker.models.evaluate.datasets import read_samples
 from worker.models.imatrix.calibration import load_calibration
@@ -107,6 +108,8 @@ def _describe(context: StageContext, inputs: JobInputs) -> None:
         )
         for name in inputs.adapter.left_out:
             context.report.log(f"{name} of the checkpoint is not part of what is packaged", level="warning", file=name)
+        for told in absent_parts(inputs.adapter, base.tensors):
+            context.report.log(told, level="warning")
         for name in sorted(
             {entry.file_name for key, entry in inputs.adapter.tensors.items() if inputs.adapter.is_beside(key)}
         ):

@@ -178,3 +178,13 @@ def test_a_pickle_is_never_opened(checkpoint: Path, tmp_path: Path) -> None:
 def test_weights_of_something_else_are_named(name: str, checkpoint: Path) -> None:
     (checkpoint / name).write_bytes(b"x")
     assert open_adapter(checkpoint).left_out == (name,)
+
+
+def test_weights_one_directory_down_are_named(checkpoint: Path) -> None:
+    for name in ("mm_projector", "global_step20", "2_Dense", "merged", "checkpoint-5", "optim"):
+        (checkpoint / name).mkdir()
+        save_file({"x": torch.ones(3)}, checkpoint / name / "model.safetensors")
+    (checkpoint / "merged" / "config.json").write_text("{}")
+    torch.save({"x": torch.ones(3)}, checkpoint / "mm_projector" / "extra.bin")
+    torch.save({"epoch": 3}, checkpoint / "mm_projector" / "scheduler.bin")
+    assert open_adapter(checkpoint).left_out == ("mm_projector/extra.bin", "mm_projector/model.safetensors")

@@ -16,13 +16,14 @@ from pathlib import Path
 from api_client.contract.errors import ErrorCode
 from api_client.runs.checkpoint_names import is_checkpoint_name
 from api_client.runs.files import ADAPTER_SUBDIRECTORIES
-from api_client.runs.kinds import ADAPTER_WEIGHTS, PICKLE_SUFFIXES
+from api_client.runs.kinds import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLE_SUFFIXES
 from api_client.runs.state_files import VALUE_HEAD, is_state, may_hold_weights, pickled_beside
 from config.roots import Roots
 from worker.models.checkpoint.files import resolve_member
 
 # torchtune writes each epoch's adapter twice, and beside it the model with that adapter merged
 _TORCHTUNE, _MERGED = "adapter_model.pt", re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_KNOWN_DIRECTORIES = re.compile(r"global_step\d+|optim(izer)?(_\d+)?|pytorch_model_fsdp_\d+|\d+_\w+|\..*")
 _OTHER_WEIGHTS = (".gguf", ".h5", ".npz", ".onnx", ".distcp")
 
 
@@ -66,7 +67,28 @@ def find_beside(opened: Path, adapter_dir: Path, allowed_roots: Roots) -> Beside
                 path = resolve_member(directory, name, allowed_roots, ErrorCode.ADAPTER_INVALID)
                 if may_hold_weights(path, stem):
                     raise pickled_beside(str(directory / name), {"size_bytes": path.stat().st_size})
-    return Beside(weights, tuple(left_out))
+    return Beside(weights, (*left_out, *_in_directories(opened)))
+
+
+def _in_directories(opened: Path) -> Iterator[str]:
+    """Files with weights one directory down, which nobody reads, relative to the checkpoint.
+
+    Sharded state (``global_step20``, ``optim``) and modules of sentence-transformers, which are numbered, are known;
+    so are other checkpoints and models, which have a config of their own.
+    """
+    for directory in sorted(entry for entry in opened.iterdir() if entry.is_dir()):
+        own_config = any((directory / name).exists() for name in ("config.json", ADAPTER_CONFIG))
+        if own_config or _KNOWN_DIRECTORIES.fullmatch(directory.name) or is_checkpoint_name(directory.name):
+            continue
+        for entry in sorted(directory.iterdir()):
+            suffix = entry.suffix.lower()
+            weights = suffix == ".safetensors" or (suffix in PICKLE_SUFFIXES and entry.is_file())
+            if (
+                weights
+                and not is_state(entry.stem)
+                and (suffix == ".safetensors" or may_hold_weights(entry, entry.stem))
+            ):
+                yield f"{directory.name}/{entry.name}"
 
 
 def _directories(opened: Path, adapter_dir: Path) -> Iterator[Path]:
