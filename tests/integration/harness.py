@@ -45,6 +45,8 @@ REAL_STAGES: dict[str, Any] = {
 }
 """Settings of a worker that does the work itself and not small stages, with leases to match."""
 
+_MARK = "INSTALLATION_OF_TESTS"
+
 FAST: dict[str, Any] = {
     "lease_s": 5.0,
     "heartbeat_s": 0.3,
@@ -133,7 +135,13 @@ class Installation:
         own |= {"kernel_cache_dir": kernels}
         values = FAST | self.settings | own | settings
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRAINPACK_")}
-        return inherited | {f"TRAINPACK_{name.upper()}": str(value) for name, value in values.items()}
+        told = {f"TRAINPACK_{name.upper()}": str(value) for name, value in values.items()}
+        return inherited | told | {_MARK: self.mark}
+
+    @property
+    def mark(self) -> str:
+        """What its processes are known by; the prefix alone, which may be everyone's, is another test's as well."""
+        return f"{self.prefix} at {self.url}"
 
     def start_worker(
         self, *, wait: bool = True, source: Path = ROOT, module: str = "worker", **settings: Any
@@ -205,7 +213,7 @@ class Installation:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                ours = process.pid not in own and process.environ().get("TRAINPACK_KEY_PREFIX") == self.prefix
+                ours = process.pid not in own and process.environ().get(_MARK) == self.mark
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
