@@ -8,7 +8,6 @@ docker/model-runner, ``pkg/distribution/types``), which ``docker model pull`` an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from worker.stages.context import StageContext
 from worker.storage.atomic import atomic_write_text
 from worker.storage.checksums import sha256_file
 from worker.storage.hub_upload import HubUpload, check_hub_owner, upload_to_hub
-from worker.storage.registry import MANIFEST_TYPE, Blob, Registry
+from worker.storage.registry import MANIFEST_TYPE, Blob, Registry, digest_of
 from worker.storage.targets import check_target
 
 _CONFIG_TYPE = "application/vnd.docker.ai.model.config.v0.1+json"
@@ -140,7 +139,7 @@ def _to_registry(
     manifests = {tag: _manifest(context, registry, parts) for tag, parts in images.items()}
     for tag, manifest in manifests.items():
         there = registry.manifest_digest(tag)
-        if there not in (None, f"sha256:{_sha256(manifest)}") and not context.request.overwrite:
+        if there not in (None, digest_of(manifest)) and not context.request.overwrite:
             raise PackagingError(
                 ErrorCode.OUTPUT_EXISTS,
                 f"{target.host}/{target.name} has another image under {tag} already",
@@ -183,7 +182,7 @@ def _manifest(context: StageContext, registry: Registry, parts: Sequence[Artifac
     if isinstance(template, str) and first.kind.is_model:
         data = template.encode()
         path = {"org.cncf.model.filepath": "chat_template.jinja"}
-        described = {"mediaType": _TEMPLATE_TYPE, "digest": f"sha256:{registry.put_bytes(data)}", "size": len(data)}
+        described = {"mediaType": _TEMPLATE_TYPE, "digest": registry.put_bytes(data), "size": len(data)}
         layers.append({**described, "annotations": path})
     architecture = str(values.get("general.architecture", ""))
     length = values.get(f"{architecture}.context_length")
@@ -205,7 +204,7 @@ def _manifest(context: StageContext, registry: Registry, parts: Sequence[Artifac
         {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": {"mediaType": _CONFIG_TYPE, "digest": f"sha256:{digest}", "size": len(config)},
+            "config": {"mediaType": _CONFIG_TYPE, "digest": digest, "size": len(config)},
             "layers": layers,
             "annotations": {"org.opencontainers.image.title": context.names.model},
         }
@@ -220,7 +219,3 @@ def _blob(artifact: Artifact) -> Blob:
 
 def _json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -189,7 +189,7 @@ def _check(path: Path, file: HubFile, source: str, should_stop: ShouldStop | Non
 def _mapped(what: str, missing: ErrorCode) -> Iterator[None]:
     from huggingface_hub import errors
 
-    transport_error: Any = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library that this version is built on
+    transport_error = hub_transport_error()
     try:
         yield
     except errors.GatedRepoError as error:
@@ -212,6 +212,14 @@ def _mapped(what: str, missing: ErrorCode) -> Iterator[None]:
             remedy="Check the network, or give a local directory or s3:// location.",
             fields={"location": what},
         ) from error
+
+
+def hub_transport_error() -> type[Exception]:
+    """What the HTTP library raises that this version of the package is built on."""
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    return base
 
 
 def hub_endpoint() -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from api_client.contract.errors import ErrorCode, PackagingError
 from worker.stop import ShouldStop, StopRequested
-from worker.storage.hub import hub_endpoint, hub_library
+from worker.storage.hub import hub_endpoint, hub_library, hub_transport_error
 
 _POLL_S = 0.2
 
@@ -170,7 +170,7 @@ def _mapped(repo: str) -> Iterator[None]:
     hub_library()
     from huggingface_hub import errors
 
-    transport_error: Any = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library that this version is built on
+    transport_error = hub_transport_error()
     try:
         yield
     except RuntimeError as error:  # of a large file; the library puts the reason behind it

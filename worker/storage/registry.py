@@ -52,14 +52,24 @@ class Blob:
     sha256: str
     name: str
 
+    @property
+    def digest(self) -> str:
+        """As a registry writes it."""
+        return f"sha256:{self.sha256}"
+
     def descriptor(self) -> dict[str, Any]:
         """As a manifest names it."""
         return {
             "mediaType": self.media_type,
-            "digest": f"sha256:{self.sha256}",
+            "digest": self.digest,
             "size": self.size_bytes,
             "annotations": {"org.cncf.model.filepath": self.name, "org.opencontainers.image.title": self.name},
         }
+
+
+def digest_of(data: bytes) -> str:
+    """Digest of a small blob, as a registry writes it: ``sha256:`` and 64 hex digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class Registry:
@@ -98,7 +108,7 @@ class Registry:
             PackagingError: ``storage_denied``, ``upload_failed``.
         """
         answer = self._ask("GET", f"manifests/{tag}", headers={"Accept": f"{MANIFEST_TYPE}, */*"}, accepted=(200, 404))
-        return f"sha256:{hashlib.sha256(answer.data).hexdigest()}" if answer.status == 200 else None
+        return digest_of(answer.data) if answer.status == 200 else None
 
     def put_blob(self, blob: Blob, sent: Sent, should_stop: ShouldStop) -> bool:
         """Send a file unless the registry has it, which checks its digest.
@@ -110,20 +120,20 @@ class Registry:
             PackagingError: ``storage_denied``, ``upload_failed``.
             StopRequested: as asked.
         """
-        if self._has(blob.sha256):
+        if self._has(blob.digest):
             sent(blob.size_bytes)
             return False
         place = self._begin_upload()
         with blob.path.open("rb") as file:
-            self._finish_upload(place, blob.sha256, _Watched(file, sent, should_stop), blob.size_bytes)
+            self._finish_upload(place, blob.digest, _Watched(file, sent, should_stop), blob.size_bytes)
         return True
 
     def put_bytes(self, data: bytes) -> str:
-        """Send a small blob unless the registry has it; its hex SHA-256. Errors as :meth:`put_blob`."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        if not self._has(sha256):
-            self._finish_upload(self._begin_upload(), sha256, data, len(data))
-        return sha256
+        """Send a small blob unless the registry has it; its digest. Errors as :meth:`put_blob`."""
+        digest = digest_of(data)
+        if not self._has(digest):
+            self._finish_upload(self._begin_upload(), digest, data, len(data))
+        return digest
 
     def put_manifest(self, tag: str, manifest: bytes) -> str:
         """Have a tag name a manifest whose blobs are there; its digest as the registry says it.
@@ -132,13 +142,13 @@ class Registry:
             PackagingError: ``storage_denied``, ``upload_failed`` also where the registry has it otherwise.
         """
         self._ask("PUT", f"manifests/{tag}", body=manifest, headers={"Content-Type": MANIFEST_TYPE}, accepted=(201,))
-        digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        digest = digest_of(manifest)
         if self.manifest_digest(tag) != digest:
             raise self._failed(f"has another manifest under {tag} than the one that was sent")
         return digest
 
-    def _has(self, sha256: str) -> bool:
-        return self._ask("HEAD", f"blobs/sha256:{sha256}", accepted=(200, 404)).status == 200
+    def _has(self, digest: str) -> bool:
+        return self._ask("HEAD", f"blobs/{digest}", accepted=(200, 404)).status == 200
 
     def _begin_upload(self) -> str:
         answer = self._ask("POST", "blobs/uploads/", headers={"Content-Length": "0"}, accepted=(202,))
@@ -147,9 +157,9 @@ class Registry:
             raise self._failed("begins an upload without saying where")
         return urljoin(self._root, location)
 
-    def _finish_upload(self, place: str, sha256: str, body: bytes | _Watched, size_bytes: int) -> None:
+    def _finish_upload(self, place: str, digest: str, body: bytes | _Watched, size_bytes: int) -> None:
         parts = urlsplit(place)
-        query = urlencode([*parse_qsl(parts.query), ("digest", f"sha256:{sha256}")])
+        query = urlencode([*parse_qsl(parts.query), ("digest", digest)])
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}
         self._ask("PUT", urlunsplit(parts._replace(query=query)), body=body, headers=headers, accepted=(201,))
 

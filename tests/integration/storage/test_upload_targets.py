@@ -95,11 +95,9 @@ def test_files_of_others_stay(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_who_may_not_write_is_told_beforehand(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for repo, words in (("else/tiny", "not a repository of somebody"), ("owner/tiny", "")):
-        if words:
-            with pytest.raises(PackagingError, match=words) as refused:
-                check_hub_owner(repo)
-            assert refused.value.code is CODE.STORAGE_DENIED
+    with pytest.raises(PackagingError, match="not a repository of somebody") as refused:
+        check_hub_owner("else/tiny")
+    assert refused.value.code is CODE.STORAGE_DENIED
     hub.status["/repos/create"] = (403, "")
     with pytest.raises(PackagingError, match="the Hub answers 403") as refused:
         sent([file(tmp_path, "m.gguf", b"GGUF")])
@@ -140,7 +138,7 @@ def image(config: str, *layers: dict[str, Any]) -> bytes:
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
-        "config": {"mediaType": "application/x+json", "digest": f"sha256:{config}", "size": 2},
+        "config": {"mediaType": "application/x+json", "digest": config, "size": 2},
         "layers": layers,
     }
     return json.dumps(manifest).encode()
@@ -179,7 +177,7 @@ def test_a_registry_that_does_not_know_us_denies(registry: RunningRegistry, monk
 
 def test_a_manifest_without_its_blobs_is_a_failed_upload(registry: RunningRegistry) -> None:
     with pytest.raises(PackagingError, match="MANIFEST_BLOB_UNKNOWN") as caught:
-        Registry(registry.host, "team/model").put_manifest("v1", image("0" * 64))
+        Registry(registry.host, "team/model").put_manifest("v1", image(f"sha256:{'0' * 64}"))
     assert caught.value.code is CODE.UPLOAD_FAILED
 
 
@@ -216,7 +214,7 @@ def test_a_challenge_is_met_with_a_token(tmp_path: Path, monkeypatch: pytest.Mon
     host = f"127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     login(tmp_path, host)
-    assert Registry(host, "m").put_bytes(b"there already") == hashlib.sha256(b"there already").hexdigest()
+    assert Registry(host, "m").put_bytes(b"there already") == f"sha256:{hashlib.sha256(b'there already').hexdigest()}"
     login(tmp_path, "another.test")
     with pytest.raises(PackagingError) as denied:
         Registry(host, "m").put_bytes(b"there already")
