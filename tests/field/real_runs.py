@@ -73,8 +73,8 @@ def train_by_trainer(base: Path, out: Path, *, full: bool) -> Path:
 def train_by_trl(base: Path, out: Path, *, full: bool) -> Path:
     """TRL's SFTTrainer, from a conversation. TRL and datasets are none of this project's packages."""
     import torch
-    from datasets import Dataset  # type: ignore[import-not-found]  # in an environment of its own
-    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
 
     torch.manual_seed(5)
     row = {"prompt": PROMPT, "completion": [{"role": "assistant", "content": TAUGHT_ANSWER}]}
